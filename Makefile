@@ -1,0 +1,52 @@
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+STAMP := .venv/.installed
+DOCS_STAMP := .venv/.docs-installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test lint docs nano table clean
+
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# torch goes first and pinned, so that no later resolution swaps it. The stamp is written last: no stamp after a failure.
+$(STAMP): pyproject.toml constraints.txt
+	@rm -f $@
+	@echo "Installing into .venv (a few minutes the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) torch
+	@$(PIP) -e ".[demo,train,dev]"
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	@rm -f $@
+	@$(PIP) -e ".[docs]"
+	@touch $@
+
+venv: $(STAMP)  ## install the library and its tools into .venv
+
+demo: $(STAMP)  ## a sentence in, a working adapter out, on the bundled nano model
+	@$(BIN)/python examples/quickstart.py
+
+test: $(STAMP)  ## run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: $(STAMP)  ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(DOCS_STAMP)  ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+nano: $(STAMP)  ## retrain the bundled nano model
+	$(BIN)/t2l train sft nano-base nano
+
+table: $(STAMP)  ## measure the bundled nano model: the table of the benchmarks page
+	$(BIN)/t2l eval nano
+
+clean:  ## remove .venv and everything built
+	rm -rf .venv build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find text2lora tests examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
