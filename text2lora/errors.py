@@ -1,0 +1,27 @@
+"""The exceptions of text2lora. Every message says what was given, what was expected and what to do."""
+
+from __future__ import annotations
+
+
+class Text2LoraError(Exception):
+    """The root of all errors that text2lora raises on purpose."""
+
+
+class InvalidDescriptionError(Text2LoraError, ValueError):
+    """A task description that cannot be used: not a string, empty, or of control characters."""
+
+
+class CheckpointError(Text2LoraError, ValueError):
+    """A checkpoint or adapter that is missing, incomplete or does not fit."""
+
+
+class MissingExtraError(Text2LoraError, ImportError):
+    """A package of an optional extra is not installed."""
+
+
+class OutputError(Text2LoraError, OSError):
+    """A target that cannot be written, or that holds something else."""
+
+
+class TrainingError(Text2LoraError, RuntimeError):
+    """A training run that cannot go on, or a recipe that cannot be read."""

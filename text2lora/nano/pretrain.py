@@ -1,0 +1,113 @@
+"""Pre-training of the nano base model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from text2lora.nano.corpus import PretrainingDocuments, sample_example
+from text2lora.nano.records import sample_record
+from text2lora.nano.tasks import TASKS, UNSEEN, header
+from text2lora.nano.tokenizer import ANSWER, END, RECORD, build_tokenizer
+from text2lora.training.fit import FitConfig, fit
+from text2lora.training.language import AnswerCollator, answer_loss, exact_match
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """Sizes of the nano base, and the documents of one training step.
+
+    Attributes:
+        documents: how many documents of each style make one step.
+        queries, headed, shots: answers per document of that style.
+    """
+
+    hidden_size: int = 256
+    intermediate_size: int = 512
+    num_layers: int = 4
+    head_dim: int = 64
+    documents: dict[str, int] = field(default_factory=lambda: {"queries": 20, "headed": 6, "shots": 6})
+    queries: int = 10
+    headed: int = 3
+    shots: int = 4
+    fit: FitConfig = field(default_factory=FitConfig)
+
+
+def build_base(config: BaseConfig, vocab_size: int, bos: int, eos: int, pad: int) -> LlamaForCausalLM:
+    """A Llama of the configured size with fresh weights."""
+    heads = config.hidden_size // config.head_dim
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            bos_token_id=bos,
+            eos_token_id=eos,
+            pad_token_id=pad,
+        )
+    )
+
+
+def headed_document(name: str, seed: int) -> str:
+    """An evaluation record with its task announced by the header: a query about it."""
+    task = TASKS[name]
+    line, fields = sample_record(task.kinds[seed % len(task.kinds)], seed)
+    return f"{RECORD}{line}{''.join(header(task))}{ANSWER}{task.answer(fields)}{END}"
+
+
+def shots_document(name: str, seed: int, shots: int, rng: random.Random) -> str:
+    """An evaluation record after demonstrations from training records; with none, the record alone."""
+    task = TASKS[name]
+    line, fields = sample_record(task.kinds[seed % len(task.kinds)], seed)
+    pairs = [sample_example(task, rng) for _ in range(shots)] + [(line, task.answer(fields))]
+    return "".join(f"{RECORD}{x}{ANSWER}{y}{END}" for x, y in pairs)
+
+
+def pretrain_base(config: BaseConfig, output_dir: Path, report: Callable[[str], None] = print) -> LlamaForCausalLM:
+    """Train the nano base from nothing and save it, with its tokenizer, to `output_dir`."""
+    torch.manual_seed(config.fit.seed)
+    tokenizer = build_tokenizer()
+    model = build_base(config, len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    collate = AnswerCollator(tokenizer, ANSWER, END)
+    documents = PretrainingDocuments(config.queries, config.headed, config.shots)
+    rng = random.Random(config.fit.seed)
+
+    def losses(step: int) -> Iterator[torch.Tensor]:
+        batches = [
+            collate([documents.document(style, rng) for _ in range(count)]) for style, count in config.documents.items()
+        ]
+        targets = sum(int(batch.is_target.sum()) for batch in batches)
+        for batch in batches:
+            yield answer_loss(model, batch) / targets
+
+    def validate() -> dict[str, float]:
+        figures = {}
+        picks = random.Random(1)
+        for split, names in (("seen", sorted(set(TASKS) - UNSEEN)), ("unseen", sorted(UNSEEN))):
+            names = [n for n in names if TASKS[n].group != "pair"] + picks.sample(
+                [n for n in names if TASKS[n].group == "pair"], 60
+            )
+            chosen = [(picks.choice(names), seed) for seed in range(160)]
+            headed = collate([headed_document(n, s) for n, s in chosen])
+            shots = collate([shots_document(n, s, 3, picks) for n, s in chosen])
+            figures[f"header/{split}"] = exact_match(model, headed).float().mean().item()
+            figures[f"3-shot/{split}"] = exact_match(model, shots, last_only=True).float().mean().item()
+        save()
+        return figures
+
+    def save() -> None:
+        model.save_pretrained(output_dir)
+        tokenizer.save_pretrained(output_dir)
+
+    fit(model, losses, config.fit, output_dir, validate, report)
+    return model.eval()

@@ -1,0 +1,79 @@
+"""Language-model losses on the answers of a document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass
+class AnswerBatch:
+    """Token ids [batch, tokens], right-padded, and which of them are predicted [batch, tokens - 1]."""
+
+    ids: torch.Tensor
+    is_target: torch.Tensor
+
+
+class AnswerCollator:
+    """Tokenises documents with special tokens in them; the loss is on what stands between two marks.
+
+    Args:
+        tokenizer: of the base model.
+        begin: the token before an answer.
+        end: the token that closes it, itself predicted.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, begin: str, end: str):
+        self._encode = tokenizer.backend_tokenizer.encode_batch
+        self._begin, self._end = tokenizer.convert_tokens_to_ids([begin, end])
+        self._pad = tokenizer.pad_token_id
+
+    def __call__(self, documents: Sequence[str]) -> AnswerBatch:
+        rows = [torch.tensor(e.ids) for e in self._encode(list(documents), add_special_tokens=False)]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self._pad)
+        depth = (ids == self._begin).cumsum(1) - (ids == self._end).cumsum(1)
+        return AnswerBatch(ids, depth[:, :-1] > 0)
+
+
+def answer_logits(model: PreTrainedModel, batch: AnswerBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [targets, vocabulary] and labels [targets] of all answer tokens of the batch.
+
+    Right padding under causal attention needs no mask, and the output layer runs on the answers only.
+    """
+    hidden = model.base_model(input_ids=batch.ids[:, :-1], use_cache=False).last_hidden_state
+    return model.get_output_embeddings()(hidden[batch.is_target]), batch.ids[:, 1:][batch.is_target]
+
+
+def answer_loss(model: PreTrainedModel, batch: AnswerBatch) -> torch.Tensor:
+    """Sum of the cross-entropy over the answer tokens."""
+    logits, labels = answer_logits(model, batch)
+    return F.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+@torch.no_grad()
+def exact_match(model: PreTrainedModel, batch: AnswerBatch, last_only: bool = False) -> torch.Tensor:
+    """Whether greedy decoding gives each answer, end token included; one boolean per answer, in reading order.
+
+    One forward pass over the gold text: greedy decoding gives the gold answer if and only if each of its tokens is
+    the most likely one after the gold tokens before it.
+
+    Args:
+        last_only: judge the last answer of each row only.
+    """
+    logits, labels = answer_logits(model, batch)
+    wrong = torch.zeros_like(batch.ids[:, 1:])
+    wrong[batch.is_target] = (logits.argmax(-1) != labels).long()
+    starts = batch.is_target & ~F.pad(batch.is_target, (1, 0))[:, :-1]
+    number = starts.cumsum(1)  # the answer of its row that a token belongs to, from 1
+    counts = number[:, -1]
+    per_answer = torch.zeros(len(counts), int(counts.max()) + 1, dtype=torch.long)
+    per_answer.scatter_add_(1, number, wrong * batch.is_target)
+    if last_only:
+        return per_answer.gather(1, counts[:, None])[:, 0] == 0
+    exists = torch.arange(per_answer.shape[1])[None] <= counts[:, None]
+    exists[:, 0] = False
+    return per_answer[exists] == 0
