@@ -1,0 +1,68 @@
+"""text2lora: a sentence in, a LoRA adapter out, in one forward pass of a hypernetwork."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from text2lora.adapter import LoraAdapter, LoraSpec
+    from text2lora.configuration import Text2LoraConfig
+    from text2lora.encoder import TextEncoder
+    from text2lora.errors import (
+        CheckpointError,
+        InvalidDescriptionError,
+        MissingExtraError,
+        OutputError,
+        Text2LoraError,
+        TrainingError,
+    )
+    from text2lora.hub import base_model_path, library_version
+    from text2lora.modeling import Text2LoraModel
+
+_HOME = {
+    "LoraAdapter": "adapter",
+    "LoraSpec": "adapter",
+    "Text2LoraConfig": "configuration",
+    "TextEncoder": "encoder",
+    "CheckpointError": "errors",
+    "InvalidDescriptionError": "errors",
+    "MissingExtraError": "errors",
+    "OutputError": "errors",
+    "Text2LoraError": "errors",
+    "TrainingError": "errors",
+    "base_model_path": "hub",
+    "library_version": "hub",
+    "Text2LoraModel": "modeling",
+}
+"""Where each public name is defined; imported when first used, so that `t2l --help` needs no torch."""
+
+__all__ = [  # noqa: RUF022 - the order of _HOME
+    "LoraAdapter",
+    "LoraSpec",
+    "Text2LoraConfig",
+    "TextEncoder",
+    "CheckpointError",
+    "InvalidDescriptionError",
+    "MissingExtraError",
+    "OutputError",
+    "Text2LoraError",
+    "TrainingError",
+    "base_model_path",
+    "library_version",
+    "Text2LoraModel",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from text2lora.hub import library_version
+
+        return library_version()
+    if name in _HOME:
+        return getattr(importlib.import_module(f"text2lora.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'text2lora' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -77,3 +77,21 @@ def exact_match(model: PreTrainedModel, batch: AnswerBatch, last_only: bool = Fa
     exists = torch.arange(per_answer.shape[1])[None] <= counts[:, None]
     exists[:, 0] = False
     return per_answer[exists] == 0
+
+
+def prompt_batch(tokenizer: PreTrainedTokenizerBase, examples: Sequence[tuple[str, str]]) -> AnswerBatch:
+    """Prompts and responses in the tokenizer's chat format; the loss is on the response and its end token."""
+    prompts = [
+        tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
+        for prompt, _ in examples
+    ]
+    texts = prompts + [response + tokenizer.eos_token for _, response in examples]
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    rows, sizes = [], []
+    for prompt, response in zip(ids[: len(examples)], ids[len(examples) :], strict=True):
+        rows.append(torch.tensor(prompt + response))
+        sizes.append((len(prompt), len(prompt) + len(response)))
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+    position = torch.arange(1, padded.shape[1])[None]
+    begin, end = torch.tensor(sizes).T[..., None]
+    return AnswerBatch(padded, (position >= begin) & (position < end))

@@ -1,0 +1,198 @@
+"""LoraAdapter: the weights and the configuration of one LoRA, from the hypernetwork to disk or into a live model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from text2lora.errors import CheckpointError, OutputError
+from text2lora.hub import CARD_NAME, adapter_card, atomic_folder
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedModel
+
+CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """What PEFT needs to know of a LoRA beside its weights; the fields are spelled as in `peft.LoraConfig`."""
+
+    r: int
+    lora_alpha: float
+    target_modules: tuple[str, ...]
+    use_rslora: bool = False
+    base_model_name_or_path: str | None = None
+    revision: str | None = None
+
+    def to_peft(self) -> LoraConfig:
+        """The `peft.LoraConfig`, for inference, with target modules in a fixed order."""
+        from peft import LoraConfig
+
+        config = LoraConfig(
+            r=self.r,
+            lora_alpha=self.lora_alpha,
+            use_rslora=self.use_rslora,
+            target_modules=list(self.target_modules),
+            task_type="CAUSAL_LM",
+            inference_mode=True,
+            base_model_name_or_path=self.base_model_name_or_path,
+            revision=self.revision,
+        )
+        config.target_modules = sorted(self.target_modules)  # PEFT makes a set of it, whose order is the hash seed's
+        return config
+
+
+@dataclass(frozen=True)
+class LoraAdapter:
+    """One LoRA.
+
+    Attributes:
+        weights: by PEFT's key, as `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight` [r, in].
+        spec: rank, alpha, target modules and base.
+        metadata: where it comes from: description, checkpoint, encoder, library version.
+    """
+
+    weights: Mapping[str, torch.Tensor]
+    spec: LoraSpec
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the weights."""
+        return sum(t.numel() * t.element_size() for t in self.weights.values())
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> LoraAdapter:
+        """The adapter with its weights in another dtype or on another device."""
+        return dataclasses.replace(self, weights={k: v.to(device=device, dtype=dtype) for k, v in self.weights.items()})
+
+    def scaled(self, scale: float) -> LoraAdapter:
+        """The adapter with its effect on the base multiplied by `scale`; only `lora_alpha` changes."""
+        if not scale >= 0 or scale == float("inf"):
+            raise CheckpointError(f"scale is {scale}: expected a number from 0 upwards; 1.0 is as trained")
+        return dataclasses.replace(self, spec=dataclasses.replace(self.spec, lora_alpha=self.spec.lora_alpha * scale))
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> Path:
+        """Write `adapter_config.json`, `adapter_model.safetensors` and a card.
+
+        The folder appears at once and whole, or not at all; one that already holds an adapter is replaced. The same
+        adapter gives the same bytes in every process.
+
+        Raises:
+            OutputError: the folder cannot be written, or holds something that is not an adapter.
+        """
+        target = Path(save_directory)
+        if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / CONFIG_NAME).is_file())):
+            raise OutputError(f"{target} exists and is not an adapter folder: choose another folder or empty this one")
+        with atomic_folder(target) as folder:
+            config = self.spec.to_peft().to_dict()
+            config["target_modules"] = sorted(config["target_modules"])
+            text = json.dumps(config, indent=2, sort_keys=True, default=str)
+            (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+            weights = {key: self.weights[key].detach().contiguous().cpu() for key in sorted(self.weights)}
+            save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+            (folder / CARD_NAME).write_text(adapter_card(self.spec, dict(self.metadata)), encoding="utf-8")
+        return target
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike[str], **kwargs: Any) -> LoraAdapter:
+        """Read an adapter in PEFT's layout.
+
+        Args:
+            directory: a folder or a Hub id.
+            **kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder` for the Hub.
+
+        Raises:
+            CheckpointError: there is none, or it is not a plain LoRA.
+        """
+        from text2lora.hub import fetch_files
+
+        files = fetch_files(directory, (CONFIG_NAME, WEIGHTS_NAME), **kwargs)
+        try:
+            config = json.loads(files[CONFIG_NAME].read_text(encoding="utf-8"))
+            weights = load_file(files[WEIGHTS_NAME])
+        except Exception as error:
+            raise CheckpointError(f"{directory} holds no readable LoRA adapter ({error})") from error
+        known = {f.name for f in dataclasses.fields(LoraSpec)}
+        missing = {"r", "lora_alpha", "target_modules"} - set(config)
+        if config.get("peft_type") != "LORA" or missing:
+            raise CheckpointError(f"{directory} is not a LoRA adapter of PEFT (peft_type {config.get('peft_type')!r})")
+        modules = config["target_modules"]
+        modules = (modules,) if isinstance(modules, str) else tuple(modules)
+        return cls(weights, LoraSpec(**{k: v for k, v in config.items() if k in known} | {"target_modules": modules}))
+
+    def apply_to(self, model: PreTrainedModel | PeftModel, adapter_name: str = "default") -> PeftModel:
+        """Attach the adapter to a live model, in the model's dtype and on its device, and make it the active one.
+
+        A plain model is wrapped; on a PeftModel a new name adds an adapter and a known one replaces it in place. The
+        result is in eval mode and nothing in it requires a gradient.
+
+        Raises:
+            CheckpointError: the model has not the modules or shapes of this adapter.
+        """
+        from peft import PeftModel, get_peft_model
+
+        config = self.spec.to_peft()
+        if not isinstance(model, PeftModel):
+            self._check_modules(model)
+            named = (model, config, adapter_name)
+            model = get_peft_model(*named, low_cpu_mem_usage=True, autocast_adapter_dtype=False)
+            self._load(model, adapter_name, assign=True)
+        elif adapter_name not in model.peft_config:
+            self._check_modules(model.get_base_model())
+            model.add_adapter(adapter_name, config, low_cpu_mem_usage=True, autocast_adapter_dtype=False)
+            self._load(model, adapter_name, assign=True)
+        elif self._same_layout(model.peft_config[adapter_name]):
+            self._load(model, adapter_name, assign=False)
+        else:
+            self._check_modules(model.get_base_model())
+            model.delete_adapter(adapter_name)
+            model.add_adapter(adapter_name, config, low_cpu_mem_usage=True, autocast_adapter_dtype=False)
+            self._load(model, adapter_name, assign=True)
+        model.peft_config[adapter_name].base_model_name_or_path = self.spec.base_model_name_or_path
+        model.set_adapter(adapter_name, inference_mode=True)
+        return model.eval()
+
+    def _same_layout(self, config: Any) -> bool:
+        ours = self.spec
+        theirs = (config.r, config.lora_alpha, config.use_rslora, sorted(config.target_modules))
+        return theirs == (ours.r, ours.lora_alpha, ours.use_rslora, sorted(ours.target_modules))
+
+    def _check_modules(self, model: PreTrainedModel) -> None:
+        """Compare every A and B with the model's linear module before anything is touched."""
+        modules = dict(model.named_modules())
+        for key, weight in self.weights.items():
+            path, factor = key.removeprefix(PREFIX).removesuffix(".weight").rsplit(".", 1)
+            module = modules.get(path)
+            size = getattr(module, "in_features" if factor == "lora_A" else "out_features", None)
+            if size is None and hasattr(module, "nf"):  # GPT-2's Conv1D
+                size = module.weight.shape[0 if factor == "lora_A" else 1]
+            given = weight.shape[1 if factor == "lora_A" else 0]
+            if size != given:
+                found = "no such linear module" if size is None else f"{size} features"
+                raise CheckpointError(
+                    f"this adapter is for {self.spec.base_model_name_or_path or 'another base'}: {path} has {given} "
+                    f"features there, but {found} in the model given; pass the base it was made for"
+                )
+
+    def _load(self, model: PeftModel, adapter_name: str, assign: bool) -> None:
+        from peft import set_peft_model_state_dict
+
+        # cloned, since PEFT makes the tensors it is given the parameters, and a later replacement would write into them
+        state = {key: value.clone() for key, value in self.weights.items()}
+        result = set_peft_model_state_dict(model, state, adapter_name=adapter_name, low_cpu_mem_usage=assign)
+        missing = [key for key in result.missing_keys if "lora_" in key and f".{adapter_name}." in key]
+        if result.unexpected_keys or missing:
+            raise CheckpointError(
+                f"the adapter does not fit the model: unexpected {result.unexpected_keys[:3]}, missing {missing[:3]}"
+            )

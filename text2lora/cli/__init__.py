@@ -1,0 +1,62 @@
+"""The command line, `t2l`: Typer over the public API. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from text2lora.cli import adapters, training
+
+app = typer.Typer(
+    name="t2l",
+    help="Turn a sentence into a LoRA adapter.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("make")(adapters.make)
+app.command("run")(adapters.run)
+app.command("info")(adapters.info)
+app.add_typer(training.app, name="train")
+app.command("eval")(training.evaluate)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from text2lora.hub import library_version
+
+        print(f"text2lora {library_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run `t2l`. A library error becomes one red line and exit code 1, a wrong call exit code 2."""
+    from text2lora.errors import Text2LoraError
+
+    try:
+        app()
+    except (Text2LoraError, OSError) as error:
+        if "--debug" in sys.argv:
+            raise
+        line = " ".join(str(error).split())
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {escape(line)}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

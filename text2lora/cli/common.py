@@ -1,0 +1,60 @@
+"""What the commands share."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import typer
+from rich.console import Console
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def quiet() -> None:
+    """Keep the bars and warnings of the libraries underneath off the terminal."""
+    import warnings
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def parse_dtype(name: str | None) -> Any:
+    """A torch dtype by its name; None stays None."""
+    if name is None:
+        return None
+    if name not in DTYPES:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(DTYPES)}", param_hint="--dtype")
+    import torch
+
+    return getattr(torch, name)
+
+
+def parse_device(name: str) -> str:
+    """`auto` is the GPU where there is one."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise typer.BadParameter(f"{name!r} cannot be used here ({reason})", param_hint="--device") from error
+    return name
+
+
+def size(num_bytes: int) -> str:
+    """A size for people: 152 kB."""
+    value, unit = float(num_bytes), "B"
+    for larger in ("kB", "MB", "GB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"

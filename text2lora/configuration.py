@@ -1,0 +1,160 @@
+"""Text2LoraConfig: what a hypernetwork reads, how large it is, and which adapters it writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from text2lora.errors import CheckpointError
+
+
+@strict
+class Text2LoraConfig(PreTrainedConfig):
+    """The configuration of a [`Text2LoraModel`]. `from_base_config` fills in what follows from the base model.
+
+    Attributes:
+        base_model_name_or_path: the model that the adapters are for; a path, a Hub id or `nano`.
+        base_model_revision: its commit, branch or tag.
+        encoder_name_or_path: the text encoder that reads descriptions; a path or a Hub id.
+        encoder_revision: its commit, branch or tag.
+        encoder_pooling: how token states become one vector; `none` keeps the states of all tokens.
+        encoder_normalize: L2-normalise the vector and multiply it by sqrt(d), so that its entries are near one.
+        encoder_layers: hidden states to read, as in `output_hidden_states`; several are concatenated.
+        encoder_max_length: in tokens; longer descriptions are cut.
+        encoder_instruction: a template with `{description}` in it, or None for the description itself.
+        task_emb_size: features of a task embedding, d.
+        task_encoder: `pooled` is the paper's linear map of one vector; `tokens` lets learned latent queries attend
+            to the states of all tokens of the description.
+        task_encoder_latents, task_encoder_width, task_encoder_layers, task_encoder_heads: sizes of `tokens`.
+        latent_size: width L of the trunk; half of it is the task's, a quarter the layer's and the module's each.
+        head_input_size: width H before the heads.
+        head: `large` gives A and B at once, `medium` one of the two, `small` one rank of one of the two.
+        offset: whether a learned adapter, the same for all tasks, is added to the heads' output.
+        dropout: in the trunk, in training only.
+        num_layers: layers N of the base that get a LoRA.
+        target_modules: the linear modules that get one. Their order is part of the weights.
+        module_shapes: (in, out) features of each.
+        module_paths: the name of each in the base model, with `{layer}` for the layer's number.
+        lora_r, lora_alpha, use_rslora: as `r`, `lora_alpha` and `use_rslora` of `peft.LoraConfig`.
+    """
+
+    model_type = "text2lora"
+
+    base_model_name_or_path: str | None = None
+    base_model_revision: str | None = None
+    encoder_name_or_path: str | None = None
+    encoder_revision: str | None = None
+    encoder_pooling: Literal["mean", "cls", "last", "none"] = "mean"
+    encoder_normalize: bool = True
+    encoder_layers: list[int] | None = None
+    encoder_max_length: int = 512
+    encoder_instruction: str | None = None
+    task_emb_size: int = 1024
+    task_encoder: Literal["pooled", "tokens"] = "pooled"
+    task_encoder_latents: int = 8
+    task_encoder_width: int = 128
+    task_encoder_layers: int = 2
+    task_encoder_heads: int = 4
+    latent_size: int = 128
+    head_input_size: int = 512
+    head: Literal["large", "medium", "small"] = "large"
+    offset: bool = True
+    dropout: float = 0.05
+    num_layers: int = 1
+    target_modules: list[str] | None = None
+    module_shapes: dict[str, list[int]] | None = None
+    module_paths: dict[str, str] | None = None
+    lora_r: int = 8
+    lora_alpha: float = 16.0
+    use_rslora: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fill in the collections that None stands for."""
+        self.encoder_layers = self.encoder_layers or [-1]
+        self.target_modules = self.target_modules or []
+        self.module_shapes = self.module_shapes or {}
+        self.module_paths = self.module_paths or {}
+        super().__post_init__(**kwargs)
+
+    def validate_target_modules(self) -> None:
+        """Check that every target module has its shape and path."""
+        for name in self.target_modules or []:
+            if name not in (self.module_shapes or {}) or name not in (self.module_paths or {}):
+                raise CheckpointError(f"no shape or path for target module {name!r}: use Text2LoraConfig.from_base_config")
+        if self.latent_size % 4:
+            raise CheckpointError(f"latent_size is {self.latent_size}: expected a multiple of 4")
+        if (self.task_encoder == "tokens") != (self.encoder_pooling == "none"):
+            raise CheckpointError(
+                f"task_encoder={self.task_encoder!r} does not go with encoder_pooling={self.encoder_pooling!r}: "
+                "'tokens' reads all token states ('none'), 'pooled' one vector ('mean', 'cls' or 'last')"
+            )
+
+    @property
+    def lora_scaling(self) -> float:
+        """What PEFT multiplies B A with: alpha / sqrt(r) under rsLoRA, else alpha / r."""
+        return self.lora_alpha / (self.lora_r**0.5 if self.use_rslora else self.lora_r)
+
+    @classmethod
+    def from_base_config(
+        cls, base_config: PreTrainedConfig, target_modules: Sequence[str] = ("q_proj", "v_proj"), **kwargs: Any
+    ) -> Text2LoraConfig:
+        """Make a config for a base model; names and shapes come from its config, no weights are loaded.
+
+        Args:
+            base_config: of any decoder-only model of transformers.
+            target_modules: names of linear modules, as `q_proj`, or `all-linear` alone for all of the decoder layers.
+            **kwargs: any other attribute.
+
+        Raises:
+            CheckpointError: a name that the base has not, or whose shape differs between layers.
+        """
+        shapes, paths, num_layers = find_linear_modules(base_config)
+        chosen = list(shapes) if list(target_modules) == ["all-linear"] else list(dict.fromkeys(target_modules))
+        missing = [name for name in chosen if name not in shapes]
+        if missing or not chosen:
+            raise CheckpointError(
+                f"target modules {missing or chosen} are not linear modules of every layer of a {base_config.model_type} "
+                f"model: expected some of {', '.join(shapes)}"
+            )
+        kwargs.setdefault("base_model_name_or_path", base_config.name_or_path or None)
+        return cls(
+            target_modules=chosen,
+            module_shapes={name: list(shapes[name]) for name in chosen},
+            module_paths={name: paths[name] for name in chosen},
+            num_layers=num_layers,
+            **kwargs,
+        )
+
+
+def find_linear_modules(base_config: PreTrainedConfig) -> tuple[dict[str, tuple[int, int]], dict[str, str], int]:
+    """The linear modules that all decoder layers of a model have, with one shape.
+
+    The model is built on the meta device from its config: no weights, no download.
+
+    Returns:
+        (in, out) features by module name, in the model's order; paths with `{layer}`; the number of layers.
+    """
+    import torch
+    from torch import nn
+    from transformers import AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(base_config)
+    shapes: dict[str, dict[int, tuple[int, int]]] = {}
+    paths: dict[str, str] = {}
+    for path, module in model.named_modules():
+        found = re.fullmatch(r"((?:\w+\.)*?)(\d+)((?:\.\w+)*)\.(\w+)", path)
+        if found and isinstance(module, nn.Linear | Conv1D):
+            out_features, in_features = module.weight.shape if isinstance(module, nn.Linear) else module.weight.T.shape
+            name = found[4]
+            template = f"{found[1]}{{layer}}{found[3]}.{name}"
+            if paths.setdefault(name, template) == template:
+                shapes.setdefault(name, {})[int(found[2])] = (in_features, out_features)
+    num_layers = base_config.get_text_config().num_hidden_layers
+    same = {n: by_layer[0] for n, by_layer in shapes.items() if len(by_layer) == num_layers and len({*by_layer.values()}) == 1}
+    return same, {name: paths[name] for name in same}, num_layers

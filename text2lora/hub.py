@@ -1,0 +1,175 @@
+"""Files: where checkpoints and adapters are found, how they are written, and their cards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from text2lora.errors import CheckpointError, OutputError
+
+if TYPE_CHECKING:
+    from text2lora.adapter import LoraSpec
+
+CARD_NAME = "README.md"
+
+PACKAGE = Path(__file__).parent
+CHECKPOINTS = {"nano": PACKAGE / "nano" / "checkpoint"}
+BASES = {"nano": PACKAGE / "nano" / "base"}
+"""What ships inside the package, by the name that stands for its path in configs."""
+
+
+def library_version() -> str:
+    """The installed version of text2lora."""
+    try:
+        return version("text2lora")
+    except PackageNotFoundError:  # run from a source tree
+        return "0+unknown"
+
+
+def resolve_name(name: str | os.PathLike[str], built_in: dict[str, Path]) -> str:
+    """The folder of a built-in name; a path or Hub id as it is."""
+    return str(built_in[str(name)]) if str(name) in built_in and not Path(name).exists() else str(name)
+
+
+def base_model_path(name: str = "nano") -> str:
+    """The folder of a base model that ships with the package; `AutoModelForCausalLM.from_pretrained` loads it.
+
+    Raises:
+        CheckpointError: there is none of that name.
+    """
+    if name not in BASES:
+        raise CheckpointError(f"no built-in base model {name!r}: expected one of {', '.join(BASES)}")
+    return str(BASES[name])
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A temporary sibling folder that becomes `target` when the block ends well, and is removed when it does not.
+
+    Raises:
+        OutputError: the parent cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written ({error.strerror}): choose another folder") from error
+    try:
+        folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+        yield folder
+        if target.exists():
+            old = folder.with_name(folder.name + "-old")
+            target.rename(old)
+            folder.rename(target)
+            shutil.rmtree(old)
+        else:
+            folder.rename(target)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written ({error.strerror or error}): choose another folder") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def fetch_files(
+    source: str | os.PathLike[str], names: Sequence[str], subfolder: str | None = None, **hub: Any
+) -> dict[str, Path]:
+    """Paths of the named files of a folder or a Hub repository, downloaded where needed.
+
+    Args:
+        source: a folder or a Hub id.
+        names: file names.
+        subfolder: inside it.
+        **hub: `revision`, `token`, `cache_dir`, `local_files_only`.
+
+    Raises:
+        CheckpointError: one of them is not there.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        paths = {name: folder / (subfolder or "") / name for name in names}
+        for path in paths.values():
+            if not path.is_file():
+                raise CheckpointError(f"{path.parent} has no {path.name}: expected a folder with {' and '.join(names)}")
+        return paths
+    if os.path.isabs(source) or str(source).startswith((".", "~")):
+        raise CheckpointError(f"{source} does not exist: pass a folder or a Hub id")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError
+
+    try:
+        return {n: Path(hf_hub_download(str(source), n, subfolder=subfolder, **hub)) for n in names}
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"{source} is neither a folder here nor a repository to be had on the Hub ({reason})") from error
+
+
+ADAPTER_CARD = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+A LoRA adapter{% if base %} for `{{ base }}`{% endif %}, made by a hypernetwork from a sentence, without training on data.
+
+{% if description -%}
+> {{ description }}
+
+{% endif -%}
+| | |
+|---|---|
+{% for name, value in rows -%}
+| {{ name }} | {{ value }} |
+{% endfor %}
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained({{ base_code }})
+model = PeftModel.from_pretrained(base, "PATH_OR_REPO_OF_THIS_ADAPTER")
+```
+
+A description steers a model, it does not guarantee its behaviour: evaluate the adapter before you rely on it. The
+licence of the base model applies to its use.
+"""
+
+
+def adapter_card(spec: LoraSpec, metadata: dict[str, str]) -> str:
+    """The README of an adapter, with the front matter that the Hub reads."""
+    import json
+
+    from huggingface_hub import ModelCard, ModelCardData
+
+    base = spec.base_model_name_or_path
+    on_hub = bool(base) and not os.path.isabs(base or "") and "/" in (base or "")
+    data = ModelCardData(
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=["lora", "text2lora"] + ([f"base_model:adapter:{base}"] if on_hub else []),
+        **({"base_model": base, "base_model_relation": "adapter"} if on_hub else {}),
+    )
+    description = metadata.get("description", "")
+    rows = [(k.replace("_", " "), v) for k, v in metadata.items() if k != "description"]
+    rows += [("r", spec.r), ("alpha", f"{spec.lora_alpha:g}"), ("rsLoRA", "yes" if spec.use_rslora else "no")]
+    rows += [("target modules", ", ".join(spec.target_modules))]
+    card = ModelCard.from_template(
+        data,
+        template_str=ADAPTER_CARD,
+        title=" ".join(description.split())[:80] or "LoRA adapter",
+        description=" ".join(description.split()),
+        base=base,
+        base_code=json.dumps(base or "THE_BASE_MODEL"),
+        rows=rows,
+    )
+    return str(card)

@@ -1,0 +1,284 @@
+"""Text2LoraModel: from a task description to a LoRA adapter, in one forward pass."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import initialization as init
+
+from text2lora.adapter import PREFIX, LoraAdapter, LoraSpec
+from text2lora.configuration import Text2LoraConfig
+from text2lora.encoder import TextEncoder, check_description
+from text2lora.errors import CheckpointError
+from text2lora.hub import BASES, CHECKPOINTS, library_version, resolve_name
+from text2lora.hypernetwork import HyperNetwork, LoraWeights, TokenTaskEncoder
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+class Text2LoraModel(PreTrainedModel):
+    """A hypernetwork that turns task descriptions into LoRA adapters of its base model.
+
+    `save_pretrained` writes the hypernetwork only. The text encoder and the base model stay outside the module tree
+    and are loaded when first needed.
+
+    ```python
+    t2l = Text2LoraModel.from_pretrained("nano")
+    adapter = t2l.generate_lora("Return the city in upper case.")
+    adapter.save_pretrained("city-upper")
+    ```
+    """
+
+    config_class = Text2LoraConfig
+    config: Text2LoraConfig
+    base_model_prefix = "hypernet"
+    main_input_name = "task_emb"
+    model_tags = ["text2lora"]  # noqa: RUF012 - as transformers declares it
+
+    def __init__(self, config: Text2LoraConfig):
+        super().__init__(config)
+        self.hypernet = HyperNetwork(config)
+        self._lazy: dict[str, Any] = {}
+        self._load_kwargs: dict[str, Any] = {}
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            init.kaiming_uniform_(module.weight, a=5**0.5)  # as nn.Linear itself does
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, TokenTaskEncoder):
+            init.normal_(module.latents)
+        elif isinstance(module, HyperNetwork):
+            if module.factors == 2:
+                init.normal_(module.factor_embedding)
+            module.init_outputs()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *args: Any,
+        encoder: str | TextEncoder | None = None,
+        base_model_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Text2LoraModel:
+        """Load a checkpoint, strictly: a missing, superfluous or ill-shaped weight is an error.
+
+        Args:
+            pretrained_model_name_or_path: a folder, a Hub id, or `nano`.
+            *args: as in transformers.
+            encoder: a path or Hub id to use in place of the checkpoint's text encoder, or a `TextEncoder`.
+            base_model_kwargs: for the base model's `from_pretrained`, when it is loaded.
+            **kwargs: as in transformers: `dtype`, `device_map`, `subfolder`, `revision`, `token`, `local_files_only`,
+                `cache_dir`, ...; `token`, `local_files_only` and `cache_dir` serve encoder and base too.
+
+        Raises:
+            CheckpointError: nothing is there, or it is not a whole text2lora checkpoint.
+        """
+        name = str(pretrained_model_name_or_path)
+        path = resolve_name(name, CHECKPOINTS)
+        with_info = kwargs.pop("output_loading_info", False)
+        try:
+            model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            reason = str(error).strip().split("\n")[0]
+            raise CheckpointError(f"{name!r} is not a text2lora checkpoint that can be loaded ({reason})") from error
+        wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys") if info[kind]}
+        if wrong:
+            raise CheckpointError(f"the weights of {name!r} do not match its config: {wrong}")
+        model.config.name_or_path = name
+        shared = {k: v for k, v in kwargs.items() if k in ("token", "local_files_only", "cache_dir")}
+        model._load_kwargs = {"encoder": encoder, "shared": shared, "base": base_model_kwargs or {}}
+        return (model, info) if with_info else model
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """The text encoder; loaded when first used. Assign a `TextEncoder` to replace it."""
+        if "encoder" not in self._lazy:
+            given = self._load_kwargs.get("encoder")
+            if not isinstance(given, TextEncoder):
+                shared = self._load_kwargs.get("shared", {})
+                given = TextEncoder.from_config(self.config, given, device_map=str(self.device), **shared)
+            self._lazy["encoder"] = given
+        return self._lazy["encoder"]
+
+    @encoder.setter
+    def encoder(self, encoder: TextEncoder) -> None:
+        self._lazy["encoder"] = encoder
+
+    def load_base_model(self, **kwargs: Any) -> PreTrainedModel:
+        """Load the base model that the adapters are for.
+
+        Args:
+            **kwargs: for `AutoModelForCausalLM.from_pretrained`, over `base_model_kwargs` of `from_pretrained`.
+
+        Raises:
+            CheckpointError: it cannot be had.
+        """
+        from transformers import AutoModelForCausalLM
+
+        options = {"device_map": str(self.device), **self._load_kwargs.get("shared", {})}
+        if self.config.base_model_revision:
+            options["revision"] = self.config.base_model_revision
+        options |= self._load_kwargs.get("base", {}) | kwargs
+        try:
+            return AutoModelForCausalLM.from_pretrained(self._base_path(), **options)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise CheckpointError(
+                f"the base model {self.config.base_model_name_or_path!r} cannot be loaded ({reason}): pass base_model="
+            ) from error
+
+    @property
+    def base_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base model's tokenizer; loaded when first used."""
+        if "tokenizer" not in self._lazy:
+            from transformers import AutoTokenizer
+
+            self._lazy["tokenizer"] = AutoTokenizer.from_pretrained(self._base_path(), **self._load_kwargs.get("shared", {}))
+        return self._lazy["tokenizer"]
+
+    def _base_path(self) -> str:
+        if not self.config.base_model_name_or_path:
+            raise CheckpointError("this checkpoint names no base model: pass base_model=")
+        return resolve_name(self.config.base_model_name_or_path, BASES)
+
+    def forward(self, task_emb: torch.Tensor) -> LoraWeights:
+        """Task embeddings to LoRA weights, differentiable.
+
+        Args:
+            task_emb: [n, d], or token states [n, tokens, d] where `config.task_encoder` is `tokens`.
+
+        Returns:
+            By target module: A [n, layers, r, in] and B [n, layers, out, r].
+        """
+        return self.hypernet(task_emb)
+
+    @overload
+    def generate_lora(
+        self, description: str | None = None, task_emb: torch.Tensor | None = None, scale: float = 1.0
+    ) -> LoraAdapter: ...
+
+    @overload
+    def generate_lora(
+        self, description: Sequence[str], task_emb: torch.Tensor | None = None, scale: float = 1.0
+    ) -> list[LoraAdapter]: ...
+
+    @torch.inference_mode()
+    def generate_lora(
+        self,
+        description: str | Sequence[str] | None = None,
+        task_emb: torch.Tensor | None = None,
+        scale: float = 1.0,
+    ) -> LoraAdapter | list[LoraAdapter]:
+        """Make adapters in one batched pass. No base model is loaded.
+
+        Args:
+            description: what the adapter should do; a list gives a list.
+            task_emb: task embeddings [n, d] (or token states [n, tokens, d]) in place of the encoder's; then
+                `description` is only noted in the metadata and may be None, and the result is a list.
+            scale: the strength of the adapters; 1.0 is as trained.
+
+        Returns:
+            A `LoraAdapter`, or a list of them, on the CPU and in the hypernetwork's dtype.
+
+        Raises:
+            InvalidDescriptionError: a description that is empty, not a string, or of control characters.
+            CheckpointError: task embeddings of another size than the checkpoint's.
+        """
+        single = task_emb is None and (isinstance(description, str) or not isinstance(description, Sequence))
+        texts = [description] if single else list(description or [])
+        if task_emb is None:
+            checked = [check_description(text) for text in texts]
+            if not checked:
+                return []
+            task_emb = self.encoder.encode(checked)
+        else:
+            checked = [check_description(text) for text in texts] or [""] * len(task_emb)
+        self._check_task_emb(task_emb, len(checked))
+        weights = self.hypernet(task_emb.to(self.device, self.dtype))
+        per_task = self._state_dicts(weights)
+        spec = LoraSpec(
+            r=self.config.lora_r,
+            lora_alpha=self.config.lora_alpha,
+            target_modules=tuple(self.config.target_modules or ()),
+            use_rslora=self.config.use_rslora,
+            base_model_name_or_path=self.config.base_model_name_or_path,
+            revision=self.config.base_model_revision,
+        )
+        source = {
+            "checkpoint": self.config.name_or_path or "unsaved",
+            "encoder": self.config.encoder_name_or_path or "",
+            "text2lora": library_version(),
+        }
+        made = [
+            LoraAdapter(state, spec, ({"description": text} if text else {}) | source | {"scale": f"{scale:g}"})
+            for state, text in zip(per_task, checked, strict=True)
+        ]
+        if scale != 1.0:
+            made = [adapter.scaled(scale) for adapter in made]
+        return made[0] if single else made
+
+    def generate_adapter(
+        self,
+        description: str,
+        base_model: PreTrainedModel | PeftModel | None = None,
+        adapter_name: str = "default",
+        scale: float = 1.0,
+    ) -> PeftModel:
+        """Make an adapter and attach it to the base model.
+
+        Args:
+            description: what the adapter should do.
+            base_model: a loaded base, or a PeftModel around it; None loads the checkpoint's base once and keeps it.
+            adapter_name: a new name adds an adapter, a known one replaces it in place; it becomes the active one.
+            scale: the strength of the adapter; 1.0 is as trained.
+
+        Returns:
+            The PeftModel, in the base's dtype and on its device, in eval mode, with nothing trainable.
+
+        Raises:
+            InvalidDescriptionError: see `generate_lora`.
+            CheckpointError: the base is not the one that the checkpoint is for.
+        """
+        adapter = self.generate_lora(check_description(description), scale=scale)
+        if base_model is None:
+            base_model = self._lazy.get("base") or self._lazy.setdefault("base", self.load_base_model())
+        return adapter.apply_to(base_model, adapter_name)
+
+    def _check_task_emb(self, task_emb: torch.Tensor, count: int) -> None:
+        dims = 2 if self.config.task_encoder == "pooled" else 3
+        shape = tuple(task_emb.shape)
+        if task_emb.ndim != dims or shape[0] != count or shape[-1] != self.config.task_emb_size:
+            expected = f"[{count}, {'tokens, ' if dims == 3 else ''}{self.config.task_emb_size}]"
+            raise CheckpointError(f"task embeddings of shape {list(shape)}: expected {expected}")
+
+    def _state_dicts(self, weights: LoraWeights) -> list[dict[str, torch.Tensor]]:
+        """One dict in PEFT's key names per task; each module's tensors leave the device in one copy."""
+        states: list[dict[str, torch.Tensor]] = [{} for _ in range(len(next(iter(weights.values()))[0]))]
+        for name, factors in weights.items():
+            path = (self.config.module_paths or {})[name]
+            for letter, factor in zip("AB", factors, strict=True):
+                for state, layers in zip(states, factor.cpu(), strict=True):
+                    for layer, weight in enumerate(layers):
+                        state[f"{PREFIX}{path.format(layer=layer)}.lora_{letter}.weight"] = weight.contiguous()
+        return states
+
+
+AutoConfig.register("text2lora", Text2LoraConfig)
+AutoModel.register(Text2LoraConfig, Text2LoraModel)

@@ -1,0 +1,182 @@
+"""The table of the bundled model: what its adapters do on unseen records, beside all that they are held against."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from text2lora.evaluation.metrics import Estimate, bootstrap
+from text2lora.hub import BASES, atomic_folder
+from text2lora.hypernetwork import LoraWeights
+from text2lora.modeling import Text2LoraModel
+from text2lora.nano.pretrain import shots_document
+from text2lora.nano.source import evaluation_examples, read_split
+from text2lora.nano.tasks import TASKS
+from text2lora.nano.tokenizer import ANSWER, END
+from text2lora.nano.train import BASELINES
+from text2lora.nano.wording import describe
+from text2lora.training.injection import LoraInjector
+from text2lora.training.language import AnswerCollator, exact_match, prompt_batch
+from text2lora.training.lora import LoraTable
+from text2lora.training.sft import match_examples
+
+FIRST_SEED = 5000
+"""Records from here on; the validation during training took those from 0 on."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: its name, its figure, and exact match by task and description."""
+
+    name: str
+    estimate: Estimate
+    details: list[tuple[str, str, float]]
+
+
+class NanoEvaluation:
+    """Measures the bundled model by exact match: greedy decoding gives the right answer, all of it.
+
+    Args:
+        model: the checkpoint; by default the bundled one.
+        records: unseen records per description.
+        base: its base model; by default the bundled one.
+        tokenizer: of the base.
+    """
+
+    def __init__(
+        self,
+        model: Text2LoraModel | None = None,
+        records: int = 32,
+        base: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ):
+        self.model = model or Text2LoraModel.from_pretrained("nano")
+        self.base = base or AutoModelForCausalLM.from_pretrained(BASES["nano"])
+        self.base.eval()
+        self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(BASES["nano"])
+        self.records = records
+        self.injector = LoraInjector(self.base, self.model.config)
+
+    def with_descriptions(self, name: str, pairs: Sequence[tuple[str, str]]) -> Row:
+        """Exact match of the adapters made from descriptions, each on records of the task paired with it."""
+        task_emb = self.model.encoder.encode([text for _, text in pairs])
+        examples = [self._examples(task) for task, _ in pairs]
+        return self._row(name, pairs, match_examples(
+            self.model, self.injector, self.base, self.tokenizer, task_emb, examples
+        ))  # fmt: skip
+
+    def with_loras(self, name: str, tasks: Sequence[str], weights: Callable[[int], LoraWeights]) -> Row:
+        """Exact match under given LoRAs, `weights(i)` for the i-th task."""
+        scores = []
+        for i, task in enumerate(tasks):
+            with torch.no_grad(), self.injector.inject(weights(i)):
+                scores.append(exact_match(self.base, prompt_batch(self.tokenizer, self._examples(task))))
+        return self._row(name, [(task, "") for task in tasks], scores)
+
+    def with_shots(self, name: str, tasks: Sequence[str], shots: int) -> Row:
+        """Exact match of the base alone after demonstrations; none of them for zero-shot."""
+        collate = AnswerCollator(self.tokenizer, ANSWER, END)
+        scores = []
+        for task in tasks:
+            rng = random.Random(f"shots {task}")
+            documents = [shots_document(task, FIRST_SEED + i, shots, rng) for i in range(self.records)]
+            scores.append(exact_match(self.base, collate(documents), last_only=True))
+        return self._row(name, [(task, "") for task in tasks], scores)
+
+    def _examples(self, task: str) -> list[tuple[str, str]]:
+        return evaluation_examples(TASKS[task], self.records, FIRST_SEED)
+
+    def _row(self, name: str, pairs: Sequence[tuple[str, str]], scores: Sequence[torch.Tensor]) -> Row:
+        by_task: dict[str, list[torch.Tensor]] = {}
+        for (task, _), score in zip(pairs, scores, strict=True):
+            by_task.setdefault(task, []).append(score)
+        estimate = bootstrap([torch.cat(group) for group in by_task.values()])
+        return Row(name, estimate, [(t, d, s.double().mean().item()) for (t, d), s in zip(pairs, scores, strict=True)])
+
+
+def evaluate_nano(
+    split: str = "test", records: int = 32, model: Text2LoraModel | None = None, report: Callable[[str], None] = print
+) -> list[Row]:
+    """All rows of the table.
+
+    Args:
+        split: `dev` or `test`.
+        records: unseen records per description.
+        model: a checkpoint for the bundled base; by default the bundled one.
+        report: receives the name of each row as it is begun.
+    """
+    run = NanoEvaluation(model, records)
+    pairs = {kind: read_split(f"{split}_{kind}") for kind in ("seen", "unseen")}
+    names = {kind: sorted({task for task, _ in pairs[kind]}) for kind in pairs}
+    rng = random.Random("table")
+    rows: list[Row] = []
+
+    def add(make: Callable[..., Row], name: str, *args: object) -> None:
+        report(name)
+        rows.append(make(name, *args))
+
+    for kind in ("seen", "unseen"):
+        add(run.with_shots, f"base, zero-shot, {kind} tasks", names[kind], 0)
+    for kind in ("seen", "unseen"):
+        add(run.with_shots, f"base, 3 demonstrations, {kind} tasks", names[kind], 3)
+    table, _ = _read_loras(run.model, "multitask")
+    for kind in ("seen", "unseen"):
+        add(run.with_loras, f"one LoRA for all tasks, {kind} tasks", names[kind], lambda i: table([0]))
+    for kind in ("seen", "unseen"):
+        composed = [(task, describe(TASKS[task], rng)) for task in names[kind] for _ in range(2)]
+        add(run.with_descriptions, f"text2lora, {kind} tasks, training-style wording", composed)
+        add(run.with_descriptions, f"text2lora, {kind} tasks, unseen wording", pairs[kind])
+    oracles, tasks = _read_loras(run.model, "oracles")
+    half = len(tasks) // 2
+    for kind, begin in (("seen", 0), ("unseen", half)):
+        chosen = tasks[begin : begin + half]
+        add(run.with_loras, f"a LoRA trained per task, {half} {kind} tasks", chosen, lambda i, b=begin: oracles([b + i]))
+        same = [pair for pair in pairs[kind] if pair[0] in chosen]
+        if same:
+            add(run.with_descriptions, f"text2lora on those {half} {kind} tasks, unseen wording", same)
+    seen = pairs["seen"]
+    shift = len(seen) // 2 + 1
+    shuffled = [(task, seen[(i + shift) % len(seen)][1]) for i, (task, _) in enumerate(seen)]
+    add(run.with_descriptions, "another task's description", shuffled)
+    junk = [text for _, text in read_split("junk")]
+    add(run.with_descriptions, "junk as description", [(task, junk[i % len(junk)]) for i, task in enumerate(names["seen"])])
+    add(run.with_descriptions, "free-form descriptions", read_split(f"{split}_freeform"))
+    return rows
+
+
+def _read_loras(model: Text2LoraModel, name: str) -> tuple[LoraTable, list[str]]:
+    with safe_open(BASELINES / f"{name}.safetensors", "pt") as file:
+        state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+        tasks = json.loads(file.metadata()["tasks"])
+    table = LoraTable(model.config, len(next(iter(state.values()))))
+    table.load_state_dict(state)
+    return table.eval(), tasks
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """The table in Markdown: exact match with its 95 % interval over tasks."""
+    lines = ["| | exact match | 95 % interval | tasks | samples |", "|---|---|---|---|---|"]
+    for row in rows:
+        e = row.estimate
+        lines.append(f"| {row.name} | {e.mean:.3f} | {e.low:.3f} to {e.high:.3f} | {e.tasks} | {e.samples:,} |")
+    return "\n".join(lines)
+
+
+def write_results(rows: Sequence[Row], folder: Path) -> None:
+    """Write `table.md`, `results.json` and `tasks.csv` (a line per task and description)."""
+    with atomic_folder(folder) as temporary:
+        (temporary / "table.md").write_text(as_markdown(rows) + "\n", encoding="utf-8")
+        results = {row.name: row.estimate._asdict() for row in rows}
+        (temporary / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        with (temporary / "tasks.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["row", "task", "description", "exact_match"])
+            writer.writerows((row.name, *detail) for row in rows for detail in row.details)

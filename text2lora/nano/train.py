@@ -1,0 +1,188 @@
+"""Trains the bundled model from its recipes and puts the result into the package."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from text2lora.configuration import Text2LoraConfig
+from text2lora.errors import TrainingError
+from text2lora.hub import BASES, CHECKPOINTS, atomic_folder
+from text2lora.modeling import Text2LoraModel
+from text2lora.nano.corpus import TaskSampler, sample_example
+from text2lora.nano.pretrain import BaseConfig, pretrain_base
+from text2lora.nano.source import NanoTasks, read_probes, read_split
+from text2lora.nano.tasks import TASKS, UNSEEN
+from text2lora.training.data import Example
+from text2lora.training.fit import FitConfig
+from text2lora.training.lora import train_loras
+from text2lora.training.recipe import parse, read_recipe
+from text2lora.training.sft import SftConfig, train_sft
+
+RECIPES = Path(__file__).parent / "recipes"
+BASELINES = Path(__file__).parent / "baselines"
+
+
+@dataclass(frozen=True)
+class HypernetworkRecipe:
+    """Attributes: `base_model`, the nano base or a folder; `model`, what differs from the defaults of
+    `Text2LoraConfig`; `descriptions`, how many per task of each group; `probe_records`, records per validated
+    description; `sft`.
+    """
+
+    base_model: str = "nano"
+    target_modules: list = field(default_factory=lambda: ["all-linear"])
+    model: dict = field(default_factory=dict)
+    descriptions: dict = field(default_factory=dict)
+    probe_records: int = 4
+    sft: SftConfig = field(default_factory=SftConfig)
+
+
+@dataclass(frozen=True)
+class BaselinesRecipe:
+    """Attributes: `checkpoint`, whose LoRA layout is used; `oracles`, test tasks with a LoRA of their own, half of
+    them seen, half unseen; `examples` and `multitask_examples`, records per step for each; `fit`.
+    """
+
+    base_model: str = "nano"
+    checkpoint: str = "nano"
+    oracles: int = 12
+    examples: int = 6
+    multitask_examples: int = 64
+    fit: FitConfig = field(default_factory=FitConfig)
+
+
+def run_recipe(name: str, output_dir: Path, overrides: list[str], report: Callable[[str], None] = print) -> Path:
+    """Run a recipe: the name of one that ships with the package, or a path.
+
+    Args:
+        name: `nano-base`, `nano`, `nano-baselines` or a YAML file with the same settings.
+        output_dir: a folder named after the recipe is made in it. A recipe whose base or checkpoint was trained into
+            the same `output_dir` before uses that one in place of the bundled one.
+        overrides: `KEY=VALUE` settings.
+        report: receives progress, line by line.
+
+    Returns:
+        The folder with the result.
+
+    Raises:
+        TrainingError: the recipe is unknown or cannot be read.
+    """
+    path = RECIPES / f"{name}.yaml" if (RECIPES / f"{name}.yaml").is_file() else Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise TrainingError(f"no recipe {name!r}: expected a YAML file or one of {known}")
+    data = read_recipe(path, overrides)
+    runners: dict[str, Callable[[dict[str, Any], Path, Callable[[str], None]], None]] = {
+        "base": _run_base,
+        "hypernetwork": _run_hypernetwork,
+        "baselines": _run_baselines,
+    }
+    kind = data.pop("kind", None)
+    if kind not in runners:
+        raise TrainingError(f"the recipe {path} is of kind {kind!r}: expected one of {', '.join(runners)}")
+    target = output_dir / path.stem
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "recipe.json").write_text(json.dumps({"kind": kind, **data}, indent=2) + "\n", encoding="utf-8")
+    runners[kind](data, target, report)
+    return target
+
+
+def _trained_or_bundled(name: str, trained: Path, bundled: dict[str, Path]) -> Path:
+    if name not in bundled:
+        return Path(name)
+    return trained if (trained / "config.json").is_file() else bundled[name]
+
+
+def _run_base(data: dict[str, Any], target: Path, report: Callable[[str], None]) -> None:
+    pretrain_base(parse(BaseConfig, data), target, report)
+
+
+def _run_hypernetwork(data: dict[str, Any], target: Path, report: Callable[[str], None]) -> None:
+    recipe = parse(HypernetworkRecipe, data)
+    folder = _trained_or_bundled(recipe.base_model, target.parent / "nano-base", BASES)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    config = Text2LoraConfig.from_base_config(
+        base.config, recipe.target_modules, **{"base_model_name_or_path": recipe.base_model, **recipe.model}
+    )
+    torch.manual_seed(recipe.sft.fit.seed)
+    probes = {split: read_probes(split, recipe.probe_records) for split in ("dev_seen", "dev_unseen", "dev_freeform")}
+    train_sft(
+        Text2LoraModel(config),
+        base,
+        AutoTokenizer.from_pretrained(folder),
+        NanoTasks(recipe.descriptions, recipe.sft.fit.seed),
+        recipe.sft,
+        target,
+        probes,
+        report,
+    )
+
+
+def oracle_tasks(count: int) -> list[str]:
+    """Test tasks that get a LoRA of their own: the first half of the list seen, the second unseen."""
+    chosen = []
+    for split in ("test_seen", "test_unseen"):
+        names = sorted({task for task, _ in read_split(split)})
+        chosen += random.Random(f"oracles {split}").sample(names, count // 2)
+    return chosen
+
+
+def _run_baselines(data: dict[str, Any], target: Path, report: Callable[[str], None]) -> None:
+    recipe = parse(BaselinesRecipe, data)
+    folder = _trained_or_bundled(recipe.base_model, target.parent / "nano-base", BASES)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = Text2LoraConfig.from_pretrained(
+        _trained_or_bundled(recipe.checkpoint, target.parent / "nano", CHECKPOINTS)
+    )
+    names = oracle_tasks(recipe.oracles)
+    sample = TaskSampler(name for name in TASKS if name not in UNSEEN)
+
+    def oracle(name: str) -> Callable[[random.Random], list[Example]]:
+        return lambda rng: [sample_example(TASKS[name], rng) for _ in range(recipe.examples)]
+
+    def multitask(rng: random.Random) -> list[Example]:
+        return [sample_example(sample(rng), rng) for _ in range(recipe.multitask_examples)]
+
+    runs: dict[str, Sequence[Callable[[random.Random], list[Example]]]] = {
+        "oracles": [oracle(name) for name in names],
+        "multitask": [multitask],
+    }
+    for run, draws in runs.items():
+        report(f"{run}: {len(draws)} LoRAs")
+        table = train_loras(base, tokenizer, config, draws, recipe.fit, target / run, report)
+        tensors = {key: value.detach().to(torch.bfloat16) for key, value in table.state_dict().items()}
+        save_file(tensors, target / f"{run}.safetensors", metadata={"tasks": json.dumps(names if run == "oracles" else [])})
+
+
+def bundle(output_dir: Path) -> None:
+    """Put what `run_recipe` trained into the package, weights in bfloat16; they are loaded in float32."""
+    from transformers import PreTrainedModel
+
+    def write(model: PreTrainedModel, source: Path, target: Path, extras: Sequence[str]) -> None:
+        with atomic_folder(target) as folder:
+            model.to(torch.bfloat16).save_pretrained(folder)
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config["dtype"] = "float32"
+            (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            for extra in (*extras, "metrics.jsonl", "recipe.json"):
+                (folder / extra).write_bytes((source / extra).read_bytes())
+
+    base, checkpoint, baselines = (output_dir / name for name in ("nano-base", "nano", "nano-baselines"))
+    if (base / "config.json").is_file():
+        write(AutoModelForCausalLM.from_pretrained(base), base, BASES["nano"], ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"))
+    if (checkpoint / "config.json").is_file():
+        write(Text2LoraModel.from_pretrained(checkpoint), checkpoint, CHECKPOINTS["nano"], ())
+    if (baselines / "oracles.safetensors").is_file():
+        with atomic_folder(BASELINES) as folder:
+            for name in ("oracles.safetensors", "multitask.safetensors", "recipe.json"):
+                (folder / name).write_bytes((baselines / name).read_bytes())

@@ -1,0 +1,85 @@
+"""What training reads: tasks with descriptions and examples, and the descriptions' embeddings."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from text2lora.encoder import TextEncoder
+
+Example = tuple[str, str]
+"""A prompt and its response."""
+
+
+@dataclass(frozen=True)
+class TaskDraw:
+    """One task of a training step: a row of the descriptions, and examples."""
+
+    description: int
+    examples: list[Example]
+
+
+class TaskSource(Protocol):
+    """Tasks to train on. `descriptions` holds those of all tasks."""
+
+    descriptions: Sequence[str]
+
+    def draw(self, rng: random.Random, examples: int) -> TaskDraw:
+        """A task, one of its descriptions, and that many examples."""
+        ...
+
+
+class DescriptionBank:
+    """The embeddings of many descriptions in half precision, computed once.
+
+    Args:
+        encoder: gives vectors, or states of all tokens.
+        descriptions: the texts.
+        cache: a safetensors file to keep the result in; used again if it was made for as many texts.
+    """
+
+    def __init__(self, encoder: TextEncoder, descriptions: Sequence[str], cache: Path | None = None):
+        if cache and cache.is_file() and len((stored := load_file(cache))["lengths"]) == len(descriptions):
+            self._states, self._lengths = stored["states"], stored["lengths"]
+        else:
+            rows: list[torch.Tensor] = []
+            for start in range(0, len(descriptions), 512):
+                for row in encoder.encode(descriptions[start : start + 512]):
+                    flat = row if row.ndim == 1 else row[row.ne(0).any(-1)]
+                    rows.append(flat.reshape(-1, row.shape[-1]).half().clone())
+            self._lengths = torch.tensor([len(row) for row in rows])
+            self._states = torch.cat(rows)  # [all tokens, d]
+            if cache:
+                save_file({"states": self._states, "lengths": self._lengths}, cache)
+        self._starts = self._lengths.cumsum(0) - self._lengths
+        self._pooled = encoder.pooling != "none"
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __getitem__(self, rows: Sequence[int]) -> torch.Tensor:
+        """Float32 task embeddings [n, d], or token states [n, tokens, d] padded with zeros."""
+        picked = [self._states[self._starts[i] : self._starts[i] + self._lengths[i]].float() for i in rows]
+        return torch.cat(picked) if self._pooled else torch.nn.utils.rnn.pad_sequence(picked, batch_first=True)
+
+
+def perturb(task_emb: torch.Tensor, noise: float, token_dropout: float) -> torch.Tensor:
+    """Blur task embeddings in training: Gaussian noise on each feature, and whole tokens left out.
+
+    Args:
+        task_emb: [n, d], or token states [n, tokens, d] with rows of zeros as padding.
+        noise: standard deviation.
+        token_dropout: probability for each token; of token states only. The first one always stays.
+    """
+    is_token = task_emb.ne(0).any(-1, keepdim=True)
+    if token_dropout and task_emb.ndim == 3:
+        keep = torch.rand(is_token.shape) >= token_dropout
+        keep[:, 0] = True
+        is_token = is_token & keep
+    return (task_emb + noise * torch.randn_like(task_emb)) * is_token

@@ -1,0 +1,58 @@
+"""Per-sample LoRA: one frozen base, a different adapter for every group of rows of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from text2lora.configuration import Text2LoraConfig
+from text2lora.hypernetwork import LoraWeights
+
+
+class LoraInjector:
+    """Adds LoRA updates to the target modules of a live model, without changing it.
+
+    Args:
+        model: the base; frozen by the caller.
+        config: says which modules, where they are, and how strong an update is.
+    """
+
+    def __init__(self, model: nn.Module, config: Text2LoraConfig):
+        self._scaling = config.lora_scaling
+        self._modules = {
+            name: [model.get_submodule(config.module_paths[name].format(layer=i)) for i in range(config.num_layers)]
+            for name in config.target_modules
+        }
+
+    @contextmanager
+    def inject(self, weights: LoraWeights) -> Iterator[None]:
+        """Within the block, a batch of n * k rows passes through n adapters, k neighbouring rows each.
+
+        Equal to PEFT's forward with the same adapter: y = W x + scaling * B A x.
+
+        Args:
+            weights: A [n, layers, r, in] and B [n, layers, out, r] by target module; gradients flow into them.
+        """
+        handles = [
+            module.register_forward_hook(self._hook(a[:, layer], b[:, layer]))
+            for name, (a, b) in weights.items()
+            for layer, module in enumerate(self._modules[name])
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, a: torch.Tensor, b: torch.Tensor) -> Any:
+        def add(module: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+            x = args[0]
+            grouped = x.reshape(len(a), -1, x.shape[-1])  # [n, k * tokens, in]
+            low = torch.bmm(grouped, a.transpose(1, 2).to(x.dtype))  # [n, k * tokens, r]
+            return out + self._scaling * torch.bmm(low, b.transpose(1, 2).to(x.dtype)).view_as(out)
+
+        return add

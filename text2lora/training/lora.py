@@ -1,0 +1,76 @@
+"""Baselines without a hypernetwork: one LoRA per task (oracles), or one for all tasks."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from text2lora.configuration import Text2LoraConfig
+from text2lora.hypernetwork import LoraWeights
+from text2lora.training.data import Example
+from text2lora.training.fit import FitConfig, fit
+from text2lora.training.injection import LoraInjector
+from text2lora.training.language import answer_loss, prompt_batch
+
+
+class LoraTable(nn.Module):
+    """Freely trained LoRAs side by side, of the layout of a checkpoint; started as PEFT starts one (B zero).
+
+    Args:
+        config: says which modules, shapes, layers and rank.
+        count: how many LoRAs.
+    """
+
+    def __init__(self, config: Text2LoraConfig, count: int):
+        super().__init__()
+        self.a, self.b = nn.ParameterDict(), nn.ParameterDict()
+        for name in config.target_modules:
+            d_in, d_out = config.module_shapes[name]
+            bound = 1 / math.sqrt(d_in)
+            self.a[name] = torch.empty(count, config.num_layers, config.lora_r, d_in).uniform_(-bound, bound)
+            self.b[name] = torch.zeros(count, config.num_layers, d_out, config.lora_r)
+
+    def forward(self, rows: Sequence[int]) -> LoraWeights:
+        """The LoRAs of these rows: A [n, layers, r, in] and B [n, layers, out, r] by module."""
+        index = torch.tensor(rows)
+        return {name: (self.a[name][index], self.b[name][index]) for name in self.a}
+
+
+def train_loras(
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: Text2LoraConfig,
+    draws: Sequence[Callable[[random.Random], list[Example]]],
+    fit_config: FitConfig,
+    output_dir: Path,
+    report: Callable[[str], None] = print,
+) -> LoraTable:
+    """Train one LoRA per entry of `draws`, all of them in every step, through one frozen base.
+
+    Args:
+        base: frozen here.
+        tokenizer: of the base.
+        config: the layout of the LoRAs.
+        draws: for each LoRA, what gives it the examples of a step; the same number for all.
+        fit_config: how to optimise.
+        output_dir: gets `metrics.jsonl`.
+        report: receives progress, line by line.
+    """
+    torch.manual_seed(fit_config.seed)
+    base.requires_grad_(False).eval()
+    table, injector = LoraTable(config, len(draws)), LoraInjector(base, config)
+    rng = random.Random(fit_config.seed)
+
+    def losses(step: int) -> Iterator[torch.Tensor]:
+        batch = prompt_batch(tokenizer, [example for draw in draws for example in draw(rng)])
+        with injector.inject(table(range(len(draws)))):
+            yield answer_loss(base, batch) / batch.is_target.sum() * len(draws)
+
+    fit(table, losses, fit_config, output_dir, report=report)
+    return table.eval()

@@ -1,0 +1,68 @@
+"""Recipes: YAML files that say everything about a training run."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from text2lora.errors import TrainingError
+
+T = TypeVar("T")
+
+
+def read_recipe(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
+    """Read a recipe and apply overrides such as `sft.fit.steps=100`, whose values are YAML.
+
+    Raises:
+        TrainingError: it cannot be read, or an override is not KEY=VALUE.
+    """
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TrainingError(f"the recipe {path} cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(recipe, dict):
+        raise TrainingError(f"the recipe {path} is not a mapping of settings")
+    for override in overrides or []:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise TrainingError(f"--set {override!r}: expected KEY=VALUE, such as sft.fit.steps=100")
+        *parents, last = key.split(".")
+        place = recipe
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = yaml.safe_load(value)
+    return recipe
+
+
+def parse(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
+    """Build a (nested) dataclass from a mapping.
+
+    Raises:
+        TrainingError: a key that the dataclass has not (the nearest one is named), or a value of another type.
+    """
+    if not isinstance(data, dict):
+        raise TrainingError(f"{where} is {data!r}: expected a mapping")
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), list(hints), 1, 0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(hints)}"
+            raise TrainingError(f"{where} has no setting {key!r}: {hint}")
+        wanted = hints[key]
+        if dataclasses.is_dataclass(wanted):
+            value = parse(typing.cast(type, wanted), value, f"{where}.{key}")
+        elif wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        elif isinstance(wanted, type) and (not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool))):
+            raise TrainingError(f"{where}.{key} is {value!r}: expected {wanted.__name__}")
+        values[key] = value
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise TrainingError(f"{where} is incomplete ({error})") from error

@@ -1,0 +1,128 @@
+"""Supervised fine-tuning of the hypernetwork, end to end through the frozen base."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from text2lora.modeling import Text2LoraModel
+from text2lora.training.data import DescriptionBank, Example, TaskSource, perturb
+from text2lora.training.fit import FitConfig, fit
+from text2lora.training.injection import LoraInjector
+from text2lora.training.language import answer_loss, exact_match, prompt_batch
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """What one step of SFT looks at.
+
+    Attributes:
+        tasks: tasks per step, each with its own adapter.
+        examples: examples per task and step.
+        noise: standard deviation of the noise on task embeddings, whose entries are near one.
+        token_dropout: share of description tokens left out; of token states only.
+        fit: how to optimise.
+    """
+
+    tasks: int = 64
+    examples: int = 1
+    noise: float = 0.1
+    token_dropout: float = 0.1
+    fit: FitConfig = field(default_factory=FitConfig)
+
+
+class Probe(NamedTuple):
+    """A description to validate with, and examples of what its adapter should do."""
+
+    description: str
+    examples: list[Example]
+
+
+def train_sft(
+    model: Text2LoraModel,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: TaskSource,
+    config: SftConfig,
+    output_dir: Path,
+    probes: dict[str, Sequence[Probe]] | None = None,
+    report: Callable[[str], None] = print,
+) -> dict[str, float]:
+    """Train a hypernetwork so that the adapter of a description makes the frozen base answer that task's examples.
+
+    Args:
+        model: trained in place and saved to `output_dir`.
+        base: frozen here.
+        tokenizer: of the base, with a chat template.
+        tasks: see `TaskSource`.
+        config: see `SftConfig`.
+        output_dir: gets the checkpoint, `metrics.jsonl` and the embedded descriptions.
+        probes: by split, what to validate on.
+        report: receives progress, line by line.
+
+    Returns:
+        Exact match by split.
+    """
+    torch.manual_seed(config.fit.seed)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    base.requires_grad_(False).eval()
+    injector = LoraInjector(base, model.config)
+    report(f"embedding {len(tasks.descriptions)} descriptions")
+    bank = DescriptionBank(model.encoder, tasks.descriptions, output_dir / "descriptions.safetensors")
+    rng = random.Random(config.fit.seed)
+
+    def losses(step: int) -> Iterator[torch.Tensor]:
+        draws = [tasks.draw(rng, config.examples) for _ in range(config.tasks)]
+        task_emb = perturb(bank[[draw.description for draw in draws]], config.noise, config.token_dropout)
+        batch = prompt_batch(tokenizer, [example for draw in draws for example in draw.examples])
+        with injector.inject(model(task_emb)):
+            yield answer_loss(base, batch) / batch.is_target.sum()
+
+    probe_embs = {
+        split: model.encoder.encode([probe.description for probe in chosen]) for split, chosen in (probes or {}).items()
+    }
+
+    def validate() -> dict[str, float]:
+        model.save_pretrained(output_dir)
+        figures = {}
+        for split, chosen in (probes or {}).items():
+            matches = match_examples(model, injector, base, tokenizer, probe_embs[split], [p.examples for p in chosen])
+            figures[split] = torch.stack([m.float().mean() for m in matches]).mean().item()
+        return figures
+
+    return fit(model, losses, config.fit, output_dir, validate, report)
+
+
+@torch.no_grad()
+def match_examples(
+    model: Text2LoraModel,
+    injector: LoraInjector,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task_emb: torch.Tensor,
+    examples: Sequence[Sequence[Example]],
+    batch_size: int = 32,
+) -> list[torch.Tensor]:
+    """Exact match of every task's examples under its own adapter.
+
+    Args:
+        task_emb: one embedding per task, [n, d] or [n, tokens, d].
+        examples: equally many for each task.
+        batch_size: tasks at a time.
+
+    Returns:
+        A boolean tensor per task.
+    """
+    results = []
+    for start in range(0, len(examples), batch_size):
+        chosen = examples[start : start + batch_size]
+        batch = prompt_batch(tokenizer, [example for group in chosen for example in group])
+        with injector.inject(model(task_emb[start : start + batch_size])):
+            results += list(exact_match(base, batch).view(len(chosen), -1))
+    return results
