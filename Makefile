@@ -42,10 +42,10 @@ docs: $(DOCS_STAMP)  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 nano: $(STAMP)  ## retrain the bundled nano model
-	$(BIN)/t2l train sft nano-base nano
+	$(BIN)/t2l train sft nano-base nano nano-baselines --bundle
 
-table: $(STAMP)  ## measure the bundled nano model: the table of the benchmarks page
-	$(BIN)/t2l eval nano
+table: $(STAMP)  ## measure the bundled nano model: the table of the README
+	$(BIN)/t2l eval nano --output text2lora/nano/results
 
 clean:  ## remove .venv and everything built
 	rm -rf .venv build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+WRAPPER = "_text2lora_wrapper"
+"""Where a plain base keeps the PeftModel that `apply_to` made of it."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,11 @@ class LoraAdapter:
             OutputError: the folder cannot be written, or holds something that is not an adapter.
         """
         target = Path(save_directory)
-        if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / CONFIG_NAME).is_file())):
-            raise OutputError(f"{target} exists and is not an adapter folder: choose another folder or empty this one")
+        if target.exists() and not target.is_dir():
+            raise OutputError(f"{target} is a file: choose another folder")
+        found = {path.name for path in target.iterdir()} if target.exists() else set()
+        if foreign := sorted(found - {CONFIG_NAME, WEIGHTS_NAME, CARD_NAME}):
+            raise OutputError(f"{target} holds {foreign[0]}, no part of an adapter: choose another folder or empty it")
         with atomic_folder(target) as folder:
             config = self.spec.to_peft().to_dict()
             config["target_modules"] = sorted(config["target_modules"])
@@ -127,15 +132,22 @@ class LoraAdapter:
         missing = {"r", "lora_alpha", "target_modules"} - set(config)
         if config.get("peft_type") != "LORA" or missing:
             raise CheckpointError(f"{directory} is not a LoRA adapter of PEFT (peft_type {config.get('peft_type')!r})")
+        more = [name for name in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(name)]
+        more += [key for key in weights if not key.endswith((".lora_A.weight", ".lora_B.weight"))]
+        if more:
+            raise CheckpointError(f"{directory} is not a plain LoRA adapter ({more[0]}): load it with peft.PeftModel")
         modules = config["target_modules"]
-        modules = (modules,) if isinstance(modules, str) else tuple(modules)
+        if isinstance(modules, str):  # a regular expression, or `all-linear`
+            modules = sorted({key.rpartition(".lora_")[0].rpartition(".")[2] for key in weights})
+        modules = tuple(modules)
         return cls(weights, LoraSpec(**{k: v for k, v in config.items() if k in known} | {"target_modules": modules}))
 
     def apply_to(self, model: PreTrainedModel | PeftModel, adapter_name: str = "default") -> PeftModel:
         """Attach the adapter to a live model, in the model's dtype and on its device, and make it the active one.
 
-        A plain model is wrapped; on a PeftModel a new name adds an adapter and a known one replaces it in place. The
-        result is in eval mode and nothing in it requires a gradient.
+        A plain model is wrapped, and one that was wrapped here before is found in its wrapper; on a PeftModel a new
+        name adds an adapter and a known one replaces it in place. The result is in eval mode and nothing in it
+        requires a gradient.
 
         Raises:
             CheckpointError: the model has not the modules or shapes of this adapter.
@@ -144,9 +156,12 @@ class LoraAdapter:
 
         config = self.spec.to_peft()
         if not isinstance(model, PeftModel):
+            model = _wrapper_of(model) or model
+        if not isinstance(model, PeftModel):
             self._check_modules(model)
-            named = (model, config, adapter_name)
-            model = get_peft_model(*named, low_cpu_mem_usage=True, autocast_adapter_dtype=False)
+            plain = model
+            model = get_peft_model(plain, config, adapter_name, low_cpu_mem_usage=True, autocast_adapter_dtype=False)
+            plain.__dict__[WRAPPER] = model  # past nn.Module's __setattr__, which would make it a submodule
             self._load(model, adapter_name, assign=True)
         elif adapter_name not in model.peft_config:
             self._check_modules(model.get_base_model())
@@ -170,19 +185,27 @@ class LoraAdapter:
 
     def _check_modules(self, model: PreTrainedModel) -> None:
         """Compare every A and B with the model's linear module before anything is touched."""
+        base = self.spec.base_model_name_or_path or "another base"
         modules = dict(model.named_modules())
+        paths = {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in self.weights}
+        extra = [p for p in modules if p.rpartition(".")[2] in self.spec.target_modules and p not in paths]
+        if extra:
+            raise CheckpointError(
+                f"this adapter is for {base}: it has nothing for {extra[0]} and {len(extra) - 1} other modules of the "
+                "model given; pass the base it was made for"
+            )
         for key, weight in self.weights.items():
             path, factor = key.removeprefix(PREFIX).removesuffix(".weight").rsplit(".", 1)
             module = modules.get(path)
             size = getattr(module, "in_features" if factor == "lora_A" else "out_features", None)
-            if size is None and hasattr(module, "nf"):  # GPT-2's Conv1D
+            if size is None and module is not None and hasattr(module, "nf"):  # GPT-2's Conv1D
                 size = module.weight.shape[0 if factor == "lora_A" else 1]
             given = weight.shape[1 if factor == "lora_A" else 0]
             if size != given:
                 found = "no such linear module" if size is None else f"{size} features"
                 raise CheckpointError(
-                    f"this adapter is for {self.spec.base_model_name_or_path or 'another base'}: {path} has {given} "
-                    f"features there, but {found} in the model given; pass the base it was made for"
+                    f"this adapter is for {base}: {path} has {given} features there, but {found} in the model given; "
+                    "pass the base it was made for"
                 )
 
     def _load(self, model: PeftModel, adapter_name: str, assign: bool) -> None:
@@ -196,3 +219,11 @@ class LoraAdapter:
             raise CheckpointError(
                 f"the adapter does not fit the model: unexpected {result.unexpected_keys[:3]}, missing {missing[:3]}"
             )
+
+
+def _wrapper_of(model: PreTrainedModel) -> PeftModel | None:
+    """The PeftModel that was made of a plain model earlier, unless it has been unloaded since."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    wrapped = any(isinstance(module, BaseTunerLayer) for module in model.modules())
+    return model.__dict__.get(WRAPPER) if wrapped else None

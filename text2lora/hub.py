@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -10,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
 
 from text2lora.errors import CheckpointError, OutputError
 
@@ -63,15 +66,21 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     try:
         folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
         yield folder
-        if target.exists():
-            old = folder.with_name(folder.name + "-old")
+        old = folder.with_name(folder.name + "-old")
+        replaced = target.exists()
+        if replaced:
             target.rename(old)
+        try:
             folder.rename(target)
+        except OSError:
+            if replaced:
+                old.rename(target)
+            raise
+        if replaced:
             shutil.rmtree(old)
-        else:
-            folder.rename(target)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written ({error.strerror or error}): choose another folder") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{target} cannot be written ({reason}): choose another folder") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -106,13 +115,15 @@ def fetch_files(
     if os.path.isabs(source) or str(source).startswith((".", "~")):
         raise CheckpointError(f"{source} does not exist: pass a folder or a Hub id")
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         return {n: Path(hf_hub_download(str(source), n, subfolder=subfolder, **hub)) for n in names}
     except (HFValidationError, HfHubHTTPError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise CheckpointError(f"{source} is neither a folder here nor a repository to be had on the Hub ({reason})") from error
+        raise CheckpointError(
+            f"{source} is neither a folder here nor a repository to be had on the Hub ({reason})"
+        ) from error
 
 
 ADAPTER_CARD = """---
@@ -121,7 +132,7 @@ ADAPTER_CARD = """---
 
 # {{ title }}
 
-A LoRA adapter{% if base %} for `{{ base }}`{% endif %}, made by a hypernetwork from a sentence, without training on data.
+A LoRA adapter{% if base %} for `{{ base }}`{% endif %}, made from a sentence by a hypernetwork, without training data.
 
 {% if description -%}
 > {{ description }}
@@ -133,11 +144,7 @@ A LoRA adapter{% if base %} for `{{ base }}`{% endif %}, made by a hypernetwork 
 | {{ name }} | {{ value }} |
 {% endfor %}
 ```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-base = AutoModelForCausalLM.from_pretrained({{ base_code }})
-model = PeftModel.from_pretrained(base, "PATH_OR_REPO_OF_THIS_ADAPTER")
+{{ snippet }}
 ```
 
 A description steers a model, it does not guarantee its behaviour: evaluate the adapter before you rely on it. The
@@ -145,23 +152,34 @@ licence of the base model applies to its use.
 """
 
 
+def load_snippet(base: str | None, adapter: str) -> str:
+    """The lines of Python that load an adapter with PEFT alone."""
+    source = json.dumps(base or "THE_BASE_MODEL")
+    lines = ["from peft import PeftModel; from transformers import AutoModelForCausalLM"]
+    if base in BASES:
+        source = f"text2lora.base_model_path({source})"
+        lines.insert(0, "import text2lora")
+    lines.append(f"base = AutoModelForCausalLM.from_pretrained({source})")
+    lines.append(f"model = PeftModel.from_pretrained(base, {json.dumps(adapter)})")
+    return "\n".join(lines)
+
+
 def adapter_card(spec: LoraSpec, metadata: dict[str, str]) -> str:
     """The README of an adapter, with the front matter that the Hub reads."""
-    import json
-
     from huggingface_hub import ModelCard, ModelCardData
 
     base = spec.base_model_name_or_path
     on_hub = bool(base) and not os.path.isabs(base or "") and "/" in (base or "")
-    data = ModelCardData(
+    data: Any = ModelCardData(
         library_name="peft",
         pipeline_tag="text-generation",
         tags=["lora", "text2lora"] + ([f"base_model:adapter:{base}"] if on_hub else []),
-        **({"base_model": base, "base_model_relation": "adapter"} if on_hub else {}),
     )
+    if on_hub:
+        data.base_model, data.base_model_relation = base, "adapter"
     description = metadata.get("description", "")
     rows = [(k.replace("_", " "), v) for k, v in metadata.items() if k != "description"]
-    rows += [("r", spec.r), ("alpha", f"{spec.lora_alpha:g}"), ("rsLoRA", "yes" if spec.use_rslora else "no")]
+    rows += [("r", str(spec.r)), ("alpha", f"{spec.lora_alpha:g}"), ("rsLoRA", "yes" if spec.use_rslora else "no")]
     rows += [("target modules", ", ".join(spec.target_modules))]
     card = ModelCard.from_template(
         data,
@@ -169,7 +187,7 @@ def adapter_card(spec: LoraSpec, metadata: dict[str, str]) -> str:
         title=" ".join(description.split())[:80] or "LoRA adapter",
         description=" ".join(description.split()),
         base=base,
-        base_code=json.dumps(base or "THE_BASE_MODEL"),
+        snippet=load_snippet(base, "PATH_OR_REPO_OF_THIS_ADAPTER"),
         rows=rows,
     )
     return str(card)

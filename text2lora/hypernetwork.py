@@ -138,7 +138,7 @@ class HyperNetwork(nn.Module):
         return {name: self._factors(name, head(x[:, :, m])) for m, (name, head) in enumerate(self.heads.items())}
 
     def _indices(self, count: int) -> torch.Tensor:
-        return torch.arange(count, device=self.heads[self.config.target_modules[0]].weight.device)
+        return torch.arange(count, device=next(self.heads.parameters()).device)
 
     def _factors(self, name: str, out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cut a head's output [n, N, f, k, rows * width] into A [n, N, r, in] and B [n, N, out, r]."""

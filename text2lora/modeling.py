@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
@@ -61,10 +62,13 @@ class Text2LoraModel(PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, TokenTaskEncoder):
             init.normal_(module.latents)
-        elif isinstance(module, HyperNetwork):
-            if module.factors == 2:
-                init.normal_(module.factor_embedding)
-            module.init_outputs()
+        elif isinstance(module, HyperNetwork) and module.factors == 2:
+            init.normal_(module.factor_embedding)
+
+    def initialize_weights(self) -> None:
+        """Initialise what was not loaded; `_init_weights` sees no module that has no parameters of its own."""
+        super().initialize_weights()
+        self.hypernet.init_outputs()
 
     @classmethod
     def from_pretrained(
@@ -74,7 +78,7 @@ class Text2LoraModel(PreTrainedModel):
         encoder: str | TextEncoder | None = None,
         base_model_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
-    ) -> Text2LoraModel:
+    ) -> Any:
         """Load a checkpoint, strictly: a missing, superfluous or ill-shaped weight is an error.
 
         Args:
@@ -93,10 +97,11 @@ class Text2LoraModel(PreTrainedModel):
         with_info = kwargs.pop("output_loading_info", False)
         try:
             model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, StrictDataclassError) as error:
             if isinstance(error, CheckpointError):
                 raise
-            reason = str(error).strip().split("\n")[0]
+            cause = error.__cause__ if isinstance(error, StrictDataclassError) else error
+            reason = str(cause).strip().split("\n")[0]
             raise CheckpointError(f"{name!r} is not a text2lora checkpoint that can be loaded ({reason})") from error
         wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys") if info[kind]}
         if wrong:
@@ -150,7 +155,9 @@ class Text2LoraModel(PreTrainedModel):
         if "tokenizer" not in self._lazy:
             from transformers import AutoTokenizer
 
-            self._lazy["tokenizer"] = AutoTokenizer.from_pretrained(self._base_path(), **self._load_kwargs.get("shared", {}))
+            self._lazy["tokenizer"] = AutoTokenizer.from_pretrained(
+                self._base_path(), **self._load_kwargs.get("shared", {})
+            )
         return self._lazy["tokenizer"]
 
     def _base_path(self) -> str:
@@ -176,7 +183,7 @@ class Text2LoraModel(PreTrainedModel):
 
     @overload
     def generate_lora(
-        self, description: Sequence[str], task_emb: torch.Tensor | None = None, scale: float = 1.0
+        self, description: list[str] | tuple[str, ...], task_emb: torch.Tensor | None = None, scale: float = 1.0
     ) -> list[LoraAdapter]: ...
 
     @torch.inference_mode()
@@ -202,7 +209,7 @@ class Text2LoraModel(PreTrainedModel):
             CheckpointError: task embeddings of another size than the checkpoint's.
         """
         single = task_emb is None and (isinstance(description, str) or not isinstance(description, Sequence))
-        texts = [description] if single else list(description or [])
+        texts = [description] if single or isinstance(description, str) else list(description or [])
         if task_emb is None:
             checked = [check_description(text) for text in texts]
             if not checked:
@@ -216,13 +223,13 @@ class Text2LoraModel(PreTrainedModel):
         spec = LoraSpec(
             r=self.config.lora_r,
             lora_alpha=self.config.lora_alpha,
-            target_modules=tuple(self.config.target_modules or ()),
+            target_modules=tuple(self.config.target_modules),
             use_rslora=self.config.use_rslora,
             base_model_name_or_path=self.config.base_model_name_or_path,
             revision=self.config.base_model_revision,
         )
         source = {
-            "checkpoint": self.config.name_or_path or "unsaved",
+            "checkpoint": _public_name(self.config.name_or_path),
             "encoder": self.config.encoder_name_or_path or "",
             "text2lora": library_version(),
         }
@@ -272,12 +279,17 @@ class Text2LoraModel(PreTrainedModel):
         """One dict in PEFT's key names per task; each module's tensors leave the device in one copy."""
         states: list[dict[str, torch.Tensor]] = [{} for _ in range(len(next(iter(weights.values()))[0]))]
         for name, factors in weights.items():
-            path = (self.config.module_paths or {})[name]
+            path = self.config.module_paths[name]
             for letter, factor in zip("AB", factors, strict=True):
                 for state, layers in zip(states, factor.cpu(), strict=True):
                     for layer, weight in enumerate(layers):
                         state[f"{PREFIX}{path.format(layer=layer)}.lora_{letter}.weight"] = weight.contiguous()
         return states
+
+
+def _public_name(name: str | None) -> str:
+    """A checkpoint's name for cards: of a path on this machine the last part only."""
+    return os.path.basename(os.path.normpath(name)) if name and os.path.isdir(name) else name or "unsaved"
 
 
 AutoConfig.register("text2lora", Text2LoraConfig)

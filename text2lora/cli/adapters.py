@@ -6,6 +6,7 @@ import json
 import re
 import time
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from text2lora.cli.common import err, out, parse_device, parse_dtype, quiet, size
-from text2lora.hub import BASES, resolve_name
+from text2lora.hub import BASES, load_snippet, resolve_name
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A checkpoint: `nano`, a folder or a Hub id.")]
 Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, ...")]
@@ -23,9 +24,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")
 def make(
     description: Annotated[str, typer.Argument(help="What the adapter should do, in plain words.")],
     model: Model = "nano",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; by default named after the text.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder; by default named after the text.")
+    ] = None,
     scale: Annotated[float, typer.Option(help="Strength of the adapter; 1.0 is as trained.")] = 1.0,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's.")
+    ] = None,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace an adapter that is already there.")] = False,
     as_json: AsJson = False,
@@ -71,11 +76,13 @@ def make(
         }
         print(json.dumps(report, ensure_ascii=False))
         return
-    milliseconds = f"{(encoded - begin) * 1000:.0f} ms to read the description, {(made - encoded) * 1000:.0f} ms to write"
+    milliseconds = (
+        f"{(encoded - begin) * 1000:.0f} ms to read the description, {(made - encoded) * 1000:.0f} ms to write"
+    )
     out.print(f"[bold green]Adapter[/] {escape(str(folder))}  ({size(adapter.num_bytes)}; {milliseconds})")
     out.print("\nLoad it:\n")
-    out.print(load_snippet(base, str(folder)), markup=False, highlight=False)
-    out.print(f"\nTry it:\n\n  t2l run {escape(str(folder))} \"{escape(_sample_input(base))}\"")
+    out.print(indent(load_snippet(base, str(folder)), "  "), markup=False, highlight=False)
+    out.print(f'\nTry it:\n\n  t2l run {escape(str(folder))} "{escape(_sample_input(base))}"')
 
 
 def run(
@@ -124,7 +131,9 @@ def answer_table(rows: list[dict[str, str]]) -> Table:
     """Inputs with the answers of base and adapter side by side."""
     table = Table("input", "base", "adapter", show_lines=True)
     for row in rows:
-        table.add_row(escape(row["input"]), f"[dim]{escape(row['base'])}[/]", f"[bold green]{escape(row['adapter'])}[/]")
+        table.add_row(
+            escape(row["input"]), f"[dim]{escape(row['base'])}[/]", f"[bold green]{escape(row['adapter'])}[/]"
+        )
     return table
 
 
@@ -143,7 +152,9 @@ def info(
         return
     table = Table(show_header=False, box=None)
     for key, value in facts.items():
-        table.add_row(f"[bold]{key.replace('_', ' ')}[/]", escape(", ".join(value) if isinstance(value, list) else str(value)))
+        table.add_row(
+            f"[bold]{key.replace('_', ' ')}[/]", escape(", ".join(value) if isinstance(value, list) else str(value))
+        )
     out.print(table)
 
 
@@ -190,18 +201,6 @@ def slug(text: str) -> str:
     """A folder name made of a description's words."""
     words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     return words[:48].rstrip("-") or "adapter"
-
-
-def load_snippet(base: str | None, folder: str) -> str:
-    """The lines of Python that load an adapter with PEFT alone."""
-    source = "text2lora.base_model_path('nano')" if base in BASES else json.dumps(base or "THE_BASE_MODEL")
-    lines = ["import text2lora"] if base in BASES else []
-    lines += [
-        "from peft import PeftModel; from transformers import AutoModelForCausalLM",
-        f"base = AutoModelForCausalLM.from_pretrained({source})",
-        f"model = PeftModel.from_pretrained(base, {json.dumps(folder)})",
-    ]
-    return "\n".join("  " + line for line in lines)
 
 
 def _sample_input(base: str | None) -> str:

@@ -27,7 +27,9 @@ def sft(
     recipes: Recipes,
     settings: Set = None,
     output_dir: OutputDir = Path("runs"),
-    bundle: Annotated[bool, typer.Option("--bundle", help="Put the result into the package, as the bundled nano.")] = False,
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="Put the result into the package, as the bundled nano.")
+    ] = False,
 ) -> None:
     """Train by supervised fine-tuning.
 
@@ -49,7 +51,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="`dev` or `test`.")] = "test",
     records: Annotated[int, typer.Option(min=1, help="Unseen records per description.")] = 32,
     checkpoint: Annotated[str, typer.Option(help="Another checkpoint for the same base.")] = "nano",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for table, results and per-task CSV.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for table, results and per-task CSV.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
 ) -> None:
     """Measure the bundled model and print its table.

@@ -138,7 +138,9 @@ def evaluate_nano(
     half = len(tasks) // 2
     for kind, begin in (("seen", 0), ("unseen", half)):
         chosen = tasks[begin : begin + half]
-        add(run.with_loras, f"a LoRA trained per task, {half} {kind} tasks", chosen, lambda i, b=begin: oracles([b + i]))
+        add(
+            run.with_loras, f"a LoRA trained per task, {half} {kind} tasks", chosen, lambda i, b=begin: oracles([b + i])
+        )
         same = [pair for pair in pairs[kind] if pair[0] in chosen]
         if same:
             add(run.with_descriptions, f"text2lora on those {half} {kind} tasks, unseen wording", same)
@@ -147,7 +149,11 @@ def evaluate_nano(
     shuffled = [(task, seen[(i + shift) % len(seen)][1]) for i, (task, _) in enumerate(seen)]
     add(run.with_descriptions, "another task's description", shuffled)
     junk = [text for _, text in read_split("junk")]
-    add(run.with_descriptions, "junk as description", [(task, junk[i % len(junk)]) for i, task in enumerate(names["seen"])])
+    add(
+        run.with_descriptions,
+        "junk as description",
+        [(task, junk[i % len(junk)]) for i, task in enumerate(names["seen"])],
+    )
     add(run.with_descriptions, "free-form descriptions", read_split(f"{split}_freeform"))
     return rows
 

@@ -111,7 +111,15 @@ def _quantity(rng: random.Random) -> dict[str, str]:
 
 def _order(rng: random.Random) -> dict[str, str]:
     number = {"id": f"{rng.choice('ABCDEFGHKMPRSX')}{rng.randrange(1000, 10000)}"}
-    return number | _person(rng) | _city(rng) | _quantity(rng) | {"item": rng.choice(ITEM_NAMES)} | _price(rng) | _date(rng)
+    return (
+        number
+        | _person(rng)
+        | _city(rng)
+        | _quantity(rng)
+        | {"item": rng.choice(ITEM_NAMES)}
+        | _price(rng)
+        | _date(rng)
+    )
 
 
 def _ticket(rng: random.Random) -> dict[str, str]:
@@ -137,7 +145,9 @@ def _log(rng: random.Random) -> dict[str, str]:
 
 
 def _invoice(rng: random.Random) -> dict[str, str]:
-    return {"id": f"INV-{rng.randrange(100, 10000)}"} | _company(rng) | _city(rng) | _price(rng) | _date(rng) | _email(rng)
+    return (
+        {"id": f"INV-{rng.randrange(100, 10000)}"} | _company(rng) | _city(rng) | _price(rng) | _date(rng) | _email(rng)
+    )
 
 
 SAMPLERS: dict[str, Callable[[random.Random], dict[str, str]]] = {

@@ -171,9 +171,13 @@ def _all_tasks() -> list[Task]:
             tasks += [Task((field,), transform, wrap) for wrap in wraps]
     for pair in _pairs():
         letters = any(f in WORDS for f in pair)
-        tasks += [Task(pair, t, join) for t in (("plain", "upper", "lower") if letters else ("plain",)) for join in JOINS]
+        tasks += [
+            Task(pair, t, join) for t in (("plain", "upper", "lower") if letters else ("plain",)) for join in JOINS
+        ]
     tasks += [Task((q,), "plain", style) for q in QUESTIONS for style in ANSWERS]
-    tasks += [Task((c,), "plain", w) for c in COMPUTATIONS for w in WRAPS if w not in ("json", "label", "xml", "sentence")]
+    tasks += [
+        Task((c,), "plain", w) for c in COMPUTATIONS for w in WRAPS if w not in ("json", "label", "xml", "sentence")
+    ]
     return tasks
 
 
@@ -207,4 +211,8 @@ def find_task(name: str) -> Task:
 
 def header(task: Task) -> list[str]:
     """The formal tokens of a task, with which the base model is pre-trained."""
-    return [f"<|{re.sub('[^a-z0-9_]', '', part)}|>" for part in (*task.what, task.transform, task.wrap) if part not in ("plain", "none")]
+    return [
+        f"<|{re.sub('[^a-z0-9_]', '', part)}|>"
+        for part in (*task.what, task.transform, task.wrap)
+        if part not in ("plain", "none")
+    ]

@@ -22,7 +22,7 @@ CHAT_TEMPLATE = (
     "{%- elif message['role'] == 'assistant' %}{{ message['content'] + '<|end|>' }}"
     "{%- endif %}{%- endfor %}"
 )
-"""User = a record, assistant = the answer; several turns make demonstrations. The prompt always ends in `<|answer|>`."""
+"""User = a record, assistant = the answer; several turns make demonstrations. A prompt ends in `<|answer|>`."""
 
 
 def _phrases() -> list[str]:
@@ -59,5 +59,6 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         padding_side="left",
         chat_template=CHAT_TEMPLATE,
         model_max_length=1024,
+        model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
     )

@@ -161,7 +161,9 @@ def _run_baselines(data: dict[str, Any], target: Path, report: Callable[[str], N
         report(f"{run}: {len(draws)} LoRAs")
         table = train_loras(base, tokenizer, config, draws, recipe.fit, target / run, report)
         tensors = {key: value.detach().to(torch.bfloat16) for key, value in table.state_dict().items()}
-        save_file(tensors, target / f"{run}.safetensors", metadata={"tasks": json.dumps(names if run == "oracles" else [])})
+        save_file(
+            tensors, target / f"{run}.safetensors", metadata={"tasks": json.dumps(names if run == "oracles" else [])}
+        )
 
 
 def bundle(output_dir: Path) -> None:
@@ -170,6 +172,8 @@ def bundle(output_dir: Path) -> None:
 
     def write(model: PreTrainedModel, source: Path, target: Path, extras: Sequence[str]) -> None:
         with atomic_folder(target) as folder:
+            if model.can_generate():
+                model.generation_config.update(max_new_tokens=64, do_sample=False)
             model.to(torch.bfloat16).save_pretrained(folder)
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             config["dtype"] = "float32"
@@ -179,7 +183,12 @@ def bundle(output_dir: Path) -> None:
 
     base, checkpoint, baselines = (output_dir / name for name in ("nano-base", "nano", "nano-baselines"))
     if (base / "config.json").is_file():
-        write(AutoModelForCausalLM.from_pretrained(base), base, BASES["nano"], ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"))
+        write(
+            AutoModelForCausalLM.from_pretrained(base),
+            base,
+            BASES["nano"],
+            ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+        )
     if (checkpoint / "config.json").is_file():
         write(Text2LoraModel.from_pretrained(checkpoint), checkpoint, CHECKPOINTS["nano"], ())
     if (baselines / "oracles.safetensors").is_file():

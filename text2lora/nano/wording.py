@@ -70,7 +70,10 @@ def _form(task: Task, rng: random.Random) -> dict[str, str]:
         bare = rng.random() < 0.55
         return {k: "" if bare else _pick(rng, words["plain"][k + "s"]) for k in ("adverb", "imperative")}
     chosen = [
-        {key[:-1]: _pick(rng, part[key]).format(f=field, x="{x}") for key in ("adverbs", "adjectives", "imperatives", "verbs")}
+        {
+            key[:-1]: _pick(rng, part[key]).format(f=field, x="{x}")
+            for key in ("adverbs", "adjectives", "imperatives", "verbs")
+        }
         for part in parts
     ]
     if len(chosen) == 1:
@@ -78,7 +81,10 @@ def _form(task: Task, rng: random.Random) -> dict[str, str]:
     rng.shuffle(chosen)
     first, second = chosen
     join = rng.choice([" and ", ", ", ", then ", " and also ", " plus "])
-    both = {"adverb": first["adverb"] + join + second["adverb"], "imperative": first["imperative"] + join + second["imperative"]}
+    both = {
+        "adverb": first["adverb"] + join + second["adverb"],
+        "imperative": first["imperative"] + join + second["imperative"],
+    }
     if first["adjective"]:
         both |= {"adjective": first["adjective"], "adverb_rest": second["adverb"]}
     return both | {"verb": first["verb"], "verb_rest": second["adverb"]}
@@ -170,7 +176,9 @@ def _describe_question(task: Task, rng: random.Random) -> str:
     if task.wrap == "yes_no" and way < 0.12:
         return f"{question}?"
     if way < 0.35:
-        return _pick(rng, words["frames"]["condition"]).format(condition=condition, adv=adverb, imp=imperative, kind=kind)
+        return _pick(rng, words["frames"]["condition"]).format(
+            condition=condition, adv=adverb, imp=imperative, kind=kind
+        )
     if way < 0.52:
         return _pick(rng, words["frames"]["question"]).format(question=question, adv=adverb, imp=imperative, kind=kind)
     if way < 0.58:
@@ -221,5 +229,9 @@ def roughen(text: str, rng: random.Random) -> str:
     if rng.random() < 0.08 and len(text) > 12:
         i = rng.randrange(3, len(text) - 2)
         slip = rng.randrange(3)  # a letter lost, doubled or swapped with the next
-        text = (text[:i] + text[i + 1 :], text[:i] + text[i] + text[i:], text[:i] + text[i + 1] + text[i] + text[i + 2 :])[slip]
+        text = (
+            text[:i] + text[i + 1 :],
+            text[:i] + text[i] + text[i:],
+            text[:i] + text[i + 1] + text[i] + text[i + 2 :],
+        )[slip]
     return text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from text2lora.encoder import TextEncoder
@@ -28,7 +31,7 @@ class TaskDraw:
 class TaskSource(Protocol):
     """Tasks to train on. `descriptions` holds those of all tasks."""
 
-    descriptions: Sequence[str]
+    descriptions: list[str]
 
     def draw(self, rng: random.Random, examples: int) -> TaskDraw:
         """A task, one of its descriptions, and that many examples."""
@@ -41,11 +44,13 @@ class DescriptionBank:
     Args:
         encoder: gives vectors, or states of all tokens.
         descriptions: the texts.
-        cache: a safetensors file to keep the result in; used again if it was made for as many texts.
+        cache: a safetensors file to keep the result in; used again for the same texts and encoder.
     """
 
     def __init__(self, encoder: TextEncoder, descriptions: Sequence[str], cache: Path | None = None):
-        if cache and cache.is_file() and len((stored := load_file(cache))["lengths"]) == len(descriptions):
+        key = hashlib.sha256(json.dumps([encoder.signature, list(descriptions)]).encode()).hexdigest()
+        if cache and _cache_key(cache) == key:
+            stored = load_file(cache)
             self._states, self._lengths = stored["states"], stored["lengths"]
         else:
             rows: list[torch.Tensor] = []
@@ -56,7 +61,7 @@ class DescriptionBank:
             self._lengths = torch.tensor([len(row) for row in rows])
             self._states = torch.cat(rows)  # [all tokens, d]
             if cache:
-                save_file({"states": self._states, "lengths": self._lengths}, cache)
+                save_file({"states": self._states, "lengths": self._lengths}, cache, metadata={"key": key})
         self._starts = self._lengths.cumsum(0) - self._lengths
         self._pooled = encoder.pooling != "none"
 
@@ -67,6 +72,15 @@ class DescriptionBank:
         """Float32 task embeddings [n, d], or token states [n, tokens, d] padded with zeros."""
         picked = [self._states[self._starts[i] : self._starts[i] + self._lengths[i]].float() for i in rows]
         return torch.cat(picked) if self._pooled else torch.nn.utils.rnn.pad_sequence(picked, batch_first=True)
+
+
+def _cache_key(cache: Path) -> str | None:
+    """What a cache file was made for; None where there is no readable one."""
+    try:
+        with safe_open(cache, "pt") as file:
+            return (file.metadata() or {}).get("key")
+    except (OSError, SafetensorError):
+        return None
 
 
 def perturb(task_emb: torch.Tensor, noise: float, token_dropout: float) -> torch.Tensor:

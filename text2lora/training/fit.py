@@ -75,7 +75,7 @@ def fit(
             set_learning_rate(optimizers, schedule(step, config.steps, config.warmup))
             total = 0.0
             for loss in losses(step):
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 total += loss.item()
             if not math.isfinite(total):
                 raise TrainingError(f"the loss is {total} at step {step}: lower `lr` ({config.lr}) or `adamw_lr`")

@@ -49,10 +49,11 @@ class LoraInjector:
                 handle.remove()
 
     def _hook(self, a: torch.Tensor, b: torch.Tensor) -> Any:
+        down, up = a.transpose(1, 2), self._scaling * b.transpose(1, 2)  # scaled here, where it is small
+
         def add(module: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
             x = args[0]
-            grouped = x.reshape(len(a), -1, x.shape[-1])  # [n, k * tokens, in]
-            low = torch.bmm(grouped, a.transpose(1, 2).to(x.dtype))  # [n, k * tokens, r]
-            return out + self._scaling * torch.bmm(low, b.transpose(1, 2).to(x.dtype)).view_as(out)
+            low = torch.bmm(x.reshape(len(a), -1, x.shape[-1]), down.to(x.dtype))  # [n, k * tokens, r]
+            return torch.baddbmm(out.reshape(*low.shape[:2], -1), low, up.to(x.dtype)).view_as(out)
 
         return add

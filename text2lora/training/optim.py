@@ -9,7 +9,7 @@ from torch import nn
 def build_optimizers(
     module: nn.Module, lr: float, adamw_lr: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.98)
 ) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024, scaled to AdamW's update size as in Liu et al. 2025) on hidden matrices, AdamW elsewhere.
+    """Muon (Jordan et al. 2024; scaled to AdamW's step size, Liu et al. 2025) on hidden matrices, AdamW elsewhere.
 
     Args:
         module: its parameters that require a gradient are optimised.
@@ -18,7 +18,8 @@ def build_optimizers(
         weight_decay: decoupled, on the matrices only.
         betas: of AdamW.
     """
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     for parameter in module.parameters():
         if parameter.requires_grad:
@@ -40,6 +41,6 @@ def set_learning_rate(optimizers: list[torch.optim.Optimizer], share: float) -> 
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
-    """Linear warm-up over a share `warmup` of the steps, then linear decay to zero; the learning rate's share at `step`."""
+    """The learning rate's share at `step`: linear warm-up over a share `warmup` of the steps, then decay to zero."""
     rise = max(1.0, warmup * steps)
     return min((step + 1) / rise, (steps - step) / max(1.0, steps - rise))

@@ -35,7 +35,12 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> dict[str, Any
         place = recipe
         for parent in parents:
             place = place.setdefault(parent, {})
-        place[last] = yaml.safe_load(value)
+            if not isinstance(place, dict):
+                raise TrainingError(f"--set {override!r}: {parent} is {place!r}, which has no settings of its own")
+        try:
+            place[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise TrainingError(f"--set {override!r}: the value is not YAML") from error
     return recipe
 
 
@@ -59,7 +64,9 @@ def parse(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
             value = parse(typing.cast(type, wanted), value, f"{where}.{key}")
         elif wanted is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        elif isinstance(wanted, type) and (not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool))):
+        elif isinstance(wanted, type) and (
+            not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool))
+        ):
             raise TrainingError(f"{where}.{key} is {value!r}: expected {wanted.__name__}")
         values[key] = value
     try:

@@ -27,6 +27,7 @@ class SftConfig:
         examples: examples per task and step.
         noise: standard deviation of the noise on task embeddings, whose entries are near one.
         token_dropout: share of description tokens left out; of token states only.
+        buckets: parts of a step, by length.
         fit: how to optimise.
     """
 
@@ -34,6 +35,7 @@ class SftConfig:
     examples: int = 1
     noise: float = 0.1
     token_dropout: float = 0.1
+    buckets: int = 3
     fit: FitConfig = field(default_factory=FitConfig)
 
 
@@ -79,10 +81,18 @@ def train_sft(
 
     def losses(step: int) -> Iterator[torch.Tensor]:
         draws = [tasks.draw(rng, config.examples) for _ in range(config.tasks)]
+        draws.sort(key=lambda draw: max(len(prompt) + len(response) for prompt, response in draw.examples))
         task_emb = perturb(bank[[draw.description for draw in draws]], config.noise, config.token_dropout)
-        batch = prompt_batch(tokenizer, [example for draw in draws for example in draw.examples])
-        with injector.inject(model(task_emb)):
-            yield answer_loss(base, batch) / batch.is_target.sum()
+        weights = model(task_emb)
+        total = torch.zeros(())
+        count = 0
+        for rows in torch.arange(len(draws)).chunk(config.buckets):  # of similar length, so that little is padding
+            batch = prompt_batch(tokenizer, [example for i in rows.tolist() for example in draws[i].examples])
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            with injector.inject({name: (a[part], b[part]) for name, (a, b) in weights.items()}):
+                total = total + answer_loss(base, batch)
+            count += int(batch.is_target.sum())
+        yield total / count
 
     probe_embs = {
         split: model.encoder.encode([probe.description for probe in chosen]) for split, chosen in (probes or {}).items()

@@ -1,0 +1,226 @@
+"""The command line, on the tiny checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import PeftModel
+
+from text2lora import LoraAdapter, library_version
+from text2lora.cli import main
+from text2lora.cli.adapters import load_snippet, slug
+from text2lora.cli.common import size
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str):
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def t2l_command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path):
+    """Runs `t2l` in this process, in an empty folder; gives exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["t2l", *map(str, args)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capfd.readouterr()
+        return Result(code, out, "\n".join(line for line in err.splitlines() if "Warning" not in line))
+
+    return call
+
+
+def test_help_imports_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['t2l', '--help']\n"
+        "from text2lora.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "print('IMPORTED', sorted({'torch', 'transformers', 'peft', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "IMPORTED []" in done.stdout
+    assert all(command in done.stdout for command in ("make", "run", "info", "train", "eval"))
+
+
+def test_version(t2l_command) -> None:
+    result = t2l_command("--version")
+    assert (result.code, result.out) == (0, f"text2lora {library_version()}\n")
+
+
+@pytest.mark.parametrize("command", ["make", "run", "info", "train", "eval"])
+def test_every_command_has_help(t2l_command, command: str) -> None:
+    result = t2l_command(command, "--help")
+    assert result.code == 0
+    assert "Usage" in result.out
+
+
+def test_make_writes_an_adapter_that_peft_loads(t2l_command, checkpoint_dir: Path, base, tmp_path: Path) -> None:
+    result = t2l_command("make", "upper case the city", "-m", checkpoint_dir, "-o", "mine")
+    assert result.code == 0, result.err
+    assert 'PeftModel.from_pretrained(base, "mine")' in result.out
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    PeftModel.from_pretrained(base, tmp_path / "mine")
+
+
+def test_folder_is_named_after_the_description(t2l_command, checkpoint_dir: Path, tmp_path: Path) -> None:
+    assert t2l_command("make", "Upper case: the City!", "-m", checkpoint_dir).code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["upper-case-the-city"]
+
+
+def test_make_json_is_one_object(t2l_command, checkpoint_dir: Path, base_dir: Path) -> None:
+    options = ["--scale", 0.5, "--dtype", "bfloat16", "--device", "cpu", "--json"]
+    result = t2l_command("make", " the city ", "-m", checkpoint_dir, "-o", "mine", *options)
+    report = json.loads(result.out)
+    assert (report["description"], report["path"], report["scale"]) == ("the city", "mine", 0.5)
+    assert report["base_model"] == str(base_dir)
+    adapter = LoraAdapter.from_pretrained("mine")
+    assert adapter.num_bytes == report["bytes"]
+    assert adapter.spec.lora_alpha == 4.0
+    assert {str(value.dtype) for value in adapter.weights.values()} == {"torch.bfloat16"}
+
+
+def test_what_is_there_is_replaced_only_by_force(t2l_command, checkpoint_dir: Path) -> None:
+    make = ["make", "the city", "-m", checkpoint_dir, "-o", "mine"]
+    assert t2l_command(*make).code == 0
+    before = Path("mine/adapter_config.json").read_bytes()
+    result = t2l_command(*make, "--scale", 2)
+    assert result.code == 1
+    assert "mine exists" in result.err
+    assert Path("mine/adapter_config.json").read_bytes() == before
+    assert t2l_command(*make, "--scale", 2, "--force").code == 0
+    assert LoraAdapter.from_pretrained("mine").spec.lora_alpha == 16.0
+
+
+def test_force_does_not_replace_what_is_no_adapter(t2l_command, checkpoint_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.txt").touch()
+    assert t2l_command("make", "the city", "-m", checkpoint_dir, "-o", "work", "--force").code == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["work", "thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["make", "  "], "the description is empty"),
+        (["make", "a\x07b"], "control characters"),
+        (["make", "a", "-m", "/nothing/here"], "'/nothing/here' is not a text2lora checkpoint"),
+        (["make", "a", "-m", "nobody/has-this"], "'nobody/has-this' is not a text2lora checkpoint"),
+        (["make", "a", "-m", "CHECKPOINT", "--scale", "-1"], "scale is -1"),
+        (["make", "a", "-m", "CHECKPOINT", "-o", "/proc/mine"], "/proc/mine cannot be written"),
+        (["run", "/nothing/here", "x"], "/nothing/here does not exist"),
+        (["run", "CHECKPOINT", "x"], "no adapter_config.json"),
+        (["info", "/nothing/here"], "'/nothing/here' is not a text2lora checkpoint"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing_behind(
+    t2l_command, checkpoint_dir: Path, tmp_path: Path, args: list[str], message: str
+) -> None:
+    result = t2l_command(*(str(checkpoint_dir) if arg == "CHECKPOINT" else arg for arg in args))
+    assert result.code == 1
+    assert message in result.err
+    assert result.err.startswith("Error: ")
+    assert result.err.count("\n") == 0
+    assert result.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["make"],
+        ["unknown"],
+        ["make", "a", "--wrong"],
+        ["make", "a", "--dtype", "int3"],
+        ["make", "a", "--scale", "big"],
+    ],
+)
+def test_wrong_calls_exit_with_two(t2l_command, tmp_path: Path, args: list[str]) -> None:
+    result = t2l_command(*args)
+    assert result.code == 2
+    assert result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_device_that_is_not_there_is_a_wrong_call(t2l_command, checkpoint_dir: Path) -> None:
+    result = t2l_command("make", "a", "-m", checkpoint_dir, "--device", "tpu9")
+    assert result.code == 2
+    assert "--device" in result.err
+
+
+def test_debug_shows_the_traceback() -> None:
+    command = [sys.executable, "-c", "from text2lora.cli import main; main()", "--debug", "make", " "]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    assert "Traceback" in done.stderr
+    assert "InvalidDescriptionError" in done.stderr
+
+
+def test_run_shows_base_and_adapter_side_by_side(t2l_command, checkpoint_dir: Path) -> None:
+    assert t2l_command("make", "the city", "-m", checkpoint_dir, "-o", "mine", "--scale", 2).code == 0
+    result = t2l_command("run", "mine", "x", "[bold]y", "--max-new-tokens", 6, "--json")
+    rows = json.loads(result.out)
+    assert [row["input"] for row in rows] == ["x", "[bold]y"]
+    assert all(row["base"] != row["adapter"] for row in rows)
+    table = t2l_command("run", "mine", "[bold]y", "--max-new-tokens", 6)
+    assert table.code == 0
+    assert "[bold]y" in table.out
+
+
+def test_run_takes_another_base(t2l_command, checkpoint_dir: Path, tmp_path: Path) -> None:
+    assert t2l_command("make", "the city", "-m", checkpoint_dir, "-o", "mine").code == 0
+    result = t2l_command("run", "mine", "x", "--base", tmp_path / "nothing")
+    assert result.code == 1
+    assert "cannot be loaded" in result.err
+    assert "pass --base" in result.err
+
+
+def test_info_tells_a_checkpoint_from_an_adapter(t2l_command, checkpoint_dir: Path, base_dir: Path) -> None:
+    facts = json.loads(t2l_command("info", checkpoint_dir, "--json").out)
+    assert facts["what"] == "text2lora checkpoint"
+    assert facts["target_modules"] == ["v_proj", "q_proj"]
+    assert (facts["base_model"], facts["r"], facts["layers"]) == (str(base_dir), 4, 2)
+    assert t2l_command("make", "the city", "-m", checkpoint_dir, "-o", "mine").code == 0
+    facts = json.loads(t2l_command("info", "mine", "--json").out)
+    assert facts["what"] == "LoRA adapter"
+    assert (facts["dtype"], facts["r"], facts["alpha"]) == ("float32", 4, 8.0)
+    assert "LoRA adapter" in t2l_command("info", "mine").out
+
+
+def test_training_mistakes_are_one_line(t2l_command) -> None:
+    result = t2l_command("train", "sft", "no-such-recipe")
+    assert result.code == 1
+    assert result.err.startswith("Error: ")
+
+
+@given(st.text())
+def test_slug_is_a_safe_folder_name(text: str) -> None:
+    name = slug(text)
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
+    assert len(name) <= 48
+    assert slug(name) == name
+
+
+@given(st.text(), st.text())
+def test_load_snippet_is_python(base: str, folder: str) -> None:
+    code = "\n".join(line.strip() for line in load_snippet(base, folder).split("\n"))
+    compile(code, "snippet", "exec")
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (152_000, "152 kB"), (6_800_000, "6.8 MB")]
+)
+def test_sizes_are_for_people(num_bytes: int, text: str) -> None:
+    assert size(num_bytes) == text

@@ -1,0 +1,324 @@
+"""LoraAdapter: on disk, and on a live model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from text2lora import CheckpointError, LoraAdapter, LoraSpec, OutputError, Text2LoraModel
+
+SPEC = LoraSpec(r=2, lora_alpha=8.0, target_modules=("v_proj", "q_proj"), use_rslora=True)
+OUT = {"q_proj": 32, "v_proj": 16}
+
+
+def make_adapter(seed: int = 0, r: int = 2, layers: int = 2, d_in: int = 32, **spec: object) -> LoraAdapter:
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for layer in range(layers):
+        for name, d_out in OUT.items():
+            key = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+            weights[f"{key}.lora_A.weight"] = torch.randn(r, d_in, generator=generator) * 0.2
+            weights[f"{key}.lora_B.weight"] = torch.randn(d_out, r, generator=generator) * 0.2
+    return LoraAdapter(weights, replace(SPEC, r=r, **spec), {"description": "Do it.", "checkpoint": "here"})
+
+
+@torch.no_grad()
+def merged_logits(base, adapter: LoraAdapter, ids: torch.Tensor) -> torch.Tensor:
+    """The plain reference: W + scaling * B A written into the base's own weights."""
+    spec = adapter.spec
+    scaling = spec.lora_alpha / (spec.r**0.5 if spec.use_rslora else spec.r)
+    for key in adapter.weights:
+        if key.endswith("lora_A.weight"):
+            a, b = adapter.weights[key], adapter.weights[key.replace("lora_A", "lora_B")]
+            path = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            base.get_submodule(path).weight += scaling * b @ a
+    return base(ids).logits
+
+
+@torch.no_grad()
+def logits(model, ids: torch.Tensor) -> torch.Tensor:
+    return model(ids).logits
+
+
+@pytest.mark.parametrize("rslora", [True, False])
+def test_applied_adapter_equals_merged_weights(load_base, ids, rslora: bool) -> None:
+    adapter = make_adapter(use_rslora=rslora)
+    made = logits(adapter.apply_to(load_base()), ids)
+    expected = merged_logits(load_base(), adapter, ids)
+    assert (expected - logits(load_base(), ids)).abs().max() > 0.1
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_saved_adapter_loads_with_peft_bit_for_bit(load_base, ids, tmp_path: Path) -> None:
+    adapter = make_adapter()
+    folder = adapter.save_pretrained(tmp_path / "adapter")
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    loaded = PeftModel.from_pretrained(load_base(), folder)
+    assert torch.equal(logits(loaded, ids), logits(adapter.apply_to(load_base()), ids))
+
+
+def test_saved_adapter_loads_again(tmp_path: Path) -> None:
+    adapter = make_adapter()
+    again = LoraAdapter.from_pretrained(adapter.save_pretrained(tmp_path / "adapter"))
+    assert set(again.weights) == set(adapter.weights)
+    assert all(torch.equal(again.weights[key], value) for key, value in adapter.weights.items())
+    assert again.spec == replace(adapter.spec, target_modules=("q_proj", "v_proj"))
+    assert again.num_bytes == adapter.num_bytes == 4 * 2 * 2 * (32 + 32 + 32 + 16)
+
+
+def test_adapter_that_peft_saved_loads(load_base, ids, tmp_path: Path) -> None:
+    peft_model = get_peft_model(load_base(), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)).eval()
+    peft_model.save_pretrained(tmp_path, save_embedding_layers=False)
+    made = LoraAdapter.from_pretrained(tmp_path).apply_to(load_base())
+    assert torch.equal(logits(made, ids), logits(peft_model, ids))
+
+
+def test_target_modules_that_are_a_pattern_are_read_from_the_weights(load_base, tmp_path: Path) -> None:
+    peft_model = get_peft_model(load_base(), LoraConfig(r=2, target_modules=r".*\.(q|v)_proj"))
+    peft_model.save_pretrained(tmp_path, save_embedding_layers=False)
+    assert LoraAdapter.from_pretrained(tmp_path).spec.target_modules == ("q_proj", "v_proj")
+
+
+@pytest.mark.parametrize("option", [{"use_dora": True}, {"rank_pattern": {"q_proj": 3}}])
+def test_what_is_more_than_a_plain_lora_is_refused(load_base, tmp_path: Path, option: dict[str, object]) -> None:
+    peft_model = get_peft_model(load_base(), LoraConfig(r=2, target_modules=["q_proj"], **option))
+    peft_model.save_pretrained(tmp_path, save_embedding_layers=False)
+    with pytest.raises(CheckpointError, match="not a plain LoRA"):
+        LoraAdapter.from_pretrained(tmp_path)
+
+
+def test_same_name_replaces_in_place(base, ids, load_base) -> None:
+    first, second = make_adapter(1), make_adapter(2)
+    model = first.apply_to(base)
+    parameter = model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj").lora_A["default"].weight
+    again = second.apply_to(model)
+    assert again is model
+    assert again.get_submodule("base_model.model.model.layers.0.self_attn.q_proj").lora_A["default"].weight is parameter
+    assert torch.equal(logits(again, ids), logits(second.apply_to(load_base()), ids))
+    assert torch.equal(logits(first.apply_to(model), ids), logits(first.apply_to(load_base()), ids))  # not written into
+
+
+def test_new_name_adds_and_becomes_active(base, ids, load_base) -> None:
+    first, second = make_adapter(1), make_adapter(2)
+    model = second.apply_to(first.apply_to(base), "second")
+    assert set(model.peft_config) == {"default", "second"}
+    assert model.active_adapters == ["second"]
+    assert torch.equal(logits(model, ids), logits(second.apply_to(load_base()), ids))
+    model.set_adapter("default", inference_mode=True)
+    assert torch.equal(logits(model, ids), logits(first.apply_to(load_base()), ids))
+
+
+@pytest.mark.parametrize("other", [{"r": 3}, {"lora_alpha": 2.0}, {"use_rslora": False}])
+def test_other_layout_under_the_same_name_replaces(base, ids, load_base, other: dict[str, object]) -> None:
+    second = make_adapter(2, **other)
+    model = second.apply_to(make_adapter(1).apply_to(base))
+    assert list(model.peft_config) == ["default"]
+    assert torch.equal(logits(model, ids), logits(second.apply_to(load_base()), ids))
+
+
+def lora_layers(model: torch.nn.Module) -> list[LoraLayer]:
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+def test_a_plain_base_given_again_is_found_in_its_wrapper(base, ids, load_base, recwarn) -> None:
+    first, second = make_adapter(1), make_adapter(2)
+    wrapper = first.apply_to(base)
+    assert second.apply_to(base) is wrapper
+    assert list(wrapper.peft_config) == ["default"]
+    assert torch.equal(logits(wrapper, ids), logits(second.apply_to(load_base()), ids))
+    assert first.apply_to(base, "first") is wrapper
+    assert set(wrapper.peft_config) == {"default", "first"}
+    assert len(lora_layers(base)) == 4
+    assert not [w for w in recwarn if "second time" in str(w.message)]
+
+
+def test_a_base_unloaded_in_between_is_wrapped_anew(base, ids, load_base) -> None:
+    plain = make_adapter(1).apply_to(base).unload()
+    assert torch.equal(logits(plain, ids), logits(load_base(), ids))
+    made = make_adapter(2).apply_to(plain)
+    assert torch.equal(logits(made, ids), logits(make_adapter(2).apply_to(load_base()), ids))
+
+
+def test_the_wrapper_is_no_part_of_the_base(base, tmp_path: Path) -> None:
+    make_adapter().apply_to(base)
+    assert not [name for name, _ in base.named_modules() if "text2lora" in name]
+    assert not [key for key in base.state_dict() if "text2lora" in key]
+
+
+def test_nothing_is_trainable_and_the_model_is_in_eval_mode(base) -> None:
+    model = make_adapter(2).apply_to(make_adapter(1).apply_to(base.train()), "second")
+    assert not model.training
+    loras = {name: p.requires_grad for name, p in model.named_parameters() if "lora_" in name}
+    assert len(loras) == 16
+    assert not any(loras.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_adapter_takes_the_dtype_of_the_base(load_base, dtype: torch.dtype) -> None:
+    model = make_adapter(1).apply_to(load_base(dtype=dtype))
+    model = make_adapter(3).apply_to(make_adapter(2).apply_to(model, "second"))
+    assert {p.dtype for name, p in model.named_parameters() if "lora_" in name} == {dtype}
+
+
+WRONG_BASES = {
+    "wider": {"hidden_size": 64, "head_dim": 8},
+    "more value heads": {"num_key_value_heads": 4},
+    "more layers": {"num_hidden_layers": 3},
+    "fewer layers": {"num_hidden_layers": 1},
+}
+
+
+@pytest.mark.parametrize("change", WRONG_BASES)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_wrong_base_is_one_clear_error_and_stays_as_it_was(llama_config, change: str, wrapped: bool) -> None:
+    base = LlamaForCausalLM(LlamaConfig(**(llama_config.to_dict() | WRONG_BASES[change])))
+    model = get_peft_model(base, LoraConfig(target_modules=["o_proj"])) if wrapped else base
+    before = [name for name, _ in model.named_modules()]
+    adapter = make_adapter(base_model_name_or_path="my/base")
+    with pytest.raises(CheckpointError, match=r"this adapter is for my/base: .*pass the base it was made for"):
+        adapter.apply_to(model, "new")
+    assert [name for name, _ in model.named_modules()] == before
+
+
+def test_scale_multiplies_the_effect_on_the_weights(load_base, ids) -> None:
+    adapter = make_adapter()
+    double = LoraAdapter({k: v * 2 if "lora_B" in k else v for k, v in adapter.weights.items()}, adapter.spec)
+    scaled = logits(adapter.scaled(2.0).apply_to(load_base()), ids)
+    torch.testing.assert_close(scaled, logits(double.apply_to(load_base()), ids), rtol=1e-4, atol=1e-5)
+    assert torch.equal(logits(adapter.scaled(0.0).apply_to(load_base()), ids), logits(load_base(), ids))
+
+
+@pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
+def test_scale_must_be_a_number_from_zero_upwards(scale: float) -> None:
+    with pytest.raises(CheckpointError, match="from 0 upwards"):
+        make_adapter().scaled(scale)
+
+
+def test_to_changes_the_dtype_of_the_copy_only() -> None:
+    adapter = make_adapter()
+    assert {v.dtype for v in adapter.to(torch.bfloat16).weights.values()} == {torch.bfloat16}
+    assert {v.dtype for v in adapter.weights.values()} == {torch.float32}
+    assert adapter.to(torch.bfloat16).num_bytes * 2 == adapter.num_bytes
+
+
+# -- on disk ----------------------------------------------------------------------------------------------------------
+
+
+def test_config_file_is_ordered_and_for_inference(tmp_path: Path) -> None:
+    folder = make_adapter(base_model_name_or_path="my/base", revision="abc").save_pretrained(tmp_path / "adapter")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert list(config) == sorted(config)
+    assert config["target_modules"] == ["q_proj", "v_proj"]
+    expected = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 8.0, "use_rslora": True,
+        "inference_mode": True, "base_model_name_or_path": "my/base", "revision": "abc",
+    }  # fmt: skip
+    assert {key: config[key] for key in expected} == expected
+
+
+SAVE = """
+import sys; sys.path.insert(0, {tests!r})
+from test_adapter import make_adapter
+make_adapter(base_model_name_or_path="my/base").save_pretrained({folder!r})
+"""
+
+
+def test_bytes_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
+    files = []
+    for seed in ("1", "2"):
+        code = SAVE.format(tests=str(Path(__file__).parent), folder=str(tmp_path / seed))
+        subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, check=True)
+        files.append({p.name: p.read_bytes() for p in (tmp_path / seed).iterdir()})
+    make_adapter(base_model_name_or_path="my/base").save_pretrained(tmp_path / "here")
+    files.append({p.name: p.read_bytes() for p in (tmp_path / "here").iterdir()})
+    assert files[0] == files[1] == files[2]
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("text2lora.adapter.save_file", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        make_adapter().save_pretrained(tmp_path / "adapter")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_fails_keeps_the_adapter_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_adapter(1).save_pretrained(tmp_path / "adapter")
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("text2lora.adapter.save_file", full)
+    with pytest.raises(OutputError):
+        make_adapter(2).save_pretrained(folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_saving_replaces_an_adapter_and_makes_parents(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "adapter"
+    make_adapter(1, r=3).save_pretrained(folder)
+    make_adapter(2).save_pretrained(folder)
+    assert LoraAdapter.from_pretrained(folder).spec.r == 2
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert make_adapter().save_pretrained(tmp_path / "empty").is_dir()
+
+
+@pytest.mark.parametrize("beside_an_adapter", [False, True])
+def test_files_of_the_user_are_never_replaced(tmp_path: Path, beside_an_adapter: bool) -> None:
+    folder = tmp_path / "work"
+    if beside_an_adapter:
+        make_adapter().save_pretrained(folder)
+    folder.mkdir(exist_ok=True)
+    (folder / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match=r"holds thesis.txt.*choose another folder"):
+        make_adapter().save_pretrained(folder)
+    assert (folder / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="is a file"):
+        make_adapter().save_pretrained(tmp_path / "file")
+    with pytest.raises(OutputError, match="cannot be written"):
+        make_adapter().save_pretrained(tmp_path / "file" / "adapter")
+
+
+def test_what_is_no_adapter_is_one_clear_error(tmp_path: Path, checkpoint_dir: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no adapter_config\.json"):
+        LoraAdapter.from_pretrained(checkpoint_dir)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        LoraAdapter.from_pretrained(tmp_path / "nothing")
+    folder = make_adapter().save_pretrained(tmp_path / "adapter")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "LOHA"}))
+    with pytest.raises(CheckpointError, match="'LOHA'"):
+        LoraAdapter.from_pretrained(folder)
+    (folder / "adapter_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="no readable LoRA adapter"):
+        LoraAdapter.from_pretrained(folder)
+
+
+def test_generated_adapter_survives_disk_bit_for_bit(t2l: Text2LoraModel, load_base, ids, tmp_path: Path) -> None:
+    adapter = t2l.generate_lora("upper case the city")
+    folder = adapter.save_pretrained(tmp_path / "adapter")
+    live = logits(adapter.apply_to(load_base()), ids)
+    assert torch.equal(logits(PeftModel.from_pretrained(load_base(), folder), ids), live)
+    assert (live - logits(load_base(), ids)).abs().max() > 0.1

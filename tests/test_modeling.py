@@ -1,0 +1,267 @@
+"""Text2LoraModel: from a description to an adapter."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel
+
+from text2lora import (
+    CheckpointError,
+    InvalidDescriptionError,
+    LoraAdapter,
+    Text2LoraConfig,
+    Text2LoraModel,
+    TextEncoder,
+)
+
+TEXTS = ["upper case the city", "the city. then the case, twice", "a"]
+
+
+def same_weights(one: torch.nn.Module, two: torch.nn.Module) -> bool:
+    left, right = one.state_dict(), two.state_dict()
+    return list(left) == list(right) and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def close(one: LoraAdapter, two: LoraAdapter) -> None:
+    assert list(one.weights) == list(two.weights)
+    for key, value in one.weights.items():
+        torch.testing.assert_close(value, two.weights[key], rtol=1e-4, atol=1e-5)
+
+
+# -- loading and saving -----------------------------------------------------------------------------------------------
+
+
+def test_auto_classes_know_the_checkpoint(checkpoint_dir: Path, t2l: Text2LoraModel) -> None:
+    assert isinstance(AutoConfig.from_pretrained(checkpoint_dir), Text2LoraConfig)
+    model = AutoModel.from_pretrained(checkpoint_dir)
+    assert isinstance(model, Text2LoraModel)
+    assert same_weights(model, t2l)
+
+
+@pytest.mark.parametrize("head", ["large", "medium", "small"])
+@pytest.mark.parametrize("task_encoder", ["pooled", "tokens"])
+def test_saved_weights_load_bit_for_bit(make_model, tmp_path: Path, head: str, task_encoder: str) -> None:
+    pooling = "none" if task_encoder == "tokens" else "mean"
+    model = make_model(head=head, task_encoder=task_encoder, encoder_pooling=pooling)
+    model.save_pretrained(tmp_path)
+    loaded = Text2LoraModel.from_pretrained(tmp_path)
+    assert same_weights(loaded, model)
+    assert not loaded.training
+    assert list(loaded.config.target_modules) == ["v_proj", "q_proj"]
+
+
+def test_sharded_checkpoints_and_subfolders_load(make_model, tmp_path: Path) -> None:
+    model = make_model()
+    model.save_pretrained(tmp_path / "inner", max_shard_size="10KB")
+    assert len(list((tmp_path / "inner").glob("*.safetensors"))) > 1
+    assert same_weights(Text2LoraModel.from_pretrained(tmp_path, subfolder="inner"), model)
+
+
+def test_encoder_and_base_are_no_part_of_the_checkpoint(t2l: Text2LoraModel, tmp_path: Path) -> None:
+    t2l.generate_adapter(TEXTS[0])  # loads both
+    t2l.save_pretrained(tmp_path)
+    assert set(load_file(tmp_path / "model.safetensors")) == set(dict(t2l.named_parameters()))
+    assert all(name.startswith("hypernet.") for name, _ in t2l.named_parameters())
+
+
+def test_bfloat16_hypernetwork_makes_bfloat16_adapters(checkpoint_dir: Path, t2l: Text2LoraModel) -> None:
+    half = Text2LoraModel.from_pretrained(checkpoint_dir, dtype=torch.bfloat16)
+    adapter, exact = half.generate_lora(TEXTS[0]), t2l.generate_lora(TEXTS[0])
+    assert {value.dtype for value in adapter.weights.values()} == {torch.bfloat16}
+    for key, value in exact.weights.items():
+        assert (adapter.weights[key].float() - value).norm() < 0.1 * value.norm()
+
+
+@pytest.fixture
+def broken(checkpoint_dir: Path, tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A copy of the checkpoint, and its tensors to change."""
+    folder = tmp_path / "broken"
+    shutil.copytree(checkpoint_dir, folder)
+    return folder, load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["missing", "unexpected", "shape"])
+def test_weights_that_do_not_match_are_an_error(broken: tuple[Path, dict[str, torch.Tensor]], kind: str) -> None:
+    folder, weights = broken
+    key = "hypernet.heads.q_proj.weight"
+    if kind == "missing":
+        del weights[key]
+    elif kind == "unexpected":
+        weights["hypernet.heads.k_proj.weight"] = torch.zeros(2)
+    else:
+        weights[key] = weights[key][:-1].clone()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="broken") as caught:
+        Text2LoraModel.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_config_that_contradicts_itself_is_an_error(broken: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    folder, _ = broken
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"latent_size": 18}))
+    with pytest.raises(CheckpointError, match="latent_size is 18: expected a multiple of 4"):
+        Text2LoraModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["nobody/has-this", "no/such/folder", "./nothing", "/nothing/here"])
+def test_unknown_checkpoint_is_one_line(name: str) -> None:
+    with pytest.raises(CheckpointError, match="is not a text2lora checkpoint") as caught:
+        Text2LoraModel.from_pretrained(name)
+    assert "\n" not in str(caught.value)
+    assert name in str(caught.value)
+
+
+def test_a_base_model_is_no_checkpoint(base_dir: Path) -> None:
+    with pytest.raises(CheckpointError):
+        Text2LoraModel.from_pretrained(base_dir)
+
+
+# -- adapters ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_description_gives_one_adapter(t2l: Text2LoraModel, checkpoint_dir: Path, base_dir: Path) -> None:
+    adapter = t2l.generate_lora("  upper case the city\n")
+    assert isinstance(adapter, LoraAdapter)
+    assert adapter.metadata["description"] == "upper case the city"
+    assert adapter.metadata["checkpoint"] == str(checkpoint_dir)
+    assert adapter.spec.base_model_name_or_path == str(base_dir)
+    assert (adapter.spec.r, adapter.spec.lora_alpha, adapter.spec.use_rslora) == (4, 8.0, True)
+    shapes = {key: tuple(value.shape) for key, value in adapter.weights.items() if "layers.1" in key}
+    prefix = "base_model.model.model.layers.1.self_attn."
+    assert shapes == {
+        prefix + "v_proj.lora_A.weight": (4, 32),
+        prefix + "v_proj.lora_B.weight": (16, 4),
+        prefix + "q_proj.lora_A.weight": (4, 32),
+        prefix + "q_proj.lora_B.weight": (32, 4),
+    }
+
+
+def test_a_list_gives_the_adapters_of_its_descriptions(t2l: Text2LoraModel) -> None:
+    adapters = t2l.generate_lora(TEXTS)
+    assert [adapter.metadata["description"] for adapter in adapters] == TEXTS
+    for adapter, text in zip(adapters, TEXTS, strict=True):
+        close(adapter, t2l.generate_lora(text))
+    key = next(iter(adapters[0].weights))
+    assert not torch.allclose(adapters[0].weights[key], adapters[1].weights[key], atol=1e-3)
+    assert t2l.generate_lora([]) == []
+    assert isinstance(t2l.generate_lora(TEXTS[:1]), list)
+
+
+def test_task_embeddings_stand_in_for_the_encoder(t2l: Text2LoraModel) -> None:
+    expected = t2l.generate_lora(TEXTS)
+    task_emb = t2l.encoder.encode(TEXTS)
+    for adapter, same in zip(t2l.generate_lora(task_emb=task_emb), expected, strict=True):
+        close(adapter, same)
+        assert "description" not in adapter.metadata
+    named = t2l.generate_lora(TEXTS, task_emb=task_emb)
+    assert [adapter.metadata["description"] for adapter in named] == TEXTS
+    (one,) = t2l.generate_lora(TEXTS[0], task_emb=task_emb[:1])
+    assert one.metadata["description"] == TEXTS[0]
+
+
+@pytest.mark.parametrize("shape", [(2, 23), (3, 24), (2, 5, 24), (24,)])
+def test_task_embeddings_of_another_shape_are_refused(t2l: Text2LoraModel, shape: tuple[int, ...]) -> None:
+    with pytest.raises(CheckpointError, match=r"task embeddings of shape .*expected"):
+        t2l.generate_lora(TEXTS[:2], task_emb=torch.zeros(shape))
+
+
+@pytest.mark.parametrize("wrong", ["", "  ", None, 3, ["fine", ""], [None], "a\x00"])
+def test_bad_descriptions_are_refused(t2l: Text2LoraModel, wrong: object) -> None:
+    with pytest.raises(InvalidDescriptionError):
+        t2l.generate_lora(wrong)
+
+
+def test_adapters_are_made_without_loading_a_base(t2l: Text2LoraModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Text2LoraModel, "load_base_model", lambda self: pytest.fail("a base was loaded"))
+    t2l.generate_lora(TEXTS)
+
+
+def test_encoder_is_loaded_when_first_used_and_once(t2l: Text2LoraModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[object] = []
+    original = TextEncoder.from_config
+    monkeypatch.setattr(TextEncoder, "from_config", lambda *a, **k: loads.append(a) or original(*a, **k))
+    t2l.generate_lora(task_emb=torch.zeros(1, 24))
+    assert loads == []
+    t2l.generate_lora("a")
+    t2l.generate_lora("b")
+    assert len(loads) == 1
+
+
+def test_encoder_can_be_replaced(checkpoint_dir: Path, encoder_dir: Path, encoder: TextEncoder, tmp_path: Path) -> None:
+    shutil.copytree(encoder_dir, tmp_path / "moved")
+    by_path = Text2LoraModel.from_pretrained(checkpoint_dir, encoder=str(tmp_path / "moved"))
+    by_object = Text2LoraModel.from_pretrained(checkpoint_dir, encoder=encoder)
+    assert by_object.encoder is encoder
+    assert by_path.encoder.model.name_or_path == str(tmp_path / "moved")
+    close(by_path.generate_lora("a"), by_object.generate_lora("a"))
+
+
+def test_token_states_can_be_read(make_model) -> None:
+    model = make_model(task_encoder="tokens", encoder_pooling="none")
+    for adapter, text in zip(model.generate_lora(TEXTS), TEXTS, strict=True):
+        close(adapter, model.generate_lora(text))
+
+
+@torch.no_grad()
+def test_generated_adapter_acts_on_the_base_given(t2l: Text2LoraModel, load_base, base, ids) -> None:
+    model = t2l.generate_adapter(TEXTS[0], base)
+    assert isinstance(model, PeftModel)
+    assert model.get_base_model() is base
+    expected = t2l.generate_lora(TEXTS[0]).apply_to(load_base())
+    assert torch.equal(model(ids).logits, expected(ids).logits)
+    assert not torch.allclose(model(ids).logits, load_base()(ids).logits, atol=0.1)
+
+
+@torch.no_grad()
+def test_base_of_the_checkpoint_is_loaded_once_and_kept(t2l: Text2LoraModel, load_base, ids) -> None:
+    first = t2l.generate_adapter(TEXTS[0])
+    second = t2l.generate_adapter(TEXTS[1], adapter_name="second")
+    assert second is first
+    assert set(second.peft_config) == {"default", "second"}
+    assert torch.equal(second(ids).logits, t2l.generate_adapter(TEXTS[1], load_base())(ids).logits)
+
+
+@torch.no_grad()
+def test_scale_is_the_strength_of_the_adapter(t2l: Text2LoraModel, load_base, ids) -> None:
+    none = t2l.generate_adapter(TEXTS[0], load_base(), scale=0.0)
+    assert torch.equal(none(ids).logits, load_base()(ids).logits)
+    adapter = t2l.generate_lora(TEXTS[0], scale=0.5)
+    assert adapter.spec.lora_alpha == 4.0
+    assert adapter.metadata["scale"] == "0.5"
+    with pytest.raises(CheckpointError, match="scale is -1"):
+        t2l.generate_lora(TEXTS[0], scale=-1)
+
+
+def test_base_that_cannot_be_loaded_is_one_clear_error(make_model, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot be loaded .*pass base_model=") as caught:
+        make_model(base_model_name_or_path=str(tmp_path / "nothing")).generate_adapter("a")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(CheckpointError, match="names no base model: pass base_model="):
+        make_model(base_model_name_or_path=None).generate_adapter("a")
+
+
+def test_base_model_kwargs_reach_the_base_only(checkpoint_dir: Path) -> None:
+    t2l = Text2LoraModel.from_pretrained(checkpoint_dir, base_model_kwargs={"dtype": torch.bfloat16})
+    assert t2l.dtype == torch.float32
+    model = t2l.generate_adapter("a")
+    assert model.dtype == torch.bfloat16
+    assert {p.dtype for name, p in model.named_parameters() if "lora_" in name} == {torch.bfloat16}
+
+
+def test_generation_is_repeatable(t2l: Text2LoraModel) -> None:
+    one, two = t2l.generate_lora(TEXTS[0]), t2l.generate_lora(TEXTS[0])
+    assert all(torch.equal(value, two.weights[key]) for key, value in one.weights.items())
+
+
+def test_forward_is_differentiable_in_the_task_embedding(t2l: Text2LoraModel) -> None:
+    task_emb = torch.randn(2, 24, requires_grad=True)
+    sum(b.square().sum() for _, b in t2l(task_emb).values()).backward()
+    assert task_emb.grad.abs().sum() > 0

@@ -1,0 +1,102 @@
+"""What users may rely on, and who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import text2lora
+
+PACKAGE = Path(text2lora.__file__).parent
+LAYERS = [
+    "errors",
+    "configuration",
+    "hub",
+    "hypernetwork",
+    "encoder",
+    "adapter",
+    "modeling",
+    "inference",
+    "training",
+    "evaluation",
+    "nano",
+    "cli",
+]
+"""Imports go up this list only."""
+
+
+def test_public_names_are_these() -> None:
+    assert sorted(text2lora.__all__) == [
+        "CheckpointError",
+        "InvalidDescriptionError",
+        "LoraAdapter",
+        "LoraSpec",
+        "MissingExtraError",
+        "OutputError",
+        "Text2LoraConfig",
+        "Text2LoraError",
+        "Text2LoraModel",
+        "TextEncoder",
+        "TrainingError",
+        "base_model_path",
+        "library_version",
+    ]
+
+
+def test_every_public_name_can_be_had_and_is_documented() -> None:
+    for name in text2lora.__all__:
+        assert getattr(text2lora, name).__doc__
+        assert name in dir(text2lora)
+    assert text2lora.__version__ == text2lora.library_version()
+    with pytest.raises(AttributeError, match="no attribute 'Text2Lora'"):
+        _ = text2lora.Text2Lora
+
+
+def test_every_error_has_one_root() -> None:
+    for name in text2lora.__all__:
+        if name.endswith("Error"):
+            assert issubclass(getattr(text2lora, name), text2lora.Text2LoraError)
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import sys, text2lora, text2lora.hub; print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def imported_layers(node: ast.AST) -> set[str]:
+    """The parts of text2lora that a piece of code imports when it runs, lazy imports included."""
+    found: set[str] = set()
+    for child in ast.iter_child_nodes(node):
+        if is_type_checking(child):
+            continue
+        if isinstance(child, ast.Import):
+            names = [alias.name for alias in child.names]
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "relative imports are not used here"
+            deeper = child.module == "text2lora"
+            names = [f"text2lora.{alias.name}" for alias in child.names] if deeper else [child.module]
+        else:
+            names = []
+        found |= {name.split(".")[1] for name in names if name.startswith("text2lora.")}
+        found |= imported_layers(child)
+    return found
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE) != Path("__init__.py"))
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    allowed = LAYERS[: LAYERS.index(layer) + 1]
+    assert imported_layers(ast.parse(path.read_text(encoding="utf-8"))) - set(allowed) == set()

@@ -1,0 +1,93 @@
+"""Losses and matches on answers, against token-by-token references."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from text2lora.inference import generate_answers
+from text2lora.training.language import AnswerCollator, answer_logits, answer_loss, exact_match, prompt_batch
+
+EXAMPLES = [("city?", "Oslo"), ("a much longer question", "no"), ("x", "")]
+
+
+def test_exactly_the_response_and_its_end_are_predicted(tokenizer) -> None:
+    batch = prompt_batch(tokenizer, EXAMPLES)
+    for row, target, (prompt, response) in zip(batch.ids, batch.is_target, EXAMPLES, strict=True):
+        assert tokenizer.decode(row).startswith(f"<user>{prompt}<answer>{response}<eos>")
+        assert tokenizer.decode(row[1:][target]) == response + "<eos>"
+        assert (row[len(tokenizer(f"<user>{prompt}<answer>{response}<eos>")["input_ids"]) :] == 0).all()
+
+
+def test_prompt_ends_where_generation_begins(tokenizer) -> None:
+    batch = prompt_batch(tokenizer, EXAMPLES[:1])
+    chat = [{"role": "user", "content": "city?"}]
+    begin = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert batch.ids[0][: len(begin)].tolist() == begin
+    assert batch.is_target[0].nonzero()[0].item() == len(begin) - 1  # that position predicts the first answer token
+
+
+@torch.no_grad()
+def test_loss_equals_that_of_one_unpadded_row_at_a_time(base, tokenizer) -> None:
+    expected = torch.tensor(0.0)
+    for prompt, response in EXAMPLES:
+        begin = tokenizer(f"<user>{prompt}<answer>")["input_ids"]
+        ids = begin + tokenizer(response + "<eos>")["input_ids"]
+        log_probs = base(torch.tensor([ids])).logits[0].log_softmax(-1)
+        for position in range(len(begin), len(ids)):
+            expected -= log_probs[position - 1, ids[position]]
+    torch.testing.assert_close(answer_loss(base, prompt_batch(tokenizer, EXAMPLES)), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_collator_marks_what_stands_between_begin_and_end(tokenizer) -> None:
+    collate = AnswerCollator(tokenizer, "<answer>", "<eos>")
+    batch = collate(["<user>a<answer>bc<eos><user>d<answer>e<eos>", "<user>f<answer>g<eos>"])
+    answers = [tokenizer.decode(row[1:][target]) for row, target in zip(batch.ids, batch.is_target, strict=True)]
+    assert answers == ["bc<eos>e<eos>", "g<eos>"]
+
+
+@pytest.fixture
+def deterministic(base):
+    """A base whose next token follows from the last one alone, so that greedy answers are short and end."""
+    with torch.no_grad():
+        for parameter in base.parameters():
+            parameter.zero_()
+        base.model.norm.weight.fill_(1.0)
+        generator = torch.Generator().manual_seed(0)
+        base.model.embed_tokens.weight.copy_(torch.randn(261, 32, generator=generator))
+        base.lm_head.weight.copy_(base.model.embed_tokens.weight.roll(7, 0))  # token i is followed by i + 7
+    return base
+
+
+@torch.no_grad()
+def test_exact_match_equals_greedy_generation(deterministic, tokenizer) -> None:
+    base = deterministic
+    gold = generate_answers(base, tokenizer, ["q"], max_new_tokens=4)[0]
+    examples = [("q", gold[:n]) for n in range(1, 5)] + [("q", "no"), ("other", gold), ("q", gold + "x")]
+    batch = prompt_batch(tokenizer, examples)
+    expected = []
+    for prompt, response in examples:
+        begin = tokenizer(f"<user>{prompt}<answer>", return_tensors="pt")["input_ids"]
+        answer = tokenizer(response + "<eos>")["input_ids"]
+        made = base.generate(begin, max_new_tokens=len(answer), do_sample=False, eos_token_id=1, pad_token_id=0)
+        expected.append(made[0, begin.shape[1] :].tolist() == answer)
+    assert exact_match(base, batch).tolist() == expected
+
+
+@torch.no_grad()
+def test_exact_match_finds_right_answers_and_the_last_of_a_row(base, tokenizer) -> None:
+    """Gold answers are made greedily token by token, one of them is spoilt, and two stand in one row."""
+    collate = AnswerCollator(tokenizer, "<answer>", "<eos>")
+    batch = collate(["<user>a<answer>bc<eos><user>d<answer>e<eos>", "<user>f<answer>g<eos>"])
+    base.model.embed_tokens.weight.normal_()
+    # teach the output layer nothing: overwrite the gold by what the model says, from left to right
+    for row in range(2):
+        for position in batch.is_target[row].nonzero()[:, 0].tolist():
+            batch.ids[row, position + 1] = base(batch.ids[row : row + 1, : position + 1]).logits[0, -1].argmax()
+    assert exact_match(base, batch).tolist() == [True, True, True]
+    logits, labels = answer_logits(base, batch)
+    assert torch.equal(logits.argmax(-1), labels)
+    last = batch.is_target[0].nonzero()[-1, 0] + 1
+    batch.ids[0, last] = (batch.ids[0, last] + 1) % 261
+    assert exact_match(base, batch).tolist() == [True, False, True]
+    assert exact_match(base, batch, last_only=True).tolist() == [False, True]

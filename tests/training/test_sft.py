@@ -1,0 +1,84 @@
+"""Training end to end, at the smallest size that learns anything."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from text2lora import Text2LoraModel
+from text2lora.inference import generate_answers
+from text2lora.training.data import TaskDraw
+from text2lora.training.fit import FitConfig
+from text2lora.training.injection import LoraInjector
+from text2lora.training.lora import LoraTable, train_loras
+from text2lora.training.sft import Probe, SftConfig, match_examples, train_sft
+
+ANSWERS = {"say a": "aa", "say the city": "12"}
+
+
+class Tasks:
+    descriptions = tuple(ANSWERS)
+
+    def draw(self, rng: random.Random, examples: int) -> TaskDraw:
+        row = rng.randrange(2)
+        return TaskDraw(row, [(rng.choice("xyz"), ANSWERS[self.descriptions[row]]) for _ in range(examples)])
+
+
+CONFIG = SftConfig(
+    tasks=4, examples=2, noise=0.0, token_dropout=0.0, fit=FitConfig(steps=60, lr=0.02, adamw_lr=0.02, log_every=5)
+)
+
+
+@pytest.mark.parametrize("task_encoder", ["pooled", "tokens"])
+def test_sft_teaches_descriptions_and_its_checkpoint_loads(
+    make_config, base, load_base, tokenizer, tmp_path: Path, task_encoder: str
+) -> None:
+    pooling = "none" if task_encoder == "tokens" else "mean"
+    config = make_config(("all-linear",), task_encoder=task_encoder, encoder_pooling=pooling, dropout=0.0)
+    model = Text2LoraModel(config)
+    probes = {"seen": [Probe(text, [("x", answer), ("z", answer)]) for text, answer in ANSWERS.items()]}
+    before = {name: p.clone() for name, p in base.named_parameters()}
+    figures = train_sft(model, base, tokenizer, Tasks(), CONFIG, tmp_path, probes, lambda line: None)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses[-1] < 0.5 * losses[0]
+    assert figures["seen"] == 1.0
+    assert all(torch.equal(p, before[name]) for name, p in base.named_parameters())
+    loaded = Text2LoraModel.from_pretrained(tmp_path)
+    for text, answer in ANSWERS.items():  # what was trained through hooks works through PEFT
+        assert generate_answers(loaded.generate_adapter(text, load_base()), tokenizer, ["y"], 4) == [answer]
+
+
+@torch.no_grad()
+def test_matches_of_all_tasks_equal_one_at_a_time(make_model, base, tokenizer) -> None:
+    model = make_model()
+    injector = LoraInjector(base, model.config)
+    task_emb = torch.randn(5, 24)
+    examples = [[("x", "ab"), ("yy", "c")] for _ in range(5)]
+    batched = match_examples(model, injector, base, tokenizer, task_emb, examples, batch_size=2)
+    alone = [match_examples(model, injector, base, tokenizer, task_emb[i : i + 1], examples[:1])[0] for i in range(5)]
+    assert [m.tolist() for m in batched] == [m.tolist() for m in alone]
+
+
+def test_loras_without_a_hypernetwork_learn_their_own_task(make_config, base, tokenizer, tmp_path: Path) -> None:
+    config = make_config(("all-linear",))
+    draws = [lambda rng, answer=answer: [(rng.choice("xyz"), answer)] for answer in ANSWERS.values()]
+    fit_config = FitConfig(steps=60, lr=0, adamw_lr=0.02)
+    table = train_loras(base, tokenizer, config, draws, fit_config, tmp_path, lambda line: None)
+    with LoraInjector(base, config).inject(table(range(2))):
+        pad = tokenizer(["<user>y<answer>"] * 2, return_tensors="pt")["input_ids"]
+        made = base.generate(pad, max_new_tokens=2, do_sample=False, pad_token_id=0)[:, pad.shape[1] :]
+    assert tokenizer.batch_decode(made) == list(ANSWERS.values())
+
+
+def test_fresh_loras_change_nothing_and_have_their_shapes(make_config) -> None:
+    weights = LoraTable(make_config(), 3)([2, 0])
+    assert {name: (tuple(a.shape), tuple(b.shape)) for name, (a, b) in weights.items()} == {
+        "v_proj": ((2, 2, 4, 32), (2, 2, 16, 4)),
+        "q_proj": ((2, 2, 4, 32), (2, 2, 32, 4)),
+    }
+    assert not any(b.any() for _, b in weights.values())
