@@ -3,6 +3,7 @@
 Run it with `make demo`, or `python examples/quickstart.py "a description of your own"`.
 """
 
+import os
 import sys
 import tempfile
 import time
@@ -28,7 +29,7 @@ DESCRIPTIONS = [
 
 warnings.filterwarnings("ignore", category=FutureWarning)
 logging.disable_progress_bar()
-console = Console()
+console = Console(record=True)
 
 t2l = text2lora.Text2LoraModel.from_pretrained("nano")
 base = AutoModelForCausalLM.from_pretrained(text2lora.base_model_path("nano"))
@@ -50,3 +51,6 @@ with tempfile.TemporaryDirectory() as folder:
         console.print(f'\n[bold]"{description}"[/]  ({adapter.num_bytes / 1000:.0f} kB in {seconds * 1000:.0f} ms)')
         rows = [{"input": i, "base": b, "adapter": a} for i, b, a in zip(records, before, after, strict=True)]
         console.print(answer_table(rows))
+
+if picture := os.environ.get("QUICKSTART_SVG"):  # how the picture in the README is made
+    console.save_svg(picture, title="make demo")

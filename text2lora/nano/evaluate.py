@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -155,7 +156,9 @@ def evaluate_nano(
         [(task, junk[i % len(junk)]) for i, task in enumerate(names["seen"])],
     )
     add(run.with_descriptions, "free-form descriptions", read_split(f"{split}_freeform"))
-    return rows
+    right = sum(share == 1 for _, _, share in rows[-1].details)
+    note = f"free-form descriptions ({right} of {len(rows[-1].details)} right on every record)"
+    return [*rows[:-1], dataclasses.replace(rows[-1], name=note)]
 
 
 def _read_loras(model: Text2LoraModel, name: str) -> tuple[LoraTable, list[str]]:
