@@ -66,6 +66,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     try:
         folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
         yield folder
+        for path in folder.rglob("*"):  # safetensors makes its files private too
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
         old = folder.with_name(folder.name + "-old")
         replaced = target.exists()
         if replaced:

@@ -34,13 +34,16 @@ BASELINES = Path(__file__).parent / "baselines"
 @dataclass(frozen=True)
 class HypernetworkRecipe:
     """Attributes: `base_model`, the nano base or a folder; `model`, what differs from the defaults of
-    `Text2LoraConfig`; `descriptions`, how many per task of each group; `probe_records`, records per validated
-    description; `sft`.
+    `Text2LoraConfig`; `start_from`, a recipe that ran before into the same folder and whose hypernetwork is trained
+    further, or empty; `descriptions`, how many per task of each group, made from `description_seed`; `probe_records`,
+    records per validated description; `sft`.
     """
 
     base_model: str = "nano"
     target_modules: list = field(default_factory=lambda: ["all-linear"])
     model: dict = field(default_factory=dict)
+    start_from: str = ""
+    description_seed: int = 0
     descriptions: dict = field(default_factory=dict)
     probe_records: int = 4
     sft: SftConfig = field(default_factory=SftConfig)
@@ -115,15 +118,17 @@ def _run_hypernetwork(data: dict[str, Any], target: Path, report: Callable[[str]
     )
     torch.manual_seed(recipe.sft.fit.seed)
     probes = {split: read_probes(split, recipe.probe_records) for split in ("dev_seen", "dev_unseen", "dev_freeform")}
+    start = target.parent / recipe.start_from
     train_sft(
-        Text2LoraModel(config),
+        Text2LoraModel.from_pretrained(start, dtype=torch.float32) if recipe.start_from else Text2LoraModel(config),
         base,
         AutoTokenizer.from_pretrained(folder),
-        NanoTasks(recipe.descriptions, recipe.sft.fit.seed),
+        NanoTasks(recipe.descriptions, recipe.description_seed),
         recipe.sft,
         target,
         probes,
         report,
+        cache=target.parent / "descriptions.safetensors",
     )
 
 

@@ -55,6 +55,7 @@ def train_sft(
     output_dir: Path,
     probes: dict[str, Sequence[Probe]] | None = None,
     report: Callable[[str], None] = print,
+    cache: Path | None = None,
 ) -> dict[str, float]:
     """Train a hypernetwork so that the adapter of a description makes the frozen base answer that task's examples.
 
@@ -64,9 +65,10 @@ def train_sft(
         tokenizer: of the base, with a chat template.
         tasks: see `TaskSource`.
         config: see `SftConfig`.
-        output_dir: gets the checkpoint, `metrics.jsonl` and the embedded descriptions.
+        output_dir: gets the checkpoint and `metrics.jsonl`.
         probes: by split, what to validate on.
         report: receives progress, line by line.
+        cache: a file that keeps the embedded descriptions for the next run.
 
     Returns:
         Exact match by split.
@@ -76,7 +78,7 @@ def train_sft(
     base.requires_grad_(False).eval()
     injector = LoraInjector(base, model.config)
     report(f"embedding {len(tasks.descriptions)} descriptions")
-    bank = DescriptionBank(model.encoder, tasks.descriptions, output_dir / "descriptions.safetensors")
+    bank = DescriptionBank(model.encoder, tasks.descriptions, cache)
     rng = random.Random(config.fit.seed)
 
     def losses(step: int) -> Iterator[torch.Tensor]:
