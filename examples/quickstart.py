@@ -24,7 +24,7 @@ DESCRIPTIONS = [
     "Where does it ship to? Answer in capital letters.",
     "Who placed the order? Just the initials.",
     "Give me the price and the item as one JSON object.",
-    "Does it cost 100 dollars or more? Say yes or no.",
+    "Make a hashtag out of the product.",
 ]
 
 warnings.filterwarnings("ignore", category=FutureWarning)

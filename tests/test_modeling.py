@@ -131,7 +131,7 @@ def test_one_description_gives_one_adapter(t2l: Text2LoraModel, checkpoint_dir: 
     adapter = t2l.generate_lora("  upper case the city\n")
     assert isinstance(adapter, LoraAdapter)
     assert adapter.metadata["description"] == "upper case the city"
-    assert adapter.metadata["checkpoint"] == str(checkpoint_dir)
+    assert adapter.metadata["checkpoint"] == checkpoint_dir.name
     assert adapter.spec.base_model_name_or_path == str(base_dir)
     assert (adapter.spec.r, adapter.spec.lora_alpha, adapter.spec.use_rslora) == (4, 8.0, True)
     shapes = {key: tuple(value.shape) for key, value in adapter.weights.items() if "layers.1" in key}

@@ -155,6 +155,7 @@ class LoraAdapter:
         from peft import PeftModel, get_peft_model
 
         config = self.spec.to_peft()
+        config.base_model_name_or_path = None  # PEFT would warn and put the model's path there; it is set below
         if not isinstance(model, PeftModel):
             model = _wrapper_of(model) or model
         if not isinstance(model, PeftModel):
