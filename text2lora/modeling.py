@@ -102,7 +102,10 @@ class Text2LoraModel(PreTrainedModel):
                 raise
             cause = error.__cause__ if isinstance(error, StrictDataclassError) else error
             reason = str(cause).strip().split("\n")[0]
-            raise CheckpointError(f"{name!r} is not a text2lora checkpoint that can be loaded ({reason})") from error
+            raise CheckpointError(
+                f"{name!r} is not a text2lora checkpoint that can be loaded ({reason}): expected "
+                f"{', '.join(map(repr, CHECKPOINTS))}, a folder or a Hub id"
+            ) from error
         wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys") if info[kind]}
         if wrong:
             raise CheckpointError(f"the weights of {name!r} do not match its config: {wrong}")

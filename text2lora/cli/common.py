@@ -20,9 +20,11 @@ def quiet() -> None:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()  # retries of an unreachable Hub; the error at the end says it in one line
 
 
 def parse_dtype(name: str | None) -> Any:
