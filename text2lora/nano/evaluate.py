@@ -187,5 +187,5 @@ def write_results(rows: Sequence[Row], folder: Path) -> None:
         (temporary / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         with (temporary / "tasks.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["row", "task", "description", "exact_match"])
-            writer.writerows((row.name, *detail) for row in rows for detail in row.details)
+            writer.writerow(["row", "group", "task", "description", "exact_match"])
+            writer.writerows((row.name, TASKS[d[0]].group, *d) for row in rows for d in row.details)
