@@ -122,6 +122,7 @@ class HyperNetwork(nn.Module):
             self.offset_b = nn.ParameterDict({n: torch.empty(layers, o, r) for n, (_, o) in self.shapes.items()})
 
     def forward(self, task_emb: torch.Tensor) -> LoraWeights:
+        """Task embeddings [n, d], or token states [n, t, d], to A [n, N, r, in] and B [n, N, out, r] by module."""
         task = self.task_encoder(task_emb)[:, None, None]  # [n, 1, 1, L/2]
         layer = self.layer_embedding(self._indices(self.config.num_layers))[:, None]  # [N, 1, L/4]
         module = self.module_embedding(self._indices(len(self.shapes)))  # [M, L/4]
