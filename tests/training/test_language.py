@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from text2lora.errors import TrainingError
 from text2lora.inference import generate_answers
 from text2lora.training.language import AnswerCollator, answer_logits, answer_loss, exact_match, prompt_batch
 
@@ -37,6 +38,28 @@ def test_loss_equals_that_of_one_unpadded_row_at_a_time(base, tokenizer) -> None
         for position in range(len(begin), len(ids)):
             expected -= log_probs[position - 1, ids[position]]
     torch.testing.assert_close(answer_loss(base, prompt_batch(tokenizer, EXAMPLES)), expected, rtol=1e-4, atol=1e-3)
+
+
+@torch.no_grad()
+def test_by_answer_every_answer_counts_the_same(base, tokenizer) -> None:
+    collate = AnswerCollator(tokenizer, "<answer>", "<eos>")
+    batch = collate(["<user>a<answer>bc<eos><user>d<answer>efgh<eos>", "<user>i<answer>j<eos>"])
+    log_probs = base(batch.ids).logits.log_softmax(-1)
+    means = []
+    for row, answers in ((0, ["bc", "efgh"]), (1, ["j"])):
+        ids = batch.ids[row].tolist()
+        for answer in answers:
+            wanted = tokenizer(answer + "<eos>")["input_ids"]
+            start = next(i for i in range(len(ids)) if ids[i : i + len(wanted)] == wanted)
+            means.append(-sum(log_probs[row, start + i - 1, token] for i, token in enumerate(wanted)) / len(wanted))
+    assert batch.units("answer") == 3
+    assert batch.units("token") == 3 + 5 + 2
+    torch.testing.assert_close(answer_loss(base, batch, "answer"), sum(means), rtol=1e-4, atol=1e-4)
+
+
+def test_an_unknown_weighting_is_refused(base, tokenizer) -> None:
+    with pytest.raises(TrainingError, match="'sentence': expected 'token' or 'answer'"):
+        prompt_batch(tokenizer, EXAMPLES).units("sentence")
 
 
 def test_collator_marks_what_stands_between_begin_and_end(tokenizer) -> None:

@@ -7,7 +7,7 @@ takes small ones, so that no record of an evaluation was ever trained on.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from text2lora.nano.records import KINDS, sample_record
 from text2lora.nano.tasks import TASKS, UNSEEN, Task, header
@@ -15,13 +15,14 @@ from text2lora.nano.tokenizer import ANSWER, END, RECORD
 
 TRAIN_SEEDS = 1_000_000
 GROUP_WEIGHTS = {"field": 0.4, "combined": 0.12, "pair": 0.24, "question": 0.14, "computation": 0.1}
-"""How often training draws a task of each group."""
+"""How often training draws a task of each group, unless a recipe says otherwise."""
 
 
 class TaskSampler:
     """Draws tasks: first a group by its weight, then a task of it; all of them, or those for one kind of record."""
 
-    def __init__(self, names: Iterable[str]):
+    def __init__(self, names: Iterable[str], weights: Mapping[str, float] | None = None):
+        self._weights = {**GROUP_WEIGHTS, **(weights or {})}
         self._pools: dict[str, dict[str, list[Task]]] = {}
         for name in names:
             task = TASKS[name]
@@ -31,7 +32,7 @@ class TaskSampler:
     def __call__(self, rng: random.Random, kind: str = "any") -> Task:
         pools = self._pools[kind]
         groups = list(pools)
-        return rng.choice(pools[rng.choices(groups, [GROUP_WEIGHTS[g] for g in groups])[0]])
+        return rng.choice(pools[rng.choices(groups, [self._weights[g] for g in groups])[0]])
 
 
 def sample_example(task: Task, rng: random.Random) -> tuple[str, str]:
@@ -48,9 +49,9 @@ class PretrainingDocuments:
     - `shots`: records with their answers and no header, so that the model infers the task from demonstrations
     """
 
-    def __init__(self, queries: int = 6, headed: int = 3, shots: int = 4):
+    def __init__(self, queries: int = 6, headed: int = 3, shots: int = 4, weights: Mapping[str, float] | None = None):
         self.queries, self.headed, self.shots = queries, headed, shots
-        self._sample = TaskSampler(name for name in TASKS if name not in UNSEEN)
+        self._sample = TaskSampler((name for name in TASKS if name not in UNSEEN), weights)
 
     def document(self, style: str, rng: random.Random) -> str:
         """One document of a style, as text with special tokens."""

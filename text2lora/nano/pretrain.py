@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from text2lora.nano.corpus import PretrainingDocuments, sample_example
+from text2lora.nano.corpus import GROUP_WEIGHTS, PretrainingDocuments, sample_example
 from text2lora.nano.records import sample_record
 from text2lora.nano.tasks import TASKS, UNSEEN, header
 from text2lora.nano.tokenizer import ANSWER, END, RECORD, build_tokenizer
@@ -25,6 +25,9 @@ class BaseConfig:
     Attributes:
         documents: how many documents of each style make one step.
         queries, headed, shots: answers per document of that style.
+        groups: how often a task of each group is drawn, where it is not `GROUP_WEIGHTS`.
+        weighting: what counts the same in the loss, each answer `token` or each `answer`.
+        start_from: a recipe that ran before into the same folder and whose base is trained further, or empty.
     """
 
     hidden_size: int = 256
@@ -35,6 +38,9 @@ class BaseConfig:
     queries: int = 10
     headed: int = 3
     shots: int = 4
+    groups: dict[str, float] = field(default_factory=dict)
+    weighting: str = "token"
+    start_from: str = ""
     fit: FitConfig = field(default_factory=FitConfig)
 
 
@@ -73,36 +79,41 @@ def shots_document(name: str, seed: int, shots: int, rng: random.Random) -> str:
     return "".join(f"{RECORD}{x}{ANSWER}{y}{END}" for x, y in pairs)
 
 
-def pretrain_base(config: BaseConfig, output_dir: Path, report: Callable[[str], None] = print) -> LlamaForCausalLM:
-    """Train the nano base from nothing and save it, with its tokenizer, to `output_dir`."""
+def pretrain_base(
+    config: BaseConfig,
+    output_dir: Path,
+    report: Callable[[str], None] = print,
+    model: LlamaForCausalLM | None = None,
+) -> LlamaForCausalLM:
+    """Train the nano base, a fresh one or `model`, and save it, with its tokenizer, to `output_dir`."""
     torch.manual_seed(config.fit.seed)
     tokenizer = build_tokenizer()
-    model = build_base(config, len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    if model is None:
+        marks = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+        model = build_base(config, len(tokenizer), *marks)
     collate = AnswerCollator(tokenizer, ANSWER, END)
-    documents = PretrainingDocuments(config.queries, config.headed, config.shots)
+    documents = PretrainingDocuments(config.queries, config.headed, config.shots, config.groups)
     rng = random.Random(config.fit.seed)
 
     def losses(step: int) -> Iterator[torch.Tensor]:
         batches = [
             collate([documents.document(style, rng) for _ in range(count)]) for style, count in config.documents.items()
         ]
-        targets = sum(int(batch.is_target.sum()) for batch in batches)
+        units = sum(batch.units(config.weighting) for batch in batches)
         for batch in batches:
-            yield answer_loss(model, batch) / targets
+            yield answer_loss(model, batch, config.weighting) / units
 
     def validate() -> dict[str, float]:
-        figures = {}
-        picks = random.Random(1)
-        for split, names in (("seen", sorted(set(TASKS) - UNSEEN)), ("unseen", sorted(UNSEEN))):
-            names = [n for n in names if TASKS[n].group != "pair"] + picks.sample(
-                [n for n in names if TASKS[n].group == "pair"], 60
-            )
-            chosen = [(picks.choice(names), seed) for seed in range(160)]
-            headed = collate([headed_document(n, s) for n, s in chosen])
-            shots = collate([shots_document(n, s, 3, picks) for n, s in chosen])
-            figures[f"header/{split}"] = exact_match(model, headed).float().mean().item()
-            figures[f"3-shot/{split}"] = exact_match(model, shots, last_only=True).float().mean().item()
         save()
+        picks = random.Random(1)
+        figures = {}
+        for split, names in (("seen", sorted(set(TASKS) - UNSEEN)), ("unseen", sorted(UNSEEN))):
+            shown = [shots_document(picks.choice(names), seed, 3, picks) for seed in range(100)]
+            figures[f"3-shot/{split}"] = exact_match(model, collate(shown), last_only=True).float().mean().item()
+            for group in GROUP_WEIGHTS:
+                inside = [name for name in names if TASKS[name].group == group]
+                headed = [headed_document(picks.choice(inside), seed) for seed in range(80)]
+                figures[f"header/{split}/{group}"] = exact_match(model, collate(headed)).float().mean().item()
         return figures
 
     def save() -> None:

@@ -25,17 +25,19 @@ class NanoTasks:
     Attributes:
         per_group: descriptions per task of each group.
         seed: of the descriptions.
+        weights: how often a task of each group is drawn, where it is not `GROUP_WEIGHTS`.
     """
 
     per_group: dict[str, int]
     seed: int = 0
+    weights: dict[str, float] = field(default_factory=dict)
     descriptions: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         rng = random.Random(f"descriptions {self.seed}")
         self._rows: dict[str, range] = {}
         names = [name for name in TASKS if name not in UNSEEN]
-        self._sample = TaskSampler(names)
+        self._sample = TaskSampler(names, self.weights)
         for name in names:
             start = len(self.descriptions)
             task = TASKS[name]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import TrainingError
@@ -33,18 +33,19 @@ BASELINES = Path(__file__).parent / "baselines"
 
 @dataclass(frozen=True)
 class HypernetworkRecipe:
-    """Attributes: `base_model`, the nano base or a folder; `model`, what differs from the defaults of
-    `Text2LoraConfig`; `start_from`, a recipe that ran before into the same folder and whose hypernetwork is trained
-    further, or empty; `descriptions`, how many per task of each group, made from `description_seed`; `probe_records`,
-    records per validated description; `sft`.
+    """Attributes: `base_model`, a recipe or a folder; `model`, what differs from the defaults of `Text2LoraConfig`;
+    `start_from`, a recipe that ran before into the same folder and whose hypernetwork is trained further, or empty;
+    `descriptions`, how many per task of each group, made from `description_seed`; `groups`, how often training draws
+    a task of each group; `probe_records`, records per validated description; `sft`.
     """
 
-    base_model: str = "nano"
+    base_model: str = "nano-base"
     target_modules: list = field(default_factory=lambda: ["all-linear"])
     model: dict = field(default_factory=dict)
     start_from: str = ""
     description_seed: int = 0
     descriptions: dict = field(default_factory=dict)
+    groups: dict = field(default_factory=dict)
     probe_records: int = 4
     sft: SftConfig = field(default_factory=SftConfig)
 
@@ -55,7 +56,7 @@ class BaselinesRecipe:
     them seen, half unseen; `examples` and `multitask_examples`, records per step for each; `fit`.
     """
 
-    base_model: str = "nano"
+    base_model: str = "nano-base"
     checkpoint: str = "nano"
     oracles: int = 12
     examples: int = 6
@@ -67,9 +68,9 @@ def run_recipe(name: str, output_dir: Path, overrides: list[str], report: Callab
     """Run a recipe: the name of one that ships with the package, or a path.
 
     Args:
-        name: `nano-base`, `nano`, `nano-baselines` or a YAML file with the same settings.
-        output_dir: a folder named after the recipe is made in it. A recipe whose base or checkpoint was trained into
-            the same `output_dir` before uses that one in place of the bundled one.
+        name: of a recipe in `text2lora/nano/recipes`, or a YAML file with the same settings.
+        output_dir: a folder named after the recipe is made in it. A base or checkpoint that a recipe names is the one
+            that the recipe of that name trained into the same `output_dir`, or else the bundled one.
         overrides: `KEY=VALUE` settings.
         report: receives progress, line by line.
 
@@ -99,31 +100,38 @@ def run_recipe(name: str, output_dir: Path, overrides: list[str], report: Callab
     return target
 
 
-def _trained_or_bundled(name: str, trained: Path, bundled: dict[str, Path]) -> Path:
-    if name not in bundled:
-        return Path(name)
-    return trained if (trained / "config.json").is_file() else bundled[name]
+def _find(name: str, runs: Path, bundled: dict[str, Path] | None = None) -> Path:
+    """The folder of a model that a recipe names: trained into `runs` before, bundled, or a path."""
+    for folder in (runs / name, (bundled or {}).get(name, Path(name))):
+        if (folder / "config.json").is_file():
+            return folder
+    raise TrainingError(f"the recipe needs {name!r}, which is not in {runs}: run `t2l train sft {name}` into it first")
 
 
 def _run_base(data: dict[str, Any], target: Path, report: Callable[[str], None]) -> None:
-    pretrain_base(parse(BaseConfig, data), target, report)
+    config = parse(BaseConfig, data)
+    start = None
+    if config.start_from:
+        start = LlamaForCausalLM.from_pretrained(_find(config.start_from, target.parent), dtype=torch.float32)
+    pretrain_base(config, target, report, start)
 
 
 def _run_hypernetwork(data: dict[str, Any], target: Path, report: Callable[[str], None]) -> None:
     recipe = parse(HypernetworkRecipe, data)
-    folder = _trained_or_bundled(recipe.base_model, target.parent / "nano-base", BASES)
+    folder = _find(recipe.base_model, target.parent, {"nano-base": BASES["nano"]})
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    config = Text2LoraConfig.from_base_config(
-        base.config, recipe.target_modules, **{"base_model_name_or_path": recipe.base_model, **recipe.model}
-    )
     torch.manual_seed(recipe.sft.fit.seed)
     probes = {split: read_probes(split, recipe.probe_records) for split in ("dev_seen", "dev_unseen", "dev_freeform")}
-    start = target.parent / recipe.start_from
+    if recipe.start_from:
+        model = Text2LoraModel.from_pretrained(_find(recipe.start_from, target.parent), dtype=torch.float32)
+    else:
+        settings = {"base_model_name_or_path": recipe.base_model, **recipe.model}
+        model = Text2LoraModel(Text2LoraConfig.from_base_config(base.config, recipe.target_modules, **settings))
     train_sft(
-        Text2LoraModel.from_pretrained(start, dtype=torch.float32) if recipe.start_from else Text2LoraModel(config),
+        model,
         base,
         AutoTokenizer.from_pretrained(folder),
-        NanoTasks(recipe.descriptions, recipe.description_seed),
+        NanoTasks(recipe.descriptions, recipe.description_seed, recipe.groups),
         recipe.sft,
         target,
         probes,
@@ -143,12 +151,10 @@ def oracle_tasks(count: int) -> list[str]:
 
 def _run_baselines(data: dict[str, Any], target: Path, report: Callable[[str], None]) -> None:
     recipe = parse(BaselinesRecipe, data)
-    folder = _trained_or_bundled(recipe.base_model, target.parent / "nano-base", BASES)
+    folder = _find(recipe.base_model, target.parent, {"nano-base": BASES["nano"]})
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    config = Text2LoraConfig.from_pretrained(
-        _trained_or_bundled(recipe.checkpoint, target.parent / "nano", CHECKPOINTS)
-    )
+    config = Text2LoraConfig.from_pretrained(_find(recipe.checkpoint, target.parent, CHECKPOINTS))
     names = oracle_tasks(recipe.oracles)
     sample = TaskSampler(name for name in TASKS if name not in UNSEEN)
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from text2lora.errors import TrainingError
+
 
 @dataclass
 class AnswerBatch:
@@ -16,6 +18,17 @@ class AnswerBatch:
 
     ids: torch.Tensor
     is_target: torch.Tensor
+
+    @property
+    def starts(self) -> torch.Tensor:
+        """[batch, tokens - 1]: where an answer begins; its `cumsum(1)` numbers the answers of a row from 1."""
+        return self.is_target & ~F.pad(self.is_target, (1, 0))[:, :-1]
+
+    def units(self, weighting: str) -> int:
+        """How many answer tokens there are, or answers: what a loss with this weighting is divided by for a mean."""
+        if weighting not in ("token", "answer"):
+            raise TrainingError(f"the weighting is {weighting!r}: expected 'token' or 'answer'")
+        return int((self.is_target if weighting == "token" else self.starts).sum())
 
 
 class AnswerCollator:
@@ -48,10 +61,17 @@ def answer_logits(model: PreTrainedModel, batch: AnswerBatch) -> tuple[torch.Ten
     return model.get_output_embeddings()(hidden[batch.is_target]), batch.ids[:, 1:][batch.is_target]
 
 
-def answer_loss(model: PreTrainedModel, batch: AnswerBatch) -> torch.Tensor:
-    """Sum of the cross-entropy over the answer tokens."""
+def answer_loss(model: PreTrainedModel, batch: AnswerBatch, weighting: str = "token") -> torch.Tensor:
+    """Cross-entropy, summed over the answer tokens (`token`) or over the means of the answers (`answer`).
+
+    By answer, a yes or no counts as much as a line of text.
+    """
     logits, labels = answer_logits(model, batch)
-    return F.cross_entropy(logits.float(), labels, reduction="sum")
+    losses = F.cross_entropy(logits.float(), labels, reduction="none")
+    if weighting == "token":
+        return losses.sum()
+    number = batch.starts.flatten().cumsum(0)[batch.is_target.flatten()]  # of the answer, over the whole batch
+    return (losses / number.bincount()[number]).sum()
 
 
 @torch.no_grad()
@@ -67,8 +87,7 @@ def exact_match(model: PreTrainedModel, batch: AnswerBatch, last_only: bool = Fa
     logits, labels = answer_logits(model, batch)
     wrong = torch.zeros_like(batch.ids[:, 1:])
     wrong[batch.is_target] = (logits.argmax(-1) != labels).long()
-    starts = batch.is_target & ~F.pad(batch.is_target, (1, 0))[:, :-1]
-    number = starts.cumsum(1)  # the answer of its row that a token belongs to, from 1
+    number = batch.starts.cumsum(1)
     counts = number[:, -1]
     per_answer = torch.zeros(len(counts), int(counts.max()) + 1, dtype=torch.long)
     per_answer.scatter_add_(1, number, wrong * batch.is_target)

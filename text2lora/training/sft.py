@@ -28,6 +28,7 @@ class SftConfig:
         noise: standard deviation of the noise on task embeddings, whose entries are near one.
         token_dropout: share of description tokens left out; of token states only.
         buckets: parts of a step, by length.
+        weighting: what counts the same in the loss, each answer `token` or each `answer`.
         fit: how to optimise.
     """
 
@@ -36,6 +37,7 @@ class SftConfig:
     noise: float = 0.1
     token_dropout: float = 0.1
     buckets: int = 3
+    weighting: str = "token"
     fit: FitConfig = field(default_factory=FitConfig)
 
 
@@ -92,8 +94,8 @@ def train_sft(
             batch = prompt_batch(tokenizer, [example for i in rows.tolist() for example in draws[i].examples])
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             with injector.inject({name: (a[part], b[part]) for name, (a, b) in weights.items()}):
-                total = total + answer_loss(base, batch)
-            count += int(batch.is_target.sum())
+                total = total + answer_loss(base, batch, config.weighting)
+            count += batch.units(config.weighting)
         yield total / count
 
     probe_embs = {

@@ -1,0 +1,76 @@
+"""The recipes of the bundled model, shortened to a step or two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from text2lora import Text2LoraModel
+from text2lora.errors import TrainingError
+from text2lora.nano.train import RECIPES, run_recipe
+from text2lora.training.recipe import read_recipe
+
+BASE = [
+    "hidden_size=64",
+    "intermediate_size=64",
+    "num_layers=1",
+    "documents={queries: 1, headed: 1, shots: 1}",
+    "fit.steps=2",
+]
+MORE = ["documents={queries: 1}", "fit.steps=1", "fit.lr=0.01"]
+HYPERNETWORK = [
+    "descriptions={field: 1, combined: 0, pair: 0, question: 0, computation: 0}",
+    "groups={field: 1, combined: 0, pair: 0, question: 0, computation: 0}",
+    "probe_records=1",
+    "sft.tasks=2",
+    "sft.fit.steps=1",
+]
+
+
+def silent(line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All recipes of `make nano` in their order."""
+    folder = tmp_path_factory.mktemp("runs")
+    run_recipe("nano-base-1", folder, BASE, silent)
+    run_recipe("nano-1", folder, HYPERNETWORK, silent)
+    run_recipe("nano-base", folder, MORE, silent)
+    run_recipe("nano", folder, HYPERNETWORK, silent)
+    return folder
+
+
+def test_a_recipe_goes_on_from_the_run_that_it_starts_from(runs: Path) -> None:
+    for first, second in (("nano-base-1", "nano-base"), ("nano-1", "nano")):
+        before, after = (load_file(runs / name / "model.safetensors") for name in (first, second))
+        assert before.keys() == after.keys()
+        changes = [(before[key] - after[key]).abs().max().item() for key in before]
+        assert 0 < max(changes) < 0.1  # a step away, not made anew
+
+
+def test_the_checkpoint_names_the_bundled_base(runs: Path) -> None:
+    assert Text2LoraModel.from_pretrained(runs / "nano").config.base_model_name_or_path == "nano"
+
+
+def test_a_missing_first_part_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"needs 'nano-base-1'.*run `t2l train sft nano-base-1`"):
+        run_recipe("nano-base", tmp_path, [], silent)
+
+
+def test_both_parts_of_the_hypernetwork_read_the_same_descriptions() -> None:
+    first, second = (read_recipe(RECIPES / f"{name}.yaml") for name in ("nano-1", "nano"))
+    assert first["descriptions"] == second["descriptions"]
+    assert first.get("description_seed", 0) == second.get("description_seed", 0)
+
+
+def test_training_is_the_same_twice(tmp_path: Path) -> None:
+    weights = []
+    for name in ("a", "b"):
+        run_recipe("nano-base-1", tmp_path / name, BASE, silent)
+        weights.append(load_file(tmp_path / name / "nano-base-1" / "model.safetensors"))
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
