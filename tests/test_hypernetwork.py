@@ -1,21 +1,18 @@
-"""The hypernetwork, against plain loops and against adapters that the reference implementation made."""
+"""The hypernetwork, against plain loops. tests/test_upstream.py holds it against the reference implementation."""
 
 from __future__ import annotations
 
 import copy
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
-from transformers import AutoConfig
 
-from text2lora import Text2LoraConfig, Text2LoraModel
+from text2lora import Text2LoraModel
 from text2lora.hypernetwork import HyperNetwork
 
-HEADS = ["large", "medium", "small"]
+HEADS = ["large", "medium", "rankwise", "small"]
 VARIANTS = [*itertools.product(HEADS, ["pooled", "tokens"], [True, False])]
 
 
@@ -88,7 +85,7 @@ def test_a_fresh_model_changes_nothing(make_config, base, ids, head: str) -> Non
 
 
 def linear(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    return layer.weight @ x + layer.bias
+    return layer.weight @ x + (0 if layer.bias is None else layer.bias)
 
 
 def residual_free(block: torch.nn.Sequential, x: torch.Tensor) -> torch.Tensor:
@@ -110,31 +107,56 @@ def reference(net: HyperNetwork, task_emb: torch.Tensor, layer: int, module: int
     x = F.silu(linear(net.mixer[4], F.silu(linear(net.mixer[1], x))))
     x = x + residual_free(net.block1, x)
 
+    def block2(x: torch.Tensor) -> torch.Tensor:
+        return x + residual_free(net.block2, x)
+
     def finish(x: torch.Tensor) -> torch.Tensor:
-        return linear(head, residual_free(net.block3, x + residual_free(net.block2, x)))
+        return linear(head, residual_free(net.block3, x))
+
+    def place(x: torch.Tensor, rank: int) -> torch.Tensor:
+        if config.rank_position == "learned":
+            position = net.rank_embedding[1](net.rank_embedding[0].weight[rank])
+            return x + block2(position) if config.head == "small" else block2(x + position)
+        half = len(x) // 2
+        turned = x.clone()
+        for i in range(half):  # pairs (i, i + half) turn by rank * 10000^(-2i/L)
+            angle = torch.tensor(rank * 10000.0 ** (-2 * i / len(x)))
+            turned[i] = x[i] * angle.cos() - x[i + half] * angle.sin()
+            turned[i + half] = x[i + half] * angle.cos() + x[i] * angle.sin()
+        return block2(turned)
 
     if config.head == "large":
-        out = finish(x)
+        out = finish(block2(x))
         a, b = out[: r * d_in].view(r, d_in), out[r * d_in :].view(r, d_out).T
+    elif config.head == "rankwise":
+        out = torch.stack([finish(place(x, rank)) for rank in range(r)])
+        a, b = out[:, :d_in], out[:, d_in:].T
     else:
         both = []
         for factor in (0, 1):
-            y = x + net.factor_norm(net.factor_embedding[module, factor])
+            y = block2(x + net.factor_norm(net.factor_embedding[module, factor]))
             if config.head == "medium":
                 both.append(finish(y).view(r, max(d_in, d_out)))
             else:
-                positions = [net.rank_embedding[1](net.rank_embedding[0].weight[k]) for k in range(r)]
-                both.append(torch.stack([finish(y + position) for position in positions]))
+                both.append(torch.stack([finish(place(y, rank)) for rank in range(r)]))
         a, b = both[0][:, :d_in], both[1][:, :d_out].T
+    if config.output_std:
+        a, b = a * net.std_a[name][layer], b * net.std_b[name][layer]
     if config.offset:
         a, b = a + net.offset_a[name][layer], b + net.offset_b[name][layer]
     return a, b
 
 
-@pytest.mark.parametrize(("head", "offset"), [*itertools.product(HEADS, [True, False])])
+@pytest.mark.parametrize(
+    ("head", "more"),
+    [
+        *itertools.product(HEADS, [{"offset": False}, {"output_std": True}, {"head_bias": False}]),
+        *itertools.product(["rankwise", "small"], [{"rank_position": "rotary"}, {"lora_r": 1}]),
+    ],
+)
 @torch.no_grad()
-def test_forward_equals_plain_loops(make_model, head: str, offset: bool) -> None:
-    net = variant(make_model, head, offset=offset).hypernet
+def test_forward_equals_plain_loops(make_model, head: str, more: dict) -> None:
+    net = make_model(("v_proj", "q_proj", "down_proj"), head=head, **more).hypernet
     task_emb = torch.randn(2, 24)
     weights = net(task_emb)
     for layer, (module, name) in itertools.product(range(2), enumerate(net.config.target_modules)):
@@ -175,68 +197,3 @@ def test_every_weight_gets_a_gradient(make_model, head: str, task_encoder: str) 
     weights = model(task_embeddings(task_encoder, 2))
     sum((a.square().sum() + b.square().sum()) for a, b in weights.values()).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-# -- checkpoints of the reference implementation ----------------------------------------------------------------------
-
-RENAMES = {
-    "task_encoder.mlp.0": "task_encoder.proj",
-    "task_encoder.mlp.1": "task_encoder.norm",
-    "layer_depth_encoder": "layer_embedding",
-    "layer_type_encoder": "module_embedding",
-    "mlp1.mlp": "block1",
-    "mlp2.mlp": "block2",
-    "mlp3": "block3",
-    "out_emb_norm": "factor_norm",
-    "pos_emb": "rank_embedding",
-}
-UNUSED = ("AB_offset.", "mean_recon_target.", "std_recon_target.", "out_emb.")
-
-
-def from_upstream(folder: Path, head: str) -> HyperNetwork:
-    state = torch.load(folder / "hypermod.pt", weights_only=True)
-    modules = [key.split(".")[1] for key in state if key.startswith("heads.") and key.endswith(".weight")]
-    config = Text2LoraConfig.from_base_config(
-        AutoConfig.from_pretrained(folder / "base_config"),
-        modules,
-        task_emb_size=state["task_encoder.mlp.0.weight"].shape[1],
-        latent_size=state["mixer.4.weight"].shape[0],
-        head_input_size=state["mlp3.4.weight"].shape[0],
-        head=head,
-        offset=False,
-        lora_r=state[f"AB_offset.A.{modules[0]}"].shape[1],
-    )
-    ours = {}
-    for key, value in state.items():
-        if not key.startswith(UNUSED):
-            old = next((old for old in RENAMES if key.startswith(old + ".")), "")
-            ours[RENAMES[old] + key.removeprefix(old) if old else key] = value
-    if head != "large":
-        factors = [torch.stack([state[f"out_emb.{name}.{letter}"] for letter in "AB"]) for name in modules]
-        ours["factor_embedding"] = torch.stack(factors)
-    net = HyperNetwork(config).eval()
-    net.load_state_dict(ours, strict=True)
-    return net
-
-
-SMALL = pytest.param(
-    "small", marks=pytest.mark.xfail(reason="differs by up to 0.013; see how upstream joins A/B and rank")
-)
-
-
-@pytest.mark.parametrize("folder", ["large", "large_other_order", "medium", SMALL, "gemma2", "all_linear"])
-@torch.no_grad()
-def test_released_weights_give_the_adapter_of_the_reference(shared: Path, folder: str) -> None:
-    fixture = shared / "fixtures" / "t2l_checkpoints" / folder
-    net = from_upstream(fixture, folder if folder in ("medium", "small") else "large")
-    weights = net(load_file(fixture / "task_emb.safetensors")["task_emb"])
-    expected = load_file(fixture / "expected_adapter.safetensors")
-    made = {
-        f"base_model.model.{net.config.module_paths[name].format(layer=layer)}.lora_{letter}.weight": factor[0, layer]
-        for name, factors in weights.items()
-        for letter, factor in zip("AB", factors, strict=True)
-        for layer in range(net.config.num_layers)
-    }
-    assert set(made) == set(expected)
-    for key, value in expected.items():
-        torch.testing.assert_close(made[key], value.float(), rtol=1e-6, atol=1e-6)

@@ -24,14 +24,21 @@ class Text2LoraConfig(PreTrainedConfig):
         encoder_normalize: L2-normalise the vector and multiply it by sqrt(d), so that its entries are near one.
         encoder_layers: hidden states to read, as in `output_hidden_states`; several are concatenated.
         encoder_max_length: in tokens; longer descriptions are cut.
+        encoder_full_stop: end a description whose last character is a letter with a full stop.
+        encoder_dtype: of the encoder's weights, as `float32`; None takes the encoder's own.
         encoder_instruction: a template with `{description}` in it, or None for the description itself.
         task_emb_size: features of a task embedding, d.
         task_encoder: `pooled` is the paper's linear map of one vector; `tokens` lets learned latent queries attend
-            to the states of all tokens of the description.
+            to the states of all tokens of the description. `softmax`, `vq` and `discrete` read one vector and choose
+            among `codebook_size` codes; `discrete` has no layer and module embeddings either.
         task_encoder_latents, task_encoder_width, task_encoder_layers, task_encoder_heads: sizes of `tokens`.
         latent_size: width L of the trunk; half of it is the task's, a quarter the layer's and the module's each.
         head_input_size: width H before the heads.
-        head: `large` gives A and B at once, `medium` one of the two, `small` one rank of one of the two.
+        head: `large` gives A and B at once, `medium` one of the two, `rankwise` one rank of both, `small` one rank of
+            one of the two.
+        rank_position: how `rankwise` and `small` are told the rank.
+        head_bias: whether heads have a bias.
+        output_std: whether heads give z-scores, to be multiplied by a standard deviation per weight.
         offset: whether a learned adapter, the same for all tasks, is added to the heads' output.
         dropout: in the trunk, in training only.
         num_layers: layers N of the base that get a LoRA.
@@ -51,16 +58,22 @@ class Text2LoraConfig(PreTrainedConfig):
     encoder_normalize: bool = True
     encoder_layers: list[int] = field(default_factory=lambda: [-1])
     encoder_max_length: int = 512
+    encoder_full_stop: bool = False
+    encoder_dtype: str | None = None
     encoder_instruction: str | None = None
     task_emb_size: int = 1024
-    task_encoder: Literal["pooled", "tokens"] = "pooled"
+    task_encoder: Literal["pooled", "tokens", "softmax", "vq", "discrete"] = "pooled"
+    codebook_size: int = 32
     task_encoder_latents: int = 8
     task_encoder_width: int = 128
     task_encoder_layers: int = 2
     task_encoder_heads: int = 4
     latent_size: int = 128
     head_input_size: int = 512
-    head: Literal["large", "medium", "small"] = "large"
+    head: Literal["large", "medium", "rankwise", "small"] = "large"
+    rank_position: Literal["learned", "rotary"] = "learned"
+    head_bias: bool = True
+    output_std: bool = False
     offset: bool = True
     dropout: float = 0.05
     num_layers: int = 1
@@ -83,7 +96,7 @@ class Text2LoraConfig(PreTrainedConfig):
         if (self.task_encoder == "tokens") != (self.encoder_pooling == "none"):
             raise CheckpointError(
                 f"task_encoder={self.task_encoder!r} does not go with encoder_pooling={self.encoder_pooling!r}: "
-                "'tokens' reads all token states ('none'), 'pooled' one vector ('mean', 'cls' or 'last')"
+                "'tokens' reads all token states ('none'), the others one vector ('mean', 'cls' or 'last')"
             )
 
     @property

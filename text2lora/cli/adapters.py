@@ -112,8 +112,8 @@ def run(
     with err.status("loading the base model") as status:
         try:
             path = resolve_name(name, BASES)
-            tokenizer = AutoTokenizer.from_pretrained(path)
-            model = AutoModelForCausalLM.from_pretrained(path, device_map=parse_device(device))
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, device_map=parse_device(device))
         except (OSError, ValueError) as error:
             reason = str(error).strip().split("\n")[0]
             raise CheckpointError(f"the base model {name!r} cannot be loaded ({reason}): pass --base") from error

@@ -1,0 +1,41 @@
+"""`t2l convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from text2lora.cli.common import err, out, parse_dtype, quiet
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="A checkpoint of the reference: a folder or a Hub id.")],
+    output: Annotated[Path, typer.Argument(help="The new folder.")],
+    subfolder: Annotated[str | None, typer.Option(help="Inside SOURCE, as trained_t2l/gemma_2b_t2l.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default as it is.")] = None,
+) -> None:
+    """Write a checkpoint in the layout of text2lora: config.json and model.safetensors.
+
+    Example: t2l convert SakanaAI/text-to-lora gemma-t2l --subfolder trained_t2l/gemma_2b_t2l
+    """
+    from text2lora.errors import OutputError
+
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise OutputError(f"{output} exists: choose another folder")
+    torch_dtype = parse_dtype(dtype)
+    quiet()
+    from text2lora.hub import atomic_folder
+    from text2lora.modeling import Text2LoraModel
+
+    with err.status("loading the checkpoint") as status:
+        options = {"dtype": torch_dtype} if torch_dtype else {}
+        model = Text2LoraModel.from_pretrained(source, subfolder=subfolder or "", revision=revision, **options)
+        status.update("saving")
+        with atomic_folder(output) as folder:
+            model.save_pretrained(folder)
+    out.print(f"[bold green]Converted[/] {escape(str(output))}  ({model.num_parameters():,} parameters)")
+    out.print(f'\nUse it:\n\n  t2l make "what the adapter should do" --model {escape(str(output))}')

@@ -1,0 +1,372 @@
+"""Reads the checkpoints of the reference implementation (SakanaAI/text-to-lora): `hypermod.pt` and its two side files.
+
+Everything follows from the checkpoint: sizes from its tensors, the order of target modules from the order of its
+`heads.*` tensors. The base model is not needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from text2lora.configuration import Text2LoraConfig
+from text2lora.errors import CheckpointError
+from text2lora.hub import fetch_files
+from text2lora.hypernetwork import HyperNetwork
+
+WEIGHTS_NAME, ARGS_NAME, ADAPTER_NAME = "hypermod.pt", "args.yaml", "adapter_config.json"
+FILES = (WEIGHTS_NAME, ARGS_NAME, ADAPTER_NAME)
+
+PATHS = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), "model.layers.{layer}.self_attn."),
+    **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), "model.layers.{layer}.mlp."),
+}
+"""Where the Llama, Mistral, Qwen and Gemma families keep their linear modules; other names need the base's config."""
+
+TASK_ENCODERS = {"linear": "pooled", "softmax": "softmax", "vq": "vq", "discrete": "discrete"}
+
+RENAMES = (
+    ("layer_embedding.", "layer_depth_encoder."),
+    ("module_embedding.", "layer_type_encoder."),
+    ("block1.", "mlp1.mlp."),
+    ("block2.", "mlp2.mlp."),
+    ("block3.", "mlp3."),
+    ("factor_norm.", "out_emb_norm."),
+    ("rank_embedding.", "pos_emb."),
+    ("offset_a.", "AB_offset.A."),
+    ("offset_b.", "AB_offset.B."),
+    ("std_a.", "std_recon_target.A."),
+    ("std_b.", "std_recon_target.B."),
+    ("task_encoder.proj.", "task_encoder.mlp.0."),
+    ("task_encoder.codebook", "task_encoder.embed"),
+)
+"""(prefix here, prefix there); what is not listed has the same name. The task encoder's norm depends on its kind."""
+
+VQ_CODEBOOK = "task_encoder.codebook"  # [codes, width] here, [width, codes] there
+SFR_INSTRUCTION = "Instruct: Retrieve semantically similar text.\nQuery: {description}"
+
+
+@dataclass(frozen=True)
+class UpstreamArgs:
+    """The keys of `args.yaml` that decide what the tensors mean, spelled and defaulted as there."""
+
+    model_dir: str = ""
+    emb_model: str = ""
+    training_task: str = "sft"
+    encoder_type: str = "linear"
+    hypernet_latent_size: int = 128
+    head_in_size: int = 512
+    shared_AB_head: bool = False
+    autoreg_gen: bool = False
+    learnable_pos_emb: bool = False
+    use_one_hot_task_emb: bool = False
+    pred_z_score: bool = False
+    factorized: bool = False
+    delta_w_scaling: float = 10000
+
+    @property
+    def head(self) -> str:
+        """The head's name here."""
+        return (("large", "rankwise"), ("medium", "small"))[self.shared_AB_head][self.autoreg_gen]
+
+
+def find_upstream(source: str | os.PathLike[str], subfolder: str | None = None, **hub: Any) -> dict[str, Path] | None:
+    """The files of a checkpoint of the reference in a folder or Hub repository; None where there is another one.
+
+    Args:
+        source: a folder or a Hub id.
+        subfolder: inside it.
+        **hub: `revision`, `token`, `cache_dir`, `local_files_only`.
+
+    Raises:
+        CheckpointError: there is one, but not whole.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    def has(name: str) -> bool:
+        if os.path.isdir(source):
+            return (Path(source) / (subfolder or "") / name).is_file()
+        try:
+            return bool(hf_hub_download(str(source), name, subfolder=subfolder, **hub))
+        except EntryNotFoundError:
+            return False
+
+    try:
+        if has("config.json") or not any(has(name) for name in (ARGS_NAME, WEIGHTS_NAME)):
+            return None
+    except (OSError, ValueError):  # no such repository: the caller's loader says it
+        return None
+    return fetch_files(source, FILES, subfolder, **hub)
+
+
+def read_upstream(
+    files: Mapping[str, Path], base_config: Any = None
+) -> tuple[Text2LoraConfig, dict[str, torch.Tensor]]:
+    """Read a checkpoint of the reference implementation.
+
+    Args:
+        files: paths of `hypermod.pt`, `args.yaml` and `adapter_config.json`.
+        base_config: the base model's config; only needed for module names that are not in `PATHS`, else checked.
+
+    Returns:
+        The config, and the state dict of a `Text2LoraModel` with it: float32, without buffers that are never used.
+
+    Raises:
+        CheckpointError: a file is damaged, unsafe, incomplete or contradicts another; the message names it.
+    """
+    args = _read_args(files[ARGS_NAME])
+    lora = _read_adapter_config(files[ADAPTER_NAME])
+    tensors = _read_tensors(files[WEIGHTS_NAME])
+    config = _derive_config(files, args, lora, tensors, base_config)
+    return config, _convert(files[WEIGHTS_NAME], args, config, tensors)
+
+
+def _read_args(path: Path) -> UpstreamArgs:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path} cannot be read as plain YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path} is not a mapping of settings")
+    values: dict[str, Any] = {}
+    for name, default in vars(UpstreamArgs()).items():
+        value = raw.get(name)
+        if value is None:
+            continue
+        kind = (int, float) if isinstance(default, int | float) and not isinstance(default, bool) else type(default)
+        if not isinstance(value, kind) or isinstance(value, bool) != isinstance(default, bool):
+            raise CheckpointError(f"{path}: {name} is {value!r}, expected {type(default).__name__}")
+        values[name] = value
+    args = UpstreamArgs(**values)
+    for name, known in (("encoder_type", TASK_ENCODERS), ("training_task", ("sft", "recon"))):
+        if getattr(args, name) not in known:
+            raise CheckpointError(f"{path}: {name} is {getattr(args, name)!r}, expected one of {', '.join(known)}")
+    if not args.delta_w_scaling > 0:
+        raise CheckpointError(f"{path}: delta_w_scaling is {args.delta_w_scaling}, expected a number above zero")
+    return args
+
+
+def _read_adapter_config(path: Path) -> dict[str, Any]:
+    try:
+        lora = json.loads(path.read_text(encoding="utf-8"))
+        good = (
+            lora["peft_type"] == "LORA"
+            and not any(lora.get(key) for key in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save"))
+            and isinstance(lora["r"], int)
+            and isinstance(lora["lora_alpha"], int | float)
+            and isinstance(lora.get("use_rslora", False), bool)
+            and isinstance(lora["target_modules"], list)
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not the configuration of a LoRA ({error!r})") from error
+    if not good:
+        raise CheckpointError(f"{path} is not the configuration of a plain LoRA with its target modules listed")
+    return lora
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The state dict, in its order, after its checksums and without running anything that is in it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # zipfile raises half a dozen kinds
+        raise CheckpointError(f"{path} is truncated, or not a file of torch.save ({error})") from error
+    if damaged:
+        raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong; download it again")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} holds more than tensors and would run code on loading: refused") from error
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read ({' '.join(str(error).split())[:200]})") from error
+    if not isinstance(state, dict) or not state:
+        raise CheckpointError(f"{path} holds a {type(state).__name__}, expected a dict of tensors")
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            raise CheckpointError(f"{path}: {key!r} is not a tensor of floating-point numbers")
+        if value.is_sparse or value.is_quantized or value.layout != torch.strided:
+            raise CheckpointError(f"{path}: {key!r} is not a dense tensor")
+        if not value.isfinite().all():
+            raise CheckpointError(f"{path}: {key!r} has NaN or infinite entries")
+    return dict(state)
+
+
+def _derive_config(
+    files: Mapping[str, Path],
+    args: UpstreamArgs,
+    lora: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    base_config: Any,
+) -> Text2LoraConfig:
+    weights = files[WEIGHTS_NAME]
+    modules = list(dict.fromkeys(key.split(".")[1] for key in tensors if key.startswith("heads.")))
+    if not modules:
+        raise CheckpointError(f"{weights} has no heads.* tensors: not a hypernetwork of the reference implementation")
+    if sorted(modules) != sorted(lora["target_modules"]):
+        raise CheckpointError(
+            f"{files[ADAPTER_NAME]} lists the target modules {sorted(lora['target_modules'])}, but {weights} has heads "
+            f"for {sorted(modules)}"
+        )
+    if len(modules) > 1 and list(tensors) == sorted(tensors):
+        raise CheckpointError(
+            f"the tensors of {weights} are sorted by name, so that the order of its target modules is lost: get the "
+            "file that training wrote"
+        )
+    needed = [f"AB_offset.{letter}.{name}" for name in modules for letter in "AB"]
+    needed += ["task_encoder.mlp.0.weight", "mixer.4.weight", "mlp3.4.weight"]
+    if missing := [key for key in needed if key not in tensors]:
+        raise CheckpointError(f"{weights} lacks {', '.join(missing)}")
+    if bad := [key for key in needed if tensors[key].ndim != (3 if key.startswith("AB_") else 2)]:
+        raise CheckpointError(f"{weights}: {bad[0]} has the shape {list(tensors[bad[0]].shape)}")
+    num_layers, r, _ = tensors[f"AB_offset.A.{modules[0]}"].shape
+    if r != lora["r"]:
+        raise CheckpointError(f"{files[ADAPTER_NAME]} says r {lora['r']}, but {weights} is for r {r}")
+    shapes = {m: [tensors[f"AB_offset.A.{m}"].shape[2], tensors[f"AB_offset.B.{m}"].shape[1]] for m in modules}
+    has_offset = args.training_task == "sft" or args.factorized
+    means = args.training_task == "recon" and args.factorized and args.pred_z_score
+    if args.training_task == "recon" and args.pred_z_score and not args.factorized:
+        raise CheckpointError(f"{files[ARGS_NAME]}: pred_z_score needs factorized; the reference refuses this too")
+    discrete = args.encoder_type == "discrete"
+    codes = {"softmax": "task_encoder.embed", "vq": "task_encoder.cluster_size", "discrete": "task_encoder.mlp.3.bias"}
+    codebook = tensors.get(codes.get(args.encoder_type, ""))
+    if args.encoder_type in codes and codebook is None:
+        raise CheckpointError(f"{weights} lacks {codes[args.encoder_type]}")
+    latent_size = args.hypernet_latent_size if discrete else tensors["mixer.4.weight"].shape[0]
+    if latent_size != args.hypernet_latent_size or tensors["mlp3.4.weight"].shape[0] != args.head_in_size:
+        raise CheckpointError(
+            f"{files[ARGS_NAME]} says hypernet_latent_size {args.hypernet_latent_size} and head_in_size "
+            f"{args.head_in_size}, but {weights} has {latent_size} and {tensors['mlp3.4.weight'].shape[0]}"
+        )
+    base = args.model_dir.rstrip("/") or lora.get("base_model_name_or_path")
+    return Text2LoraConfig(
+        base_model_name_or_path=base,
+        base_model_revision=lora.get("revision"),
+        **_encoder_settings(args, base),
+        task_emb_size=tensors["task_encoder.mlp.0.weight"].shape[1],
+        task_encoder=TASK_ENCODERS[args.encoder_type],
+        codebook_size=32 if codebook is None else len(codebook),
+        latent_size=latent_size,
+        head_input_size=args.head_in_size,
+        head=args.head,
+        rank_position="learned" if args.learnable_pos_emb or not args.autoreg_gen else "rotary",
+        head_bias=f"heads.{modules[0]}.bias" in tensors,
+        output_std=means,
+        offset=means or (has_offset and any(tensors[key].any() for key in tensors if key.startswith("AB_offset."))),
+        num_layers=num_layers,
+        target_modules=modules,
+        module_shapes=shapes,
+        module_paths=_module_paths(files[ADAPTER_NAME], modules, shapes, num_layers, base_config),
+        lora_r=r,
+        lora_alpha=float(lora["lora_alpha"]),
+        use_rslora=lora.get("use_rslora", False),
+    )
+
+
+def _encoder_settings(args: UpstreamArgs, base: str | None) -> dict[str, Any]:
+    """How the reference embeds descriptions. Encoders other than these two families it cannot use."""
+    name = args.emb_model.rstrip("/")
+    if args.use_one_hot_task_emb or (name and "SFR" not in name and "gte" not in name):
+        return {"encoder_name_or_path": None}
+    common = {"encoder_normalize": True, "encoder_max_length": 8192}
+    more: dict[str, Any]
+    if "SFR" in name:
+        more = {"encoder_pooling": "last", "encoder_instruction": SFR_INSTRUCTION, "encoder_dtype": "bfloat16"}
+    elif name:
+        more = {"encoder_pooling": "cls", "encoder_full_stop": True, "encoder_dtype": "float32"}
+    else:  # the base model itself
+        more = {"encoder_pooling": "last", "encoder_full_stop": True, "encoder_dtype": "bfloat16"}
+    return {"encoder_name_or_path": name or base, **common, **more}
+
+
+def _module_paths(
+    path: Path, modules: list[str], shapes: dict[str, list[int]], num_layers: int, base_config: Any
+) -> dict[str, str]:
+    if base_config is None:
+        if unknown := [name for name in modules if name not in PATHS]:
+            raise CheckpointError(f"{path}: where {unknown[0]} is in the base model follows from its config only")
+        return {name: PATHS[name] + name for name in modules}
+    fitted = Text2LoraConfig.from_base_config(base_config, modules)
+    if fitted.num_layers != num_layers or fitted.module_shapes != shapes:
+        raise CheckpointError(
+            f"{path}: the checkpoint is for {num_layers} layers with the shapes {shapes}, but the base model has "
+            f"{fitted.num_layers} with {fitted.module_shapes}"
+        )
+    return fitted.module_paths
+
+
+def _convert(
+    path: Path, args: UpstreamArgs, config: Text2LoraConfig, tensors: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Rename, strictly: the file has exactly the tensors that the reference writes for this config."""
+    with torch.device("meta"):
+        ours = {key: list(value.shape) for key, value in HyperNetwork(config).state_dict().items()}
+    expected = _dead_buffers(config)
+    for key, shape in ours.items():
+        expected |= dict.fromkeys(_upstream_names(key, config), _upstream_shape(key, shape, config))
+    missing = [name for name in expected if name not in tensors]
+    extra = [name for name in tensors if name not in expected]
+    wrong = [
+        f"{name} {list(tensors[name].shape)} instead of {shape}"
+        for name, shape in expected.items()
+        if name in tensors and list(tensors[name].shape) != shape
+    ]
+    faults = (("lacks", missing), ("has unknown tensors", extra), ("has tensors of a wrong shape", wrong))
+    if found := [f"{what}: {', '.join(names)}" for what, names in faults if names]:
+        raise CheckpointError(f"{path} {'; '.join(found)}")
+    state = {}
+    for key in ours:
+        parts = [tensors[name].float() for name in _upstream_names(key, config)]
+        value = torch.stack(parts).unflatten(0, (-1, 2)) if key == "factor_embedding" else sum(parts[1:], parts[0])
+        if key.startswith("std_"):
+            value = value + 1e-10
+        elif key == VQ_CODEBOOK and config.task_encoder == "vq":
+            value = value.T
+        elif key.startswith("heads.") and args.training_task == "recon" and not args.factorized:
+            value = value / args.delta_w_scaling**0.5  # trained on delta W times delta_w_scaling
+        state[f"hypernet.{key}"] = value.contiguous()
+    return state
+
+
+def _dead_buffers(config: Text2LoraConfig) -> dict[str, list[int]]:
+    """Tensors that the reference writes whether they are used or not, with their shapes."""
+    layers, r = config.num_layers, config.lora_r
+    buffers: dict[str, list[int]] = {}
+    for name, (d_in, d_out) in config.module_shapes.items():
+        for kind in ("AB_offset", "mean_recon_target", "std_recon_target"):
+            buffers |= {f"{kind}.A.{name}": [layers, r, d_in], f"{kind}.B.{name}": [layers, d_out, r]}
+    if config.task_encoder == "vq":
+        codes, width = config.codebook_size, config.latent_size // 2
+        buffers |= {"task_encoder.cluster_size": [codes], "task_encoder.embed_avg": [width, codes]}
+    return buffers
+
+
+def _upstream_names(key: str, config: Text2LoraConfig) -> list[str]:
+    """The tensors of the reference that one of ours is made of."""
+    if key == "factor_embedding":
+        return [f"out_emb.{name}.{letter}" for name in config.target_modules for letter in "AB"]
+    if key.startswith("task_encoder.norm."):
+        there = "task_encoder.mlp.1." if config.task_encoder == "pooled" else "task_encoder.ln."
+        return [there + key.removeprefix("task_encoder.norm.")]
+    for ours, theirs in RENAMES:
+        if key.startswith(ours):
+            name = theirs + key.removeprefix(ours)
+            offset_of_z_scores = config.output_std and name.startswith("AB_offset.")
+            return [name, name.replace("AB_offset.", "mean_recon_target.")] if offset_of_z_scores else [name]
+    return [key]
+
+
+def _upstream_shape(key: str, shape: list[int], config: Text2LoraConfig) -> list[int]:
+    """The shape that the parts of one of our tensors have there."""
+    if key == "factor_embedding":
+        return shape[2:]  # one vector per module and factor
+    return shape[::-1] if key == VQ_CODEBOOK and config.task_encoder == "vq" else shape
