@@ -1,0 +1,119 @@
+"""Many adapters in one go: a list of descriptions in, a folder each out, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from text2lora.adapter import CONFIG_NAME
+from text2lora.encoder import check_description
+from text2lora.errors import InvalidDescriptionError, OutputError
+from text2lora.modeling import Text2LoraModel
+
+BATCH_BYTES = 256_000_000
+"""How much adapter one pass of the hypernetwork makes at most."""
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """How adapters are written, besides their description: see `generate_lora` and `LoraAdapter.save_pretrained`."""
+
+    scale: float = 1.0
+    dtype: torch.dtype | None = None
+    fold_rslora: bool = False
+
+
+class Made(NamedTuple):
+    """One adapter of a batch: its description, its folder, and whether it was there already."""
+
+    description: str
+    folder: Path
+    skipped: bool
+
+
+def slug(text: str) -> str:
+    """A folder name made of a description's words."""
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return words[:48].rstrip("-") or "adapter"
+
+
+def folder_name(description: str, checkpoint: str, settings: AdapterSettings) -> str:
+    """A readable name that two different adapters do not share: words, and a hash of all that decides the adapter."""
+    key = json.dumps([description, checkpoint, settings.scale, str(settings.dtype), settings.fold_rslora])
+    return f"{slug(description)}-{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}"
+
+
+def read_descriptions(path: Path) -> list[str]:
+    """The descriptions in a file: one a line, or, in a `.jsonl`, one `{"description": ...}` a line. Blank lines are
+    passed over.
+
+    Raises:
+        InvalidDescriptionError: a line that holds none; the message names it.
+        OutputError: the file cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OutputError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)["description"] if path.suffix == ".jsonl" else line
+            found.append(check_description(row))
+        except InvalidDescriptionError as error:
+            raise InvalidDescriptionError(f"{path} line {number}: {error}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidDescriptionError(
+                f'{path} line {number} is no JSON object with a "description": {line[:60]!r}'
+            ) from error
+    if not found:
+        raise InvalidDescriptionError(f"{path} holds no description: expected one a line")
+    return found
+
+
+def write_adapters(
+    model: Text2LoraModel,
+    descriptions: Sequence[str],
+    output_dir: Path,
+    settings: AdapterSettings | None = None,
+) -> Iterator[Made]:
+    """Write an adapter for each description, several in a pass of the hypernetwork.
+
+    An adapter whose folder is there is not made again, so that the same call goes on where it was broken off: folders
+    appear whole or not at all, and their names hold a hash of description, checkpoint and settings. A description that
+    stands twice is made once.
+
+    Args:
+        model: makes the adapters.
+        descriptions: what they should do; every one is checked before the first is made.
+        output_dir: gets a folder per adapter.
+        settings: see `AdapterSettings`.
+
+    Yields:
+        Each adapter, when it is on disk: those that were there first, then the new ones in the order given.
+
+    Raises:
+        InvalidDescriptionError: see `check_description`.
+        OutputError: a folder cannot be written.
+    """
+    settings = settings or AdapterSettings()
+    texts = list(dict.fromkeys(check_description(text) for text in descriptions))
+    folders = {text: output_dir / folder_name(text, model.checkpoint_name, settings) for text in texts}
+    there = [text for text in texts if (folders[text] / CONFIG_NAME).is_file()]
+    yield from (Made(text, folders[text], True) for text in there)
+    waiting = [text for text in texts if text not in set(there)]
+    size = max(1, BATCH_BYTES // model.adapter_bytes)
+    for start in range(0, len(waiting), size):
+        chosen = waiting[start : start + size]
+        for text, adapter in zip(chosen, model.generate_lora(chosen, scale=settings.scale), strict=True):
+            adapter.save_pretrained(folders[text], settings.dtype, settings.fold_rslora)
+            yield Made(text, folders[text], False)
