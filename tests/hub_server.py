@@ -407,7 +407,8 @@ class HubClient:
 
     def __call__(self, code: str, token: str | None = None, cwd: Path | None = None, **names: Any) -> Any:
         """Run a snippet, with a token in HF_TOKEN or none, in a folder; `names` are its globals."""
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         order = {"code": textwrap.dedent(code), "token": token, "cwd": str(cwd) if cwd else None, "names": names}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()

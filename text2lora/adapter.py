@@ -151,13 +151,11 @@ class LoraAdapter:
         Raises:
             HubError: not logged in, no right to write, something else is there, or the Hub cannot be reached.
         """
-        target = push_target(
-            repo_id, "adapter", token=token, revision=revision, create_pr=create_pr, force=force
-        )
+        target = push_target(repo_id, "adapter", token=token, revision=revision, create_pr=create_pr, force=force)
         shared = dataclasses.replace(self, spec=LoraSpec(**without_paths(dataclasses.asdict(self.spec))))
         with tempfile.TemporaryDirectory() as parent:
             folder = shared.save_pretrained(Path(parent, "adapter"))
-            (folder / CARD_NAME).write_text(adapter_card(shared.spec, self.metadata, target.repo_id), encoding="utf-8")
+            (folder / CARD_NAME).write_text(adapter_card(self.spec, self.metadata, target.repo_id), encoding="utf-8")
             return push_folder(
                 folder,
                 target,

@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import CheckpointError, InvalidDescriptionError
+from text2lora.hub import hub_fault
 
 logger = logging.get_logger(__name__)
 
@@ -121,9 +122,8 @@ class TextEncoder:
                 if name in PACKAGED
                 else "check the name and the network"
             )
-            raise CheckpointError(
-                f"the text encoder {name!r} cannot be loaded ({_first_line(error)}): {hint}"
-            ) from error
+            reason = hub_fault(error, name, config.encoder_revision) or _first_line(error)
+            raise CheckpointError(f"the text encoder {name!r} cannot be loaded ({reason}): {hint}") from error
         return cls(
             model,
             tokenizer,

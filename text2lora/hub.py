@@ -188,7 +188,7 @@ def hub_errors(
         yield
     except Text2LoraError:
         raise
-    except (OSError, ValueError, httpx2.HTTPError, RevisionResolutionError) as error:
+    except (OSError, ValueError, RuntimeError, httpx2.HTTPError, RevisionResolutionError) as error:
         reason = _without_tokens(str(error).strip().split("\n")[0])
         raise kind(hub_fault(error, name, revision) or f"{name} cannot be used on the Hub ({reason})") from error
 
@@ -326,8 +326,10 @@ def push_target(
     """
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.utils import validate_repo_id
 
     with hub_errors(repo_id, revision, HubError):
+        validate_repo_id(repo_id)
         user = _patiently(lambda: huggingface_hub.whoami(token, cache=True))
         repo_id = repo_id if "/" in repo_id else f"{user['name']}/{repo_id}"
         role = user.get("auth", {}).get("accessToken", {}).get("role")
