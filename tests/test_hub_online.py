@@ -12,7 +12,7 @@ from hub_server import Fault, HubClient, HubServer
 from huggingface_hub import ModelCard
 from transformers import PreTrainedModel
 
-from text2lora import Text2LoraModel
+from text2lora import LoraAdapter, Text2LoraModel
 
 WRITER, READER, STRANGER = "hf_writertoken", "hf_readertoken", "hf_strangertoken"
 ADAPTER = ["README.md", "adapter_config.json", "adapter_model.safetensors"]
@@ -113,13 +113,17 @@ def puller(hub: HubServer, pushed: dict, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_fresh_process_with_peft_alone_gets_the_same_logits(
-    puller: tuple[Path, list], model: Text2LoraModel, encoder, load_base: Callable[..., PreTrainedModel]
+    hub: HubServer, puller: tuple[Path, list], model: Text2LoraModel, encoder, base: PreTrainedModel, tmp_path: Path
 ) -> None:
-    adapter = model.generate_lora(["Upper case: the City!"], task_emb=encoder.encode(["Upper case: the City!"]))[0]
+    for name, data in hub.repos[CITY].files.items():
+        (tmp_path / name).write_bytes(data)
+    pushed = LoraAdapter.from_pretrained(tmp_path)
+    made = model.generate_lora(["Upper case: the City!"], task_emb=encoder.encode(["Upper case: the City!"]))[0]
+    assert all(torch.allclose(made.weights[key], pushed.weights[key], atol=1e-5) for key in made.weights)
     with torch.no_grad():
-        ours = adapter.apply_to(load_base())(torch.arange(5, 25)[None]).logits
-        plain = load_base()(torch.arange(5, 25)[None]).logits
-    assert torch.allclose(torch.tensor(puller[1]), ours, atol=1e-5), (torch.tensor(puller[1]) - ours).abs().max()
+        plain = base(torch.arange(5, 25)[None]).logits
+        ours = pushed.apply_to(base)(torch.arange(5, 25)[None]).logits
+    assert torch.allclose(torch.tensor(puller[1]), ours, atol=1e-5)
     assert not torch.allclose(plain, ours, atol=1e-2)
 
 

@@ -326,7 +326,7 @@ def push_target(
     """
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     with hub_errors(repo_id, revision, HubError):
         validate_repo_id(repo_id)
