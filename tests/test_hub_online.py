@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -414,3 +416,22 @@ def test_slow_hub_is_waited_for_and_unreachable_one_is_named(hub: HubServer, cli
     hub.faults.append(Fault("GET /api/models", "reset", 9))
     told = client(code.replace("uncached", "unreached"))
     assert told.startswith(f"CheckpointError: the Hub at {hub.url} cannot be reached for me/unreached: check")
+
+
+def test_what_the_docs_say_about_sharing_works(hub: HubServer, client: HubClient, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs/how-to/share.md").read_text(encoding="utf-8")
+    code = []
+    for language, text in re.findall(r"^```(sh|py)\n(.*?)^```", page, re.M | re.S):
+        if language == "py":
+            code.append(text)
+        code += [
+            f"done = cli(*{shlex.split(line)[1:]}); assert done[0] == 0, done"
+            for line in text.splitlines()
+            if line.startswith("t2l ") and language == "sh"
+        ]
+    client("\n".join(code), token=WRITER, cwd=tmp_path)
+    made = {name: repo for name, repo in hub.repos.items() if name.startswith("me/")}
+    assert {"me/return-the-city-in-capital-letters", "me/city-lower", "me/nano-copy"} < set(made)
+    assert made["me/city-upper"].private
+    assert [message for _, _, message in made["me/city-upper"].log[2:]] == ["Say it louder", "Upload with text2lora"]
+    assert [path.name for path in tmp_path.iterdir()] == ["city-lower"]

@@ -408,7 +408,7 @@ ADAPTER_CARD = """---
 
 # {{ title }}
 
-A LoRA adapter{% if base %} for `{{ base }}`{% endif %}, made from a sentence by a hypernetwork, without training data.
+A LoRA adapter{% if base %} for {{ base }}{% endif %}, made from a sentence by a hypernetwork, without training data.
 
 {% if description -%}
 > {{ description }}
@@ -433,7 +433,7 @@ CHECKPOINT_CARD = """---
 
 # {{ title }}
 
-A hypernetwork that turns a task description into a LoRA adapter{% if base %} for `{{ base }}`{% endif %}, in one
+A hypernetwork that turns a task description into a LoRA adapter{% if base %} for {{ base }}{% endif %}, in one
 forward pass.
 
 | | |
@@ -492,9 +492,9 @@ def adapter_card(spec: LoraSpec, metadata: Mapping[str, str], repo_id: str | Non
         template_str=ADAPTER_CARD,
         title=escape_markdown(description[:80]) or "LoRA adapter",
         description=escape_markdown(description),
-        base=base,
+        base=escape_markdown(base or ""),
         snippet=load_snippet(loadable, repo_id or "PATH_OR_REPO_OF_THIS_ADAPTER"),
-        rows=[(name, escape_markdown(value)) for name, value in rows.items()],
+        rows=[(escape_markdown(name), escape_markdown(value)) for name, value in rows.items()],
     )
     return str(card)
 
@@ -562,16 +562,17 @@ def checkpoint_card(
         data,
         template_str=CHECKPOINT_CARD,
         title=escape_markdown(title),
-        base=base,
+        base=escape_markdown(base or ""),
         snippet=snippet,
-        rows=[(name, escape_markdown(value.strip())) for name, value in rows.items()],
+        rows=[(escape_markdown(name), escape_markdown(value)) for name, value in rows.items()],
     )
     return str(card)
 
 
 def escape_markdown(text: str) -> str:
-    """Text as Markdown that shows it as it is: no markup, no HTML, no table cell ends in it."""
-    return re.sub(r"([\\`*_{}\[\]<>()#+|~&$!-])", r"\\\1", text)
+    """Text as one line of Markdown that shows it as it is: no markup, no HTML, no end of a table's cell in it."""
+    line = re.sub(r"([\\`*\[\]<>|~&$]|\b_\B|\B_)", r"\\\1", " ".join(text.split()))
+    return re.sub(r"^(\d*)([-+#=.)])", r"\1\\\2", line)  # what would begin a heading, a list or a rule
 
 
 def _base_for_card(name: str | None) -> tuple[str | None, bool]:
