@@ -399,11 +399,12 @@ class HubClient:
             [sys.executable, "-c", _WORKER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=(home / "stderr").open("w"),
             env=variables | environment,
             text=True,
         )
-        self.output = ""
-        """Everything that snippets have printed."""
+        self.home, self.output = home, ""
+        """`output` is everything that snippets have printed; what was logged outside them joins it at the end."""
 
     def __call__(self, code: str, token: str | None = None, cwd: Path | None = None, **names: Any) -> Any:
         """Run a snippet, with a token in HF_TOKEN or none, in a folder; `names` are its globals."""
@@ -424,6 +425,7 @@ class HubClient:
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait(30)
+        self.output += (self.home / "stderr").read_text()
 
 
 _WORKER = """

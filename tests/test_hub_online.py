@@ -50,7 +50,8 @@ def _no_faults(hub: HubServer) -> Iterator[None]:
 def client(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubClient]:
     with HubClient(hub.url, tmp_path_factory.mktemp("home")) as process:
         yield process
-        assert "hf_" not in process.output.replace("HF_", "")
+    assert process.output
+    assert not any(token in process.output for token in (WRITER, READER, STRANGER, "hf_old"))
 
 
 @pytest.fixture(scope="module")
@@ -401,6 +402,7 @@ def test_checkpoint_in_a_subfolder_is_found(hub: HubServer, client: HubClient) -
         """
     )
     assert result[0]["checkpoint_commit"] == commit
+    assert result[0]["checkpoint_subfolder"] == "trained/gemma"
     assert "'org/many' is not a text2lora checkpoint" in result[1]
 
 

@@ -133,8 +133,11 @@ class Text2LoraModel(PreTrainedModel):
         if wrong:
             raise CheckpointError(f"the weights of {name!r} do not match its config: {wrong}")
         model.config.name_or_path = name
-        sha = getattr(commit, "resolved", None)
-        model._load_kwargs = {"encoder": encoder, "shared": shared, "base": base_model_kwargs or {}, "commit": sha}
+        model._load_kwargs = {"encoder": encoder, "shared": shared, "base": base_model_kwargs or {}}
+        model._load_kwargs["origin"] = {
+            "checkpoint_subfolder": kwargs.get("subfolder"),
+            "checkpoint_commit": getattr(commit, "resolved", None),
+        }
         return (model, info) if with_info else model
 
     def save_pretrained(
@@ -339,7 +342,7 @@ class Text2LoraModel(PreTrainedModel):
         )
         source = {
             "checkpoint": public_name(self.config.name_or_path or "unsaved"),
-            "checkpoint_commit": self._load_kwargs.get("commit") or "",
+            **self._load_kwargs.get("origin", {}),
             "encoder": public_name(self.config.encoder_name_or_path or ""),
             "text2lora": library_version(),
         }
