@@ -175,7 +175,7 @@ def hub_http_error(status: int, kind: type[errors.HfHubHTTPError] = errors.HfHub
         (hub_http_error(404, errors.RevisionNotFoundError), "a/b has no revision 'v1'"),
         (hub_http_error(404, errors.RemoteEntryNotFoundError), "a/b has no x.json"),
         (hub_http_error(401), "the Hub does not accept the token"),
-        (hub_http_error(403), "you may not do this with a/b"),
+        (hub_http_error(403), "the Hub does not let you do this with a/b"),
         (hub_http_error(429, **{"Retry-After": "300"}), "try again in 300 s"),
         (hub_http_error(504), "trouble of its own with a/b (status 504)"),
         (hub_http_error(418), "the Hub refuses a/b (status 418)"),

@@ -353,7 +353,9 @@ def test_branch_private_and_organization(hub: HubServer, client: HubClient, push
     assert set(hub.repos["lab/hidden"].refs) == {"main", "half"}
 
 
-def test_checkpoint_is_pushed_with_its_card_and_comes_back(hub: HubServer, client: HubClient, checkpoint_dir: Path):
+def test_checkpoint_is_pushed_with_its_card_and_comes_back(
+    hub: HubServer, client: HubClient, pushed: dict, checkpoint_dir: Path, tmp_path: Path
+) -> None:
     result = client(
         f"""
         import torch
@@ -368,11 +370,12 @@ def test_checkpoint_is_pushed_with_its_card_and_comes_back(hub: HubServer, clien
             for key, value in t2l.generate_lora(task_emb=emb)[0].weights.items()
         )
         local = Text2LoraModel.from_pretrained({str(checkpoint_dir)!r})
-        local.push_to_hub("lab/local")
+        local.save_pretrained("saved", push_to_hub=True, repo_id="lab/local", commit_message="First")
         result = [same, again.generate_lora(task_emb=emb)[0].metadata,
                   refusal(lambda: t2l.push_to_hub("{CITY}"))]
         """,
         token=WRITER,
+        cwd=tmp_path,
     )
     same, metadata, refused = result
     repo = hub.repos["lab/t2l"]
@@ -384,6 +387,8 @@ def test_checkpoint_is_pushed_with_its_card_and_comes_back(hub: HubServer, clien
     assert (card.data.library_name, card.data.base_model) == ("text2lora", "org/base")
     assert card.data.eval_results[0].metric_value == 0.5
     assert 'Text2LoraModel.from_pretrained("lab/t2l")' in card.text
+    assert [message for _, _, message in hub.repos["lab/local"].log] == ["add", "First"]
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == sorted(repo.files)
     config = json.loads(hub.repos["lab/local"].files["config.json"])
     assert config["base_model_name_or_path"] is None
     assert config["encoder_name_or_path"] is None
@@ -404,6 +409,41 @@ def test_checkpoint_in_a_subfolder_is_found(hub: HubServer, client: HubClient) -
     assert result[0]["checkpoint_commit"] == commit
     assert result[0]["checkpoint_subfolder"] == "trained/gemma"
     assert "'org/many' is not a text2lora checkpoint" in result[1]
+
+
+def test_base_and_encoder_are_taken_at_the_revisions_of_the_config(
+    hub: HubServer, client: HubClient, base_dir: Path, encoder_dir: Path
+) -> None:
+    base = hub.add("org/pinned-base", base_dir)
+    encoder = hub.add("org/pinned-encoder", encoder_dir)
+    config = json.loads(hub.repos["org/t2l"].files["config.json"])
+    config |= {"base_model_name_or_path": "org/pinned-base", "base_model_revision": base}
+    config |= {"encoder_name_or_path": "org/pinned-encoder", "encoder_revision": encoder}
+    hub.add("org/pinned", hub.repos["org/t2l"].files | {"config.json": json.dumps(config).encode()})
+    for name in ("org/pinned-base", "org/pinned-encoder"):
+        hub.add(name, {"README.md": b"gone"})
+    result = client(
+        """
+        from text2lora import Text2LoraModel
+        t2l = Text2LoraModel.from_pretrained("org/pinned")
+        model = t2l.generate_adapter("the city")
+        result = [len(t2l.base_tokenizer), t2l.generate_lora("the city").spec.revision]
+        """
+    )
+    assert result == [261, base]
+
+
+def test_whole_snapshots_and_ranges_can_be_had(hub: HubServer, client: HubClient, pushed: dict) -> None:
+    files, part = client(
+        f"""
+        import os
+        from huggingface_hub import get_session, hf_hub_url, snapshot_download
+        part = get_session().get(hf_hub_url("{CITY}", "adapter_config.json"), headers={{"Range": "bytes=2-5"}})
+        result = [sorted(os.listdir(snapshot_download("{CITY}"))), part.text]
+        """
+    )
+    assert set(files) == {*ADAPTER, ".gitattributes"}
+    assert part.encode() == hub.repos[CITY].files["adapter_config.json"][2:6]
 
 
 def test_slow_hub_is_waited_for_and_unreachable_one_is_named(hub: HubServer, client: HubClient, pushed: dict) -> None:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
+from transformers.utils.hub import resolve_revision
 
 from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import CheckpointError, InvalidDescriptionError
@@ -110,8 +111,8 @@ class TextEncoder:
         source: str | Path = name
         if (packaged := packaged_encoder(name)) is not None:
             source, hub = packaged, {}
-        elif encoder is None and config.encoder_revision:
-            hub["revision"] = config.encoder_revision
+        elif commit := resolve_revision(source, None if encoder else config.encoder_revision, **hub):
+            hub["revision"] = commit  # the same one for tokenizer and model
         kwargs = {k: v for k, v in kwargs.items() if k not in ("token", "local_files_only", "cache_dir")}
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, **hub)

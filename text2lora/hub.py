@@ -248,7 +248,7 @@ def _refusal(error: Any, name: str, log_in: str) -> str:
     if status == 401:
         return f"the Hub does not accept the token for {name}: {log_in}, with a valid one"
     if status == 403:
-        return f"you may not do this with {name} on the Hub: use a token that may write there, or --create-pr"
+        return f"the Hub does not let you do this with {name}: use a token that may, or propose it with --create-pr"
     if status == 429:
         wait = error.response.headers.get("Retry-After")
         return f"the Hub limits your requests: try again {f'in {wait} s' if wait else 'later'}"

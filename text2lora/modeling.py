@@ -14,6 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
+from transformers.utils.hub import resolve_revision
 
 from text2lora.adapter import PREFIX, LoraAdapter, LoraSpec
 from text2lora.configuration import Text2LoraConfig
@@ -274,8 +275,12 @@ class Text2LoraModel(PreTrainedModel):
         return resolve_name(self.config.base_model_name_or_path, BASES)
 
     def _base_source(self) -> dict[str, Any]:
-        revision = self.config.base_model_revision
-        return self._load_kwargs.get("shared", {}) | ({"revision": revision} if revision else {})
+        """Where base model and tokenizer come from: both from the one commit that the config's revision is now."""
+        if "base_source" not in self._lazy:
+            shared = self._load_kwargs.get("shared", {})
+            commit = resolve_revision(self._base_path(), self.config.base_model_revision, **shared)
+            self._lazy["base_source"] = shared | ({"revision": commit} if commit else {})
+        return self._lazy["base_source"]
 
     def forward(self, task_emb: torch.Tensor) -> LoraWeights:
         """Task embeddings to LoRA weights, differentiable.
