@@ -141,10 +141,11 @@ def test_what_is_no_card_of_ours_has_no_metadata() -> None:
 
 def test_cards_show_no_path_of_this_machine(tmp_path: Path) -> None:
     spec = LoraSpec(8, 16.0, ("q_proj",), base_model_name_or_path=str(tmp_path / "base"))
-    metadata = {"checkpoint": str(tmp_path / "t2l"), "encoder": "~/enc", "description": "/as/it/is"}
+    metadata = {"checkpoint": "runs/mine/t2l", "encoder": "~/enc", "description": "/as/it/is"}
     card = adapter_card(spec, metadata, "me/mine")
     assert str(tmp_path) not in card
     assert "~" not in card
+    assert "runs" not in card
     assert '"/as/it/is"' not in card
     assert 'from_pretrained(base, "me/mine")' in card
     assert card_metadata(card) == {"checkpoint": "t2l", "encoder": "enc", "description": "/as/it/is"}

@@ -105,8 +105,8 @@ def _umask() -> int:
 
 
 def is_local(name: str) -> bool:
-    """Whether a name is a path of this machine rather than a Hub id."""
-    return os.path.isabs(name) or name.startswith((".", "~")) or os.path.isdir(name)
+    """Whether a name is a path of this machine, be it there or not, rather than a Hub id."""
+    return os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1 or os.path.isdir(name)
 
 
 def public_name(name: str) -> str:
