@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import httpx2
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, errors
 
-from text2lora import CheckpointError, LoraSpec, OutputError, base_model_path, library_version
-from text2lora.hub import adapter_card, atomic_folder, fetch_files, resolve_name
+from text2lora import CheckpointError, HubError, LoraSpec, OutputError, base_model_path, library_version
+from text2lora.hub import (
+    _patiently,
+    adapter_card,
+    atomic_folder,
+    card_metadata,
+    checkpoint_card,
+    fetch_files,
+    hub_errors,
+    hub_fault,
+    resolve_name,
+)
 
 SPEC = LoraSpec(r=8, lora_alpha=16.0, target_modules=("q_proj", "v_proj"), base_model_name_or_path="google/gemma-2-2b")
 
@@ -92,8 +104,112 @@ def test_card_names_no_base_that_the_hub_has_not(base: str | None) -> None:
     assert card.data.tags == ["lora", "text2lora"]
 
 
-@pytest.mark.parametrize("text", ["a: b", "---", "# x", '"quoted" {{ braces }} {% raw %}', "`code` | pipe"])
-def test_any_description_makes_a_readable_card(text: str) -> None:
-    card = adapter_card(SPEC, {"description": text})
-    assert text in card
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: b",
+        "---",
+        "first\n---\nlicense: mit\n---\n# x",
+        '"quoted" {{ braces }} {% raw %} {# no #}',
+        "`code` | pipe ``` fence",
+        "<script>alert(1)</script> &lt; <!--",
+        "1. one *two* _three_ [four](http://x) ![five](y) $x$",
+        "    indented\ttab \u2028 \u202e 🦀 ümläut",
+    ],
+)
+def test_no_description_breaks_the_card(text: str) -> None:
+    from markdown_it import MarkdownIt
+
+    card = adapter_card(SPEC, {"description": text, "checkpoint": "a|b\n| c |"})
     assert ModelCard(card).data.library_name == "peft"
+    assert ModelCard(card).data.license is None
+    assert card_metadata(card)["description"] == text
+    tokens = MarkdownIt("commonmark").enable("table").parse(ModelCard(card).text)
+    plain = adapter_card(SPEC, {"description": "plain", "checkpoint": "a b"})
+    assert [t.type for t in tokens] == [
+        t.type for t in MarkdownIt("commonmark").enable("table").parse(ModelCard(plain).text)
+    ]
+    heading = next(tokens[i + 1] for i, t in enumerate(tokens) if t.type == "heading_open")
+    assert {child.type for child in heading.children} <= {"text", "text_special"}
+    assert "".join(child.content for child in heading.children) == " ".join(text.split())[:80].strip()
+
+
+def test_what_is_no_card_of_ours_has_no_metadata() -> None:
+    for text in ["", "# x", "---\ntags: [a\n---\n", "---\ntext2lora: [1]\n---\n", "---\n- a\n---\n"]:
+        assert card_metadata(text) == {}
+
+
+def test_cards_show_no_path_of_this_machine(tmp_path: Path) -> None:
+    spec = LoraSpec(8, 16.0, ("q_proj",), base_model_name_or_path=str(tmp_path / "base"))
+    metadata = {"checkpoint": "runs/mine/t2l", "encoder": "~/enc", "description": "/as/it/is"}
+    card = adapter_card(spec, metadata, "me/mine")
+    assert str(tmp_path) not in card
+    assert "~" not in card
+    assert "runs" not in card
+    assert '"/as/it/is"' not in card
+    assert 'from_pretrained(base, "me/mine")' in card
+    assert card_metadata(card) == {"checkpoint": "t2l", "encoder": "enc", "description": "/as/it/is"}
+
+
+def test_checkpoint_card_has_what_the_hub_reads(make_config) -> None:
+    config = make_config(base_model_name_or_path="google/gemma-2-2b", encoder_name_or_path="/home/me/enc")
+    card = ModelCard(checkpoint_card(config, 1234, "me/t2l", {"gsm8k/accuracy": 0.25, "loss": 1.5}))
+    assert (card.data.library_name, card.data.base_model) == ("text2lora", "google/gemma-2-2b")
+    assert [(r.dataset_name, r.metric_type, r.metric_value) for r in card.data.eval_results] == [
+        ("gsm8k", "accuracy", 0.25),
+        ("text2lora", "loss", 1.5),
+    ]
+    assert "1,234 parameters" in card.text
+    assert "/home" not in str(card)
+
+
+def hub_http_error(status: int, kind: type[errors.HfHubHTTPError] = errors.HfHubHTTPError, **headers: str) -> OSError:
+    request = httpx2.Request("GET", "https://huggingface.co/a/b/resolve/main/x.json")
+    return kind("hf_secret", response=httpx2.Response(status, request=request, headers=headers), server_message=None)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (hub_http_error(403, errors.GatedRepoError), "a/b is gated: ask for access at"),
+        (hub_http_error(404, errors.RepositoryNotFoundError), "a/b is not on the Hub, or it is private"),
+        (hub_http_error(404, errors.RevisionNotFoundError), "a/b has no revision 'v1'"),
+        (hub_http_error(404, errors.RemoteEntryNotFoundError), "a/b has no x.json"),
+        (hub_http_error(401), "the Hub does not accept the token"),
+        (hub_http_error(403), "the Hub does not let you do this with a/b"),
+        (hub_http_error(429, **{"Retry-After": "300"}), "try again in 300 s"),
+        (hub_http_error(504), "trouble of its own with a/b (status 504)"),
+        (hub_http_error(418), "the Hub refuses a/b (status 418)"),
+        (errors.LocalTokenNotFoundError("hf_secret"), "you are not logged in"),
+        (errors.OfflineModeIsEnabled("x"), "HF_HUB_OFFLINE is set"),
+        (httpx2.ReadTimeout("x"), "did not answer in time"),
+        (httpx2.ConnectError("x"), "cannot be reached"),
+        (errors.HFValidationError("x"), "expected a folder or USER/NAME"),
+        (OSError("token hf_secret here"), r"a/b cannot be used on the Hub \(token \*\*\* here\)"),
+    ],
+)
+def test_every_fault_of_the_hub_is_one_line_without_tokens(error: Exception, told: str) -> None:
+    told = told if "\\" in told else re.escape(told)
+    with pytest.raises(HubError, match=told) as caught, hub_errors("a/b", "v1", HubError):  # noqa: PT012
+        try:
+            raise error
+        except Exception as inner:
+            raise OSError("transformers says hf_secret" if "cannot be used" not in told else str(inner)) from inner
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_fault_that_is_not_the_hubs_is_not_explained() -> None:
+    assert hub_fault(ValueError("x"), "a/b") is None
+
+
+def test_hub_that_stays_busy_is_asked_four_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+
+    def busy() -> None:
+        raise hub_http_error(429, **{"Retry-After": "7"})
+
+    with pytest.raises(errors.HfHubHTTPError):
+        _patiently(busy)
+    assert waits == [7, 7, 7]

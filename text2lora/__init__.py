@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from text2lora.encoder import TextEncoder
     from text2lora.errors import (
         CheckpointError,
+        HubError,
         InvalidDescriptionError,
         MissingExtraError,
         OutputError,
@@ -26,6 +27,7 @@ _HOME = {
     "Text2LoraConfig": "configuration",
     "TextEncoder": "encoder",
     "CheckpointError": "errors",
+    "HubError": "errors",
     "InvalidDescriptionError": "errors",
     "MissingExtraError": "errors",
     "OutputError": "errors",
@@ -43,6 +45,7 @@ __all__ = [  # noqa: RUF022 - the order of _HOME
     "Text2LoraConfig",
     "TextEncoder",
     "CheckpointError",
+    "HubError",
     "InvalidDescriptionError",
     "MissingExtraError",
     "OutputError",

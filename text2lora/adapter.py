@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +16,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from text2lora.errors import CheckpointError, OutputError
-from text2lora.hub import CARD_NAME, adapter_card, atomic_folder
+from text2lora.hub import (
+    CARD_NAME,
+    adapter_card,
+    atomic_folder,
+    card_metadata,
+    fetch_files,
+    push_folder,
+    push_target,
+    resolve_commit,
+    without_paths,
+)
 
 if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
     from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
 
@@ -106,23 +119,83 @@ class LoraAdapter:
             (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
             weights = {key: self.weights[key].detach().contiguous().cpu() for key in sorted(self.weights)}
             save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
-            (folder / CARD_NAME).write_text(adapter_card(self.spec, dict(self.metadata)), encoding="utf-8")
+            (folder / CARD_NAME).write_text(adapter_card(self.spec, self.metadata), encoding="utf-8")
         return target
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        commit_message: str | None = None,
+        force: bool = False,
+    ) -> CommitInfo:
+        """Put the adapter on the Hub, in one commit; the repository is made where there is none.
+
+        Args:
+            repo_id: `USER/NAME`, `ORGANIZATION/NAME`, or `NAME` for one of your own.
+            private: for a new repository; None is the owner's default.
+            token: a token of the Hub; None takes HF_TOKEN or the one of `hf auth login`.
+            revision: the branch, made where there is none; None is the default one.
+            create_pr: open a pull request.
+            commit_message: the commit's summary.
+            force: write into a repository that holds something else than an adapter of text2lora; its other files
+                stay.
+
+        Returns:
+            The commit: `repo_url`, `oid`, `pr_url`.
+
+        Raises:
+            HubError: not logged in, no right to write, something else is there, or the Hub cannot be reached.
+        """
+        target = push_target(repo_id, "adapter", token=token, revision=revision, create_pr=create_pr, force=force)
+        shared = dataclasses.replace(self, spec=LoraSpec(**without_paths(dataclasses.asdict(self.spec))))
+        with tempfile.TemporaryDirectory() as parent:
+            folder = shared.save_pretrained(Path(parent, "adapter"))
+            (folder / CARD_NAME).write_text(adapter_card(self.spec, self.metadata, target.repo_id), encoding="utf-8")
+            return push_folder(
+                folder,
+                target,
+                private=private,
+                token=token,
+                revision=revision,
+                create_pr=create_pr,
+                commit_message=commit_message,
+            )
+
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike[str], **kwargs: Any) -> LoraAdapter:
+    def from_pretrained(
+        cls,
+        directory: str | os.PathLike[str],
+        subfolder: str | None = None,
+        revision: str | None = None,
+        **hub: Any,
+    ) -> LoraAdapter:
         """Read an adapter in PEFT's layout.
 
         Args:
             directory: a folder or a Hub id.
-            **kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder` for the Hub.
+            subfolder: inside it.
+            revision: a branch, tag or commit; configuration and weights come from the one commit that it is now.
+            **hub: `token`, `cache_dir`, `local_files_only`.
+
+        Returns:
+            The adapter; its metadata are those of its card, and of one from the Hub also repository and commit.
 
         Raises:
             CheckpointError: there is none, or it is not a plain LoRA.
         """
-        from text2lora.hub import fetch_files
-
-        files = fetch_files(directory, (CONFIG_NAME, WEIGHTS_NAME), **kwargs)
+        commit = resolve_commit(directory, revision, **hub)
+        files = fetch_files(directory, (CONFIG_NAME, WEIGHTS_NAME), subfolder, commit, **hub)
+        metadata: dict[str, str] = {}
+        with contextlib.suppress(CheckpointError, OSError, UnicodeDecodeError):  # an adapter need not have a card
+            card = fetch_files(directory, (CARD_NAME,), subfolder, commit, **hub)[CARD_NAME]
+            metadata = card_metadata(card.read_text(encoding="utf-8"))
+        if sha := getattr(commit, "resolved", None):
+            metadata |= {"adapter": str(directory), "adapter_commit": sha}
         try:
             config = json.loads(files[CONFIG_NAME].read_text(encoding="utf-8"))
             weights = load_file(files[WEIGHTS_NAME])
@@ -140,7 +213,8 @@ class LoraAdapter:
         if isinstance(modules, str):  # a regular expression, or `all-linear`
             modules = sorted({key.rpartition(".lora_")[0].rpartition(".")[2] for key in weights})
         modules = tuple(modules)
-        return cls(weights, LoraSpec(**{k: v for k, v in config.items() if k in known} | {"target_modules": modules}))
+        spec = LoraSpec(**{k: v for k, v in config.items() if k in known} | {"target_modules": modules})
+        return cls(weights, spec, metadata)
 
     def apply_to(self, model: PreTrainedModel | PeftModel, adapter_name: str = "default") -> PeftModel:
         """Attach the adapter to a live model, in the model's dtype and on its device, and make it the active one.

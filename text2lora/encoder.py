@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
+from transformers.utils.hub import resolve_revision
 
 from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import CheckpointError, InvalidDescriptionError
+from text2lora.hub import hub_fault
 
 logger = logging.get_logger(__name__)
 
@@ -112,8 +114,8 @@ class TextEncoder:
         source: str | Path = name
         if (packaged := packaged_encoder(name)) is not None:
             source, hub = packaged, {}
-        elif encoder is None and config.encoder_revision:
-            hub["revision"] = config.encoder_revision
+        elif commit := resolve_revision(source, None if encoder else config.encoder_revision, **hub):
+            hub["revision"] = commit  # the same one for tokenizer and model
         kwargs = {k: v for k, v in kwargs.items() if k not in ("token", "local_files_only", "cache_dir")}
         if encoder is None and config.encoder_dtype:
             kwargs.setdefault("dtype", config.encoder_dtype)
@@ -133,9 +135,8 @@ class TextEncoder:
                 if name in PACKAGED
                 else "check the name and the network"
             )
-            raise CheckpointError(
-                f"the text encoder {name!r} cannot be loaded ({_first_line(error)}): {hint}"
-            ) from error
+            reason = hub_fault(error, name, config.encoder_revision) or _first_line(error)
+            raise CheckpointError(f"the text encoder {name!r} cannot be loaded ({reason}): {hint}") from error
         return cls(
             model,
             tokenizer,

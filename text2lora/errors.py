@@ -23,5 +23,9 @@ class OutputError(Text2LoraError, OSError):
     """A target that cannot be written, or that holds something else."""
 
 
+class HubError(Text2LoraError, OSError):
+    """Something that cannot be pushed to the Hub: no login, no right, something else is there, no answer."""
+
+
 class TrainingError(Text2LoraError, RuntimeError):
     """A training run that cannot go on, or a recipe that cannot be read."""

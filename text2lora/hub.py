@@ -1,25 +1,36 @@
-"""Files: where checkpoints and adapters are found, how they are written, and their cards."""
+"""Files: where checkpoints and adapters are found, how they are written and pushed, and their cards."""
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from safetensors import SafetensorError
+from yaml import YAMLError
 
-from text2lora.errors import CheckpointError, OutputError
+from text2lora.errors import CheckpointError, HubError, OutputError, Text2LoraError
 
 if TYPE_CHECKING:
-    from text2lora.adapter import LoraSpec
+    from huggingface_hub import CommitInfo, ResolvedRevision
 
+    from text2lora.adapter import LoraSpec
+    from text2lora.configuration import Text2LoraConfig
+
+T = TypeVar("T")
 CARD_NAME = "README.md"
+MARKERS = {"adapter": "adapter_config.json", "checkpoint": "config.json"}
+"""The file by which a repository is known for what it is."""
 
 PACKAGE = Path(__file__).parent
 CHECKPOINTS = {"nano": PACKAGE / "nano" / "checkpoint"}
@@ -93,20 +104,62 @@ def _umask() -> int:
     return mask
 
 
+def is_local(name: str) -> bool:
+    """Whether a name is a path of this machine, be it there or not, rather than a Hub id."""
+    return os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1 or os.path.isdir(name)
+
+
+def public_name(name: str) -> str:
+    """A name for cards: of a path on this machine the last part only."""
+    return os.path.basename(os.path.normpath(name)) if is_local(name) else name
+
+
+def resolve_commit(
+    source: str | os.PathLike[str], revision: str | None = None, **hub: Any
+) -> ResolvedRevision | str | None:
+    """The commit that a revision of a Hub repository stands for now, so that all its files are taken from that one.
+
+    Args:
+        source: a Hub id; for a folder the revision is given back as it is.
+        revision: a branch, tag or commit; None is the default branch.
+        **hub: `token`, `cache_dir`, `local_files_only`.
+
+    Returns:
+        A string that clients of the Hub take as a revision; its `resolved` is the commit.
+
+    Raises:
+        CheckpointError: there is no such repository or revision, or it cannot be reached and is not in the cache.
+    """
+    if os.path.isdir(source):
+        return revision
+    if is_local(str(source)):
+        raise CheckpointError(f"{source} does not exist: pass a folder or a Hub id")
+    import huggingface_hub
+
+    with hub_errors(str(source), revision):
+        return _patiently(lambda: huggingface_hub.resolve_revision(str(source), revision=revision, **hub))
+
+
 def fetch_files(
-    source: str | os.PathLike[str], names: Sequence[str], subfolder: str | None = None, **hub: Any
+    source: str | os.PathLike[str],
+    names: Sequence[str],
+    subfolder: str | None = None,
+    revision: str | None = None,
+    **hub: Any,
 ) -> dict[str, Path]:
-    """Paths of the named files of a folder or a Hub repository, downloaded where needed.
+    """Paths of the named files of a folder or a Hub repository, downloaded where needed, all from one commit.
 
     Args:
         source: a folder or a Hub id.
         names: file names.
         subfolder: inside it.
-        **hub: `revision`, `token`, `cache_dir`, `local_files_only`.
+        revision: a branch, tag or commit.
+        **hub: `token`, `cache_dir`, `local_files_only`.
 
     Raises:
         CheckpointError: one of them is not there.
     """
+    commit = resolve_commit(source, revision, **hub)
     folder = Path(source)
     if folder.is_dir():
         paths = {name: folder / (subfolder or "") / name for name in names}
@@ -114,18 +167,239 @@ def fetch_files(
             if not path.is_file():
                 raise CheckpointError(f"{path.parent} has no {path.name}: expected a folder with {' and '.join(names)}")
         return paths
-    if os.path.isabs(source) or str(source).startswith((".", "~")):
-        raise CheckpointError(f"{source} does not exist: pass a folder or a Hub id")
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    with hub_errors(str(source), revision):
+        return {
+            name: Path(hf_hub_download(str(source), name, subfolder=subfolder, revision=commit, **hub))
+            for name in names
+        }
+
+
+@contextlib.contextmanager
+def hub_errors(
+    name: str, revision: str | None = None, kind: type[CheckpointError | HubError] = CheckpointError
+) -> Iterator[None]:
+    """Turns what the Hub's clients raise inside the block into one error of ours, with `hub_fault`'s line."""
+    import httpx2  # what huggingface_hub speaks HTTP with
+    from huggingface_hub.errors import RevisionResolutionError
 
     try:
-        return {n: Path(hf_hub_download(str(source), n, subfolder=subfolder, **hub)) for n in names}
-    except (HFValidationError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise CheckpointError(
-            f"{source} is neither a folder here nor a repository to be had on the Hub ({reason})"
-        ) from error
+        yield
+    except Text2LoraError:
+        raise
+    except (OSError, ValueError, RuntimeError, httpx2.HTTPError, RevisionResolutionError) as error:
+        reason = _without_tokens(str(error).strip().split("\n")[0])
+        raise kind(hub_fault(error, name, revision) or f"{name} cannot be used on the Hub ({reason})") from error
+
+
+def hub_fault(error: BaseException, name: str, revision: str | None = None) -> str | None:
+    """What is wrong between here and the Hub, in one line that says what to do.
+
+    Args:
+        error: what a client of the Hub raised; its causes count too, since transformers wraps the Hub's errors.
+        name: the repository.
+        revision: that was asked for.
+
+    Returns:
+        None where neither the error nor its causes are the Hub's.
+    """
+    import httpx2
+    from huggingface_hub import constants, errors
+
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+
+    def first(*kinds: type[T]) -> T | None:
+        return next((link for link in chain if isinstance(link, kinds)), None)
+
+    site, log_in = constants.ENDPOINT, "log in with `hf auth login` or set HF_TOKEN"
+    if first(errors.GatedRepoError):  # before RepositoryNotFoundError, which it is a kind of
+        return f"{name} is gated: ask for access at {site}/{name}, then {log_in}"
+    if first(errors.RepositoryNotFoundError):
+        return f"{name} is not on the Hub, or it is private: {_did_you_mean(name)}check the name, or {log_in}"
+    if first(errors.RevisionNotFoundError):
+        return f"{name} has no revision {revision or 'main'!r}: pass one of its branches, tags or commits"
+    if missing := first(errors.RemoteEntryNotFoundError):
+        file = str(missing.response.url).partition("/resolve/")[2].partition("/")[2] or "such file"
+        return f"{name} has no {file}: expected a text2lora checkpoint or a LoRA adapter; check the name"
+    if first(errors.LocalTokenNotFoundError):
+        return f"you are not logged in to the Hub: {log_in}; {site}/settings/tokens makes a token that may write"
+    if refused := first(errors.HfHubHTTPError):
+        return _refusal(refused, name, log_in)
+    not_here = first(errors.LocalEntryNotFoundError, errors.RevisionResolutionError, errors.OfflineModeIsEnabled)
+    if not_here and constants.is_offline_mode():
+        return f"{name} is not in the cache and HF_HUB_OFFLINE is set: {_did_you_mean(name)}unset it to reach the Hub"
+    if first(httpx2.TimeoutException):
+        return f"the Hub at {site} did not answer in time for {name}: try again"
+    if first(httpx2.TransportError):
+        return f"the Hub at {site} cannot be reached for {name}: check the network, the proxy and HF_ENDPOINT"
+    if not_here:
+        return f"{name} is not in the cache: {_did_you_mean(name)}leave out local_files_only to download it"
+    if first(errors.HFValidationError):
+        return f"{name} is neither a folder here nor a name that the Hub can have: expected a folder or USER/NAME"
+    return None
+
+
+def _refusal(error: Any, name: str, log_in: str) -> str:
+    """`hub_fault` of an HTTP status."""
+    status, told = error.response.status_code, _without_tokens(error.server_message or "").split("\n")[0]
+    if status == 401:
+        return f"the Hub does not accept the token for {name}: {log_in}, with a valid one"
+    if status == 403:
+        return f"the Hub does not let you do this with {name}: use a token that may, or propose it with --create-pr"
+    if status == 429:
+        wait = error.response.headers.get("Retry-After")
+        return f"the Hub limits your requests: try again {f'in {wait} s' if wait else 'later'}"
+    if status in (409, 412):
+        return f"{name} was changed by someone else meanwhile: try again"
+    if status >= 500:
+        return f"the Hub has trouble of its own with {name} (status {status}): try again later"
+    return f"the Hub refuses {name} (status {status}{': ' * bool(told)}{told})"
+
+
+def _without_tokens(text: str) -> str:
+    return re.sub(r"hf_\w+|(?<=Bearer )\S+", "***", text)
+
+
+def _did_you_mean(name: str) -> str:
+    """A built-in name or a repository in the cache that is spelled like a name."""
+    from huggingface_hub import constants
+
+    cached = [path.name.removeprefix("models--") for path in Path(constants.HF_HUB_CACHE).glob("models--*")]
+    known = [*CHECKPOINTS, *(repo.replace("--", "/", 1) for repo in cached)]
+    close = difflib.get_close_matches(name, [other for other in known if other != name], 1, 0.75)
+    return f"did you mean {close[0]!r}? Otherwise " if close else ""
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """Ask the Hub again while it is too busy; its client does so for some requests only."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for wait in (1, 2, 4):
+        try:
+            return call()
+        except HfHubHTTPError as error:
+            after = error.response.headers.get("Retry-After", "")
+            seconds = int(after) if after.isdigit() else wait
+            if error.response.status_code not in (429, 503) or seconds > 60:
+                raise
+            time.sleep(seconds)
+    return call()
+
+
+@dataclass(frozen=True)
+class PushTarget:
+    """A repository that may be pushed to.
+
+    Attributes:
+        repo_id: with its namespace.
+        head: the commit that the push builds on; None where the repository is yet to be made.
+    """
+
+    repo_id: str
+    head: str | None
+
+
+def push_target(
+    repo_id: str,
+    kind: Literal["adapter", "checkpoint"],
+    *,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    force: bool = False,
+) -> PushTarget:
+    """Find out whether a push can work, before anything is made or sent.
+
+    Args:
+        repo_id: `USER/NAME`, `ORGANIZATION/NAME`, or `NAME` for one of your own.
+        kind: what will be pushed.
+        token: a token of the Hub; None takes HF_TOKEN or the one of `hf auth login`.
+        revision: the branch; None is the default one.
+        create_pr: whether it will be a pull request, which needs no right to write.
+        force: take a repository that holds something else.
+
+    Raises:
+        HubError: no valid token, no right to write, something else is there, or the Hub cannot be reached.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    with hub_errors(repo_id, revision, HubError):
+        validate_repo_id(repo_id)
+        user = _patiently(lambda: huggingface_hub.whoami(token, cache=True))
+        repo_id = repo_id if "/" in repo_id else f"{user['name']}/{repo_id}"
+        role = user.get("auth", {}).get("accessToken", {}).get("role")
+        owner, owners = repo_id.partition("/")[0], [user["name"], *(org["name"] for org in user.get("orgs", []))]
+        if role == "read":
+            raise HubError("your token may only read: make one that may write and `hf auth login` with it")
+        if owner not in owners and not create_pr and role != "fineGrained":  # whose organizations may not be listed
+            raise HubError(f"you are {owners[0]!r} on the Hub and may not write to {repo_id}: use --create-pr")
+        api = huggingface_hub.HfApi(token=token)
+        try:
+            info = _patiently(lambda: api.model_info(repo_id, revision=revision))
+        except RevisionNotFoundError:  # the branch will be made from the default one
+            info = _patiently(lambda: api.model_info(repo_id))
+        except GatedRepoError:
+            raise
+        except RepositoryNotFoundError:
+            return PushTarget(repo_id, None)
+    files = {file.rfilename for file in info.siblings or []} - {".gitattributes"}
+    ours = "text2lora" in (info.tags or []) and MARKERS[kind] in files
+    if files and not ours and not force:
+        raise HubError(
+            f"{repo_id} holds {min(files)} and is no {kind} of text2lora: choose another name, or write into it with "
+            "--force (force=True)"
+        )
+    return PushTarget(repo_id, info.sha)
+
+
+def push_folder(
+    folder: Path,
+    target: PushTarget,
+    *,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+) -> CommitInfo:
+    """Put a folder's files into a repository, in one commit: all of them or none.
+
+    Raises:
+        HubError: it does not work.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api, repo_id = HfApi(token=token), target.repo_id
+    with hub_errors(repo_id, revision, HubError):
+        if target.head is None:
+            _patiently(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
+        if revision and not revision.startswith("refs/"):
+            _patiently(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
+        # not upload_folder, which makes several commits of many files
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return _patiently(
+            lambda: api.create_commit(
+                repo_id,
+                [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files],
+                commit_message=commit_message or "Upload with text2lora",
+                revision=revision,
+                create_pr=create_pr,
+                parent_commit=target.head,
+            )
+        )
+
+
+def without_paths(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A config for the Hub: `..._name_or_path` that is a path on this machine becomes None."""
+    return {
+        key: None if key.endswith("name_or_path") and isinstance(value, str) and is_local(value) else value
+        for key, value in values.items()
+    }
 
 
 ADAPTER_CARD = """---
@@ -134,7 +408,7 @@ ADAPTER_CARD = """---
 
 # {{ title }}
 
-A LoRA adapter{% if base %} for `{{ base }}`{% endif %}, made from a sentence by a hypernetwork, without training data.
+A LoRA adapter{% if base %} for {{ base }}{% endif %}, made from a sentence by a hypernetwork, without training data.
 
 {% if description -%}
 > {{ description }}
@@ -150,7 +424,29 @@ A LoRA adapter{% if base %} for `{{ base }}`{% endif %}, made from a sentence by
 ```
 
 A description steers a model, it does not guarantee its behaviour: evaluate the adapter before you rely on it. The
-licence of the base model applies to its use.
+licence of the base model applies to its use, and so may that of the checkpoint that made it.
+"""
+
+CHECKPOINT_CARD = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+A hypernetwork that turns a task description into a LoRA adapter{% if base %} for {{ base }}{% endif %}, in one
+forward pass.
+
+| | |
+|---|---|
+{% for name, value in rows -%}
+| {{ name }} | {{ value }} |
+{% endfor %}
+```python
+{{ snippet }}
+```
+
+Descriptions unlike those it was trained on may give adapters that do nothing or the wrong thing: evaluate an adapter
+before you rely on it. The licences of the base model, of the text encoder and of the training data apply.
 """
 
 
@@ -166,30 +462,119 @@ def load_snippet(base: str | None, adapter: str) -> str:
     return "\n".join(lines)
 
 
-def adapter_card(spec: LoraSpec, metadata: dict[str, str]) -> str:
-    """The README of an adapter, with the front matter that the Hub reads."""
+def adapter_card(spec: LoraSpec, metadata: Mapping[str, str], repo_id: str | None = None) -> str:
+    """The README of an adapter, with the front matter that the Hub reads; `card_metadata` reads the metadata back.
+
+    Args:
+        spec: of the adapter.
+        metadata: of the adapter; no path of this machine is shown.
+        repo_id: where the adapter will be.
+    """
     from huggingface_hub import ModelCard, ModelCardData
 
-    base = spec.base_model_name_or_path
-    on_hub = bool(base) and not os.path.isabs(base or "") and "/" in (base or "")
+    metadata = {key: value if key == "description" else public_name(value) for key, value in metadata.items()}
+    base, on_hub = _base_for_card(spec.base_model_name_or_path)
     data: Any = ModelCardData(
         library_name="peft",
         pipeline_tag="text-generation",
         tags=["lora", "text2lora"] + ([f"base_model:adapter:{base}"] if on_hub else []),
+        text2lora=metadata,
     )
     if on_hub:
         data.base_model, data.base_model_relation = base, "adapter"
-    description = metadata.get("description", "")
-    rows = [(k.replace("_", " "), v) for k, v in metadata.items() if k != "description"]
-    rows += [("r", str(spec.r)), ("alpha", f"{spec.lora_alpha:g}"), ("rsLoRA", "yes" if spec.use_rslora else "no")]
-    rows += [("target modules", ", ".join(spec.target_modules))]
+    description = " ".join(metadata.get("description", "").split())
+    rows = {key.replace("_", " "): value for key, value in metadata.items() if key != "description"}
+    rows |= {"r": str(spec.r), "alpha": f"{spec.lora_alpha:g}", "rsLoRA": "yes" if spec.use_rslora else "no"}
+    rows |= {"target modules": ", ".join(spec.target_modules)}
+    loadable = base if on_hub or base in BASES else None
     card = ModelCard.from_template(
         data,
         template_str=ADAPTER_CARD,
-        title=" ".join(description.split())[:80] or "LoRA adapter",
-        description=" ".join(description.split()),
-        base=base,
-        snippet=load_snippet(base, "PATH_OR_REPO_OF_THIS_ADAPTER"),
-        rows=rows,
+        title=escape_markdown(description[:80]) or "LoRA adapter",
+        description=escape_markdown(description),
+        base=escape_markdown(base or ""),
+        snippet=load_snippet(loadable, repo_id or "PATH_OR_REPO_OF_THIS_ADAPTER"),
+        rows=[(escape_markdown(name), escape_markdown(value)) for name, value in rows.items()],
     )
     return str(card)
+
+
+def card_metadata(card: str) -> dict[str, str]:
+    """The metadata that `adapter_card` wrote; nothing where the card is another's."""
+    from huggingface_hub import ModelCard
+
+    try:
+        found = ModelCard(card, ignore_metadata_errors=True).data.to_dict().get("text2lora")
+    except (ValueError, YAMLError):
+        return {}
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+def checkpoint_card(
+    config: Text2LoraConfig,
+    num_parameters: int,
+    repo_id: str | None = None,
+    eval_results: Mapping[str, float] | None = None,
+) -> str:
+    """The README of a checkpoint, with the front matter that the Hub reads.
+
+    Args:
+        config: of the checkpoint; no path of this machine is shown.
+        num_parameters: of the hypernetwork.
+        repo_id: where the checkpoint will be.
+        eval_results: figures by `TASK/METRIC`, as `gsm8k/accuracy`.
+    """
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    title = repo_id.rpartition("/")[2] if repo_id else "text2lora checkpoint"
+    base, on_hub = _base_for_card(config.base_model_name_or_path)
+    figures = [(*name.rpartition("/")[::2], value) for name, value in (eval_results or {}).items()]
+    data = ModelCardData(
+        model_name=title,
+        library_name="text2lora",
+        pipeline_tag="text-generation",
+        base_model=base if on_hub else None,
+        tags=["text2lora", "lora", "hypernetwork"],
+        eval_results=[
+            EvalResult("text-generation", task or "text2lora", task or "text2lora", metric, value)
+            for task, metric, value in figures
+        ],
+    )
+    encoder = public_name(config.encoder_name_or_path or "none")
+    rows = {
+        "base model": f"{base or 'none'} {config.base_model_revision or ''}",
+        "text encoder": f"{encoder} {config.encoder_revision or ''}",
+        "task encoder": f"{config.task_encoder}, {config.task_emb_size} features",
+        "hypernetwork": f"head {config.head}, width {config.latent_size} and {config.head_input_size}, "
+        f"{num_parameters:,} parameters",
+        "adapters": f"r {config.lora_r}, alpha {config.lora_alpha:g}{', rsLoRA' * config.use_rslora}, "
+        f"{config.num_layers} layers of {', '.join(config.target_modules)}",
+        "text2lora": library_version(),
+    }
+    rows |= {f"{task} {metric}".strip(): f"{value:g}" for task, metric, value in figures}
+    snippet = (
+        "from text2lora import Text2LoraModel\n\n"
+        f"t2l = Text2LoraModel.from_pretrained({json.dumps(repo_id or 'PATH_OR_REPO_OF_THIS_CHECKPOINT')})\n"
+        'adapter = t2l.generate_lora("Answer in capital letters.")\n'
+        'adapter.save_pretrained("capitals")'
+    )
+    card = ModelCard.from_template(
+        data,
+        template_str=CHECKPOINT_CARD,
+        title=escape_markdown(title),
+        base=escape_markdown(base or ""),
+        snippet=snippet,
+        rows=[(escape_markdown(name), escape_markdown(value)) for name, value in rows.items()],
+    )
+    return str(card)
+
+
+def escape_markdown(text: str) -> str:
+    """Text as one line of Markdown that shows it as it is: no markup, no HTML, no end of a table's cell in it."""
+    line = re.sub(r"([\\`*\[\]<>|~&$]|\b_\B|\B_)", r"\\\1", " ".join(text.split()))
+    return re.sub(r"^(\d*)([-+#=.)])", r"\1\\\2", line)  # what would begin a heading, a list or a rule
+
+
+def _base_for_card(name: str | None) -> tuple[str | None, bool]:
+    """The base model's name without paths of this machine, and whether the Hub can have it."""
+    return (public_name(name) if name else None), bool(name) and not is_local(name or "") and "/" in (name or "")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -11,17 +14,32 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
+from transformers.utils.hub import resolve_revision
 
 from text2lora.adapter import PREFIX, LoraAdapter, LoraSpec
 from text2lora.configuration import Text2LoraConfig
 from text2lora.encoder import TextEncoder, check_description
 from text2lora.errors import CheckpointError
-from text2lora.hub import BASES, CHECKPOINTS, library_version, resolve_name
+from text2lora.hub import (
+    BASES,
+    CARD_NAME,
+    CHECKPOINTS,
+    checkpoint_card,
+    hub_fault,
+    library_version,
+    public_name,
+    push_folder,
+    push_target,
+    resolve_commit,
+    resolve_name,
+    without_paths,
+)
 from text2lora.hypernetwork import HyperNetwork, LoraWeights
 from text2lora.task_encoder import SoftmaxTaskEncoder, TokenTaskEncoder, VectorQuantizedTaskEncoder
 from text2lora.upstream import find_upstream, read_upstream
 
 if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
     from peft import PeftModel
 
 
@@ -92,7 +110,8 @@ class Text2LoraModel(PreTrainedModel):
             encoder: a path or Hub id to use in place of the checkpoint's text encoder, or a `TextEncoder`.
             base_model_kwargs: for the base model's `from_pretrained`, when it is loaded.
             **kwargs: as in transformers: `dtype`, `device_map`, `subfolder`, `revision`, `token`, `local_files_only`,
-                `cache_dir`, ...; `token`, `local_files_only` and `cache_dir` serve encoder and base too.
+                `cache_dir`, ...; `token`, `local_files_only` and `cache_dir` serve encoder and base too. All files
+                come from the one commit that `revision` is now; adapters carry it in their metadata.
 
         Raises:
             CheckpointError: nothing is there, or it is not a whole text2lora checkpoint.
@@ -101,8 +120,9 @@ class Text2LoraModel(PreTrainedModel):
         path = resolve_name(name, CHECKPOINTS)
         with_info = kwargs.pop("output_loading_info", False)
         shared = {k: v for k, v in kwargs.items() if k in ("token", "local_files_only", "cache_dir")}
-        subfolder, revision = kwargs.get("subfolder"), kwargs.get("revision")
-        files = find_upstream(path, subfolder, revision=revision, **shared)
+        if (commit := resolve_commit(path, kwargs.get("revision"), **shared)) is not None:
+            kwargs["revision"] = commit
+        files = find_upstream(path, kwargs.get("subfolder"), revision=kwargs.get("revision"), **shared)
         try:
             if files:
                 config, state = read_upstream(files)
@@ -115,6 +135,8 @@ class Text2LoraModel(PreTrainedModel):
         except (OSError, ValueError, RuntimeError, KeyError, StrictDataclassError) as error:
             if isinstance(error, CheckpointError):
                 raise
+            if fault := hub_fault(error, name, commit):
+                raise CheckpointError(fault) from error
             cause = error.__cause__ if isinstance(error, StrictDataclassError) else error
             reason = str(cause).strip().split("\n")[0]
             raise CheckpointError(
@@ -125,9 +147,95 @@ class Text2LoraModel(PreTrainedModel):
         if wrong:
             raise CheckpointError(f"the weights of {name!r} do not match its config: {wrong}")
         _align(model)
-        model.config.name_or_path = os.path.join(name, subfolder or "") if os.path.isdir(name) or subfolder else name
+        model.config.name_or_path = name
         model._load_kwargs = {"encoder": encoder, "shared": shared, "base": base_model_kwargs or {}}
+        model._load_kwargs["origin"] = {
+            "checkpoint_subfolder": kwargs.get("subfolder"),
+            "checkpoint_commit": getattr(commit, "resolved", None),
+        }
         return (model, info) if with_info else model
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        *args: Any,
+        eval_results: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the hypernetwork, its config and a card.
+
+        Args:
+            save_directory: the folder.
+            is_main_process: whether this process writes config and card.
+            *args: as in transformers.
+            eval_results: figures for the card by `TASK/METRIC`, as `gsm8k/accuracy`.
+            **kwargs: as in transformers; `push_to_hub=True` calls `push_to_hub` with `repo_id`, or the folder's name.
+        """
+        push = kwargs.pop("push_to_hub", False)
+        names = ("repo_id", "commit_message", "private", "revision", "create_pr", "force")
+        hub = {name: kwargs.pop(name) for name in names if name in kwargs}
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if is_main_process:
+            card = checkpoint_card(self.config, self.num_parameters(), eval_results=eval_results)
+            Path(save_directory, CARD_NAME).write_text(card, encoding="utf-8")
+        if push:
+            hub.setdefault("repo_id", Path(save_directory).name)
+            self.push_to_hub(**hub, token=kwargs.get("token"), eval_results=eval_results)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "50GB",
+        eval_results: Mapping[str, float] | None = None,
+        force: bool = False,
+    ) -> CommitInfo:
+        """Put the checkpoint on the Hub, in one commit; the repository is made where there is none.
+
+        A base model or encoder that is a path on this machine is left out of the config that is pushed.
+
+        Args:
+            repo_id: `USER/NAME`, `ORGANIZATION/NAME`, or `NAME` for one of your own.
+            commit_message: the commit's summary.
+            private: for a new repository; None is the owner's default.
+            token: a token of the Hub; None takes HF_TOKEN or the one of `hf auth login`.
+            revision: the branch, made where there is none; None is the default one.
+            create_pr: open a pull request.
+            max_shard_size: as in transformers.
+            eval_results: figures for the card by `TASK/METRIC`, as `gsm8k/accuracy`; they become its model-index.
+            force: write into a repository that holds something else than a checkpoint of text2lora; its other files
+                stay.
+
+        Returns:
+            The commit: `repo_url`, `oid`, `pr_url`.
+
+        Raises:
+            HubError: not logged in, no right to write, something else is there, or the Hub cannot be reached.
+        """
+        target = push_target(repo_id, "checkpoint", token=token, revision=revision, create_pr=create_pr, force=force)
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent)
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            text = json.dumps(without_paths(config), indent=2, sort_keys=True)
+            (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+            card = checkpoint_card(self.config, self.num_parameters(), target.repo_id, eval_results)
+            (folder / CARD_NAME).write_text(card, encoding="utf-8")
+            return push_folder(
+                folder,
+                target,
+                private=private,
+                token=token,
+                revision=revision,
+                create_pr=create_pr,
+                commit_message=commit_message,
+            )
 
     @property
     def encoder(self) -> TextEncoder:
@@ -155,14 +263,13 @@ class Text2LoraModel(PreTrainedModel):
         """
         from transformers import AutoModelForCausalLM
 
-        options = {"device_map": str(self.device), **self._load_kwargs.get("shared", {})}
-        if self.config.base_model_revision:
-            options["revision"] = self.config.base_model_revision
+        options = {"device_map": str(self.device), **self._base_source()}
         options |= self._load_kwargs.get("base", {}) | kwargs
         try:
             return AutoModelForCausalLM.from_pretrained(self._base_path(), **({"trust_remote_code": False} | options))
         except (OSError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0]
+            name = str(self.config.base_model_name_or_path)
+            reason = hub_fault(error, name, self.config.base_model_revision) or str(error).strip().split("\n")[0]
             raise CheckpointError(
                 f"the base model {self.config.base_model_name_or_path!r} cannot be loaded ({reason}): pass base_model="
             ) from error
@@ -174,7 +281,7 @@ class Text2LoraModel(PreTrainedModel):
             from transformers import AutoTokenizer
 
             self._lazy["tokenizer"] = AutoTokenizer.from_pretrained(
-                self._base_path(), trust_remote_code=False, **self._load_kwargs.get("shared", {})
+                self._base_path(), trust_remote_code=False, **self._base_source()
             )
         return self._lazy["tokenizer"]
 
@@ -182,6 +289,14 @@ class Text2LoraModel(PreTrainedModel):
         if not self.config.base_model_name_or_path:
             raise CheckpointError("this checkpoint names no base model: pass base_model=")
         return resolve_name(self.config.base_model_name_or_path, BASES)
+
+    def _base_source(self) -> dict[str, Any]:
+        """Where base model and tokenizer come from: both from the one commit that the config's revision is now."""
+        if "base_source" not in self._lazy:
+            shared = self._load_kwargs.get("shared", {})
+            commit = resolve_revision(self._base_path(), self.config.base_model_revision, **shared)
+            self._lazy["base_source"] = shared | ({"revision": commit} if commit else {})
+        return self._lazy["base_source"]
 
     def forward(self, task_emb: torch.Tensor) -> LoraWeights:
         """Task embeddings to LoRA weights, differentiable.
@@ -247,10 +362,12 @@ class Text2LoraModel(PreTrainedModel):
             revision=self.config.base_model_revision,
         )
         source = {
-            "checkpoint": _public_name(self.config.name_or_path),
-            "encoder": self.config.encoder_name_or_path or "",
+            "checkpoint": public_name(self.config.name_or_path or "unsaved"),
+            **self._load_kwargs.get("origin", {}),
+            "encoder": public_name(self.config.encoder_name_or_path or ""),
             "text2lora": library_version(),
         }
+        source = {key: value for key, value in source.items() if value}
         made = [
             LoraAdapter(state, spec, ({"description": text} if text else {}) | source | {"scale": f"{scale:g}"})
             for state, text in zip(per_task, checked, strict=True)
@@ -313,11 +430,6 @@ def _align(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
             parameter.data = parameter.data.clone()
-
-
-def _public_name(name: str | None) -> str:
-    """A checkpoint's name for cards: of a path on this machine the last part only."""
-    return os.path.basename(os.path.normpath(name)) if name and os.path.isdir(name) else name or "unsaved"
 
 
 AutoConfig.register("text2lora", Text2LoraConfig)

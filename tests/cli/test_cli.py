@@ -119,13 +119,13 @@ def test_force_does_not_replace_what_is_no_adapter(t2l_command, checkpoint_dir: 
     [
         (["make", "  "], "the description is empty"),
         (["make", "a\x07b"], "control characters"),
-        (["make", "a", "-m", "/nothing/here"], "'/nothing/here' is not a text2lora checkpoint"),
-        (["make", "a", "-m", "nobody/has-this"], "'nobody/has-this' is not a text2lora checkpoint"),
+        (["make", "a", "-m", "/nothing/here"], "/nothing/here does not exist"),
+        (["make", "a", "-m", "nobody/has-this"], "nobody/has-this is not in the cache"),
         (["make", "a", "-m", "CHECKPOINT", "--scale", "-1"], "scale is -1"),
         (["make", "a", "-m", "CHECKPOINT", "-o", "/proc/mine"], "/proc/mine cannot be written"),
         (["run", "/nothing/here", "x"], "/nothing/here does not exist"),
         (["run", "CHECKPOINT", "x"], "no adapter_config.json"),
-        (["info", "/nothing/here"], "'/nothing/here' is not a text2lora checkpoint"),
+        (["info", "/nothing/here"], "/nothing/here does not exist"),
     ],
 )
 def test_errors_are_one_line_and_leave_nothing_behind(
@@ -147,6 +147,7 @@ def test_errors_are_one_line_and_leave_nothing_behind(
         ["unknown"],
         ["make", "a", "--wrong"],
         ["make", "a", "--dtype", "int3"],
+        ["make", "a", "--private"],
         ["make", "a", "--scale", "big"],
     ],
 )

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from text2lora.cli.common import err, out, parse_device, parse_dtype, quiet, size
-from text2lora.hub import BASES, load_snippet, resolve_name
+from text2lora.hub import BASES, hub_fault, load_snippet, push_target, resolve_name
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A checkpoint: `nano`, a folder or a Hub id.")]
 Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, ...")]
@@ -32,26 +32,45 @@ def make(
         str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's.")
     ] = None,
     device: Device = "auto",
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an adapter that is already there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace what is already there, here and on the Hub.")
+    ] = False,
+    push: Annotated[bool, typer.Option("--push", help="Put the adapter on the Hub.")] = False,
+    repo_id: Annotated[
+        str | None, typer.Option(help="USER/NAME or NAME on the Hub; by default named after the text.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")] = False,
+    commit_message: Annotated[str | None, typer.Option(help="Summary of the commit on the Hub.")] = None,
+    token: Annotated[
+        str | None, typer.Option(help="Token of the Hub; by default HF_TOKEN or that of `hf auth login`.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a LoRA adapter from a sentence.
 
     Example: t2l make "Return the city in capitals." -o city-upper
     """
+    if not push and (repo_id or private or create_pr or commit_message):
+        raise typer.BadParameter("missing beside an option for the Hub", param_hint="--push")
     from text2lora.encoder import check_description
     from text2lora.errors import OutputError
 
     text = check_description(description)
-    target = output or Path(slug(text))
-    if target.exists() and not force and (not target.is_dir() or any(target.iterdir())):
+    target = output if push else output or Path(slug(text))
+    if target and target.exists() and not force and (not target.is_dir() or any(target.iterdir())):
         raise OutputError(f"{target} exists: choose another folder with --output, or replace an adapter with --force")
     torch_dtype = parse_dtype(dtype)
     quiet()
+    if push:  # before the work is done
+        with err.status("asking the Hub"):
+            repo_id = push_target(
+                repo_id or slug(text), "adapter", token=token, create_pr=create_pr, force=force
+            ).repo_id
     from text2lora.modeling import Text2LoraModel
 
     with err.status("loading the model") as status:
-        t2l = Text2LoraModel.from_pretrained(model, device_map=parse_device(device))
+        t2l = Text2LoraModel.from_pretrained(model, device_map=parse_device(device), token=token)
         encoder = t2l.encoder
         status.update("reading the description")
         begin = time.perf_counter()
@@ -61,12 +80,23 @@ def make(
         made = time.perf_counter()
         adapter = adapter.to(dtype=torch_dtype)
         status.update("saving")
-        folder = adapter.save_pretrained(target)
+        folder = adapter.save_pretrained(target) if target else None
+        commit = None
+        if push and repo_id:
+            status.update("sending")
+            commit = adapter.push_to_hub(
+                repo_id,
+                private=private or None,
+                token=token,
+                create_pr=create_pr,
+                commit_message=commit_message,
+                force=force,
+            )
     base = t2l.config.base_model_name_or_path
     if as_json:
         report = {
             "description": text,
-            "path": str(folder),
+            "path": str(folder) if folder else None,
             "bytes": adapter.num_bytes,
             "encoder_seconds": encoded - begin,
             "hypernetwork_seconds": made - encoded,
@@ -74,15 +104,22 @@ def make(
             "model": model,
             "scale": scale,
         }
+        if commit:
+            report |= {"url": str(commit.pr_url or commit.repo_url), "repo_id": repo_id, "commit": commit.oid}
         print(json.dumps(report, ensure_ascii=False))
         return
     milliseconds = (
         f"{(encoded - begin) * 1000:.0f} ms to read the description, {(made - encoded) * 1000:.0f} ms to write"
     )
-    out.print(f"[bold green]Adapter[/] {escape(str(folder))}  ({size(adapter.num_bytes)}; {milliseconds})")
+    name = str(folder or repo_id)
+    out.print(f"[bold green]Adapter[/] {escape(name)}  ({size(adapter.num_bytes)}; {milliseconds})")
+    if commit:
+        out.print(f"[bold green]On the Hub[/] {escape(str(commit.pr_url or commit.repo_url))}", highlight=False)
+    if create_pr and not folder:  # nothing to load before it is merged
+        return
     out.print("\nLoad it:\n")
-    out.print(indent(load_snippet(base, str(folder)), "  "), markup=False, highlight=False)
-    out.print(f'\nTry it:\n\n  t2l run {escape(str(folder))} "{escape(_sample_input(base))}"')
+    out.print(indent(load_snippet(base, name), "  "), markup=False, highlight=False)
+    out.print(f'\nTry it:\n\n  t2l run {escape(name)} "{escape(_sample_input(base))}"')
 
 
 def run(
@@ -111,11 +148,13 @@ def run(
 
     with err.status("loading the base model") as status:
         try:
-            path = resolve_name(name, BASES)
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, device_map=parse_device(device))
+            path, revision = resolve_name(name, BASES), None if base else lora.spec.revision
+            tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                path, revision=revision or "main", trust_remote_code=False, device_map=parse_device(device)
+            )
         except (OSError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0]
+            reason = hub_fault(error, name, revision) or str(error).strip().split("\n")[0]
             raise CheckpointError(f"the base model {name!r} cannot be loaded ({reason}): pass --base") from error
         status.update("answering")
         before = generate_answers(model.eval(), tokenizer, inputs, max_new_tokens)

@@ -1,0 +1,479 @@
+"""Push and pull with the real clients against a Hub that speaks the real one's HTTP (`hub_server`)."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import Fault, HubClient, HubServer
+from huggingface_hub import ModelCard
+from transformers import PreTrainedModel
+
+from text2lora import LoraAdapter, Text2LoraModel
+
+WRITER, READER, STRANGER = "hf_writertoken", "hf_readertoken", "hf_strangertoken"
+ADAPTER = ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+CITY = "me/upper-case-the-city"
+"""What the first push of this module makes, under the name that it makes of the description."""
+
+
+@pytest.fixture(scope="module")
+def model(make_model: Callable[..., Text2LoraModel]) -> Text2LoraModel:
+    return make_model(base_model_name_or_path="org/base", encoder_name_or_path="org/encoder")
+
+
+@pytest.fixture(scope="module")
+def hub(
+    base_dir: Path, encoder_dir: Path, model: Text2LoraModel, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[HubServer]:
+    folder = tmp_path_factory.mktemp("hub-checkpoint")
+    model.save_pretrained(folder)
+    with HubServer() as server:
+        server.add("org/base", base_dir)
+        server.add("org/encoder", encoder_dir)
+        server.add("org/t2l", folder)
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _no_faults(hub: HubServer) -> Iterator[None]:
+    yield
+    hub.faults.clear()
+
+
+@pytest.fixture(scope="module")
+def client(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubClient]:
+    with HubClient(hub.url, tmp_path_factory.mktemp("home")) as process:
+        yield process
+    assert process.output
+    assert not any(token in process.output for token in (WRITER, READER, STRANGER, "hf_old"))
+
+
+@pytest.fixture(scope="module")
+def pushed(hub: HubServer, client: HubClient, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """The first push, of a Hub that is busy and stumbles on the way."""
+    hub.faults += [Fault("whoami", 429), Fault("repos/create", 429), Fault("preupload", 503), Fault("PUT /lfs", 500)]
+    hub.faults += [Fault(r"POST .*/commit/", 429), Fault("GET .*org/t2l", 429), Fault("PUT /lfs", "reset")]
+    empty = tmp_path_factory.mktemp("empty")
+    code, out, err = client(
+        "with no_waiting():\n    result = cli('make', 'Upper case: the City!', '-m', 'org/t2l', '--push', '--json')",
+        token=WRITER,
+        cwd=empty,
+    )
+    assert code == 0, err
+    assert not any(fault.times for fault in hub.faults)
+    assert list(empty.iterdir()) == []
+    return json.loads(out)
+
+
+def adapters(hub: HubServer) -> dict[str, list[str]]:
+    return {name: [commit[1] for commit in repo.log] for name, repo in hub.repos.items()}
+
+
+def test_push_is_one_commit_of_three_files_even_when_the_hub_stumbles(hub: HubServer, pushed: dict) -> None:
+    repo = hub.repos[CITY]
+    assert pushed["url"] == f"{hub.url}/{CITY}"
+    assert pushed["path"] is None
+    assert sorted(repo.files) == ADAPTER
+    assert [message for _, _, message in repo.log] == ["add", "Upload with text2lora"]
+    assert pushed["commit"] == repo.refs["main"]
+    assert not repo.private
+
+
+def test_pushed_card_says_where_the_adapter_comes_from(hub: HubServer, pushed: dict) -> None:
+    text = hub.repos[CITY].files["README.md"].decode()
+    card = ModelCard(text)
+    assert (card.data.library_name, card.data.base_model) == ("peft", "org/base")
+    assert card.data.base_model_relation == "adapter"
+    assert card.data.text2lora["checkpoint"] == "org/t2l"
+    assert card.data.text2lora["checkpoint_commit"] == hub.repos["org/t2l"].refs["main"]
+    assert f'PeftModel.from_pretrained(base, "{CITY}")' in text
+    assert WRITER not in str(hub.repos[CITY].files)
+
+
+@pytest.fixture(scope="module")
+def puller(hub: HubServer, pushed: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list]:
+    """The home of a process that has pulled the adapter with peft alone, and the logits it got."""
+    home = tmp_path_factory.mktemp("puller")
+    with HubClient(hub.url, home) as fresh:
+        logits = fresh(
+            f"""
+            import sys, torch
+            from peft import PeftModel; from transformers import AutoModelForCausalLM, AutoTokenizer
+            tokenizer = AutoTokenizer.from_pretrained("org/base")
+            base = AutoModelForCausalLM.from_pretrained("org/base")
+            model = PeftModel.from_pretrained(base, "{CITY}")
+            result = model(torch.arange(5, 25)[None]).logits.tolist()
+            assert "text2lora" not in sys.modules
+            """
+        )
+    return home, logits
+
+
+def test_fresh_process_with_peft_alone_gets_the_same_logits(
+    hub: HubServer, puller: tuple[Path, list], model: Text2LoraModel, encoder, base: PreTrainedModel, tmp_path: Path
+) -> None:
+    for name, data in hub.repos[CITY].files.items():
+        (tmp_path / name).write_bytes(data)
+    pushed = LoraAdapter.from_pretrained(tmp_path)
+    made = model.generate_lora(["Upper case: the City!"], task_emb=encoder.encode(["Upper case: the City!"]))[0]
+    assert all(torch.allclose(made.weights[key], pushed.weights[key], atol=1e-5) for key in made.weights)
+    with torch.no_grad():
+        plain = base(torch.arange(5, 25)[None]).logits
+        ours = pushed.apply_to(base)(torch.arange(5, 25)[None]).logits
+    assert torch.allclose(torch.tensor(puller[1]), ours, atol=1e-5)
+    assert not torch.allclose(plain, ours, atol=1e-2)
+
+
+def test_without_a_network_the_cache_serves(hub: HubServer, puller: tuple[Path, list]) -> None:
+    asked = len(hub.requests)
+    with HubClient(hub.url, puller[0], HF_HUB_OFFLINE="1") as offline:
+        found, mistyped, checkpoint, push, answers = offline(
+            f"""
+            from text2lora import LoraAdapter, Text2LoraModel
+            adapter = LoraAdapter.from_pretrained("{CITY}")
+            result = [
+                adapter.metadata,
+                refusal(lambda: LoraAdapter.from_pretrained("me/uper-case-the-city")),
+                refusal(lambda: Text2LoraModel.from_pretrained("nanoo")),
+                refusal(lambda: adapter.push_to_hub("x", token="hf_writertoken")),
+                cli("run", "{CITY}", "x", "--max-new-tokens", 2, "--json"),
+            ]
+            """
+        )
+    assert found["adapter_commit"] == hub.repos[CITY].refs["main"]
+    assert mistyped.startswith("CheckpointError: me/uper-case-the-city is not in the cache and HF_HUB_OFFLINE is set")
+    assert f"did you mean '{CITY}'?" in mistyped
+    assert "did you mean 'nano'?" in checkpoint
+    assert "HF_HUB_OFFLINE" in push
+    assert answers[0] == 0
+    assert len(hub.requests) == asked
+
+
+def test_run_and_info_take_hub_ids(client: HubClient, pushed: dict) -> None:
+    run, adapter, checkpoint = client(
+        f"""
+        result = [
+            cli("run", "{CITY}", "x", "--max-new-tokens", 2, "--json"),
+            cli("info", "{CITY}", "--json"),
+            cli("info", "org/t2l", "--json"),
+        ]
+        """
+    )
+    assert [row["input"] for row in json.loads(run[1])] == ["x"]
+    assert json.loads(adapter[1])["base_model"] == "org/base"
+    assert json.loads(checkpoint[1])["what"] == "text2lora checkpoint"
+
+
+def test_pull_request_leaves_main_as_it_is(hub: HubServer, client: HubClient, pushed: dict, tmp_path: Path) -> None:
+    before = hub.repos[CITY].refs["main"]
+    make = ["make", "lower case", "-m", "org/t2l", "--push", "--repo-id", CITY, "--commit-message", "Try lower"]
+    result, refused = client(
+        f"result = [cli(*{[*make, '--create-pr', '-o', 'mine']}), cli(*{make})]", token=STRANGER, cwd=tmp_path
+    )
+    assert result[0] == 0, result
+    assert f"{CITY}/discussions/1" in result[1]
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ADAPTER
+    assert hub.repos[CITY].refs["main"] == before
+    assert hub.repos[CITY].log[-1] == ("refs/pr/1", hub.repos[CITY].refs["refs/pr/1"], "Try lower")
+    assert refused[0] == 1
+    assert f"you are 'stranger' on the Hub and may not write to {CITY}: use --create-pr" in refused[2]
+    description = client(
+        f"""
+        from text2lora import LoraAdapter
+        result = LoraAdapter.from_pretrained("{CITY}", revision="refs/pr/1").metadata["description"]
+        """
+    )
+    assert description == "lower case"
+
+
+def test_config_and_weights_come_from_one_commit(hub: HubServer, client: HubClient, pushed: dict) -> None:
+    first = hub.repos[CITY].refs["main"]
+    result = client(
+        f"""
+        import huggingface_hub
+        from text2lora import LoraAdapter, Text2LoraModel
+        adapter = LoraAdapter.from_pretrained("{CITY}", revision="{first}")
+        changed = adapter.scaled(3.0)
+        changed = changed.__class__({{k: v * 2 for k, v in changed.weights.items()}}, changed.spec, changed.metadata)
+        download = huggingface_hub.hf_hub_download
+
+        def meddling(repo, name, **kwargs):  # between the configuration and the weights, someone pushes
+            if name == "adapter_model.safetensors" and not meddling.done:
+                meddling.done = True
+                changed.push_to_hub(repo)
+            return download(repo, name, **kwargs)
+
+        meddling.done = False
+        huggingface_hub.hf_hub_download = meddling
+        old = LoraAdapter.from_pretrained("{CITY}")
+        huggingface_hub.hf_hub_download = download
+        new, pinned = LoraAdapter.from_pretrained("{CITY}"), LoraAdapter.from_pretrained("{CITY}", revision="{first}")
+        key = next(iter(adapter.weights))
+        result = [
+            [a.spec.lora_alpha / adapter.spec.lora_alpha, float((a.weights[key] / adapter.weights[key]).mean()),
+             a.metadata["adapter_commit"]]
+            for a in (old, new, pinned)
+        ]
+        """,
+        token=WRITER,
+    )
+    second = hub.repos[CITY].refs["main"]
+    assert first != second
+    assert result == [[1.0, 1.0, first], [3.0, 2.0, second], [1.0, 1.0, first]]
+
+
+def test_who_may_not_is_told_what_to_do(hub: HubServer, client: HubClient, pushed: dict) -> None:
+    files = hub.repos[CITY].files
+    hub.add("me/secret", files, private=True)
+    hub.add("org/gated", files, gated=True)
+    code = """
+        from text2lora import LoraAdapter
+        result = {name: refusal(lambda: LoraAdapter.from_pretrained(name)) for name in names}
+        """
+    names = ["me/secret", "org/gated", "me/uper-case-the-city", "org/t2l"]
+    nobody = client(code, names=names)
+    log_in = "log in with `hf auth login` or set HF_TOKEN"
+    assert nobody == {
+        "me/secret": f"CheckpointError: me/secret is not on the Hub, or it is private: check the name, or {log_in}",
+        "org/gated": f"CheckpointError: org/gated is gated: ask for access at {hub.url}/org/gated, then {log_in}",
+        "me/uper-case-the-city": "CheckpointError: me/uper-case-the-city is not on the Hub, or it is private: "
+        f"did you mean '{CITY}'? Otherwise check the name, or {log_in}",
+        "org/t2l": "CheckpointError: org/t2l has no adapter_config.json: expected a text2lora checkpoint or a LoRA "
+        "adapter; check the name",
+    }
+    assert "org/gated is gated" in client(code, token=STRANGER, names=names)["org/gated"]
+    assert client(code, token=WRITER, names=["me/secret"]) == {"me/secret": "nothing was refused"}
+    assert "does not accept the token" in client(code, token="hf_oldtoken", names=[CITY])[CITY]
+    explicit = f"""
+        from text2lora import LoraAdapter, Text2LoraModel
+        result = [
+            refusal(lambda: LoraAdapter.from_pretrained("me/secret", token="{WRITER}")),
+            refusal(lambda: LoraAdapter.from_pretrained("{CITY}", revision="v9")),
+            refusal(lambda: Text2LoraModel.from_pretrained("org/t2l", revision="v9")),
+            refusal(lambda: LoraAdapter.from_pretrained("org/encoder", local_files_only=True, cache_dir="/nothing")),
+        ]
+        """
+    result = client(explicit)
+    assert result[0] == "nothing was refused"
+    assert result[1] == f"CheckpointError: {CITY} has no revision 'v9': pass one of its branches, tags or commits"
+    assert "org/t2l has no revision 'v9'" in result[2]
+    assert "leave out local_files_only to download it" in result[3]
+
+
+def test_push_that_cannot_work_is_refused_before_anything_is_made(
+    hub: HubServer, client: HubClient, pushed: dict, tmp_path: Path
+) -> None:
+    hub.add("me/llama", {"config.json": b"{}", "model.safetensors": b"weights", "README.md": b"# mine"})
+    before = adapters(hub)
+    make = ["make", "the city", "-m", "org/nothing", "--push"]  # a checkpoint that is not there: never looked for
+    code = f"result = cli(*{make}, *more)"
+    for token, more, told in [
+        (None, [], "you are not logged in to the Hub: log in with `hf auth login` or set HF_TOKEN"),
+        ("hf_oldtoken", [], "the Hub does not accept the token"),
+        (None, ["--token", "hf_older"], "the Hub does not accept the token"),
+        (READER, [], "your token may only read"),
+        (WRITER, ["--repo-id", "org/mine"], "you are 'me' on the Hub and may not write to org/mine"),
+        (WRITER, ["--repo-id", "me/llama"], "me/llama holds README.md and is no adapter of text2lora: choose another"),
+        (WRITER, ["--repo-id", "a/b/c"], "a/b/c is neither a folder here nor a name that the Hub can have"),
+    ]:
+        status, out, err = client(code, token=token, cwd=tmp_path, more=more)
+        assert (status, out) == (1, "")
+        assert told in err
+        assert "hf_" not in err
+    assert adapters(hub) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_force_writes_into_what_is_something_else_and_leaves_its_files(
+    hub: HubServer, client: HubClient, tmp_path: Path
+) -> None:
+    hub.add("me/other", {"notes.txt": b"x"})
+    make = ["make", "the city", "-m", "org/t2l", "--push", "--repo-id", "other", "--force"]
+    result = client(f"result = cli(*{make})", token=WRITER, cwd=tmp_path)
+    assert result[0] == 0, result
+    assert sorted(hub.repos["me/other"].files) == [*ADAPTER, "notes.txt"]
+    assert len(hub.repos["me/other"].log) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (Fault(r"POST .*/commit/", "reset", 9), "cannot be reached"),
+        (Fault(r"PUT /lfs", "reset", 99), "cannot be reached"),
+        (Fault(r"POST .*/commit/", 500, 9), "trouble of its own with me/atomic (status 500)"),
+        (Fault(r"preupload", 429, 99), "limits your requests: try again in 0 s"),
+        (Fault(r"POST .*/commit/", 412, 9), "me/atomic was changed by someone else meanwhile"),
+    ],
+    ids=["reset-commit", "reset-upload", "500", "429", "412"],
+)
+def test_push_that_fails_on_the_way_leaves_the_repository_as_it_was(
+    hub: HubServer, client: HubClient, pushed: dict, fault: Fault, told: str
+) -> None:
+    if "me/atomic" not in hub.repos:
+        hub.add("me/atomic", hub.repos[CITY].files)
+    before = hub.repos["me/atomic"].refs["main"]
+    hub.lfs.clear()
+    hub.faults.append(fault)
+    result = client(
+        f"""
+        from text2lora import LoraAdapter
+        adapter = LoraAdapter.from_pretrained("{CITY}").scaled(0.5)
+        changed = adapter.__class__({{k: v + 1 for k, v in adapter.weights.items()}}, adapter.spec, adapter.metadata)
+        with no_waiting():
+            result = refusal(lambda: changed.push_to_hub("me/atomic"))
+        """,
+        token=WRITER,
+    )
+    assert result.startswith("HubError: ")
+    assert told in result
+    assert "\n" not in result
+    assert hub.repos["me/atomic"].refs == {"main": before}
+
+
+def test_branch_private_and_organization(hub: HubServer, client: HubClient, pushed: dict) -> None:
+    result = client(
+        f"""
+        from text2lora import LoraAdapter
+        adapter = LoraAdapter.from_pretrained("{CITY}")
+        made = adapter.push_to_hub("lab/hidden", private=True)
+        branch = adapter.scaled(0.5).push_to_hub("lab/hidden", revision="half")
+        again = LoraAdapter.from_pretrained("lab/hidden", revision="half")
+        result = [str(made.repo_url), again.spec.lora_alpha / adapter.spec.lora_alpha, again.metadata["description"]]
+        """,
+        token=WRITER,
+    )
+    assert result == [f"{hub.url}/lab/hidden", 0.5, "Upper case: the City!"]
+    assert hub.repos["lab/hidden"].private
+    assert set(hub.repos["lab/hidden"].refs) == {"main", "half"}
+
+
+def test_checkpoint_is_pushed_with_its_card_and_comes_back(
+    hub: HubServer, client: HubClient, pushed: dict, checkpoint_dir: Path, tmp_path: Path
+) -> None:
+    result = client(
+        f"""
+        import torch
+        from transformers import AutoModel
+        from text2lora import Text2LoraModel
+        t2l = Text2LoraModel.from_pretrained("org/t2l")
+        made = t2l.push_to_hub("lab/t2l", eval_results={{"orders/exact_match": 0.5}})
+        again = AutoModel.from_pretrained("lab/t2l", revision=made.oid)
+        emb = torch.ones(1, 24)
+        same = all(
+            torch.equal(value, again.generate_lora(task_emb=emb)[0].weights[key])
+            for key, value in t2l.generate_lora(task_emb=emb)[0].weights.items()
+        )
+        local = Text2LoraModel.from_pretrained({str(checkpoint_dir)!r})
+        local.save_pretrained("saved", push_to_hub=True, repo_id="lab/local", commit_message="First")
+        result = [same, again.generate_lora(task_emb=emb)[0].metadata,
+                  refusal(lambda: t2l.push_to_hub("{CITY}"))]
+        """,
+        token=WRITER,
+        cwd=tmp_path,
+    )
+    same, metadata, refused = result
+    repo = hub.repos["lab/t2l"]
+    assert same
+    assert metadata["checkpoint_commit"] == repo.refs["main"]
+    assert "is no checkpoint of text2lora" in refused
+    assert sorted(repo.files) == ["README.md", "config.json", "model.safetensors"]
+    card = ModelCard(repo.files["README.md"].decode())
+    assert (card.data.library_name, card.data.base_model) == ("text2lora", "org/base")
+    assert card.data.eval_results[0].metric_value == 0.5
+    assert 'Text2LoraModel.from_pretrained("lab/t2l")' in card.text
+    assert [message for _, _, message in hub.repos["lab/local"].log] == ["add", "First"]
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == sorted(repo.files)
+    config = json.loads(hub.repos["lab/local"].files["config.json"])
+    assert config["base_model_name_or_path"] is None
+    assert config["encoder_name_or_path"] is None
+    for name, data in hub.repos["lab/local"].files.items():
+        assert str(checkpoint_dir.parent).encode() not in data, name
+
+
+def test_checkpoint_in_a_subfolder_is_found(hub: HubServer, client: HubClient) -> None:
+    files = {f"trained/gemma/{name}": data for name, data in hub.repos["org/t2l"].files.items()}
+    commit = hub.add("org/many", files)
+    result = client(
+        """
+        from text2lora import Text2LoraModel
+        t2l = Text2LoraModel.from_pretrained("org/many", subfolder="trained/gemma", revision="main")
+        result = [t2l.generate_lora("the city").metadata, refusal(lambda: Text2LoraModel.from_pretrained("org/many"))]
+        """
+    )
+    assert result[0]["checkpoint_commit"] == commit
+    assert result[0]["checkpoint_subfolder"] == "trained/gemma"
+    assert "'org/many' is not a text2lora checkpoint" in result[1]
+
+
+def test_base_and_encoder_are_taken_at_the_revisions_of_the_config(
+    hub: HubServer, client: HubClient, base_dir: Path, encoder_dir: Path
+) -> None:
+    base = hub.add("org/pinned-base", base_dir)
+    encoder = hub.add("org/pinned-encoder", encoder_dir)
+    config = json.loads(hub.repos["org/t2l"].files["config.json"])
+    config |= {"base_model_name_or_path": "org/pinned-base", "base_model_revision": base}
+    config |= {"encoder_name_or_path": "org/pinned-encoder", "encoder_revision": encoder}
+    hub.add("org/pinned", hub.repos["org/t2l"].files | {"config.json": json.dumps(config).encode()})
+    for name in ("org/pinned-base", "org/pinned-encoder"):
+        hub.add(name, {"README.md": b"gone"})
+    result = client(
+        """
+        from text2lora import Text2LoraModel
+        t2l = Text2LoraModel.from_pretrained("org/pinned")
+        model = t2l.generate_adapter("the city")
+        result = [len(t2l.base_tokenizer), t2l.generate_lora("the city").spec.revision]
+        """
+    )
+    assert result == [261, base]
+
+
+def test_whole_snapshots_and_ranges_can_be_had(hub: HubServer, client: HubClient, pushed: dict) -> None:
+    files, part = client(
+        f"""
+        import os
+        from huggingface_hub import get_session, hf_hub_url, snapshot_download
+        part = get_session().get(hf_hub_url("{CITY}", "adapter_config.json"), headers={{"Range": "bytes=2-5"}})
+        result = [sorted(os.listdir(snapshot_download("{CITY}"))), part.text]
+        """
+    )
+    assert set(files) == {*ADAPTER, ".gitattributes"}
+    assert part.encode() == hub.repos[CITY].files["adapter_config.json"][2:6]
+
+
+def test_slow_hub_is_waited_for_and_unreachable_one_is_named(hub: HubServer, client: HubClient, pushed: dict) -> None:
+    hub.faults.append(Fault("GET /api/models", "slow", 1, 0.3))
+    code = """
+        from text2lora import LoraAdapter
+        result = refusal(lambda: LoraAdapter.from_pretrained("me/uncached"))
+        """
+    hub.add("me/uncached", hub.repos[CITY].files)
+    assert client(code) == "nothing was refused"
+    hub.add("me/unreached", hub.repos[CITY].files)
+    hub.faults.append(Fault("GET /api/models", "reset", 9))
+    told = client(code.replace("uncached", "unreached"))
+    assert told.startswith(f"CheckpointError: the Hub at {hub.url} cannot be reached for me/unreached: check")
+
+
+def test_what_the_docs_say_about_sharing_works(hub: HubServer, client: HubClient, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs/how-to/share.md").read_text(encoding="utf-8")
+    code = []
+    for language, text in re.findall(r"^```(sh|py)\n(.*?)^```", page, re.M | re.S):
+        if language == "py":
+            code.append(text)
+        code += [
+            f"done = cli(*{shlex.split(line)[1:]}); assert done[0] == 0, done"
+            for line in text.splitlines()
+            if line.startswith("t2l ") and language == "sh"
+        ]
+    client("\n".join(code), token=WRITER, cwd=tmp_path)
+    made = {name: repo for name, repo in hub.repos.items() if name.startswith("me/")}
+    assert {"me/return-the-city-in-capital-letters", "me/city-lower", "me/nano-copy"} < set(made)
+    assert made["me/city-upper"].private
+    assert [message for _, _, message in made["me/city-upper"].log[2:]] == ["Say it louder", "Upload with text2lora"]
+    assert [path.name for path in tmp_path.iterdir()] == ["city-lower"]
