@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ import torch
 from text2lora.adapter import CONFIG_NAME
 from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, OutputError
+from text2lora.hub import slug
 from text2lora.modeling import Text2LoraModel
 
 BATCH_BYTES = 256_000_000
@@ -38,13 +38,7 @@ class Made(NamedTuple):
     skipped: bool
 
 
-def slug(text: str) -> str:
-    """A folder name made of a description's words."""
-    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    return words[:48].rstrip("-") or "adapter"
-
-
-def folder_name(description: str, checkpoint: str, settings: AdapterSettings) -> str:
+def folder_name(description: str, checkpoint: Mapping[str, str], settings: AdapterSettings) -> str:
     """A readable name that two different adapters do not share: words, and a hash of all that decides the adapter."""
     key = json.dumps([description, checkpoint, settings.scale, str(settings.dtype), settings.fold_rslora])
     return f"{slug(description)}-{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}"
@@ -59,7 +53,7 @@ def read_descriptions(path: Path) -> list[str]:
         OutputError: the file cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would also cut at U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise OutputError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
     found = []
@@ -107,7 +101,7 @@ def write_adapters(
     """
     settings = settings or AdapterSettings()
     texts = list(dict.fromkeys(check_description(text) for text in descriptions))
-    folders = {text: output_dir / folder_name(text, model.checkpoint_name, settings) for text in texts}
+    folders = {text: output_dir / folder_name(text, model.checkpoint, settings) for text in texts}
     there = [text for text in texts if (folders[text] / CONFIG_NAME).is_file()]
     yield from (Made(text, folders[text], True) for text in there)
     waiting = [text for text in texts if text not in set(there)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import hashlib
 import json
 import os
 import re
@@ -49,6 +50,15 @@ def library_version() -> str:
 def resolve_name(name: str | os.PathLike[str], built_in: dict[str, Path]) -> str:
     """The folder of a built-in name; a path or Hub id as it is."""
     return str(built_in[str(name)]) if str(name) in built_in and not Path(name).exists() else str(name)
+
+
+def slug(text: str) -> str:
+    """A name for a folder or repository, made of a description's words; with a hash where that loses much of it."""
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    if words and len(words) <= 48 and text.isascii():
+        return words
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    return f"{words[:41].rstrip('-') or 'adapter'}-{digest}"
 
 
 def base_model_path(name: str = "nano") -> str:

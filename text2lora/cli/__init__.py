@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from text2lora.cli import adapters, convert, training
+from text2lora.cli import adapters, convert, make, training
 
 app = typer.Typer(
     name="t2l",
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("make")(adapters.make)
+app.command("make")(make.make)
 app.command("run")(adapters.run)
 app.command("info")(adapters.info)
 app.command("convert")(convert.convert)

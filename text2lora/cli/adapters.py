@@ -1,4 +1,4 @@
-"""`t2l make`, `t2l run` and `t2l info`."""
+"""`t2l run` and `t2l info`."""
 
 from __future__ import annotations
 
@@ -15,112 +15,6 @@ from rich.table import Table
 
 from text2lora.cli.common import err, out, parse_device, parse_dtype, quiet, size
 from text2lora.hub import BASES, hub_fault, load_snippet, push_target, resolve_name
-
-Model = Annotated[str, typer.Option("--model", "-m", help="A checkpoint: `nano`, a folder or a Hub id.")]
-Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, ...")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
-
-
-def make(
-    description: Annotated[str, typer.Argument(help="What the adapter should do, in plain words.")],
-    model: Model = "nano",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder; by default named after the text.")
-    ] = None,
-    scale: Annotated[float, typer.Option(help="Strength of the adapter; 1.0 is as trained.")] = 1.0,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's.")
-    ] = None,
-    device: Device = "auto",
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace what is already there, here and on the Hub.")
-    ] = False,
-    push: Annotated[bool, typer.Option("--push", help="Put the adapter on the Hub.")] = False,
-    repo_id: Annotated[
-        str | None, typer.Option(help="USER/NAME or NAME on the Hub; by default named after the text.")
-    ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")] = False,
-    commit_message: Annotated[str | None, typer.Option(help="Summary of the commit on the Hub.")] = None,
-    token: Annotated[
-        str | None, typer.Option(help="Token of the Hub; by default HF_TOKEN or that of `hf auth login`.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make a LoRA adapter from a sentence.
-
-    Example: t2l make "Return the city in capitals." -o city-upper
-    """
-    if not push and (repo_id or private or create_pr or commit_message):
-        raise typer.BadParameter("missing beside an option for the Hub", param_hint="--push")
-    from text2lora.encoder import check_description
-    from text2lora.errors import OutputError
-
-    text = check_description(description)
-    target = output if push else output or Path(slug(text))
-    if target and target.exists() and not force and (not target.is_dir() or any(target.iterdir())):
-        raise OutputError(f"{target} exists: choose another folder with --output, or replace an adapter with --force")
-    torch_dtype = parse_dtype(dtype)
-    quiet()
-    if push:  # before the work is done
-        with err.status("asking the Hub"):
-            repo_id = push_target(
-                repo_id or slug(text), "adapter", token=token, create_pr=create_pr, force=force
-            ).repo_id
-    from text2lora.modeling import Text2LoraModel
-
-    with err.status("loading the model") as status:
-        t2l = Text2LoraModel.from_pretrained(model, device_map=parse_device(device), token=token)
-        encoder = t2l.encoder
-        status.update("reading the description")
-        begin = time.perf_counter()
-        task_emb = encoder.encode([text])
-        encoded = time.perf_counter()
-        adapter = t2l.generate_lora([text], task_emb=task_emb, scale=scale)[0]
-        made = time.perf_counter()
-        adapter = adapter.to(dtype=torch_dtype)
-        status.update("saving")
-        folder = adapter.save_pretrained(target) if target else None
-        commit = None
-        if push and repo_id:
-            status.update("sending")
-            commit = adapter.push_to_hub(
-                repo_id,
-                private=private or None,
-                token=token,
-                create_pr=create_pr,
-                commit_message=commit_message,
-                force=force,
-            )
-    base = t2l.config.base_model_name_or_path
-    if as_json:
-        report = {
-            "description": text,
-            "path": str(folder) if folder else None,
-            "bytes": adapter.num_bytes,
-            "encoder_seconds": encoded - begin,
-            "hypernetwork_seconds": made - encoded,
-            "base_model": base,
-            "model": model,
-            "scale": scale,
-        }
-        if commit:
-            report |= {"url": str(commit.pr_url or commit.repo_url), "repo_id": repo_id, "commit": commit.oid}
-        print(json.dumps(report, ensure_ascii=False))
-        return
-    milliseconds = (
-        f"{(encoded - begin) * 1000:.0f} ms to read the description, {(made - encoded) * 1000:.0f} ms to write"
-    )
-    name = str(folder or repo_id)
-    out.print(f"[bold green]Adapter[/] {escape(name)}  ({size(adapter.num_bytes)}; {milliseconds})")
-    if commit:
-        out.print(f"[bold green]On the Hub[/] {escape(str(commit.pr_url or commit.repo_url))}", highlight=False)
-    if create_pr and not folder:  # nothing to load before it is merged
-        return
-    out.print("\nLoad it:\n")
-    out.print(indent(load_snippet(base, name), "  "), markup=False, highlight=False)
-    out.print(f'\nTry it:\n\n  t2l run {escape(name)} "{escape(_sample_input(base))}"')
-
 
 def run(
     adapter: Annotated[str, typer.Argument(help="A folder or Hub id of a LoRA adapter.")],
@@ -234,17 +128,3 @@ def _facts(name: str) -> dict[str, Any]:
         "alpha": adapter.spec.lora_alpha,
         "rslora": adapter.spec.use_rslora,
     }
-
-
-def slug(text: str) -> str:
-    """A folder name made of a description's words."""
-    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    return words[:48].rstrip("-") or "adapter"
-
-
-def _sample_input(base: str | None) -> str:
-    if base in BASES:
-        from text2lora.nano import sample_record
-
-        return sample_record("order", 7)[0].replace("$", "\\$")
-    return "your input"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A checkpoint: `nano`, a folder or a Hub id.")]
+Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, ...")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -60,3 +64,14 @@ def size(num_bytes: int) -> str:
             break
         value, unit = value / 1000, larger
     return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+
+
+def sample_input(base: str | None) -> str:
+    """An input that the base understands, quoted for a shell."""
+    from text2lora.hub import BASES
+
+    if base in BASES:
+        from text2lora.nano import sample_record
+
+        return sample_record("order", 7)[0].replace("$", "\\$")
+    return "your input"

@@ -1,0 +1,132 @@
+"""Many adapters in one run: named apart, resumable, each like one made alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from text2lora import InvalidDescriptionError, LoraAdapter, OutputError, batch
+from text2lora.batch import AdapterSettings, folder_name, read_descriptions, write_adapters
+from text2lora.encoder import check_description
+
+TEXTS = ["upper case the city", "lower case", "the city, the city", "upper case the city!"]
+
+
+@pytest.fixture
+def model(checkpoint_dir: Path):
+    from text2lora import Text2LoraModel
+
+    return Text2LoraModel.from_pretrained(checkpoint_dir)
+
+
+@pytest.fixture
+def count_passes(model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the number of descriptions of each pass of the hypernetwork."""
+    sizes: list[int] = []
+    inner = model.generate_lora
+    monkeypatch.setattr(model, "generate_lora", lambda texts, **kw: sizes.append(len(texts)) or inner(texts, **kw))
+    return sizes
+
+
+def test_every_folder_holds_what_the_description_alone_gives(model, tmp_path: Path) -> None:
+    made = list(write_adapters(model, TEXTS, tmp_path, AdapterSettings(scale=0.5, fold_rslora=True)))
+    assert [m.description for m in made] == TEXTS
+    assert len({m.folder for m in made}) == 4
+    for text, folder, skipped in made:
+        assert not skipped
+        adapter, alone = LoraAdapter.from_pretrained(folder), model.generate_lora(text, scale=0.5).folded()
+        assert adapter.spec == alone.spec
+        for key, value in alone.weights.items():
+            torch.testing.assert_close(adapter.weights[key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_broken_run_goes_on_where_it_stopped(model, tmp_path: Path, count_passes: list[int], monkeypatch) -> None:
+    monkeypatch.setattr(batch, "BATCH_BYTES", 2 * model.adapter_bytes)
+    run = write_adapters(model, TEXTS, tmp_path)
+    next(run)
+    next(run)
+    next(run)
+    run.close()  # three are on disk
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    assert (len(before), count_passes) == (3, [2, 2])
+    assert [m.skipped for m in write_adapters(model, TEXTS, tmp_path)] == [True, True, True, False]
+    assert count_passes == [2, 2, 1]
+    assert all(path.read_bytes() == data for path, data in before.items())
+    assert all(m.skipped for m in write_adapters(model, TEXTS, tmp_path))
+
+
+def test_other_settings_make_other_folders(model, tmp_path: Path) -> None:
+    settings = [AdapterSettings(), AdapterSettings(2.0), AdapterSettings(dtype=torch.bfloat16), AdapterSettings(1.0, None, True)]
+    for each in settings:
+        assert not next(write_adapters(model, TEXTS[:1], tmp_path, each)).skipped
+    assert len(list(tmp_path.iterdir())) == len(settings)
+
+
+def test_a_description_that_stands_twice_is_made_once(model, tmp_path: Path) -> None:
+    assert len(list(write_adapters(model, ["lower case", " lower case\n", "lower case"], tmp_path))) == 1
+
+
+def test_nothing_is_made_when_a_description_is_bad(model, tmp_path: Path) -> None:
+    with pytest.raises(InvalidDescriptionError, match="the description is empty"):
+        list(write_adapters(model, ["good", " "], tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=5, unique=True))
+def test_names_are_readable_safe_and_apart(texts: list[str]) -> None:
+    good = []
+    for text in texts:
+        try:
+            good.append(check_description(text))
+        except InvalidDescriptionError:
+            continue
+    names = {folder_name(text, {}, AdapterSettings()) for text in good}
+    assert len(names) == len(set(good))
+    for name in names:
+        assert name == Path(name).name
+        assert name.isascii()
+        assert len(name) < 100
+        assert not name.startswith((".", "-"))
+
+
+def test_reads_lines_and_json_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("first\n\n  second \nthird", encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text('{"description": "first", "id": 3}\n\n{"description": "zwei\\nZeilen"}\n')
+    assert read_descriptions(tmp_path / "a.txt") == ["first", "second", "third"]
+    assert read_descriptions(tmp_path / "a.jsonl") == ["first", "zwei\nZeilen"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.txt", "good\nbad\x07\n", r"a\.txt line 2: the description has control characters \(U\+0007\)"),
+        ("a.txt", "\n \n", r"a\.txt holds no description"),
+        ("a.jsonl", '{"description": "good"}\n{"text": "x"}', r'a\.jsonl line 2 is no JSON object with a "description"'),
+        ("a.jsonl", "plain words", r"a\.jsonl line 1 is no JSON object"),
+        ("a.jsonl", '["x"]', r"a\.jsonl line 1 is no JSON object"),
+        ("a.jsonl", '{"description": 3}', r"a\.jsonl line 1: a description must be a string, got int"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InvalidDescriptionError, match=message):
+        read_descriptions(tmp_path / name)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"gone\.txt cannot be read \(No such file"):
+        read_descriptions(tmp_path / "gone.txt")
+    (tmp_path / "latin.txt").write_bytes("Übung".encode("latin-1"))
+    with pytest.raises(OutputError, match=r"latin\.txt cannot be read"):
+        read_descriptions(tmp_path / "latin.txt")
+
+
+def test_json_lines_may_hold_any_text(tmp_path: Path) -> None:
+    texts = ["عربي", "emoji 🎈", "a" * 10_000, "tab\tand\nline"]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"description": t}) for t in texts))
+    assert read_descriptions(tmp_path / "a.jsonl") == texts

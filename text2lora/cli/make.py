@@ -1,0 +1,210 @@
+"""`t2l make`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import indent
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from text2lora.cli.common import AsJson, Device, Model, err, out, parse_device, parse_dtype, quiet, sample_input, size
+from text2lora.errors import OutputError
+from text2lora.hub import load_snippet, push_target, slug
+
+if TYPE_CHECKING:
+    from text2lora.modeling import Text2LoraModel
+
+HUB = "On the Hub"
+
+
+def make(
+    descriptions: Annotated[
+        list[str] | None, typer.Argument(help="What the adapter should do, in plain words; several make several.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Descriptions: a .txt with one a line, or a .jsonl of objects.")
+    ] = None,
+    mix: Annotated[
+        str | None, typer.Option(help="Make one adapter between the descriptions, in these shares: 70,30.")
+    ] = None,
+    model: Model = "nano",
+    subfolder: Annotated[str | None, typer.Option(help="Inside the model's folder or repository.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder; by default named after the text, or `adapters`.")
+    ] = None,
+    scale: Annotated[float, typer.Option(help="Strength of the adapter; 1.0 is as trained.")] = 1.0,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's.")
+    ] = None,
+    fold_rslora: Annotated[
+        bool, typer.Option("--fold-rslora", help="Fold rsLoRA into alpha, for engines that ignore it.")
+    ] = False,
+    device: Device = "auto",
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace what is already there, here and on the Hub.")
+    ] = False,
+    push: Annotated[bool, typer.Option("--push", help="Put the adapter on the Hub.", rich_help_panel=HUB)] = False,
+    repo_id: Annotated[
+        str | None, typer.Option(help="USER/NAME or NAME; by default named after the text.", rich_help_panel=HUB)
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository private.", rich_help_panel=HUB)
+    ] = False,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.", rich_help_panel=HUB)] = False,
+    commit_message: Annotated[str | None, typer.Option(help="Summary of the commit.", rich_help_panel=HUB)] = None,
+    token: Annotated[
+        str | None, typer.Option(help="By default HF_TOKEN or that of `hf auth login`.", rich_help_panel=HUB)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a LoRA adapter from a sentence, or many from many.
+
+    Example: t2l make "Return the city in capitals." -o city-upper
+    """
+    if not push and (repo_id or private or create_pr or commit_message):
+        raise typer.BadParameter("missing beside an option for the Hub", param_hint="--push")
+    if bool(descriptions) == bool(file):
+        raise typer.BadParameter("give descriptions or --file, one of the two", param_hint="DESCRIPTION")
+    many = bool(file) or (len(descriptions or []) > 1 and mix is None)
+    if many and (push or mix):
+        raise typer.BadParameter("works on one adapter at a time", param_hint="--push" if push else "--mix")
+    torch_dtype = parse_dtype(dtype)
+
+    def load() -> Text2LoraModel:
+        from text2lora.modeling import Text2LoraModel
+
+        return Text2LoraModel.from_pretrained(
+            model, subfolder=subfolder or "", device_map=parse_device(device), token=token
+        )
+
+    if many:
+        from text2lora.batch import AdapterSettings, read_descriptions
+
+        quiet()
+        texts = read_descriptions(file) if file else list(descriptions or [])
+        _make_many(load, texts, output or Path("adapters"), AdapterSettings(scale, torch_dtype, fold_rslora), as_json)
+        return
+
+    from text2lora.encoder import check_description
+
+    texts = [check_description(text) for text in descriptions or []]
+    shares = _parse_shares(mix, len(texts)) if mix is not None else [1.0]
+    name = slug(" ".join(texts))
+    target = output if push else output or Path(name)
+    if target and target.exists() and not force and (not target.is_dir() or any(target.iterdir())):
+        raise OutputError(f"{target} exists: choose another folder with --output, or replace an adapter with --force")
+    quiet()
+    if push:  # before the work is done
+        with err.status("asking the Hub"):
+            checked = push_target(repo_id or name, "adapter", token=token, create_pr=create_pr, force=force)
+            repo_id = checked.repo_id
+    with err.status("loading the model") as status:
+        t2l = load()
+        encoder = t2l.encoder
+        status.update("reading the description")
+        begin = time.perf_counter()
+        task_emb = encoder.encode(texts)
+        encoded = time.perf_counter()
+        if len(texts) > 1:
+            adapter = t2l.interpolate(texts, shares, scale=scale)
+        else:
+            adapter = t2l.generate_lora(texts, task_emb=task_emb, scale=scale)[0]
+        made = time.perf_counter()
+        adapter = adapter.folded() if fold_rslora else adapter
+        adapter = adapter.to(dtype=torch_dtype)
+        status.update("saving")
+        folder = adapter.save_pretrained(target) if target else None
+        commit = None
+        if push and repo_id:
+            status.update("sending")
+            commit = adapter.push_to_hub(
+                repo_id,
+                private=private or None,
+                token=token,
+                create_pr=create_pr,
+                commit_message=commit_message,
+                force=force,
+            )
+    base = t2l.config.base_model_name_or_path
+    if as_json:
+        report: dict[str, Any] = {
+            "description": adapter.metadata["description"],
+            "path": str(folder) if folder else None,
+            "bytes": adapter.num_bytes,
+            "encoder_seconds": encoded - begin,
+            "hypernetwork_seconds": made - encoded,
+            "base_model": base,
+            "model": model,
+            "scale": scale,
+        }
+        if commit:
+            report |= {"url": str(commit.pr_url or commit.repo_url), "repo_id": repo_id, "commit": commit.oid}
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    milliseconds = (
+        f"{(encoded - begin) * 1000:.0f} ms to read the description, {(made - encoded) * 1000:.0f} ms to write"
+    )
+    shown = str(folder or repo_id)
+    out.print(f"[bold green]Adapter[/] {escape(shown)}  ({size(adapter.num_bytes)}; {milliseconds})")
+    if commit:
+        out.print(f"[bold green]On the Hub[/] {escape(str(commit.pr_url or commit.repo_url))}", highlight=False)
+    if create_pr and not folder:  # nothing to load before it is merged
+        return
+    out.print("\nLoad it:\n")
+    out.print(indent(load_snippet(base, shown), "  "), markup=False, highlight=False)
+    out.print(f'\nTry it:\n\n  t2l run {escape(shown)} "{escape(sample_input(base))}"')
+
+
+def _make_many(load: Any, texts: Sequence[str], output: Path, settings: Any, as_json: bool) -> None:
+    """A folder per description under `output`; what is there is kept, so that the same command goes on."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from text2lora.batch import write_adapters
+    from text2lora.encoder import check_description
+
+    texts = list(dict.fromkeys(check_description(text) for text in texts))
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output} is a file: choose another folder with --output")
+    with err.status("loading the model"):
+        t2l = load()
+    begin = time.perf_counter()
+    rows = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        bar = progress.add_task("making adapters", total=len(texts))
+        for made in write_adapters(t2l, texts, output, settings):
+            rows.append({"description": made.description, "path": str(made.folder), "skipped": made.skipped})
+            progress.advance(bar)
+    seconds = time.perf_counter() - begin
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False))
+        return
+    skipped = sum(row["skipped"] for row in rows)
+    there = f", {skipped} were there already" if skipped else ""
+    out.print(
+        f"[bold green]{len(rows) - skipped} adapters[/] in {escape(str(output))}{there}  "
+        f"({size(t2l.adapter_bytes)} each; {seconds:.1f} s)",
+        highlight=False,
+    )
+    if rows:
+        first = escape(rows[0]["path"])
+        sample = escape(sample_input(t2l.config.base_model_name_or_path))
+        out.print(f'\nTry one:\n\n  t2l run {first} "{sample}"')
+
+
+def _parse_shares(mix: str, count: int) -> list[float]:
+    try:
+        shares = [float(part) for part in mix.split(",")]
+    except ValueError:
+        shares = []
+    if count < 2 or len(shares) != count:
+        raise typer.BadParameter(
+            f"{mix!r} for {count} descriptions: expected two or more, and a number for each, as 70,30",
+            param_hint="--mix",
+        )
+    return shares
