@@ -12,12 +12,13 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 
-from text2lora.adapter import PREFIX, LoraAdapter, LoraSpec
+from text2lora.adapter import LoraAdapter, LoraSpec, check_scale
 from text2lora.configuration import Text2LoraConfig
 from text2lora.encoder import TextEncoder, check_description
 from text2lora.errors import CheckpointError
 from text2lora.hub import BASES, CHECKPOINTS, library_version, resolve_name
 from text2lora.hypernetwork import HyperNetwork, LoraWeights, TokenTaskEncoder
+from text2lora.live import PREFIX
 
 if TYPE_CHECKING:
     from peft import PeftModel
