@@ -45,6 +45,7 @@ def test_public_names_are_these() -> None:
         "TextEncoder",
         "TrainingError",
         "base_model_path",
+        "combine",
         "library_version",
     ]
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
+import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 
 from text2lora.adapter import LoraAdapter, LoraSpec, check_scale
+from text2lora.combine import describe
 from text2lora.configuration import Text2LoraConfig
 from text2lora.encoder import TextEncoder, check_description
 from text2lora.errors import CheckpointError
@@ -22,6 +25,8 @@ from text2lora.live import PREFIX
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+_LOADING = threading.RLock()  # of encoders and bases, when first used; a lock in the model could not be copied
 
 
 class Text2LoraModel(PreTrainedModel):
@@ -118,13 +123,14 @@ class Text2LoraModel(PreTrainedModel):
     @property
     def encoder(self) -> TextEncoder:
         """The text encoder; loaded when first used. Assign a `TextEncoder` to replace it."""
-        if "encoder" not in self._lazy:
-            given = self._load_kwargs.get("encoder")
-            if not isinstance(given, TextEncoder):
-                shared = self._load_kwargs.get("shared", {})
-                given = TextEncoder.from_config(self.config, given, device_map=str(self.device), **shared)
-            self._lazy["encoder"] = given
-        return self._lazy["encoder"]
+        with _LOADING:
+            if "encoder" not in self._lazy:
+                given = self._load_kwargs.get("encoder")
+                if not isinstance(given, TextEncoder):
+                    shared = self._load_kwargs.get("shared", {})
+                    given = TextEncoder.from_config(self.config, given, device_map=str(self.device), **shared)
+                self._lazy["encoder"] = given
+            return self._lazy["encoder"]
 
     @encoder.setter
     def encoder(self, encoder: TextEncoder) -> None:
@@ -212,6 +218,7 @@ class Text2LoraModel(PreTrainedModel):
             InvalidDescriptionError: a description that is empty, not a string, or of control characters.
             CheckpointError: task embeddings of another size than the checkpoint's.
         """
+        scale = check_scale(scale)
         single = task_emb is None and (isinstance(description, str) or not isinstance(description, Sequence))
         texts = [description] if single or isinstance(description, str) else list(description or [])
         if task_emb is None:
@@ -222,28 +229,49 @@ class Text2LoraModel(PreTrainedModel):
         else:
             checked = [check_description(text) for text in texts] or [""] * len(task_emb)
         self._check_task_emb(task_emb, len(checked))
-        weights = self.hypernet(task_emb.to(self.device, self.dtype))
-        per_task = self._state_dicts(weights)
-        spec = LoraSpec(
-            r=self.config.lora_r,
-            lora_alpha=self.config.lora_alpha,
-            target_modules=tuple(self.config.target_modules),
-            use_rslora=self.config.use_rslora,
-            base_model_name_or_path=self.config.base_model_name_or_path,
-            revision=self.config.base_model_revision,
-        )
-        source = {
-            "checkpoint": _public_name(self.config.name_or_path),
-            "encoder": self.config.encoder_name_or_path or "",
-            "text2lora": library_version(),
-        }
-        made = [
-            LoraAdapter(state, spec, ({"description": text} if text else {}) | source | {"scale": f"{scale:g}"})
-            for state, text in zip(per_task, checked, strict=True)
-        ]
-        if scale != 1.0:
-            made = [adapter.scaled(scale) for adapter in made]
+        made = self._adapters(self.hypernet(task_emb.to(self.device, self.dtype)), checked, scale)
         return made[0] if single else made
+
+    @torch.inference_mode()
+    def interpolate(self, descriptions: Sequence[str], weights: Sequence[float], scale: float = 1.0) -> LoraAdapter:
+        """Make one adapter from between several descriptions: "70 % legal, 30 % plain English".
+
+        The hypernetwork runs once, on the weighted mean of what it reads: of the task embeddings, brought back to
+        length sqrt(d) where `config.encoder_normalize` has it so; where `config.task_encoder` is `tokens`, of the task
+        encoder's outputs. `text2lora.combine` adds up finished adapters instead.
+
+        Args:
+            descriptions: at least one.
+            weights: one each, from 0 upwards; only their ratios count.
+            scale: the strength of the adapter; 1.0 is as trained.
+
+        Returns:
+            The adapter; its description names the parts with their shares.
+
+        Raises:
+            InvalidDescriptionError: see `generate_lora`.
+            CheckpointError: weights that are not such numbers.
+        """
+        scale = check_scale(scale)
+        shares = torch.tensor([float(weight) for weight in weights], dtype=torch.float64)
+        if len(shares) != len(descriptions) or not (shares >= 0).all() or not 0 < shares.sum() < float("inf"):
+            raise CheckpointError(
+                f"weights are {list(weights)}: expected a number from 0 upwards for each of the {len(descriptions)} "
+                "descriptions, not all of them 0"
+            )
+        shares = (shares / shares.sum()).float().to(self.device)
+        checked = [check_description(text) for text in descriptions]
+        task_emb = self.encoder.encode(checked).to(self.device)
+        self._check_task_emb(task_emb, len(checked))
+        if self.config.task_encoder == "tokens":
+            task = shares.to(self.dtype) @ self.hypernet.task_encoder(task_emb.to(self.dtype))
+            made = self.hypernet.decode(task[None])
+        else:
+            mean = shares @ task_emb
+            if self.config.encoder_normalize:
+                mean = F.normalize(mean, dim=-1) * len(mean) ** 0.5
+            made = self.hypernet(mean[None].to(self.dtype))
+        return self._adapters(made, [describe(checked, shares.tolist())], scale)[0]
 
     def generate_adapter(
         self,
@@ -269,7 +297,8 @@ class Text2LoraModel(PreTrainedModel):
         """
         adapter = self.generate_lora(check_description(description), scale=scale)
         if base_model is None:
-            base_model = self._lazy.get("base") or self._lazy.setdefault("base", self.load_base_model())
+            with _LOADING:
+                base_model = self._lazy.get("base") or self._lazy.setdefault("base", self.load_base_model())
         return adapter.apply_to(base_model, adapter_name)
 
     def _check_task_emb(self, task_emb: torch.Tensor, count: int) -> None:
@@ -279,15 +308,39 @@ class Text2LoraModel(PreTrainedModel):
             expected = f"[{count}, {'tokens, ' if dims == 3 else ''}{self.config.task_emb_size}]"
             raise CheckpointError(f"task embeddings of shape {list(shape)}: expected {expected}")
 
+    def _adapters(self, weights: LoraWeights, descriptions: Sequence[str], scale: float) -> list[LoraAdapter]:
+        """The hypernetwork's output as one adapter per task."""
+        spec = LoraSpec(
+            r=self.config.lora_r,
+            lora_alpha=self.config.lora_alpha,
+            target_modules=tuple(self.config.target_modules),
+            use_rslora=self.config.use_rslora,
+            base_model_name_or_path=self.config.base_model_name_or_path,
+            revision=self.config.base_model_revision,
+        )
+        source = {
+            "checkpoint": _public_name(self.config.name_or_path),
+            "encoder": self.config.encoder_name_or_path or "",
+            "text2lora": library_version(),
+            "scale": f"{scale:g}",
+        }
+        made = [
+            LoraAdapter(state, spec, ({"description": text} if text else {}) | source)
+            for state, text in zip(self._state_dicts(weights), descriptions, strict=True)
+        ]
+        return [adapter.scaled(scale) for adapter in made]
+
     def _state_dicts(self, weights: LoraWeights) -> list[dict[str, torch.Tensor]]:
-        """One dict in PEFT's key names per task; each module's tensors leave the device in one copy."""
+        """One dict in PEFT's key names per task; every tensor has memory of its own, so that one adapter of a batch
+        does not keep the others' alive."""
         states: list[dict[str, torch.Tensor]] = [{} for _ in range(len(next(iter(weights.values()))[0]))]
         for name, factors in weights.items():
             path = self.config.module_paths[name]
             for letter, factor in zip("AB", factors, strict=True):
                 for state, layers in zip(states, factor.cpu(), strict=True):
-                    for layer, weight in enumerate(layers):
-                        state[f"{PREFIX}{path.format(layer=layer)}.lora_{letter}.weight"] = weight.contiguous()
+                    for layer, weight in enumerate(layers):  # torch transposes matrices faster than stacks of them
+                        key = f"{PREFIX}{path.format(layer=layer)}.lora_{letter}.weight"
+                        state[key] = weight.clone(memory_format=torch.contiguous_format)
         return states
 
 
