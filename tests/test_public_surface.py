@@ -20,7 +20,7 @@ LAYERS = [
     "encoder",
     "live",
     "adapter",
-    "combine",
+    "arithmetic",
     "modeling",
     "inference",
     "training",

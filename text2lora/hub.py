@@ -65,14 +65,17 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     Raises:
         OutputError: the parent cannot be written, or the target is the working directory.
     """
-    place = Path(os.path.realpath(target))  # of a link, what it points to
-    if place == Path.cwd():
-        raise OutputError(f"{target} is the working directory, which cannot be replaced: choose another folder")
     try:
+        place = Path(os.path.realpath(target))  # of a link, what it points to
+        if place == Path.cwd():
+            raise OutputError(f"{target} is the working directory, which cannot be replaced: choose another folder")
         place.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{place.name[:48]}-", dir=place.parent))
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written ({error.strerror}): choose another folder") from error
+    except OutputError:
+        raise
+    except (OSError, ValueError) as error:  # the latter from characters that no path has
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{str(target)!r} cannot be written ({reason}): choose another folder") from error
     try:
         folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
         yield folder

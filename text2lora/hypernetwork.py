@@ -143,8 +143,9 @@ class HyperNetwork(nn.Module):
         """The task encoder's output [n, L/2] to A [n, N, r, in] and B [n, N, out, r] by module."""
         layer = self.layer_embedding(self._indices(self.config.num_layers))[:, None]  # [N, 1, L/4]
         module = self.module_embedding(self._indices(len(self.shapes)))  # [M, L/4]
+        task = task[:, None, None]  # [n, 1, 1, L/2]
         axes = (len(task), self.config.num_layers, len(self.shapes), -1)
-        x = self.mixer(torch.cat([task[:, None, None].expand(axes), layer.expand(axes), module.expand(axes)], -1))  # [n, N, M, L]
+        x = self.mixer(torch.cat([task.expand(axes), layer.expand(axes), module.expand(axes)], -1))  # [n, N, M, L]
         x = x + self.block1(x)
         x = x[:, :, :, None, None]  # [n, N, M, f, k, L]
         if self.factors == 2:

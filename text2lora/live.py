@@ -125,7 +125,7 @@ def _wrapper_of(model: PreTrainedModel) -> PeftModel | None:
         return wrapper
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise CheckpointError(
-            "this base already has PEFT layers that were not made here: pass the PeftModel around it, or unload it first"
+            "this base has PEFT layers already that were not made here: pass the PeftModel around it, or unload it"
         )
     return None
 
@@ -142,7 +142,7 @@ def _check_wrapper(model: PeftModel) -> None:
         kind = next(iter(model.peft_config.values())).peft_type
         raise CheckpointError(f"this PeftModel holds {kind!s}, not LoRA: pass its base model")
     if not _is_around(model, model.get_base_model()):
-        raise CheckpointError("this PeftModel was unloaded, or its base wrapped again: pass the base or the new wrapper")
+        raise CheckpointError("this PeftModel was unloaded, or its base wrapped again: pass its base or the new one")
 
 
 def _check_modules(adapter: LoraAdapter, model: PreTrainedModel) -> None:
@@ -150,8 +150,12 @@ def _check_modules(adapter: LoraAdapter, model: PreTrainedModel) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     base, targets = adapter.spec.base_model_name_or_path or "another base", adapter.spec.target_modules
+    r = adapter.spec.r
     modules = {p: m for p, m in model.named_modules() if ".lora_" not in p and not p.endswith(".base_layer")}
     paths = {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in adapter.weights}
+    whole = {f"{PREFIX}{path}.lora_{letter}.weight" for path in paths for letter in "AB"} == adapter.weights.keys()
+    if not whole or any(w.shape[0 if ".lora_A." in key else 1] != r for key, w in adapter.weights.items()):
+        raise CheckpointError(f"this adapter is damaged: it does not have A and B of rank {r} for each of its modules")
     extra = [p for p in modules if p.rpartition(".")[2] in targets and p not in paths]
     if extra:
         raise CheckpointError(
@@ -177,8 +181,9 @@ def _features(module: nn.Module) -> tuple[int | None, int | None]:
     from peft.tuners.tuners_utils import _get_in_out_features
     from transformers.pytorch_utils import Conv1D
 
-    is_linear = isinstance(module, nn.Linear | Conv1D) or hasattr(module, "in_features") or hasattr(module, "infeatures")
-    return _get_in_out_features(module) if is_linear else (None, None)
+    if isinstance(module, nn.Linear | Conv1D) or hasattr(module, "in_features") or hasattr(module, "infeatures"):
+        return _get_in_out_features(module)
+    return None, None
 
 
 def _assign(adapter: LoraAdapter, model: PeftModel, name: str) -> None:

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedToken
 from transformers import initialization as init
 
 from text2lora.adapter import LoraAdapter, LoraSpec, check_scale
-from text2lora.combine import describe
+from text2lora.arithmetic import describe
 from text2lora.configuration import Text2LoraConfig
 from text2lora.encoder import TextEncoder, check_description
 from text2lora.errors import CheckpointError
@@ -203,7 +203,7 @@ class Text2LoraModel(PreTrainedModel):
         task_emb: torch.Tensor | None = None,
         scale: float = 1.0,
     ) -> LoraAdapter | list[LoraAdapter]:
-        """Make adapters in one batched pass. No base model is loaded.
+        """Make adapters in batched passes. No base model is loaded.
 
         Args:
             description: what the adapter should do; a list gives a list.
@@ -219,17 +219,21 @@ class Text2LoraModel(PreTrainedModel):
             CheckpointError: task embeddings of another size than the checkpoint's.
         """
         scale = check_scale(scale)
-        single = task_emb is None and (isinstance(description, str) or not isinstance(description, Sequence))
-        texts = [description] if single or isinstance(description, str) else list(description or [])
+        one = isinstance(description, str | bytes)  # bytes only to be refused
+        single = task_emb is None and (one or not isinstance(description, Sequence))
+        given = [description] if single or one else list(description or [])
         if task_emb is None:
-            checked = [check_description(text) for text in texts]
+            checked = [check_description(text) for text in given]
             if not checked:
                 return []
             task_emb = self.encoder.encode(checked)
         else:
-            checked = [check_description(text) for text in texts] or [""] * len(task_emb)
+            checked = [check_description(text) for text in given] or [""] * len(task_emb)
         self._check_task_emb(task_emb, len(checked))
-        made = self._adapters(self.hypernet(task_emb.to(self.device, self.dtype)), checked, scale)
+        made: list[LoraAdapter] = []
+        for part in task_emb.split(self._tasks_at_a_time()):
+            texts = checked[len(made) : len(made) + len(part)]
+            made += self._adapters(self.hypernet(part.to(self.device, self.dtype)), texts, scale)
         return made[0] if single else made
 
     @torch.inference_mode()
@@ -308,6 +312,11 @@ class Text2LoraModel(PreTrainedModel):
             expected = f"[{count}, {'tokens, ' if dims == 3 else ''}{self.config.task_emb_size}]"
             raise CheckpointError(f"task embeddings of shape {list(shape)}: expected {expected}")
 
+    def _tasks_at_a_time(self) -> int:
+        """As many as fill the processor: more would only hold more of the heads' output in memory, beside the copy."""
+        rows = self.config.num_layers * self.hypernet.factors * self.hypernet.ranks
+        return max(1, (512 if self.device.type == "cpu" else 8192) // rows)
+
     def _adapters(self, weights: LoraWeights, descriptions: Sequence[str], scale: float) -> list[LoraAdapter]:
         """The hypernetwork's output as one adapter per task."""
         spec = LoraSpec(
@@ -331,8 +340,7 @@ class Text2LoraModel(PreTrainedModel):
         return [adapter.scaled(scale) for adapter in made]
 
     def _state_dicts(self, weights: LoraWeights) -> list[dict[str, torch.Tensor]]:
-        """One dict in PEFT's key names per task; every tensor has memory of its own, so that one adapter of a batch
-        does not keep the others' alive."""
+        """One dict in PEFT's key names per task. Each tensor has its own memory: it keeps no batch alive."""
         states: list[dict[str, torch.Tensor]] = [{} for _ in range(len(next(iter(weights.values()))[0]))]
         for name, factors in weights.items():
             path = self.config.module_paths[name]

@@ -31,6 +31,9 @@ def make(
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's.")
     ] = None,
+    fold_rslora: Annotated[
+        bool, typer.Option("--fold-rslora", help="Write rsLoRA's factor into alpha, for engines that ignore rsLoRA.")
+    ] = False,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace an adapter that is already there.")] = False,
     as_json: AsJson = False,
@@ -61,7 +64,7 @@ def make(
         made = time.perf_counter()
         adapter = adapter.to(dtype=torch_dtype)
         status.update("saving")
-        folder = adapter.save_pretrained(target)
+        folder = adapter.save_pretrained(target, fold_rslora=fold_rslora)
     base = t2l.config.base_model_name_or_path
     if as_json:
         report = {

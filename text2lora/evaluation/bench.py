@@ -101,13 +101,14 @@ def relative_error(adapter: LoraAdapter, exact: LoraAdapter) -> float:
 
 def _products(model: Text2LoraModel) -> Callable[[], object]:
     """What no implementation can leave out: the input of each head times its weights."""
-    hypernet, heads = model.hypernet, list(model.hypernet.heads.values())
+    hypernet = model.hypernet
+    heads = [(head.get_parameter("weight"), head.get_parameter("bias")) for head in hypernet.heads.values()]
     rows = model.config.num_layers * hypernet.factors * hypernet.ranks
     x = torch.randn(rows, model.config.head_input_size, dtype=model.dtype)
 
     @torch.inference_mode()
     def run() -> object:
-        return [F.linear(x, head.weight, head.bias) for head in heads]
+        return [F.linear(x, weight, bias) for weight, bias in heads]
 
     return run
 

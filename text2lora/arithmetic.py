@@ -60,11 +60,11 @@ def describe(descriptions: Sequence[str], weights: Sequence[float]) -> str:
     return " + ".join(f'{weight:g} x "{text}"' for text, weight in zip(descriptions, weights, strict=True))
 
 
-def _check(adapters: Sequence[LoraAdapter], weights: Sequence[float], method: str) -> None:
+def _check(adapters: Sequence[LoraAdapter], weights: list[float], method: str) -> None:
     if method not in ("cat", "linear", "svd"):
         raise CheckpointError(f"method is {method!r}: expected 'cat', 'linear' or 'svd'")
     if not adapters or len(adapters) != len(weights) or not all(map(math.isfinite, weights)):
-        raise CheckpointError(f"weights are {list(weights)}: expected a number for each of the {len(adapters)} adapters")
+        raise CheckpointError(f"weights are {weights}: expected a number for each of the {len(adapters)} adapters")
     first = adapters[0]
     for other in adapters[1:]:
         names = first.spec.base_model_name_or_path, other.spec.base_model_name_or_path
@@ -95,7 +95,7 @@ def _truncate(a: torch.Tensor, b: torch.Tensor, r: int) -> tuple[torch.Tensor, t
     """The best B A of rank r, through the SVD of a small matrix: delta W itself [out, in] is never made."""
     q_b, r_b = torch.linalg.qr(b)  # [out, k] [k, k]
     q_a, r_a = torch.linalg.qr(a.T)  # [in, k] [k, k]
-    u, s, vh = torch.linalg.svd(r_b @ r_a.T)
+    u, s, vh = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
     a, b = vh[:r] @ q_a.T, q_b @ u[:, :r] * s[:r]
     missing = r - a.shape[0]  # where a module has fewer features than r
     return torch.nn.functional.pad(a, (0, 0, 0, missing)), torch.nn.functional.pad(b, (0, missing))
