@@ -75,7 +75,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         raise
     except (OSError, ValueError) as error:  # the latter from characters that no path has
         reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{str(target)!r} cannot be written ({reason}): choose another folder") from error
+        raise OutputError(f"{target} cannot be written ({reason}): choose another folder") from error
     try:
         folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
         yield folder

@@ -61,7 +61,7 @@ def test_version(t2l_command) -> None:
     assert (result.code, result.out) == (0, f"text2lora {library_version()}\n")
 
 
-@pytest.mark.parametrize("command", ["make", "run", "info", "train", "eval"])
+@pytest.mark.parametrize("command", ["make", "run", "info", "train", "eval", "bench"])
 def test_every_command_has_help(t2l_command, command: str) -> None:
     result = t2l_command(command, "--help")
     assert result.code == 0
@@ -91,6 +91,22 @@ def test_make_json_is_one_object(t2l_command, checkpoint_dir: Path, base_dir: Pa
     assert adapter.num_bytes == report["bytes"]
     assert adapter.spec.lora_alpha == 4.0
     assert {str(value.dtype) for value in adapter.weights.values()} == {"torch.bfloat16"}
+
+
+def test_make_folds_rslora(t2l_command, checkpoint_dir: Path) -> None:
+    assert t2l_command("make", "the city", "-m", checkpoint_dir, "-o", "mine", "--fold-rslora").code == 0
+    spec = LoraAdapter.from_pretrained("mine").spec
+    assert (spec.use_rslora, spec.lora_alpha) == (False, 16.0)  # 8 sqrt(4)
+
+
+def test_bench_generate_reports_times(t2l_command) -> None:
+    options = ["--shape", "nano", "--batch", 2, "--repeat", 1]
+    report = json.loads(t2l_command("bench", "generate", *options, "--json").out)
+    assert [row["dtype"] for row in report["times"]] == ["float32", "bfloat16"]
+    assert 0 < report["replacement"] < 1
+    table = t2l_command("bench", "generate", *options)
+    assert "64 modules" in table.out
+    assert t2l_command("bench", "generate", "--shape", "llama-9b").code == 2
 
 
 def test_what_is_there_is_replaced_only_by_force(t2l_command, checkpoint_dir: Path) -> None:
