@@ -305,10 +305,17 @@ def test_between_pooled_embeddings_lies_their_mean(make_model, normalize: bool) 
     close(model.interpolate(TEXTS[:2], [0.25, 0.75]), model.generate_lora(task_emb=mean[None])[0])
 
 
-@pytest.mark.parametrize("weights", [[1.0], [0, 0], [1, -1], [1, float("nan")], [1, float("inf")], []])
+@pytest.mark.parametrize(
+    "weights", [[1.0], [0, 0], [1, -1], [1, float("nan")], [1, float("inf")], [], [1, "x"], [None, 1]]
+)
 def test_weights_that_are_no_shares_are_refused(t2l: Text2LoraModel, weights: list[float]) -> None:
     with pytest.raises(CheckpointError, match="expected a number from 0 upwards for each of the 2 descriptions"):
         t2l.interpolate(TEXTS[:2], weights)
+
+
+def test_one_string_is_no_list_of_descriptions(t2l: Text2LoraModel) -> None:
+    with pytest.raises(InvalidDescriptionError, match="takes a list"):
+        t2l.interpolate("ab", [0.5, 0.5])
 
 
 # -- batches and threads ----------------------------------------------------------------------------------------------

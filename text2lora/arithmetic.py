@@ -33,7 +33,7 @@ def combine(adapters: Sequence[LoraAdapter], weights: Sequence[float], method: M
     Raises:
         CheckpointError: adapters that do not go together, or weights that are not one number each.
     """
-    factors = [float(weight) for weight in weights]
+    factors = numbers(weights)
     _check(adapters, factors, method)
     first, ranks = adapters[0], [adapter.spec.r for adapter in adapters]
     r = sum(ranks) if method == "cat" else max(ranks)
@@ -53,6 +53,14 @@ def combine(adapters: Sequence[LoraAdapter], weights: Sequence[float], method: M
     descriptions = [adapter.metadata.get("description", "an adapter") for adapter in adapters]
     metadata = {key: value for key, value in first.metadata.items() if key not in ("description", "scale")}
     return LoraAdapter(made, spec, {"description": describe(descriptions, factors), "combined by": method} | metadata)
+
+
+def numbers(weights: Sequence[float]) -> list[float]:
+    """The weights as Python floats; an empty list where one is no number."""
+    try:
+        return [float(weight) for weight in weights]
+    except (TypeError, ValueError, OverflowError):
+        return []
 
 
 def describe(descriptions: Sequence[str], weights: Sequence[float]) -> str:

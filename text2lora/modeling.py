@@ -15,10 +15,10 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedToken
 from transformers import initialization as init
 
 from text2lora.adapter import LoraAdapter, LoraSpec, check_scale
-from text2lora.arithmetic import describe
+from text2lora.arithmetic import describe, numbers
 from text2lora.configuration import Text2LoraConfig
 from text2lora.encoder import TextEncoder, check_description
-from text2lora.errors import CheckpointError
+from text2lora.errors import CheckpointError, InvalidDescriptionError
 from text2lora.hub import BASES, CHECKPOINTS, library_version, resolve_name
 from text2lora.hypernetwork import HyperNetwork, LoraWeights, TokenTaskEncoder
 from text2lora.live import PREFIX
@@ -209,7 +209,7 @@ class Text2LoraModel(PreTrainedModel):
             description: what the adapter should do; a list gives a list.
             task_emb: task embeddings [n, d] (or token states [n, tokens, d]) in place of the encoder's; then
                 `description` is only noted in the metadata and may be None, and the result is a list.
-            scale: the strength of the adapters; 1.0 is as trained.
+            scale: the strength of the adapters; 1.0 is as trained (see `LoraAdapter.scaled`).
 
         Returns:
             A `LoraAdapter`, or a list of them, on the CPU and in the hypernetwork's dtype.
@@ -257,10 +257,12 @@ class Text2LoraModel(PreTrainedModel):
             CheckpointError: weights that are not such numbers.
         """
         scale = check_scale(scale)
-        shares = torch.tensor([float(weight) for weight in weights], dtype=torch.float64)
+        if isinstance(descriptions, str):
+            raise InvalidDescriptionError("interpolate takes a list of descriptions, got a string")
+        shares = torch.tensor(numbers(weights), dtype=torch.float64)
         if len(shares) != len(descriptions) or not (shares >= 0).all() or not 0 < shares.sum() < float("inf"):
             raise CheckpointError(
-                f"weights are {list(weights)}: expected a number from 0 upwards for each of the {len(descriptions)} "
+                f"weights are {weights}: expected a number from 0 upwards for each of the {len(descriptions)} "
                 "descriptions, not all of them 0"
             )
         shares = (shares / shares.sum()).float().to(self.device)
