@@ -42,7 +42,7 @@ docs: $(DOCS_STAMP)  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 nano: $(STAMP)  ## retrain the bundled nano model
-	$(BIN)/t2l train sft nano-base-1 nano-1 nano-base-2 nano-base nano nano-baselines --bundle
+	$(BIN)/t2l train sft nano-base-1 nano-1 nano-base-2 nano-base-3 nano-base nano nano-baselines --bundle
 
 table: $(STAMP)  ## measure the bundled nano model: the table of the README
 	$(BIN)/t2l eval nano --output text2lora/nano/results

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -322,3 +325,58 @@ def test_generated_adapter_survives_disk_bit_for_bit(t2l: Text2LoraModel, load_b
     live = logits(adapter.apply_to(load_base()), ids)
     assert torch.equal(logits(PeftModel.from_pretrained(load_base(), folder), ids), live)
     assert (live - logits(load_base(), ids)).abs().max() > 0.1
+
+
+# -- strength, dtype, rsLoRA ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("r", [2, 3, 8])
+def test_folded_adapter_is_the_same_without_rslora(load_base, ids, tmp_path: Path, r: int) -> None:
+    adapter = make_adapter(r=r)
+    folder = adapter.save_pretrained(tmp_path / "adapter", fold_rslora=True)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["use_rslora"], config["lora_alpha"]) == (False, pytest.approx(8.0 * r**0.5))
+    loaded = PeftModel.from_pretrained(load_base(), folder)
+    assert torch.equal(logits(loaded, ids), logits(adapter.apply_to(load_base()), ids))
+    assert adapter.folded().folded() == adapter.folded()
+    assert adapter.spec.use_rslora
+
+
+def test_one_over_root_r_is_the_strength_without_rslora() -> None:
+    adapter = make_adapter(r=4)
+    assert adapter.scaled(4**-0.5).spec.scaling == replace(adapter.spec, use_rslora=False).scaling
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_saved_in_a_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
+    adapter = make_adapter()
+    again = LoraAdapter.from_pretrained(adapter.save_pretrained(tmp_path / "adapter", dtype=dtype))
+    assert all(torch.equal(again.weights[key], value.to(dtype)) for key, value in adapter.weights.items())
+
+
+def test_what_a_dtype_cannot_hold_is_refused(tmp_path: Path) -> None:
+    adapter = make_adapter()
+    with pytest.raises(CheckpointError, match=r"dtype is torch.int8: expected one of torch's float32, bfloat16"):
+        adapter.save_pretrained(tmp_path / "adapter", dtype=torch.int8)
+    key = next(iter(adapter.weights))
+    huge = replace(adapter, weights=dict(adapter.weights) | {key: adapter.weights[key] * 1e6})
+    with pytest.raises(CheckpointError, match="too large for float16: choose bfloat16"):
+        huge.save_pretrained(tmp_path / "adapter", dtype=torch.float16)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_save_killed_at_a_random_time_leaves_the_old_adapter_or_the_new(tmp_path: Path) -> None:
+    adapters = [make_adapter(seed) for seed in range(2)]
+    key = next(iter(adapters[0].weights))
+    folder = adapters[0].save_pretrained(tmp_path / "adapter")
+    for seed in range(12):
+        if not (pid := os.fork()):
+            for turn in range(10_000):
+                adapters[turn % 2].save_pretrained(folder)
+        time.sleep(random.Random(seed).uniform(0.005, 0.03))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        found = LoraAdapter.from_pretrained(folder)
+        assert {p.name for p in folder.iterdir()} == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+        assert any(torch.equal(found.weights[key], adapter.weights[key]) for adapter in adapters)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
@@ -12,6 +16,7 @@ from huggingface_hub import ModelCard, errors
 from text2lora import CheckpointError, HubError, LoraSpec, OutputError, base_model_path, library_version
 from text2lora.hub import (
     _patiently,
+    _swap,
     adapter_card,
     atomic_folder,
     card_metadata,
@@ -213,3 +218,97 @@ def test_hub_that_stays_busy_is_asked_four_times(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(errors.HfHubHTTPError):
         _patiently(busy)
     assert waits == [7, 7, 7]
+
+
+# -- killed in the middle ---------------------------------------------------------------------------------------------
+
+CALLS = {"os.mkdir", "os.rename", "os.chmod", "os.remove", "os.rmdir", "os.scandir", "shutil.rmtree", "ctypes.dlsym"}
+
+
+def killed_before(call: int, write: Callable[[], object]) -> bool:
+    """Whether a process that writes ends by itself, rather than before its nth call to the file system."""
+    pid = os.fork()
+    if pid == 0:
+        left = itertools.count(call, -1)
+
+        def hook(event: str, _: object) -> None:
+            if (event in CALLS or event == "open") and next(left) == 0:
+                os._exit(9)
+
+        sys.addaudithook(hook)
+        write()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def contents(folder: Path) -> dict[str, str] | None:
+    return {p.name: p.read_text() for p in folder.iterdir()} if folder.exists() else None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("swaps", [True, False])
+@pytest.mark.parametrize("before", [None, {"a": "old", "b": "old"}])
+def test_a_process_killed_anywhere_leaves_all_or_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: dict[str, str] | None, swaps: bool
+) -> None:
+    if not swaps:
+        monkeypatch.setattr("text2lora.hub._swap", lambda one, two: False)
+    elif not can_swap(tmp_path):
+        pytest.skip("this file system cannot swap folders")
+    after = {"a": "new", "b": "new"}
+
+    def write() -> None:
+        with atomic_folder(target) as folder:
+            for name, text in after.items():
+                (folder / name).write_text(text)
+
+    for call in itertools.count():
+        target = tmp_path / str(call) / "target"
+        target.parent.mkdir()
+        if before:
+            target.mkdir()
+            for name, text in before.items():
+                (target / name).write_text(text)
+        ended = killed_before(call, write)
+        allowed = [before, after] if swaps else [None, before, after]
+        assert contents(target) in allowed
+        if contents(target) is None and before:  # without a swap: the old folder is beside it
+            assert before in [contents(path) for path in target.parent.iterdir()]
+        if ended:
+            break
+    assert contents(target) == after
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+    assert call > 8
+
+
+def can_swap(folder: Path) -> bool:
+    (folder / "one").mkdir()
+    (folder / "two").mkdir()
+    (folder / "one" / "file").touch()
+    return _swap(folder / "one", folder / "two") and (folder / "two" / "file").exists()
+
+
+def test_where_folders_cannot_be_swapped_the_old_one_is_replaced_too(tmp_path: Path, monkeypatch) -> None:
+    assert not _swap(tmp_path / "absent", tmp_path)
+    monkeypatch.setattr("text2lora.hub._swap", lambda one, two: False)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "old").touch()
+    with atomic_folder(tmp_path / "there") as folder:
+        (folder / "new").touch()
+    assert [p.name for p in tmp_path.rglob("*")] == ["there", "new"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with atomic_folder(tmp_path / "link") as folder:
+        (folder / "new").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["link", "real", "real/new"]
+
+
+def test_the_working_directory_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="working directory"), atomic_folder(Path()):
+        pass
+    assert list(tmp_path.parent.glob(f".{tmp_path.name}*")) == []

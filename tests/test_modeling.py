@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -265,3 +267,100 @@ def test_forward_is_differentiable_in_the_task_embedding(t2l: Text2LoraModel) ->
     task_emb = torch.randn(2, 24, requires_grad=True)
     sum(b.square().sum() for _, b in t2l(task_emb).values()).backward()
     assert task_emb.grad.abs().sum() > 0
+
+
+# -- between descriptions ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["pooled", "tokens"])
+def either(request: pytest.FixtureRequest, make_model) -> Text2LoraModel:
+    pooling = "none" if request.param == "tokens" else "mean"
+    return make_model(task_encoder=request.param, encoder_pooling=pooling)
+
+
+def test_all_the_weight_on_one_description_gives_its_adapter(either: Text2LoraModel) -> None:
+    close(either.interpolate(TEXTS, [0, 3, 0]), either.generate_lora(TEXTS[1]))
+    close(either.interpolate(TEXTS[:1], [1]), either.generate_lora(TEXTS[0]))
+    close(either.interpolate([TEXTS[0]] * 2, [0.7, 0.3]), either.generate_lora(TEXTS[0]))
+
+
+def test_only_the_ratio_of_the_weights_counts(either: Text2LoraModel) -> None:
+    one, two = either.interpolate(TEXTS[:2], [7, 3], scale=0.5), either.interpolate(TEXTS[:2], [0.7, 0.3])
+    close(one, two)
+    assert one.spec.lora_alpha * 2 == two.spec.lora_alpha
+    key = next(iter(one.weights))
+    for text in TEXTS[:2]:
+        assert not torch.allclose(one.weights[key], either.generate_lora(text).weights[key], atol=1e-3)
+    assert one.metadata["description"] == f'0.7 x "{TEXTS[0]}" + 0.3 x "{TEXTS[1]}"'
+    assert one.metadata["scale"] == "0.5"
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_between_pooled_embeddings_lies_their_mean(make_model, normalize: bool) -> None:
+    model = make_model(encoder_normalize=normalize)
+    emb = model.encoder.encode(TEXTS[:2])
+    mean = 0.25 * emb[0] + 0.75 * emb[1]
+    if normalize:
+        mean = mean / mean.norm() * 24**0.5
+    close(model.interpolate(TEXTS[:2], [0.25, 0.75]), model.generate_lora(task_emb=mean[None])[0])
+
+
+@pytest.mark.parametrize(
+    "weights", [[1.0], [0, 0], [1, -1], [1, float("nan")], [1, float("inf")], [], [1, "x"], [None, 1]]
+)
+def test_weights_that_are_no_shares_are_refused(t2l: Text2LoraModel, weights: list[float]) -> None:
+    with pytest.raises(CheckpointError, match="expected a number from 0 upwards for each of the 2 descriptions"):
+        t2l.interpolate(TEXTS[:2], weights)
+
+
+def test_one_string_is_no_list_of_descriptions(t2l: Text2LoraModel) -> None:
+    with pytest.raises(InvalidDescriptionError, match="takes a list"):
+        t2l.interpolate("ab", [0.5, 0.5])
+
+
+# -- batches and threads ----------------------------------------------------------------------------------------------
+
+
+def test_batches_larger_than_a_pass_equal_single_ones(make_model, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(head="small")
+    monkeypatch.setattr(Text2LoraModel, "tasks_per_pass", 2)
+    task_emb = torch.randn(5, 24)
+    made = model.generate_lora([f"task {i}" for i in range(5)], task_emb=task_emb)
+    assert [adapter.metadata["description"] for adapter in made] == [f"task {i}" for i in range(5)]
+    for i, adapter in enumerate(made):
+        close(adapter, model.generate_lora(task_emb=task_emb[i : i + 1])[0])
+
+
+@pytest.mark.parametrize("head", ["large", "medium", "small"])
+def test_tensors_of_a_batch_share_no_memory(make_model, head: str) -> None:
+    made = make_model(head=head).generate_lora(TEXTS)
+    tensors = [value for adapter in made for value in adapter.weights.values()]
+    assert len({value.untyped_storage().data_ptr() for value in tensors}) == len(tensors)
+    assert all(value.untyped_storage().nbytes() == value.nbytes for value in tensors)
+
+
+def test_eight_threads_get_what_one_gets(checkpoint_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"the city {'upper case ' * i}{i}" for i in range(24)]  # of many lengths, some too long for the encoder
+    alone = Text2LoraModel.from_pretrained(checkpoint_dir)
+    expected = [alone.generate_lora(text) for text in texts]
+    loads: list[object] = []
+    original = TextEncoder.from_config
+    monkeypatch.setattr(TextEncoder, "from_config", lambda *a, **k: loads.append(a) or original(*a, **k))
+    shared = Text2LoraModel.from_pretrained(checkpoint_dir)  # its encoder is not loaded yet
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(shared.generate_lora, texts * 3))
+    assert len(loads) == 1
+    for one, two in zip(made, expected * 3, strict=True):
+        assert all(torch.equal(value, two.weights[key]) for key, value in one.weights.items())
+
+
+def test_threads_load_the_base_once(t2l: Text2LoraModel) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        models = list(pool.map(lambda i: t2l.generate_adapter("a", adapter_name=f"task{i}"), range(8)))
+    assert len({id(model) for model in models}) == 1
+    assert set(models[0].peft_config) == {f"task{i}" for i in range(8)}
+
+
+def test_a_model_in_use_can_be_copied(t2l: Text2LoraModel) -> None:
+    t2l.generate_adapter(TEXTS[0])
+    close(copy.deepcopy(t2l).generate_lora(TEXTS[0]), t2l.generate_lora(TEXTS[0]))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from text2lora.adapter import LoraAdapter, LoraSpec
+    from text2lora.arithmetic import combine
     from text2lora.configuration import Text2LoraConfig
     from text2lora.encoder import TextEncoder
     from text2lora.errors import (
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _HOME = {
     "LoraAdapter": "adapter",
     "LoraSpec": "adapter",
+    "combine": "arithmetic",
     "Text2LoraConfig": "configuration",
     "TextEncoder": "encoder",
     "CheckpointError": "errors",
@@ -42,6 +44,7 @@ _HOME = {
 __all__ = [  # noqa: RUF022 - the order of _HOME
     "LoraAdapter",
     "LoraSpec",
+    "combine",
     "Text2LoraConfig",
     "TextEncoder",
     "CheckpointError",

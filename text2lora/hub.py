@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import difflib
 import hashlib
 import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -76,36 +78,57 @@ def base_model_path(name: str = "nano") -> str:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """A temporary sibling folder that becomes `target` when the block ends well, and is removed when it does not.
 
+    A process killed at any point leaves a new target absent or complete. One that existed is as it was or complete
+    where the system can swap two folders in one step (Linux and macOS, on their own file systems); elsewhere there is
+    an instant at which it is absent, and the old folder lies beside it. What was left of a killed process is a hidden
+    sibling, which may be deleted.
+
     Raises:
-        OutputError: the parent cannot be written.
+        OutputError: the parent cannot be written, or the target is the working directory.
     """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written ({error.strerror}): choose another folder") from error
+        place = Path(os.path.realpath(target))  # of a link, what it points to
+        if place == Path.cwd():
+            raise OutputError(f"{target} is the working directory, which cannot be replaced: choose another folder")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{place.name[:48]}-", dir=place.parent))
+    except OutputError:
+        raise
+    except (OSError, ValueError) as error:  # the latter from characters that no path has
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{target} cannot be written ({reason}): choose another folder") from error
     try:
         folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
         yield folder
         for path in folder.rglob("*"):  # safetensors makes its files private too
             path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
-        old = folder.with_name(folder.name + "-old")
-        replaced = target.exists()
-        if replaced:
-            target.rename(old)
-        try:
-            folder.rename(target)
-        except OSError:
-            if replaced:
-                old.rename(target)
-            raise
-        if replaced:
+        if not place.exists():
+            folder.rename(place)
+        elif not _swap(folder, place):
+            old = folder.with_name(folder.name + "-old")
+            place.rename(old)
+            try:
+                folder.rename(place)
+            except OSError:
+                old.rename(place)
+                raise
             shutil.rmtree(old)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"{target} cannot be written ({reason}): choose another folder") from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)  # after a swap, what was there before
+
+
+def _swap(one: Path, two: Path) -> bool:
+    """Swap two folders in one step; False where the system or the file system has no call for it."""
+    paths, here = (os.fsencode(one), os.fsencode(two)), -100  # AT_FDCWD
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        libc = ctypes.CDLL(None)
+        if sys.platform == "darwin":
+            return bool(libc.renamex_np(*paths, 2) == 0)  # RENAME_SWAP
+        return bool(libc.renameat2(here, paths[0], here, paths[1], 2) == 0)  # RENAME_EXCHANGE
+    return False
 
 
 def _umask() -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from text2lora.configuration import Text2LoraConfig
+from text2lora.linear import Linear
 from text2lora.task_encoder import OneHot, build_task_encoder
 
 LoraWeights = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -20,7 +21,7 @@ LoraWeights = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 def _mlp(inputs: int, hidden: int, outputs: int, dropout: float) -> list[nn.Module]:
-    return [nn.Linear(inputs, hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden, outputs), nn.SiLU()]
+    return [Linear(inputs, hidden), nn.SiLU(), nn.Dropout(dropout), Linear(hidden, outputs), nn.SiLU()]
 
 
 class HyperNetwork(nn.Module):
@@ -57,7 +58,7 @@ class HyperNetwork(nn.Module):
             self.rank_embedding = nn.Sequential(nn.Embedding(self.ranks, size), nn.LayerNorm(size))
         width = {n: max(shape) if self.factors == 2 else sum(shape) for n, shape in self.shapes.items()}
         self.heads = nn.ModuleDict(
-            {n: nn.Linear(config.head_input_size, self.rows * width[n], bias=config.head_bias) for n in modules}
+            {n: Linear(config.head_input_size, self.rows * width[n], bias=config.head_bias) for n in modules}
         )
         if config.output_std:
             self.std_a, self.std_b = self._adapter_parameters()
@@ -72,10 +73,14 @@ class HyperNetwork(nn.Module):
 
     def forward(self, task_emb: torch.Tensor) -> LoraWeights:
         """Task embeddings [n, d], or token states [n, t, d], to A [n, N, r, in] and B [n, N, out, r] by module."""
-        task = self.task_encoder(task_emb)[:, None, None]  # [n, 1, 1, task's width]
+        return self.decode(self.task_encoder(task_emb))
+
+    def decode(self, task: torch.Tensor) -> LoraWeights:
+        """The task encoder's output [n, its width] to A [n, N, r, in] and B [n, N, out, r] by module."""
+        task = task[:, None, None]  # [n, 1, 1, task's width]
         layer = self.layer_embedding(self._indices(self.config.num_layers))[:, None]  # [N, 1, layer's width]
         module = self.module_embedding(self._indices(len(self.shapes)))  # [M, module's width]
-        axes = (len(task_emb), self.config.num_layers, len(self.shapes), -1)
+        axes = (len(task), self.config.num_layers, len(self.shapes), -1)
         x = self.mixer(torch.cat([task.expand(axes), layer.expand(axes), module.expand(axes)], -1))  # [n, N, M, L]
         x = x + self.block1(x)
         x = self._per_factor_and_rank(x[:, :, :, None, None])

@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
+import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.utils.hub import resolve_revision
 
-from text2lora.adapter import PREFIX, LoraAdapter, LoraSpec
+from text2lora.adapter import LoraAdapter, LoraSpec, check_scale
+from text2lora.arithmetic import describe, numbers
 from text2lora.configuration import Text2LoraConfig
 from text2lora.encoder import TextEncoder, check_description
-from text2lora.errors import CheckpointError
+from text2lora.errors import CheckpointError, InvalidDescriptionError
 from text2lora.hub import (
     BASES,
     CARD_NAME,
@@ -35,12 +38,15 @@ from text2lora.hub import (
     without_paths,
 )
 from text2lora.hypernetwork import HyperNetwork, LoraWeights
+from text2lora.live import PREFIX
 from text2lora.task_encoder import SoftmaxTaskEncoder, TokenTaskEncoder, VectorQuantizedTaskEncoder
 from text2lora.upstream import find_upstream, read_upstream
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
     from peft import PeftModel
+
+_LOADING = threading.RLock()  # of encoders and bases, when first used; a lock in the model could not be copied
 
 
 class Text2LoraModel(PreTrainedModel):
@@ -240,17 +246,39 @@ class Text2LoraModel(PreTrainedModel):
     @property
     def encoder(self) -> TextEncoder:
         """The text encoder; loaded when first used. Assign a `TextEncoder` to replace it."""
-        if "encoder" not in self._lazy:
-            given = self._load_kwargs.get("encoder")
-            if not isinstance(given, TextEncoder):
-                shared = self._load_kwargs.get("shared", {})
-                given = TextEncoder.from_config(self.config, given, device_map=str(self.device), **shared)
-            self._lazy["encoder"] = given
-        return self._lazy["encoder"]
+        with _LOADING:
+            if "encoder" not in self._lazy:
+                given = self._load_kwargs.get("encoder")
+                if not isinstance(given, TextEncoder):
+                    shared = self._load_kwargs.get("shared", {})
+                    given = TextEncoder.from_config(self.config, given, device_map=str(self.device), **shared)
+                self._lazy["encoder"] = given
+            return self._lazy["encoder"]
 
     @encoder.setter
     def encoder(self, encoder: TextEncoder) -> None:
         self._lazy["encoder"] = encoder
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Where the checkpoint comes from, for metadata: its name, and subfolder and commit where there are such."""
+        origin = {
+            "checkpoint": public_name(self.config.name_or_path or "unsaved"),
+            **self._load_kwargs.get("origin", {}),
+        }
+        return {key: value for key, value in origin.items() if value}
+
+    @property
+    def adapter_bytes(self) -> int:
+        """The size of one adapter in the hypernetwork's dtype."""
+        width = sum(sum(self.config.module_shapes[name]) for name in self.config.target_modules)
+        return self.config.num_layers * self.config.lora_r * width * self.dtype.itemsize
+
+    @property
+    def tasks_per_pass(self) -> int:
+        """As many as fill the processor: more would only hold more of the heads' output in memory, beside the copy."""
+        rows = self.config.num_layers * self.hypernet.factors * self.hypernet.ranks
+        return max(1, (512 if self.device.type == "cpu" else 8192) // rows)
 
     def load_base_model(self, **kwargs: Any) -> PreTrainedModel:
         """Load the base model that the adapters are for.
@@ -326,13 +354,13 @@ class Text2LoraModel(PreTrainedModel):
         task_emb: torch.Tensor | None = None,
         scale: float = 1.0,
     ) -> LoraAdapter | list[LoraAdapter]:
-        """Make adapters in one batched pass. No base model is loaded.
+        """Make adapters in batched passes. No base model is loaded.
 
         Args:
             description: what the adapter should do; a list gives a list.
             task_emb: task embeddings [n, d] (or token states [n, tokens, d]) in place of the encoder's; then
                 `description` is only noted in the metadata and may be None, and the result is a list.
-            scale: the strength of the adapters; 1.0 is as trained.
+            scale: the strength of the adapters; 1.0 is as trained (see `LoraAdapter.scaled`).
 
         Returns:
             A `LoraAdapter`, or a list of them, on the CPU and in the hypernetwork's dtype.
@@ -341,40 +369,68 @@ class Text2LoraModel(PreTrainedModel):
             InvalidDescriptionError: a description that is empty, not a string, or of control characters.
             CheckpointError: task embeddings of another size than the checkpoint's.
         """
-        single = task_emb is None and (isinstance(description, str) or not isinstance(description, Sequence))
-        texts = [description] if single or isinstance(description, str) else list(description or [])
+        scale = check_scale(scale)
+        one = isinstance(description, str | bytes)  # bytes only to be refused
+        single = task_emb is None and (one or not isinstance(description, Sequence))
+        given = [description] if single or one else list(description or [])
         if task_emb is None:
-            checked = [check_description(text) for text in texts]
+            checked = [check_description(text) for text in given]
             if not checked:
                 return []
             task_emb = self.encoder.encode(checked)
         else:
-            checked = [check_description(text) for text in texts] or [""] * len(task_emb)
+            checked = [check_description(text) for text in given] or [""] * len(task_emb)
         self._check_task_emb(task_emb, len(checked))
-        weights = self.hypernet(task_emb.to(self.device, self.dtype, copy=True))  # aligned, see `_align`
-        per_task = self._state_dicts(weights)
-        spec = LoraSpec(
-            r=self.config.lora_r,
-            lora_alpha=self.config.lora_alpha,
-            target_modules=tuple(self.config.target_modules),
-            use_rslora=self.config.use_rslora,
-            base_model_name_or_path=self.config.base_model_name_or_path,
-            revision=self.config.base_model_revision,
-        )
-        source = {
-            "checkpoint": public_name(self.config.name_or_path or "unsaved"),
-            **self._load_kwargs.get("origin", {}),
-            "encoder": public_name(self.config.encoder_name_or_path or ""),
-            "text2lora": library_version(),
-        }
-        source = {key: value for key, value in source.items() if value}
-        made = [
-            LoraAdapter(state, spec, ({"description": text} if text else {}) | source | {"scale": f"{scale:g}"})
-            for state, text in zip(per_task, checked, strict=True)
-        ]
-        if scale != 1.0:
-            made = [adapter.scaled(scale) for adapter in made]
+        made: list[LoraAdapter] = []
+        for part in task_emb.split(self.tasks_per_pass):
+            texts = checked[len(made) : len(made) + len(part)]
+            made += self._adapters(
+                self.hypernet(part.to(self.device, self.dtype, copy=True)), texts, scale
+            )  # copied: aligned, see `_align`
         return made[0] if single else made
+
+    @torch.inference_mode()
+    def interpolate(self, descriptions: Sequence[str], weights: Sequence[float], scale: float = 1.0) -> LoraAdapter:
+        """Make one adapter from between several descriptions: "70 % legal, 30 % plain English".
+
+        The hypernetwork runs once, on the weighted mean of what it reads: of the task embeddings, brought back to
+        length sqrt(d) where `config.encoder_normalize` has it so; where `config.task_encoder` is `tokens`, of the task
+        encoder's outputs. `text2lora.combine` adds up finished adapters instead.
+
+        Args:
+            descriptions: at least one.
+            weights: one each, from 0 upwards; only their ratios count.
+            scale: the strength of the adapter; 1.0 is as trained.
+
+        Returns:
+            The adapter; its description names the parts with their shares.
+
+        Raises:
+            InvalidDescriptionError: see `generate_lora`.
+            CheckpointError: weights that are not such numbers.
+        """
+        scale = check_scale(scale)
+        if isinstance(descriptions, str):
+            raise InvalidDescriptionError("interpolate takes a list of descriptions, got a string")
+        shares = torch.tensor(numbers(weights), dtype=torch.float64)
+        if len(shares) != len(descriptions) or not (shares >= 0).all() or not 0 < shares.sum() < float("inf"):
+            raise CheckpointError(
+                f"weights are {weights}: expected a number from 0 upwards for each of the {len(descriptions)} "
+                "descriptions, not all of them 0"
+            )
+        shares = (shares / shares.sum()).float().to(self.device)
+        checked = [check_description(text) for text in descriptions]
+        task_emb = self.encoder.encode(checked).to(self.device)
+        self._check_task_emb(task_emb, len(checked))
+        if self.config.task_encoder == "tokens":
+            task = shares.to(self.dtype) @ self.hypernet.task_encoder(task_emb.to(self.dtype))
+            made = self.hypernet.decode(task[None])
+        else:
+            mean = shares @ task_emb
+            if self.config.encoder_normalize:
+                mean = F.normalize(mean, dim=-1) * len(mean) ** 0.5
+            made = self.hypernet(mean[None].to(self.dtype))
+        return self._adapters(made, [describe(checked, shares.tolist())], scale)[0]
 
     def generate_adapter(
         self,
@@ -400,7 +456,8 @@ class Text2LoraModel(PreTrainedModel):
         """
         adapter = self.generate_lora(check_description(description), scale=scale)
         if base_model is None:
-            base_model = self._lazy.get("base") or self._lazy.setdefault("base", self.load_base_model())
+            with _LOADING:
+                base_model = self._lazy.get("base") or self._lazy.setdefault("base", self.load_base_model())
         return adapter.apply_to(base_model, adapter_name)
 
     def _check_task_emb(self, task_emb: torch.Tensor, count: int) -> None:
@@ -410,15 +467,38 @@ class Text2LoraModel(PreTrainedModel):
             expected = f"[{count}, {'tokens, ' if dims == 3 else ''}{self.config.task_emb_size}]"
             raise CheckpointError(f"task embeddings of shape {list(shape)}: expected {expected}")
 
+    def _adapters(self, weights: LoraWeights, descriptions: Sequence[str], scale: float) -> list[LoraAdapter]:
+        """The hypernetwork's output as one adapter per task."""
+        spec = LoraSpec(
+            r=self.config.lora_r,
+            lora_alpha=self.config.lora_alpha,
+            target_modules=tuple(self.config.target_modules),
+            use_rslora=self.config.use_rslora,
+            base_model_name_or_path=self.config.base_model_name_or_path,
+            revision=self.config.base_model_revision,
+        )
+        source = {
+            **self.origin,
+            "encoder": public_name(self.config.encoder_name_or_path or ""),
+            "text2lora": library_version(),
+            "scale": f"{scale:g}",
+        }
+        made = [
+            LoraAdapter(state, spec, ({"description": text} if text else {}) | source)
+            for state, text in zip(self._state_dicts(weights), descriptions, strict=True)
+        ]
+        return [adapter.scaled(scale) for adapter in made]
+
     def _state_dicts(self, weights: LoraWeights) -> list[dict[str, torch.Tensor]]:
-        """One dict in PEFT's key names per task; each module's tensors leave the device in one copy."""
+        """One dict in PEFT's key names per task. Each tensor has its own memory: it keeps no batch alive."""
         states: list[dict[str, torch.Tensor]] = [{} for _ in range(len(next(iter(weights.values()))[0]))]
         for name, factors in weights.items():
             path = self.config.module_paths[name]
             for letter, factor in zip("AB", factors, strict=True):
                 for state, layers in zip(states, factor.cpu(), strict=True):
-                    for layer, weight in enumerate(layers):
-                        state[f"{PREFIX}{path.format(layer=layer)}.lora_{letter}.weight"] = weight.contiguous()
+                    for layer, weight in enumerate(layers):  # torch transposes matrices faster than stacks of them
+                        key = f"{PREFIX}{path.format(layer=layer)}.lora_{letter}.weight"
+                        state[key] = weight.clone(memory_format=torch.contiguous_format)
         return states
 
 

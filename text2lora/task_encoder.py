@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from text2lora.configuration import Text2LoraConfig
+from text2lora.linear import Linear
 
 
 class PooledTaskEncoder(nn.Module):
@@ -18,7 +19,7 @@ class PooledTaskEncoder(nn.Module):
 
     def __init__(self, d: int, out: int):
         super().__init__()
-        self.proj = nn.Linear(d, out)
+        self.proj = Linear(d, out)
         self.norm = nn.LayerNorm(out)
 
     def forward(self, task_emb: torch.Tensor) -> torch.Tensor:
@@ -32,10 +33,10 @@ class LatentBlock(nn.Module):
         super().__init__()
         self.heads = heads
         self.query_norm, self.key_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
-        self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(width, 2 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
+        self.query = Linear(width, width, bias=False)
+        self.key_value = Linear(width, 2 * width, bias=False)
+        self.out = Linear(width, width, bias=False)
+        self.mlp = nn.Sequential(Linear(width, 4 * width), nn.SiLU(), Linear(4 * width, width))
 
     def forward(self, latents: torch.Tensor, tokens: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
         """Latents [n, q, w], tokens [n, t, w], is_token [n, t] -> latents [n, q, w]."""
@@ -57,7 +58,7 @@ class TokenTaskEncoder(nn.Module):
 
     def __init__(self, d: int, out: int, latents: int, width: int, layers: int, heads: int):
         super().__init__()
-        self.proj = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, width))
+        self.proj = nn.Sequential(nn.LayerNorm(d), Linear(d, width))
         self.latents = nn.Parameter(torch.empty(latents, width))
         self.blocks = nn.ModuleList(LatentBlock(width, heads) for _ in range(layers))
         self.out = PooledTaskEncoder(latents * width, out)
@@ -71,7 +72,7 @@ class TokenTaskEncoder(nn.Module):
 
 
 def _codebook_mlp(d: int, width: int, out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(d, 4 * width), nn.SiLU(), nn.Dropout(0.05), nn.Linear(4 * width, out))
+    return nn.Sequential(Linear(d, 4 * width), nn.SiLU(), nn.Dropout(0.05), Linear(4 * width, out))
 
 
 class SoftmaxTaskEncoder(nn.Module):

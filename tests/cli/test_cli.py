@@ -18,8 +18,8 @@ from upstream_format import EMBEDDING, write_checkpoint
 
 from text2lora import LoraAdapter, Text2LoraModel, library_version
 from text2lora.cli import main
-from text2lora.cli.adapters import load_snippet, slug
 from text2lora.cli.common import size
+from text2lora.hub import load_snippet, slug
 
 
 class Result:
@@ -63,7 +63,7 @@ def test_version(t2l_command) -> None:
     assert (result.code, result.out) == (0, f"text2lora {library_version()}\n")
 
 
-@pytest.mark.parametrize("command", ["make", "run", "info", "convert", "train", "eval"])
+@pytest.mark.parametrize("command", ["make", "run", "info", "convert", "train", "eval", "bench"])
 def test_every_command_has_help(t2l_command, command: str) -> None:
     result = t2l_command(command, "--help")
     assert result.code == 0
@@ -93,6 +93,22 @@ def test_make_json_is_one_object(t2l_command, checkpoint_dir: Path, base_dir: Pa
     assert adapter.num_bytes == report["bytes"]
     assert adapter.spec.lora_alpha == 4.0
     assert {str(value.dtype) for value in adapter.weights.values()} == {"torch.bfloat16"}
+
+
+def test_make_folds_rslora(t2l_command, checkpoint_dir: Path) -> None:
+    assert t2l_command("make", "the city", "-m", checkpoint_dir, "-o", "mine", "--fold-rslora").code == 0
+    spec = LoraAdapter.from_pretrained("mine").spec
+    assert (spec.use_rslora, spec.lora_alpha) == (False, 16.0)  # 8 sqrt(4)
+
+
+def test_bench_generate_reports_times(t2l_command) -> None:
+    options = ["--shape", "nano", "--batch", 2, "--repeat", 1]
+    report = json.loads(t2l_command("bench", "generate", *options, "--json").out)
+    assert [row["dtype"] for row in report["times"]] == ["float32", "bfloat16"]
+    assert 0 < report["replacement"] < 1
+    table = t2l_command("bench", "generate", *options)
+    assert "64 modules" in table.out
+    assert t2l_command("bench", "generate", "--shape", "llama-9b").code == 2
 
 
 def test_what_is_there_is_replaced_only_by_force(t2l_command, checkpoint_dir: Path) -> None:
@@ -200,6 +216,58 @@ def test_info_tells_a_checkpoint_from_an_adapter(t2l_command, checkpoint_dir: Pa
     assert facts["what"] == "LoRA adapter"
     assert (facts["dtype"], facts["r"], facts["alpha"]) == ("float32", 4, 8.0)
     assert "LoRA adapter" in t2l_command("info", "mine").out
+
+
+def test_several_descriptions_make_several_adapters(t2l_command, checkpoint_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "tasks.txt").write_text("upper case\nlower case\nupper case\n")
+    first = t2l_command("make", "--file", "tasks.txt", "-m", checkpoint_dir, "-o", "out", "--json")
+    rows = json.loads(first.out)
+    assert [(row["description"], row["skipped"]) for row in rows] == [("upper case", False), ("lower case", False)]
+    assert [LoraAdapter.from_pretrained(row["path"]).metadata["description"] for row in rows] == [
+        "upper case",
+        "lower case",
+    ]
+    again = t2l_command("make", "the city", "upper case", "lower case", "-m", checkpoint_dir, "-o", "out")
+    assert again.code == 0, again.err
+    assert "1 adapters in out, 2 were there already" in again.out
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_a_mix_is_one_adapter_between_the_descriptions(t2l_command, checkpoint_dir: Path) -> None:
+    result = t2l_command("make", "upper case", "the city", "--mix", "70,30", "-m", checkpoint_dir, "-o", "mixed")
+    assert result.code == 0, result.err
+    expected = Text2LoraModel.from_pretrained(checkpoint_dir).interpolate(["upper case", "the city"], [0.7, 0.3])
+    made = LoraAdapter.from_pretrained("mixed")
+    assert made.metadata["description"] == expected.metadata["description"]
+    for key, value in expected.weights.items():
+        torch.testing.assert_close(made.weights[key], value)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["make"],
+        ["make", "a", "--file", "x.txt"],
+        ["make", "a", "b", "--push"],
+        ["make", "a", "b", "--mix", "1"],
+        ["make", "a", "b", "--mix", "x,y"],
+        ["make", "a", "--mix", "1"],
+        ["make", "--file", "x.txt", "--mix", "1,2"],
+    ],
+)
+def test_calls_that_say_two_things_exit_with_two(t2l_command, tmp_path: Path, args: list[str]) -> None:
+    result = t2l_command(*args)
+    assert result.code == 2
+    assert "Traceback" not in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_line_in_a_file_stops_before_anything_is_made(t2l_command, checkpoint_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "tasks.jsonl").write_text('{"description": "good"}\n{"description": ""}\n')
+    result = t2l_command("make", "--file", "tasks.jsonl", "-m", checkpoint_dir)
+    assert result.code == 1
+    assert "tasks.jsonl line 2: the description is empty" in result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["tasks.jsonl"]
 
 
 def test_convert_writes_a_checkpoint_that_gives_the_same_adapters(t2l_command, tmp_path: Path) -> None:

@@ -41,13 +41,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_recipe("nano-base-1", folder, BASE, silent)
     run_recipe("nano-1", folder, HYPERNETWORK, silent)
     run_recipe("nano-base-2", folder, MORE, silent)
+    run_recipe("nano-base-3", folder, MORE, silent)
     run_recipe("nano-base", folder, MORE, silent)
     run_recipe("nano", folder, HYPERNETWORK, silent)
     return folder
 
 
 def test_a_recipe_goes_on_from_the_run_that_it_starts_from(runs: Path) -> None:
-    for first, second in (("nano-base-1", "nano-base-2"), ("nano-base-2", "nano-base"), ("nano-1", "nano")):
+    for first, second in (("nano-base-1", "nano-base-2"), ("nano-base-2", "nano-base-3"), ("nano-base-3", "nano-base"), ("nano-1", "nano")):
         before, after = (load_file(runs / name / "model.safetensors") for name in (first, second))
         assert before.keys() == after.keys()
         changes = [(before[key] - after[key]).abs().max().item() for key in before]
@@ -59,7 +60,7 @@ def test_the_checkpoint_names_the_bundled_base(runs: Path) -> None:
 
 
 def test_a_missing_first_part_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"needs 'nano-base-2'.*run `t2l train sft nano-base-2`"):
+    with pytest.raises(TrainingError, match=r"needs 'nano-base-3'.*run `t2l train sft nano-base-3`"):
         run_recipe("nano-base", tmp_path, [], silent)
 
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
-import time
-from pathlib import Path
-from textwrap import indent
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from text2lora.cli.common import err, out, parse_device, parse_dtype, quiet, size
-from text2lora.hub import BASES, hub_fault, load_snippet, push_target, resolve_name
+from text2lora.cli.common import AsJson, Device, err, out, parse_device, quiet, size
+from text2lora.hub import BASES, hub_fault, resolve_name
+
 
 def run(
     adapter: Annotated[str, typer.Argument(help="A folder or Hub id of a LoRA adapter.")],

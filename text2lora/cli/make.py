@@ -173,7 +173,7 @@ def _make_many(load: Any, texts: Sequence[str], output: Path, settings: Any, as_
     with err.status("loading the model"):
         t2l = load()
     begin = time.perf_counter()
-    rows = []
+    rows: list[dict[str, Any]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         bar = progress.add_task("making adapters", total=len(texts))

@@ -1,0 +1,109 @@
+"""Weighted sums of adapters, as PEFT's `add_weighted_adapter` makes them, without a base model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+from text2lora.adapter import LoraAdapter
+from text2lora.errors import CheckpointError
+
+Method = Literal["cat", "linear", "svd"]
+Factors = list[tuple[float, torch.Tensor, torch.Tensor]]
+"""Of one module: weight times scaling, A [r, in] and B [out, r] of each adapter, in float32."""
+
+
+def combine(adapters: Sequence[LoraAdapter], weights: Sequence[float], method: Method = "cat") -> LoraAdapter:
+    """Make one adapter whose effect is the weighted sum of several.
+
+    Args:
+        adapters: for one base, with the same target modules.
+        weights: one each, of either sign; they are not made to sum to 1.
+        method: `cat` is the exact sum of the delta W, at the sum of the ranks. `svd` is the best approximation of
+            that sum at the largest of the ranks. `linear` adds up the As and the Bs, each with the root of its weight,
+            at their common rank: cheap, and a rough approximation, since it multiplies each A with every B too.
+
+    Returns:
+        The adapter, with alpha = r and no rsLoRA, in the first one's dtype. Its metadata names the parts.
+
+    Raises:
+        CheckpointError: adapters that do not go together, or weights that are not one number each.
+    """
+    factors = numbers(weights)
+    _check(adapters, factors, method)
+    first, ranks = adapters[0], [adapter.spec.r for adapter in adapters]
+    r = sum(ranks) if method == "cat" else max(ranks)
+    made: dict[str, torch.Tensor] = {}
+    for key_a in (key for key in first.weights if key.endswith(".lora_A.weight")):
+        key_b = key_a.replace(".lora_A.", ".lora_B.")
+        parts: Factors = [
+            (factor * adapter.spec.scaling, adapter.weights[key_a].float(), adapter.weights[key_b].float())
+            for factor, adapter in zip(factors, adapters, strict=True)
+        ]
+        a, b = _linear(parts) if method == "linear" else _cat(parts)
+        if method == "svd":
+            a, b = _truncate(a, b, r)
+        dtype = first.weights[key_a].dtype
+        made[key_a], made[key_b] = a.to(dtype), b.to(dtype).contiguous()
+    spec = dataclasses.replace(first.spec, r=r, lora_alpha=float(r), use_rslora=False)
+    descriptions = [adapter.metadata.get("description", "an adapter") for adapter in adapters]
+    metadata = {key: value for key, value in first.metadata.items() if key not in ("description", "scale")}
+    return LoraAdapter(made, spec, {"description": describe(descriptions, factors), "combined by": method} | metadata)
+
+
+def numbers(weights: Sequence[float]) -> list[float]:
+    """The weights as Python floats; an empty list where one is no number."""
+    try:
+        return [float(weight) for weight in weights]
+    except (TypeError, ValueError, OverflowError):
+        return []
+
+
+def describe(descriptions: Sequence[str], weights: Sequence[float]) -> str:
+    """`0.7 x "Reason about law." + 0.3 x "Write plainly."`"""
+    return " + ".join(f'{weight:g} x "{text}"' for text, weight in zip(descriptions, weights, strict=True))
+
+
+def _check(adapters: Sequence[LoraAdapter], weights: list[float], method: str) -> None:
+    if method not in ("cat", "linear", "svd"):
+        raise CheckpointError(f"method is {method!r}: expected 'cat', 'linear' or 'svd'")
+    if not adapters or len(adapters) != len(weights) or not all(map(math.isfinite, weights)):
+        raise CheckpointError(f"weights are {weights}: expected a number for each of the {len(adapters)} adapters")
+    first = adapters[0]
+    for other in adapters[1:]:
+        names = first.spec.base_model_name_or_path, other.spec.base_model_name_or_path
+        if None not in names and names[0] != names[1]:
+            raise CheckpointError(f"these adapters are for {names[0]} and {names[1]}: combine adapters of one base")
+        if _features(first) != _features(other):
+            raise CheckpointError("these adapters have other modules or shapes: combine adapters of one base")
+    ranks = sorted({adapter.spec.r for adapter in adapters})
+    if method == "linear" and len(ranks) > 1:
+        raise CheckpointError(f"these adapters have ranks {ranks}: 'linear' needs a common one, 'cat' and 'svd' do not")
+
+
+def _features(adapter: LoraAdapter) -> dict[str, int]:
+    return {key: weight.shape[1 if ".lora_A." in key else 0] for key, weight in adapter.weights.items()}
+
+
+def _cat(parts: Factors) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.cat([scale * a for scale, a, _ in parts], 0), torch.cat([b for _, _, b in parts], 1)
+
+
+def _linear(parts: Factors) -> tuple[torch.Tensor, torch.Tensor]:
+    a = sum(math.copysign(math.sqrt(abs(scale)), scale) * a for scale, a, _ in parts)
+    b = sum(math.sqrt(abs(scale)) * b for scale, _, b in parts)
+    return torch.as_tensor(a), torch.as_tensor(b)
+
+
+def _truncate(a: torch.Tensor, b: torch.Tensor, r: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best B A of rank r, through the SVD of a small matrix: delta W itself [out, in] is never made."""
+    q_b, r_b = torch.linalg.qr(b)  # [out, k] [k, k]
+    q_a, r_a = torch.linalg.qr(a.T)  # [in, k] [k, k]
+    u, s, vh = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
+    a, b = vh[:r] @ q_a.T, q_b @ u[:, :r] * s[:r]
+    missing = r - a.shape[0]  # where a module has fewer features than r
+    return torch.nn.functional.pad(a, (0, 0, 0, missing)), torch.nn.functional.pad(b, (0, missing))

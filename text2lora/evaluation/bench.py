@@ -1,0 +1,124 @@
+"""How long adapters take, beside the least that they can take; on random weights, so that any shape can be tried."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from text2lora.adapter import LoraAdapter
+from text2lora.configuration import Text2LoraConfig
+from text2lora.hub import CHECKPOINTS
+from text2lora.modeling import Text2LoraModel
+
+UPSTREAM = {"task_emb_size": 1024, "latent_size": 512, "head_input_size": 2048, "head": "large", "offset": False}
+"""Of the released checkpoints; r is 8 in all of them."""
+SHAPES: dict[str, tuple[int, dict[str, list[int]]]] = {
+    "llama-8b": (32, {"q_proj": [4096, 4096], "v_proj": [4096, 1024]}),
+    "gemma-2b": (26, {"q_proj": [2304, 2048], "v_proj": [2304, 1024]}),
+}
+"""Layers, and (in, out) features of the target modules. Mistral-7B's are Llama-8B's."""
+
+
+@dataclass(frozen=True)
+class GenerationTimes:
+    """Medians, in seconds.
+
+    Attributes:
+        dtype: of the hypernetwork.
+        products: PyTorch's bare matrix products of the heads, for one adapter.
+        one: `generate_lora` of one task embedding.
+        batched: `generate_lora` of a batch, per adapter.
+        error: of the adapter against the float32 one, |difference| / |adapter|.
+    """
+
+    dtype: str
+    products: float
+    one: float
+    batched: float
+    error: float
+
+
+def shape_config(name: str) -> Text2LoraConfig:
+    """The config of a shape: one of `SHAPES`, or `nano`."""
+    if name in CHECKPOINTS:
+        return Text2LoraConfig.from_pretrained(CHECKPOINTS[name])
+    layers, shapes = SHAPES[name]
+    paths = {module: f"model.layers.{{layer}}.self_attn.{module}" for module in shapes}
+    return Text2LoraConfig(
+        num_layers=layers, target_modules=list(shapes), module_shapes=shapes, module_paths=paths, **UPSTREAM
+    )
+
+
+def time_generation(config: Text2LoraConfig, batch: int = 64, repeat: int = 20) -> list[GenerationTimes]:
+    """Time a hypernetwork of random weights in float32 and in bfloat16, on the CPU and without the text encoder.
+
+    Products and generation take turns, so that what else the machine does falls on both.
+    """
+    model = Text2LoraModel(config).eval()
+    tokens = () if config.task_encoder == "pooled" else (16,)
+    task_emb = torch.randn(batch, *tokens, config.task_emb_size)
+    (exact,) = model.generate_lora(task_emb=task_emb[:1])
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model.to(dtype)
+        (adapter,) = model.generate_lora(task_emb=task_emb[:1])
+        products, one = _medians([_products(model), lambda: model.generate_lora(task_emb=task_emb[:1])], repeat)
+        (many,) = _medians([lambda: model.generate_lora(task_emb=task_emb)], max(1, repeat // 5))
+        name = str(dtype).removeprefix("torch.")
+        found.append(GenerationTimes(name, products, one, many / batch, relative_error(adapter, exact)))
+    return found
+
+
+def time_replacement(layers: int = 32, hidden: int = 256, repeat: int = 100) -> float:
+    """Median seconds to replace the live adapter of a small Llama: q_proj and v_proj of each layer."""
+    heads = hidden // 64
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=hidden,
+        intermediate_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+    )
+    spec = Text2LoraConfig.from_base_config(config, latent_size=16, head_input_size=16, task_emb_size=16)
+    adapters = Text2LoraModel(spec).eval().generate_lora(task_emb=torch.randn(2, 16))
+    model = adapters[0].apply_to(LlamaForCausalLM(config))
+    return _medians([lambda: [adapter.apply_to(model) for adapter in adapters]], repeat)[0] / len(adapters)
+
+
+def relative_error(adapter: LoraAdapter, exact: LoraAdapter) -> float:
+    """|difference| / |exact| over all weights."""
+    pairs = [(adapter.weights[key].float(), weight.float()) for key, weight in exact.weights.items()]
+    difference = sum(float((one - two).square().sum()) for one, two in pairs)
+    return float((difference / sum(float(two.square().sum()) for _, two in pairs)) ** 0.5)
+
+
+def _products(model: Text2LoraModel) -> Callable[[], object]:
+    """What no implementation can leave out: the input of each head times its weights."""
+    hypernet = model.hypernet
+    heads = [(head.get_parameter("weight"), head.get_parameter("bias")) for head in hypernet.heads.values()]
+    rows = model.config.num_layers * hypernet.factors * hypernet.ranks
+    x = torch.randn(rows, model.config.head_input_size, dtype=model.dtype)
+
+    @torch.inference_mode()
+    def run() -> object:
+        return [F.linear(x, weight, bias) for weight, bias in heads]
+
+    return run
+
+
+def _medians(calls: list[Callable[[], object]], repeat: int) -> list[float]:
+    seconds: list[list[float]] = [[] for _ in calls]
+    for turn in range(repeat + 1):
+        for call, taken in zip(calls, seconds, strict=True):
+            begin = time.perf_counter()
+            call()
+            if turn:  # the first one warms up
+                taken.append(time.perf_counter() - begin)
+    return [statistics.median(taken) for taken in seconds]
