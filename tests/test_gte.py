@@ -8,76 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from gte_format import HEADS, RAW, WIDTH, random_weights, write_gte
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from text2lora import CheckpointError, Text2LoraConfig, TextEncoder
 
-RAW = {
-    "architectures": ["NewModel"],
-    "auto_map": {"AutoConfig": "configuration.NewConfig", "AutoModel": "modeling.NewModel"},
-    "model_type": "new",
-    "attention_probs_dropout_prob": 0.0,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "hidden_size": 24,
-    "initializer_range": 0.02,
-    "intermediate_size": 32,
-    "layer_norm_eps": 1e-12,
-    "layer_norm_type": "layer_norm",
-    "logn_attention_scale": False,
-    "max_position_embeddings": 64,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 2,
-    "pack_qkv": True,
-    "pad_token_id": 0,
-    "position_embedding_type": "rope",
-    "rope_scaling": {"factor": 2.0, "type": "ntk"},
-    "rope_theta": 500,
-    "type_vocab_size": 2,
-    "unpad_inputs": False,
-    "use_memory_efficient_attention": False,
-}
-HEADS, WIDTH, HIDDEN = RAW["num_attention_heads"], RAW["hidden_size"], RAW["intermediate_size"]
-
-
-def random_weights(vocab_size: int) -> dict[str, torch.Tensor]:
-    shapes = {
-        "embeddings.word_embeddings.weight": (vocab_size, WIDTH),
-        "embeddings.token_type_embeddings.weight": (2, WIDTH),
-        "embeddings.LayerNorm.weight": (WIDTH,),
-        "embeddings.LayerNorm.bias": (WIDTH,),
-    }
-    for layer in range(RAW["num_hidden_layers"]):
-        shapes |= {
-            f"encoder.layer.{layer}.{name}": shape
-            for name, shape in {
-                "attention.qkv_proj.weight": (3 * WIDTH, WIDTH),
-                "attention.qkv_proj.bias": (3 * WIDTH,),
-                "attention.o_proj.weight": (WIDTH, WIDTH),
-                "attention.o_proj.bias": (WIDTH,),
-                "mlp.up_gate_proj.weight": (2 * HIDDEN, WIDTH),
-                "mlp.down_proj.weight": (WIDTH, HIDDEN),
-                "mlp.down_proj.bias": (WIDTH,),
-                "attn_ln.weight": (WIDTH,),
-                "attn_ln.bias": (WIDTH,),
-                "mlp_ln.weight": (WIDTH,),
-                "mlp_ln.bias": (WIDTH,),
-            }.items()
-        }
-    generator = torch.Generator().manual_seed(0)
-    return {f"new.{name}": torch.randn(shape, generator=generator) * 0.4 for name, shape in shapes.items()}
-
 
 @pytest.fixture
 def gte_dir(tmp_path: Path, encoder_dir: Path) -> Path:
-    tokenizer = AutoTokenizer.from_pretrained(encoder_dir)
-    tokenizer.save_pretrained(tmp_path)
-    save_file(random_weights(len(tokenizer)), tmp_path / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "config.json").write_text(json.dumps(RAW | {"vocab_size": len(tokenizer)}))
-    for name in ("configuration", "modeling"):  # what must never run
-        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass New{name}: pass\n")
-    return tmp_path
+    return write_gte(tmp_path, encoder_dir)
 
 
 def config(folder: Path, **kwargs: object) -> Text2LoraConfig:
@@ -182,7 +122,5 @@ def test_embeds_as_the_reference_does_with_cls_pooling(shared: Path) -> None:
     folder = shared / "fixtures" / "text_encoder" / "cls"
     encoder = TextEncoder.from_config(config(folder, encoder_max_length=8192))
     texts = json.loads((folder / "texts.json").read_text())["texts"]
-    from safetensors.torch import load_file
-
     (expected,) = load_file(folder / "expected_embeddings.safetensors").values()
     torch.testing.assert_close(encoder.encode(texts), expected, rtol=1e-5, atol=1e-5)

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from gte_format import write_gte
 from hub_server import Fault, HubClient, HubServer
 from huggingface_hub import ModelCard
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
+from upstream_format import LAYERS, write_checkpoint
 
 from text2lora import LoraAdapter, Text2LoraModel
 
@@ -460,20 +462,50 @@ def test_slow_hub_is_waited_for_and_unreachable_one_is_named(hub: HubServer, cli
     assert told.startswith(f"CheckpointError: the Hub at {hub.url} cannot be reached for me/unreached: check")
 
 
-def test_what_the_docs_say_about_sharing_works(hub: HubServer, client: HubClient, tmp_path: Path) -> None:
-    page = (Path(__file__).parents[1] / "docs/how-to/share.md").read_text(encoding="utf-8")
+def run_page(client: HubClient, page: str, folder: Path) -> None:
+    """Run what a page of the docs says: its Python, and its `t2l` lines."""
+    text = (Path(__file__).parents[1] / "docs/how-to" / page).read_text(encoding="utf-8")
     code = []
-    for language, text in re.findall(r"^```(sh|py)\n(.*?)^```", page, re.M | re.S):
+    for language, block in re.findall(r"^```(sh|py)\n(.*?)^```", text, re.M | re.S):
         if language == "py":
-            code.append(text)
+            code.append(block)
         code += [
             f"done = cli(*{shlex.split(line)[1:]}); assert done[0] == 0, done"
-            for line in text.splitlines()
+            for line in block.splitlines()
             if line.startswith("t2l ") and language == "sh"
         ]
-    client("\n".join(code), token=WRITER, cwd=tmp_path)
+    client("\n".join(code), token=WRITER, cwd=folder)
+
+
+def test_what_the_docs_say_about_sharing_works(hub: HubServer, client: HubClient, tmp_path: Path) -> None:
+    run_page(client, "share.md", tmp_path)
     made = {name: repo for name, repo in hub.repos.items() if name.startswith("me/")}
     assert {"me/return-the-city-in-capital-letters", "me/city-lower", "me/nano-copy"} < set(made)
     assert made["me/city-upper"].private
     assert [message for _, _, message in made["me/city-upper"].log[2:]] == ["Say it louder", "Upload with text2lora"]
     assert [path.name for path in tmp_path.iterdir()] == ["city-lower"]
+
+
+def test_what_the_docs_say_about_the_released_checkpoints_works(
+    hub: HubServer, client: HubClient, encoder_dir: Path, tmp_path: Path
+) -> None:
+    """On tiny stand-ins under the real names: a checkpoint of the reference, a GTE that brings code, and a base."""
+    write_checkpoint(tmp_path / "t2l" / "trained_t2l" / "gemma_2b_t2l", args={"model_dir": "google/gemma-2-2b-it"})
+    write_gte(tmp_path / "gte", encoder_dir)
+    sizes = {"hidden_size": 8, "num_hidden_layers": LAYERS, "intermediate_size": 8, "vocab_size": 9}
+    base = Qwen3Config(num_attention_heads=3, head_dim=2, num_key_value_heads=2, **sizes)
+    AutoModelForCausalLM.from_config(base).save_pretrained(tmp_path / "base")
+    hub.add("SakanaAI/text-to-lora", tmp_path / "t2l")
+    hub.add("Alibaba-NLP/gte-large-en-v1.5", tmp_path / "gte")
+    hub.add("google/gemma-2-2b-it", tmp_path / "base")
+    (tmp_path / "work").mkdir()
+    run_page(client, "released-checkpoints.md", tmp_path / "work")
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == [
+        "gemma-t2l",
+        "return-policies",
+        "step-by-step",
+    ]
+    assert not (tmp_path / "gte" / "ran").exists()
+    adapter = LoraAdapter.from_pretrained(tmp_path / "work" / "return-policies")
+    assert adapter.metadata["checkpoint"] == "SakanaAI/text-to-lora"
+    assert adapter.metadata["checkpoint_commit"] == hub.repos["SakanaAI/text-to-lora"].log[-1][1]

@@ -19,7 +19,7 @@ ARGS = {
 }
 ADAPTER = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_rslora": True, "target_modules": ["q_proj", "v_proj"]}
 SHAPES = {"v_proj": (8, 4), "q_proj": (8, 6)}
-LAYERS, RANK, EMBEDDING = 2, 2, 5
+LAYERS, RANK, EMBEDDING = 2, 2, 24
 
 
 def tensors(width: int = 16, task_encoder: dict[str, tuple[int, ...]] | None = None) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_recipe_goes_on_from_the_run_that_it_starts_from(runs: Path) -> None:
-    for first, second in (("nano-base-1", "nano-base-2"), ("nano-base-2", "nano-base-3"), ("nano-base-3", "nano-base"), ("nano-1", "nano")):
+    bases = ["nano-base-1", "nano-base-2", "nano-base-3", "nano-base"]
+    for first, second in [*itertools.pairwise(bases), ("nano-1", "nano")]:
         before, after = (load_file(runs / name / "model.safetensors") for name in (first, second))
         assert before.keys() == after.keys()
         changes = [(before[key] - after[key]).abs().max().item() for key in before]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from text2lora.cli.common import err, out, quiet
+from text2lora.cli.common import err, out, parse_dtype, quiet, size
 
 app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
 
@@ -58,3 +58,31 @@ def generate(
         )
     out.print(table)
     out.print(f"replacing the adapter of a live model, 64 modules: {replacement * 1000:.2f} ms")
+
+
+@app.command()
+def memory(
+    shape: Annotated[str, typer.Option(help="`llama-8b` or `gemma-2b`; the weights are random.")] = "llama-8b",
+    dtype: Annotated[str, typer.Option(help="Of the hypernetwork: float32, bfloat16 or float16.")] = "float32",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
+) -> None:
+    """Measure the peak memory of a whole `t2l make`, beside the weights that it needs. Takes gigabytes of disk.
+
+    Example: t2l bench memory --shape llama-8b
+    """
+    quiet()
+    from text2lora.evaluation.memory import BASE_PARAMETERS, measure_memory
+
+    if shape not in BASE_PARAMETERS:
+        raise typer.BadParameter(f"{shape!r} is not one of {', '.join(BASE_PARAMETERS)}", param_hint="--shape")
+    with err.status("writing random weights, and making an adapter with them"):
+        use = measure_memory(shape, parse_dtype(dtype))
+    if as_json:
+        print(json.dumps({"shape": shape, "dtype": dtype, **asdict(use)}))
+        return
+    table = Table(show_header=False, box=None)
+    table.add_row("hypernetwork and encoder", size(use.weights))
+    table.add_row("peak of t2l make", f"{size(use.peak)}  ({use.peak / use.weights:.2f}x)")
+    table.add_row("of it, imports alone", size(use.imports))
+    table.add_row("the base model would add", size(use.base))
+    out.print(table)
