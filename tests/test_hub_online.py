@@ -500,6 +500,17 @@ def test_what_the_docs_say_about_the_released_checkpoints_works(
     hub.add("google/gemma-2-2b-it", tmp_path / "base")
     (tmp_path / "work").mkdir()
     run_page(client, "released-checkpoints.md", tmp_path / "work")
+    done = client(
+        """
+        source = "SakanaAI/text-to-lora", "--subfolder", "trained_t2l/gemma_2b_t2l"
+        result = cli("convert", *source, "mine", "--push"), cli("info", *source, "--json")
+        """,
+        token=WRITER,
+        cwd=tmp_path,
+    )
+    assert [code for code, _, _ in done] == [0, 0], done
+    assert sorted(hub.repos["me/mine"].files()) == ["README.md", "config.json", "model.safetensors"]
+    assert json.loads(done[1][1])["what"] == "text2lora checkpoint"
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == [
         "gemma-t2l",
         "return-policies",

@@ -69,6 +69,7 @@ def answer_table(rows: list[dict[str, str]]) -> Table:
 
 def info(
     name: Annotated[str, typer.Argument(help="A checkpoint or an adapter: `nano`, a folder or a Hub id.")],
+    subfolder: Annotated[str | None, typer.Option(help="Inside it.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a checkpoint or an adapter is.
@@ -76,7 +77,7 @@ def info(
     Example: t2l info nano
     """
     quiet()
-    facts = _facts(name)
+    facts = _facts(name, subfolder)
     if as_json:
         print(json.dumps(facts, ensure_ascii=False, indent=2))
         return
@@ -88,18 +89,18 @@ def info(
     out.print(table)
 
 
-def _facts(name: str) -> dict[str, Any]:
-    from text2lora.adapter import CONFIG_NAME, LoraAdapter
+def _facts(name: str, subfolder: str | None) -> dict[str, Any]:
+    from text2lora.adapter import CONFIG_NAME, WEIGHTS_NAME, LoraAdapter
     from text2lora.errors import CheckpointError
     from text2lora.hub import CHECKPOINTS, fetch_files
 
     path = resolve_name(name, CHECKPOINTS)
     try:
-        fetch_files(path, [CONFIG_NAME])
+        fetch_files(path, [CONFIG_NAME, WEIGHTS_NAME], subfolder)
     except CheckpointError:
         from text2lora.modeling import Text2LoraModel
 
-        t2l = Text2LoraModel.from_pretrained(name)
+        t2l = Text2LoraModel.from_pretrained(name, subfolder=subfolder or "")
         config = t2l.config
         return {
             "what": "text2lora checkpoint",
@@ -114,7 +115,7 @@ def _facts(name: str) -> dict[str, Any]:
             "alpha": config.lora_alpha,
             "rslora": config.use_rslora,
         }
-    adapter = LoraAdapter.from_pretrained(path)
+    adapter = LoraAdapter.from_pretrained(path, subfolder)
     return {
         "what": "LoRA adapter",
         "base_model": adapter.spec.base_model_name_or_path,

@@ -17,25 +17,40 @@ def convert(
     subfolder: Annotated[str | None, typer.Option(help="Inside SOURCE, as trained_t2l/gemma_2b_t2l.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default as it is.")] = None,
+    push: Annotated[bool, typer.Option("--push", help="Put the result on the Hub, too.")] = False,
+    repo_id: Annotated[str | None, typer.Option(help="USER/NAME or NAME; by default the folder's name.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    token: Annotated[str | None, typer.Option(help="By default HF_TOKEN or that of `hf auth login`.")] = None,
 ) -> None:
     """Write a checkpoint in the layout of text2lora: config.json and model.safetensors.
 
     Example: t2l convert SakanaAI/text-to-lora gemma-t2l --subfolder trained_t2l/gemma_2b_t2l
     """
     from text2lora.errors import OutputError
+    from text2lora.hub import atomic_folder, push_target
 
+    if not push and (repo_id or private):
+        raise typer.BadParameter("missing beside an option for the Hub", param_hint="--push")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(f"{output} exists: choose another folder")
     torch_dtype = parse_dtype(dtype)
     quiet()
-    from text2lora.hub import atomic_folder
+    if push:  # before the work is done
+        with err.status("asking the Hub"):
+            repo_id = push_target(repo_id or output.resolve().name, "checkpoint", token=token).repo_id
     from text2lora.modeling import Text2LoraModel
 
     with err.status("loading the checkpoint") as status:
-        options = {"dtype": torch_dtype} if torch_dtype else {}
+        options = {"dtype": torch_dtype, "token": token} if torch_dtype else {"token": token}
         model = Text2LoraModel.from_pretrained(source, subfolder=subfolder or "", revision=revision, **options)
         status.update("saving")
         with atomic_folder(output) as folder:
             model.save_pretrained(folder)
+        commit = None
+        if push and repo_id:
+            status.update("sending")
+            commit = model.push_to_hub(repo_id, private=private or None, token=token)
     out.print(f"[bold green]Converted[/] {escape(str(output))}  ({model.num_parameters():,} parameters)")
+    if commit:
+        out.print(f"[bold green]On the Hub[/] {escape(str(commit.repo_url))}", highlight=False)
     out.print(f'\nUse it:\n\n  t2l make "what the adapter should do" --model {escape(str(output))}')
