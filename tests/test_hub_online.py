@@ -509,7 +509,7 @@ def test_what_the_docs_say_about_the_released_checkpoints_works(
         cwd=tmp_path,
     )
     assert [code for code, _, _ in done] == [0, 0], done
-    assert sorted(hub.repos["me/mine"].files()) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(hub.repos["me/mine"].files) == ["README.md", "config.json", "model.safetensors"]
     assert json.loads(done[1][1])["what"] == "text2lora checkpoint"
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == [
         "gemma-t2l",
