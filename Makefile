@@ -41,6 +41,9 @@ lint: $(STAMP)  ## check style, format and types
 docs: $(DOCS_STAMP)  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+# glibc gives large blocks back to the system at once; keeping them makes a step twice as fast
+nano: export MALLOC_MMAP_THRESHOLD_ = 8589934592
+nano: export MALLOC_TRIM_THRESHOLD_ = 17179869184
 nano: $(STAMP)  ## retrain the bundled nano model
 	$(BIN)/t2l train sft nano-base-1 nano-1 nano-base-2 nano-base-3 nano-base nano nano-baselines --bundle
 

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from text2lora import LoraAdapter, LoraSpec
-from text2lora.evaluation.bench import SHAPES, relative_error, shape_config, time_generation, time_replacement
+from text2lora.evaluation import bench, memory
+from text2lora.evaluation.bench import (
+    SHAPES,
+    relative_error,
+    shape_config,
+    time_generation,
+    time_replacement,
+    time_start,
+)
 
 
 @pytest.mark.parametrize("task_encoder", ["pooled", "tokens"])
@@ -35,3 +43,20 @@ def test_error_is_relative_to_the_exact_weights() -> None:
     spec = LoraSpec(r=1, lora_alpha=1.0, target_modules=("q_proj",))
     exact = LoraAdapter({"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}, spec)
     assert relative_error(LoraAdapter({"a": torch.tensor([3.0]), "b": torch.tensor([4.5])}, spec), exact) == 0.1
+
+
+def test_times_a_whole_make_beside_the_imports() -> None:
+    made, imported = time_start(repeat=1)
+    assert made > 0
+    assert imported > 0
+
+
+def test_memory_counts_the_weights_and_the_whole_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    monkeypatch.setattr(memory, "GTE_LARGE", memory.GTE_LARGE | small | {"max_position_embeddings": 64})
+    sizes = {"task_emb_size": 32, "latent_size": 16, "head_input_size": 16}
+    monkeypatch.setattr(bench, "UPSTREAM", bench.UPSTREAM | sizes)
+    use = memory.measure_memory("gemma-2b", torch.bfloat16)
+    assert 4 * 30528 * 32 < use.weights < 2 * 4 * 30528 * 32
+    assert use.imports < use.peak
+    assert use.base == 2 * 2_614_341_888

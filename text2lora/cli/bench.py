@@ -61,6 +61,26 @@ def generate(
 
 
 @app.command()
+def start(
+    repeat: Annotated[int, typer.Option(min=1, help="Times to measure.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
+) -> None:
+    """Time a whole `t2l make` in a fresh process, beside the imports that it cannot do without.
+
+    Example: t2l bench start
+    """
+    quiet()
+    from text2lora.evaluation.bench import time_start
+
+    with err.status("starting processes"):
+        made, imported = time_start(repeat)
+    if as_json:
+        print(json.dumps({"make": made, "imports": imported}))
+        return
+    out.print(f"t2l make with nano: {made:.2f} s, of it {imported:.2f} s imports ({made / imported:.2f}x)")
+
+
+@app.command()
 def memory(
     shape: Annotated[str, typer.Option(help="`llama-8b` or `gemma-2b`; the weights are random.")] = "llama-8b",
     dtype: Annotated[str, typer.Option(help="Of the hypernetwork: float32, bfloat16 or float16.")] = "float32",

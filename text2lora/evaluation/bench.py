@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +94,20 @@ def time_replacement(layers: int = 32, hidden: int = 256, repeat: int = 100) -> 
     adapters = Text2LoraModel(spec).eval().generate_lora(task_emb=torch.randn(2, 16))
     model = adapters[0].apply_to(LlamaForCausalLM(config))
     return _medians([lambda: [adapter.apply_to(model) for adapter in adapters]], repeat)[0] / len(adapters)
+
+
+def time_start(repeat: int = 5) -> tuple[float, float]:
+    """Median seconds of a whole `t2l make` with nano in a fresh process, and of importing torch, transformers, peft."""
+
+    def process(code: str) -> Callable[[], object]:
+        return lambda: subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        make = ["t2l", "make", "Return the city in capitals.", "--force", "--output", str(Path(folder, "adapter"))]
+        calls = [f"import sys; sys.argv = {make}; from text2lora.cli import main; main()"]
+        calls += ["import torch, transformers, peft"]
+        made, imported = _medians([process(code) for code in calls], repeat)
+    return made, imported
 
 
 def relative_error(adapter: LoraAdapter, exact: LoraAdapter) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -82,13 +81,13 @@ def measure_memory(shape: str, dtype: torch.dtype = torch.float32) -> MemoryUse:
 
 def _peak_of(code: str) -> int:
     """The largest resident set of a Python process that runs `code`, in bytes."""
-    told = "import json, resource, sys; print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))"
+    tell = "import atexit, resource as r; atexit.register(lambda: print(r.getrusage(r.RUSAGE_SELF).ru_maxrss))"
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}\n{told}"],
+        [sys.executable, "-c", f"{tell}\n{code}"],
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         check=True,
     )
-    largest = json.loads(done.stdout.strip().split("\n")[-1])
+    largest = int(done.stdout.strip().split("\n")[-1])
     return largest if sys.platform == "darwin" else 1024 * largest  # Linux counts in KiB
