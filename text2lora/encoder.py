@@ -111,7 +111,9 @@ class TextEncoder:
         """
         name = str(encoder or config.encoder_name_or_path or "")
         if not name:
-            raise CheckpointError("this checkpoint names no text encoder: pass `encoder=` (a path or a Hub id), or `task_emb=`")
+            raise CheckpointError(
+                "this checkpoint names no text encoder: pass `encoder=` (a path or a Hub id), or `task_emb=`"
+            )
         hub = {k: v for k, v in kwargs.items() if k in ("token", "local_files_only", "cache_dir")}
         source: str | Path = name
         if (packaged := packaged_encoder(name)) is not None:
