@@ -29,3 +29,7 @@ class HubError(Text2LoraError, OSError):
 
 class TrainingError(Text2LoraError, RuntimeError):
     """A training run that cannot go on, or a recipe that cannot be read."""
+
+
+class TrainingInterrupted(TrainingError):
+    """A training run that was stopped by Ctrl-C; its state is saved."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from torch import nn
 
 from text2lora import TrainingError
+from text2lora.errors import TrainingInterrupted
 from text2lora.training.fit import FitConfig, fit
 from text2lora.training.optim import build_optimizers, schedule, set_learning_rate
 
@@ -104,3 +107,116 @@ def test_learning_rates_are_shares_of_the_first_one() -> None:
     for share in (0.5, 0.1, 1.0):
         set_learning_rate(optimizers, share)
         assert [o.param_groups[0]["lr"] for o in optimizers] == pytest.approx([0.1 * share, 0.2 * share])
+
+
+# -- runs that are broken off -----------------------------------------------------------------------------------------
+
+NOISY = """
+import sys, torch
+from pathlib import Path
+from torch import nn
+from text2lora.training.fit import FitConfig, fit, step_rng
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.linear = nn.Embedding(5, 4), nn.Linear(4, 4)
+
+def run(folder, resume=False, after_step=lambda step: None, steps=12, **more):
+    net = Net()
+    def losses(step):
+        rng = step_rng(3, step)
+        rows = torch.tensor([rng.randrange(5) for _ in range(3)])
+        yield (net.linear(net.embedding(rows) + 0.1 * torch.randn(3, 4)) - 1).square().mean()
+        after_step(step)
+    config = FitConfig(steps=steps, lr=0.02, adamw_lr=0.02, log_every=1, save_every=2, seed=3)
+    fit(net, losses, config, Path(folder), report=lambda line: None, resume=resume, **more)
+    return net
+"""
+
+
+def noisy() -> dict:
+    names: dict = {}
+    exec(NOISY, names)
+    return names
+
+
+def losses_of(folder: Path) -> list[tuple[int, float]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(row["step"], row["loss"]) for row in rows]
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 5, 11])
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, killed_at: int) -> None:
+    run = noisy()["run"]
+    whole = run(tmp_path / "whole")
+    pid = os.fork()
+    if pid == 0:
+        run(tmp_path / "killed", after_step=lambda step: step == killed_at and os.kill(os.getpid(), signal.SIGKILL))
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    resumed = run(tmp_path / "killed", resume=True)
+    assert losses_of(tmp_path / "killed") == losses_of(tmp_path / "whole")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["metrics.jsonl"]
+
+
+def test_ctrl_c_saves_and_says_where(tmp_path: Path) -> None:
+    run = noisy()["run"]
+    whole = run(tmp_path / "whole")
+    with pytest.raises(TrainingInterrupted, match=r"stopped at step 4 of 12, saved to .*step-00000004\.pt"):
+        run(tmp_path / "stopped", after_step=lambda step: step == 3 and signal.raise_signal(signal.SIGINT))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed = run(tmp_path / "stopped", resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def stop_at_six(step: int) -> None:
+    if step == 6:
+        raise RuntimeError("power cut")
+
+
+def test_an_unfinished_run_is_not_thrown_away(tmp_path: Path) -> None:
+    run = noisy()["run"]
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path, after_step=stop_at_six)
+    with pytest.raises(TrainingError, match=r"holds an unfinished run \(step-00000006\.pt\): resume it"):
+        run(tmp_path)
+    with pytest.raises(TrainingError, match=r"made with other settings: steps 12 \(now 13\)"):
+        run(tmp_path, resume=True, steps=13)
+    state = tmp_path / "state" / "step-00000006.pt"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(TrainingError, match=r"step-00000006\.pt cannot be resumed"):
+        run(tmp_path, resume=True)
+
+
+def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, save, calls = noisy()["run"], torch.save, []
+
+    def full(content: object, path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 3:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save(content, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(TrainingError, match=r"step-00000006\.pt cannot be written \(No space left on device\)"):
+        run(tmp_path)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-00000004.pt"]
+
+
+def test_the_best_weights_are_kept_where_asked(tmp_path: Path) -> None:
+    net, scores = Net(), iter([0.1, 0.9, 0.5, 0.7])
+    kept: list[torch.Tensor] = []
+
+    def validate() -> dict[str, float]:
+        kept.append(net.linear.weight.detach().clone())
+        return {"unseen": next(scores)}
+
+    config = FitConfig(steps=8, lr=0.02, adamw_lr=0.02, eval_every=2)
+    figures = fit(net, lambda step: [net()], config, tmp_path, validate, lambda line: None, best="unseen")
+    assert figures == {"unseen": 0.9}
+    assert torch.equal(net.linear.weight, kept[1])
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

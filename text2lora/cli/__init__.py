@@ -48,7 +48,7 @@ def _options(
 
 def main() -> None:
     """Run `t2l`. A library error becomes one red line and exit code 1, a wrong call exit code 2."""
-    from text2lora.errors import Text2LoraError
+    from text2lora.errors import Text2LoraError, TrainingInterrupted
 
     try:
         app()
@@ -57,7 +57,7 @@ def main() -> None:
             raise
         line = " ".join(str(error).split())
         Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {escape(line)}", highlight=False)
-        sys.exit(1)
+        sys.exit(130 if isinstance(error, TrainingInterrupted) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -27,6 +27,7 @@ def sft(
     recipes: Recipes,
     settings: Set = None,
     output_dir: OutputDir = Path("runs"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from where a run was broken off.")] = False,
     bundle: Annotated[
         bool, typer.Option("--bundle", help="Put the result into the package, as the bundled nano.")
     ] = False,
@@ -39,7 +40,9 @@ def sft(
     from text2lora.nano import train
 
     for recipe in recipes:
-        folder = train.run_recipe(recipe, output_dir, settings or [], lambda line: err.print(line, highlight=False))
+        folder = train.run_recipe(
+            recipe, output_dir, settings or [], lambda line: err.print(line, highlight=False), resume
+        )
         out.print(f"[bold green]Trained[/] {folder}")
     if bundle:
         train.bundle(output_dir)

@@ -14,7 +14,7 @@ from text2lora.nano.corpus import GROUP_WEIGHTS, PretrainingDocuments, sample_ex
 from text2lora.nano.records import sample_record
 from text2lora.nano.tasks import TASKS, UNSEEN, header
 from text2lora.nano.tokenizer import ANSWER, END, RECORD, build_tokenizer
-from text2lora.training.fit import FitConfig, fit
+from text2lora.training.fit import FitConfig, fit, step_rng
 from text2lora.training.language import AnswerCollator, answer_loss, exact_match
 
 
@@ -84,6 +84,7 @@ def pretrain_base(
     output_dir: Path,
     report: Callable[[str], None] = print,
     model: LlamaForCausalLM | None = None,
+    resume: bool = False,
 ) -> LlamaForCausalLM:
     """Train the nano base, a fresh one or `model`, and save it, with its tokenizer, to `output_dir`."""
     torch.manual_seed(config.fit.seed)
@@ -93,9 +94,9 @@ def pretrain_base(
         model = build_base(config, len(tokenizer), *marks)
     collate = AnswerCollator(tokenizer, ANSWER, END)
     documents = PretrainingDocuments(config.queries, config.headed, config.shots, config.groups)
-    rng = random.Random(config.fit.seed)
 
     def losses(step: int) -> Iterator[torch.Tensor]:
+        rng = step_rng(config.fit.seed, step)
         batches = [
             collate([documents.document(style, rng) for _ in range(count)]) for style, count in config.documents.items()
         ]
@@ -120,5 +121,5 @@ def pretrain_base(
         model.save_pretrained(output_dir)
         tokenizer.save_pretrained(output_dir)
 
-    fit(model, losses, config.fit, output_dir, validate, report)
+    fit(model, losses, config.fit, output_dir, validate, report, resume=resume)
     return model.eval()

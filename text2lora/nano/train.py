@@ -64,7 +64,9 @@ class BaselinesRecipe:
     fit: FitConfig = field(default_factory=FitConfig)
 
 
-def run_recipe(name: str, output_dir: Path, overrides: list[str], report: Callable[[str], None] = print) -> Path:
+def run_recipe(
+    name: str, output_dir: Path, overrides: list[str], report: Callable[[str], None] = print, resume: bool = False
+) -> Path:
     """Run a recipe: the name of one that ships with the package, or a path.
 
     Args:
@@ -73,6 +75,7 @@ def run_recipe(name: str, output_dir: Path, overrides: list[str], report: Callab
             that the recipe of that name trained into the same `output_dir`, or else the bundled one.
         overrides: `KEY=VALUE` settings.
         report: receives progress, line by line.
+        resume: go on from where this recipe was broken off in `output_dir`.
 
     Returns:
         The folder with the result.
@@ -85,7 +88,7 @@ def run_recipe(name: str, output_dir: Path, overrides: list[str], report: Callab
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
         raise TrainingError(f"no recipe {name!r}: expected a YAML file or one of {known}")
     data = read_recipe(path, overrides)
-    runners: dict[str, Callable[[dict[str, Any], Path, Callable[[str], None]], None]] = {
+    runners: dict[str, Callable[[dict[str, Any], Path, Callable[[str], None], bool], None]] = {
         "base": _run_base,
         "hypernetwork": _run_hypernetwork,
         "baselines": _run_baselines,
@@ -96,7 +99,7 @@ def run_recipe(name: str, output_dir: Path, overrides: list[str], report: Callab
     target = output_dir / path.stem
     target.mkdir(parents=True, exist_ok=True)
     (target / "recipe.json").write_text(json.dumps({"kind": kind, **data}, indent=2) + "\n", encoding="utf-8")
-    runners[kind](data, target, report)
+    runners[kind](data, target, report, resume)
     return target
 
 
@@ -108,15 +111,15 @@ def _find(name: str, runs: Path, bundled: dict[str, Path] | None = None) -> Path
     raise TrainingError(f"the recipe needs {name!r}, which is not in {runs}: run `t2l train sft {name}` into it first")
 
 
-def _run_base(data: dict[str, Any], target: Path, report: Callable[[str], None]) -> None:
+def _run_base(data: dict[str, Any], target: Path, report: Callable[[str], None], resume: bool) -> None:
     config = parse(BaseConfig, data)
     start = None
     if config.start_from:
         start = LlamaForCausalLM.from_pretrained(_find(config.start_from, target.parent), dtype=torch.float32)
-    pretrain_base(config, target, report, start)
+    pretrain_base(config, target, report, start, resume)
 
 
-def _run_hypernetwork(data: dict[str, Any], target: Path, report: Callable[[str], None]) -> None:
+def _run_hypernetwork(data: dict[str, Any], target: Path, report: Callable[[str], None], resume: bool) -> None:
     recipe = parse(HypernetworkRecipe, data)
     folder = _find(recipe.base_model, target.parent, {"nano-base": BASES["nano"]})
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -137,6 +140,7 @@ def _run_hypernetwork(data: dict[str, Any], target: Path, report: Callable[[str]
         probes,
         report,
         cache=target.parent / "descriptions.safetensors",
+        resume=resume,
     )
 
 
@@ -149,7 +153,7 @@ def oracle_tasks(count: int) -> list[str]:
     return chosen
 
 
-def _run_baselines(data: dict[str, Any], target: Path, report: Callable[[str], None]) -> None:
+def _run_baselines(data: dict[str, Any], target: Path, report: Callable[[str], None], resume: bool) -> None:
     recipe = parse(BaselinesRecipe, data)
     folder = _find(recipe.base_model, target.parent, {"nano-base": BASES["nano"]})
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -169,8 +173,10 @@ def _run_baselines(data: dict[str, Any], target: Path, report: Callable[[str], N
         "multitask": [multitask],
     }
     for run, draws in runs.items():
+        if resume and (target / f"{run}.safetensors").is_file():
+            continue
         report(f"{run}: {len(draws)} LoRAs")
-        table = train_loras(base, tokenizer, config, draws, recipe.fit, target / run, report)
+        table = train_loras(base, tokenizer, config, draws, recipe.fit, target / run, report, resume)
         tensors = {key: value.detach().to(torch.bfloat16) for key, value in table.state_dict().items()}
         save_file(
             tensors, target / f"{run}.safetensors", metadata={"tasks": json.dumps(names if run == "oracles" else [])}

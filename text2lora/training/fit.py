@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import json
 import math
+import random
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from text2lora.errors import TrainingError
+from text2lora.errors import TrainingError, TrainingInterrupted
 from text2lora.training.optim import build_optimizers, schedule, set_learning_rate
+from text2lora.training.state import (
+    FOLDER,
+    RunState,
+    find_state,
+    load_best,
+    load_state,
+    remove_states,
+    save_best,
+    save_state,
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,8 @@ class FitConfig:
         seed: of initial weights and data.
         log_every: steps between lines of `metrics.jsonl`.
         eval_every: steps between validations; 0 for one at the end only.
+        save_every: steps between saved states, from which a broken run goes on; 0 for as often as validations.
+        keep: how many of them are kept.
     """
 
     steps: int = 1000
@@ -41,6 +57,13 @@ class FitConfig:
     seed: int = 0
     log_every: int = 20
     eval_every: int = 0
+    save_every: int = 0
+    keep: int = 1
+
+
+def step_rng(seed: int, step: int) -> random.Random:
+    """What a step draws its data with. It depends on the step alone, so that a resumed run draws the same."""
+    return random.Random(f"{seed} {step}")
 
 
 def fit(
@@ -50,27 +73,52 @@ def fit(
     output_dir: Path,
     validate: Callable[[], dict[str, float]] | None = None,
     report: Callable[[str], None] = print,
+    *,
+    best: str | None = None,
+    resume: bool = False,
 ) -> dict[str, float]:
-    """Train `module` and return the last validation.
+    """Train `module` and return the last validation, or the best one.
+
+    A run that is resumed takes the same steps as one that was never stopped, bit for bit on the CPU: torch's random
+    numbers of a step are seeded by the step, and `losses` draws with `step_rng`.
 
     Args:
         module: what is trained; its parameters that require a gradient.
         losses: gives, for a step, the scalar losses of its micro-batches, whose gradients add up.
         config: see `FitConfig`.
-        output_dir: gets `metrics.jsonl`, one JSON object a logged step or validation.
+        output_dir: gets `metrics.jsonl`, one JSON object a logged step or validation, and, until the run ends, its
+            states.
         validate: figures to record now and then, run without gradients and in eval mode.
         report: receives one line of text per logged step.
+        best: the figure that decides which weights the module has at the end, the higher the better; None for the
+            last ones.
+        resume: go on from the newest state in `output_dir`; begin anew where there is none.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite, an unfinished run is in `output_dir`, or a state cannot be written.
+        TrainingInterrupted: Ctrl-C; the state is saved.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     optimizers = build_optimizers(module, config.lr, config.adamw_lr, config.weight_decay)
     parameters = [p for p in module.parameters() if p.requires_grad]
+    settings = {key: value for key, value in asdict(config).items() if key not in ("log_every", "save_every", "keep")}
+    run = _begin(module, optimizers, settings, output_dir, resume)
+    save_every = config.save_every or config.eval_every
     figures: dict[str, float] = {}
-    begin, running = time.monotonic(), math.nan
-    with (output_dir / "metrics.jsonl").open("w") as log:
-        for step in range(config.steps):
+    begin, running, top = time.monotonic() - run.seconds, run.loss, run.best
+
+    def save(step: int) -> Path:
+        state = RunState(step, running, time.monotonic() - begin, top, settings)
+        return save_state(output_dir, state, module, optimizers, config.keep)
+
+    with (output_dir / "metrics.jsonl").open("a") as log, _interruptions() as interrupted:
+
+        def write(row: dict[str, float]) -> None:
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+
+        for step in range(run.step, config.steps):
+            torch.manual_seed(config.seed * 2**32 + step)
             module.train()
             set_learning_rate(optimizers, schedule(step, config.steps, config.warmup))
             total = 0.0
@@ -78,24 +126,84 @@ def fit(
                 loss.backward()
                 total += loss.item()
             if not math.isfinite(total):
-                raise TrainingError(f"the loss is {total} at step {step}: lower `lr` ({config.lr}) or `adamw_lr`")
+                saved = find_state(output_dir)
+                kept = f"; the last good state is {saved}" if saved else ""
+                raise TrainingError(f"the loss is {total} at step {step}: lower `lr` ({config.lr}) or `adamw_lr`{kept}")
             running = total if math.isnan(running) else 0.95 * running + 0.05 * total
             norm = nn.utils.clip_grad_norm_(parameters, config.clip)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            last = step + 1 == config.steps
-            if (step + 1) % config.log_every == 0 or last:
-                row = {"step": step + 1, "loss": running, "grad_norm": float(norm), "seconds": time.monotonic() - begin}
-                log.write(json.dumps(row) + "\n")
-                log.flush()
-                left = row["seconds"] / (step + 1) * (config.steps - step - 1)
-                report(f"step {step + 1}/{config.steps}  loss {running:.4f}  {left / 60:.0f} min left")
-            if validate and (last or (config.eval_every and (step + 1) % config.eval_every == 0)):
+            done = step + 1
+            last = done == config.steps
+            if done % config.log_every == 0 or last:
+                seconds = time.monotonic() - begin
+                write({"step": done, "loss": running, "grad_norm": float(norm), "seconds": seconds})
+                left = seconds / done * (config.steps - done)
+                report(f"step {done}/{config.steps}  loss {running:.4f}  {left / 60:.0f} min left")
+            if validate and (last or (config.eval_every and done % config.eval_every == 0)):
                 module.eval()
                 with torch.no_grad():
-                    figures = validate()
-                log.write(json.dumps({"step": step + 1} | figures) + "\n")
-                log.flush()
-                report("  ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+                    found = validate()
+                write({"step": done} | found)
+                report("  ".join(f"{name} {value:.3f}" for name, value in found.items()))
+                if best is None or top is None or found[best] > top:
+                    figures = found
+                    if best is not None:
+                        top = found[best]
+                        save_best(output_dir, module)
+            if interrupted() and not last:
+                raise TrainingInterrupted(f"stopped at step {done} of {config.steps}, saved to {save(done)}: resume it")
+            if save_every and done % save_every == 0 and not last:
+                save(done)
+    if best is not None:
+        load_best(output_dir, module)
+    remove_states(output_dir)
     return figures
+
+
+def _begin(
+    module: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    settings: dict[str, object],
+    output_dir: Path,
+    resume: bool,
+) -> RunState:
+    """Where the run starts: at step 0 with an empty `metrics.jsonl`, or where a state says."""
+    path, metrics = find_state(output_dir), output_dir / "metrics.jsonl"
+    if path is None:
+        remove_states(output_dir)  # a best state without a run
+        metrics.write_text("")
+        return RunState(0, math.nan, 0.0, None, settings)
+    if not resume:
+        raise TrainingError(
+            f"{output_dir} holds an unfinished run ({path.name}): resume it, choose another folder, or delete "
+            f"{output_dir / FOLDER}"
+        )
+    run = load_state(path, module, optimizers)
+    if changed := [key for key in settings if run.settings.get(key) != settings[key]]:
+        was = ", ".join(f"{key} {run.settings.get(key)!r} (now {settings[key]!r})" for key in changed)
+        raise TrainingError(f"{path} was made with other settings: {was}")
+    rows = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= run.step]
+    metrics.write_text("".join(f"{row}\n" for row in rows))
+    return run
+
+
+@contextmanager
+def _interruptions() -> Iterator[Callable[[], bool]]:
+    """Within the block, the first Ctrl-C is only noted, and the next one acts as usual."""
+    noted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted.is_set
+        return
+    usual = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: object) -> None:
+        noted.set()
+        signal.signal(signal.SIGINT, usual)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted.is_set
+    finally:
+        signal.signal(signal.SIGINT, usual)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from text2lora.configuration import Text2LoraConfig
 from text2lora.hypernetwork import LoraWeights
 from text2lora.training.data import Example
-from text2lora.training.fit import FitConfig, fit
+from text2lora.training.fit import FitConfig, fit, step_rng
 from text2lora.training.injection import LoraInjector
 from text2lora.training.language import answer_loss, prompt_batch
 
@@ -50,6 +50,7 @@ def train_loras(
     fit_config: FitConfig,
     output_dir: Path,
     report: Callable[[str], None] = print,
+    resume: bool = False,
 ) -> LoraTable:
     """Train one LoRA per entry of `draws`, all of them in every step, through one frozen base.
 
@@ -61,16 +62,17 @@ def train_loras(
         fit_config: how to optimise.
         output_dir: gets `metrics.jsonl`.
         report: receives progress, line by line.
+        resume: go on from where a run into `output_dir` was broken off.
     """
     torch.manual_seed(fit_config.seed)
     base.requires_grad_(False).eval()
     table, injector = LoraTable(config, len(draws)), LoraInjector(base, config)
-    rng = random.Random(fit_config.seed)
 
     def losses(step: int) -> Iterator[torch.Tensor]:
+        rng = step_rng(fit_config.seed, step)
         batch = prompt_batch(tokenizer, [example for draw in draws for example in draw(rng)])
         with injector.inject(table(range(len(draws)))):
             yield answer_loss(base, batch) / batch.is_target.sum() * len(draws)
 
-    fit(table, losses, fit_config, output_dir, report=report)
+    fit(table, losses, fit_config, output_dir, report=report, resume=resume)
     return table.eval()

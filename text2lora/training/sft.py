@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.modeling import Text2LoraModel
 from text2lora.training.data import DescriptionBank, Example, TaskSource, perturb
-from text2lora.training.fit import FitConfig, fit
+from text2lora.training.fit import FitConfig, fit, step_rng
 from text2lora.training.injection import LoraInjector
 from text2lora.training.language import answer_loss, exact_match, prompt_batch
 
@@ -58,6 +57,7 @@ def train_sft(
     probes: dict[str, Sequence[Probe]] | None = None,
     report: Callable[[str], None] = print,
     cache: Path | None = None,
+    resume: bool = False,
 ) -> dict[str, float]:
     """Train a hypernetwork so that the adapter of a description makes the frozen base answer that task's examples.
 
@@ -71,6 +71,7 @@ def train_sft(
         probes: by split, what to validate on.
         report: receives progress, line by line.
         cache: a file that keeps the embedded descriptions for the next run.
+        resume: go on from where a run into `output_dir` was broken off.
 
     Returns:
         Exact match by split.
@@ -81,9 +82,9 @@ def train_sft(
     injector = LoraInjector(base, model.config)
     report(f"embedding {len(tasks.descriptions)} descriptions")
     bank = DescriptionBank(model.encoder, tasks.descriptions, cache)
-    rng = random.Random(config.fit.seed)
 
     def losses(step: int) -> Iterator[torch.Tensor]:
+        rng = step_rng(config.fit.seed, step)
         draws = [tasks.draw(rng, config.examples) for _ in range(config.tasks)]
         draws.sort(key=lambda draw: max(len(prompt) + len(response) for prompt, response in draw.examples))
         task_emb = perturb(bank[[draw.description for draw in draws]], config.noise, config.token_dropout)
@@ -110,7 +111,7 @@ def train_sft(
             figures[split] = torch.stack([m.float().mean() for m in matches]).mean().item()
         return figures
 
-    return fit(model, losses, config.fit, output_dir, validate, report)
+    return fit(model, losses, config.fit, output_dir, validate, report, resume=resume)
 
 
 @torch.no_grad()

@@ -1,0 +1,118 @@
+"""The state of a run on disk: all that it needs to go on exactly where it stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from text2lora.errors import TrainingError
+
+FOLDER = "state"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a run is.
+
+    Attributes:
+        step: steps done.
+        loss: its running mean.
+        seconds: spent so far.
+        best: the best validation score so far, or None.
+        settings: that the run was started with.
+    """
+
+    step: int
+    loss: float
+    seconds: float
+    best: float | None
+    settings: Mapping[str, Any]
+
+
+def save_state(
+    output_dir: Path, state: RunState, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], keep: int = 1
+) -> Path:
+    """Write the state at once and whole, then remove all but the newest `keep`.
+
+    Raises:
+        TrainingError: it cannot be written; earlier states stay.
+    """
+    folder = output_dir / FOLDER
+    path = folder / f"step-{state.step:08d}.pt"
+    parts: dict[str, Any] = {"run": vars(state) | {"settings": dict(state.settings)}, "module": _trained(module)}
+    parts["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
+    _write(parts, path)
+    for old in sorted(folder.glob("step-*.pt"))[:-keep]:
+        old.unlink()
+    return path
+
+
+def find_state(output_dir: Path) -> Path | None:
+    """The newest state of a run that did not end."""
+    return max((output_dir / FOLDER).glob("step-*.pt"), default=None)
+
+
+def load_state(path: Path, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> RunState:
+    """Bring module and optimisers back to where `save_state` found them.
+
+    Raises:
+        TrainingError: the file is damaged, or of another run.
+    """
+    try:
+        parts = torch.load(path, map_location="cpu", weights_only=True)
+        _restore(module, parts["module"])
+        for optimizer, state in zip(optimizers, parts["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        return RunState(**parts["run"])
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(f"{path} cannot be resumed ({reason}): delete it, or use its recipe") from error
+
+
+def save_best(output_dir: Path, module: nn.Module) -> None:
+    """Keep the weights that validated best so far."""
+    _write(_trained(module), output_dir / FOLDER / "best.pt")
+
+
+def load_best(output_dir: Path, module: nn.Module) -> None:
+    """Bring the module back to what `save_best` kept, if it did."""
+    path = output_dir / FOLDER / "best.pt"
+    if path.is_file():
+        _restore(module, torch.load(path, map_location="cpu", weights_only=True))
+
+
+def remove_states(output_dir: Path) -> None:
+    """Remove what only an unfinished run needs."""
+    shutil.rmtree(output_dir / FOLDER, ignore_errors=True)
+
+
+def _trained(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def _restore(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    if parameters.keys() != weights.keys():
+        raise ValueError("it holds other weights than the model has")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+
+
+def _write(content: object, path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
+        raise TrainingError(f"{path} cannot be written ({reason}): the last good state stays; make room") from error
