@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import pickle
 import subprocess
@@ -15,8 +16,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, Qwen3Config
-from upstream_format import ARGS, EMBEDDING, LAYERS, RANK, SHAPES, tensors, write_checkpoint
+from transformers import Qwen3Config
+from upstream_format import ADAPTER, ARGS, EMBEDDING, LAYERS, RANK, SHAPES, tensors, write_checkpoint
 
 from text2lora import CheckpointError, Text2LoraModel
 from text2lora.upstream import FILES, SFR_INSTRUCTION, read_upstream
@@ -303,17 +304,41 @@ def test_module_names_outside_the_known_families_need_the_base_config(write: Cal
     state = {key.replace("v_proj", "query_key_value"): value for key, value in tensors().items()}
     folder = write(state, adapter={"target_modules": ["q_proj", "query_key_value"]})
     with pytest.raises(CheckpointError, match="where query_key_value is in the base model"):
+        read_upstream({name: folder / name for name in FILES})
+    with pytest.raises(CheckpointError, match=r"the config of the base model meta-llama/Llama.* cannot be had"):
         Text2LoraModel.from_pretrained(folder)
 
 
-def test_a_base_config_is_held_against_the_tensors(write: Callable[..., Path]) -> None:
-    folder = write()
-    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "intermediate_size": 8, "vocab_size": 9}
-    fitting = Qwen3Config(num_attention_heads=3, head_dim=2, num_key_value_heads=2, **sizes)
-    files = {name: folder / name for name in FILES}
-    assert read_upstream(files, fitting)[0].module_shapes == {"v_proj": [8, 4], "q_proj": [8, 6]}
+def test_a_base_in_a_folder_is_held_against_the_tensors(write: Callable[..., Path], base_dir: Path) -> None:
     with pytest.raises(CheckpointError, match="the checkpoint is for 2 layers with the shapes"):
-        read_upstream(files, LlamaConfig(num_attention_heads=2, **sizes))
+        Text2LoraModel.from_pretrained(write(args={"model_dir": str(base_dir)}))
+
+
+def test_discrete_encoders_of_another_width_are_refused(write: Callable[..., Path]) -> None:
+    with pytest.raises(CheckpointError, match="fits a hypernet_latent_size of 128, not of 16"):
+        Text2LoraModel.from_pretrained(write(args={"encoder_type": "discrete"}))
+
+
+def test_paths_of_other_families_come_from_the_base_config(write: Callable[..., Path]) -> None:
+    folder = write(args={"model_dir": "org/base"})
+    files = {name: folder / name for name in FILES}
+    names = {key: key.replace("q_proj", "qkv") for key in tensors()}
+    state = {names[key]: value for key, value in tensors().items()}
+    torch.save(state, folder / "hypermod.pt")
+    (folder / "adapter_config.json").write_text(json.dumps(ADAPTER | {"target_modules": ["qkv", "v_proj"]}))
+    asked = []
+
+    def load(base: str) -> Qwen3Config:
+        asked.append(base)
+        sizes = {"hidden_size": 8, "num_hidden_layers": 2, "intermediate_size": 8, "vocab_size": 9}
+        return Qwen3Config(num_attention_heads=3, head_dim=2, num_key_value_heads=2, **sizes)
+
+    with pytest.raises(CheckpointError, match=r"target modules \['qkv'\] are not linear modules"):
+        read_upstream(files, load)
+    assert asked == ["org/base"]
+    write(args={"model_dir": "org/base"})
+    read_upstream(files, load)
+    assert asked == ["org/base"]  # known names do not ask
 
 
 def test_the_converted_folder_holds_no_dead_weights(write: Callable[..., Path], tmp_path: Path) -> None:

@@ -131,7 +131,9 @@ class Text2LoraModel(PreTrainedModel):
         files = find_upstream(path, kwargs.get("subfolder"), revision=kwargs.get("revision"), **shared)
         try:
             if files:
-                config, state = read_upstream(files)
+                config, state = read_upstream(
+                    files, lambda base: AutoConfig.from_pretrained(base, trust_remote_code=False, **shared)
+                )
                 options = {k: v for k, v in kwargs.items() if k in ("dtype", "torch_dtype", "device_map")}
                 model, info = super().from_pretrained(
                     None, config=config, state_dict=state, output_loading_info=True, **options

@@ -10,13 +10,14 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from transformers import PreTrainedConfig
 
 from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import CheckpointError
@@ -110,13 +111,14 @@ def find_upstream(source: str | os.PathLike[str], subfolder: str | None = None, 
 
 
 def read_upstream(
-    files: Mapping[str, Path], base_config: Any = None
+    files: Mapping[str, Path], load_base_config: Callable[[str], PreTrainedConfig] | None = None
 ) -> tuple[Text2LoraConfig, dict[str, torch.Tensor]]:
     """Read a checkpoint of the reference implementation.
 
     Args:
         files: paths of `hypermod.pt`, `args.yaml` and `adapter_config.json`.
-        base_config: the base model's config; only needed for module names that are not in `PATHS`, else checked.
+        load_base_config: gives the config of the base model that the checkpoint names; asked where that is a folder,
+            to be held against the tensors, and for module names that are not in `PATHS`.
 
     Returns:
         The config, and the state dict of a `Text2LoraModel` with it: float32, without buffers that are never used.
@@ -127,7 +129,7 @@ def read_upstream(
     args = _read_args(files[ARGS_NAME])
     lora = _read_adapter_config(files[ADAPTER_NAME])
     tensors = _read_tensors(files[WEIGHTS_NAME])
-    config = _derive_config(files, args, lora, tensors, base_config)
+    config = _derive_config(files, args, lora, tensors, load_base_config)
     return config, _convert(files[WEIGHTS_NAME], args, config, tensors)
 
 
@@ -206,7 +208,7 @@ def _derive_config(
     args: UpstreamArgs,
     lora: dict[str, Any],
     tensors: dict[str, torch.Tensor],
-    base_config: Any,
+    load_base_config: Callable[[str], PreTrainedConfig] | None,
 ) -> Text2LoraConfig:
     weights = files[WEIGHTS_NAME]
     modules = list(dict.fromkeys(key.split(".")[1] for key in tensors if key.startswith("heads.")))
@@ -237,6 +239,11 @@ def _derive_config(
     if args.training_task == "recon" and args.pred_z_score and not args.factorized:
         raise CheckpointError(f"{files[ARGS_NAME]}: pred_z_score needs factorized; the reference refuses this too")
     discrete = args.encoder_type == "discrete"
+    if discrete and args.hypernet_latent_size != 128:
+        raise CheckpointError(
+            f"{files[ARGS_NAME]}: the discrete encoder fits a hypernet_latent_size of 128, not of "
+            f"{args.hypernet_latent_size}; the reference cannot run this checkpoint either"
+        )
     codes = {"softmax": "task_encoder.embed", "vq": "task_encoder.cluster_size", "discrete": "task_encoder.mlp.3.bias"}
     codebook = tensors.get(codes.get(args.encoder_type, ""))
     if args.encoder_type in codes and codebook is None:
@@ -265,7 +272,7 @@ def _derive_config(
         num_layers=num_layers,
         target_modules=modules,
         module_shapes=shapes,
-        module_paths=_module_paths(files[ADAPTER_NAME], modules, shapes, num_layers, base_config),
+        module_paths=_module_paths(files[ADAPTER_NAME], modules, shapes, num_layers, base, load_base_config),
         lora_r=r,
         lora_alpha=float(lora["lora_alpha"]),
         use_rslora=lora.get("use_rslora", False),
@@ -289,12 +296,23 @@ def _encoder_settings(args: UpstreamArgs, base: str | None) -> dict[str, Any]:
 
 
 def _module_paths(
-    path: Path, modules: list[str], shapes: dict[str, list[int]], num_layers: int, base_config: Any
+    path: Path,
+    modules: list[str],
+    shapes: dict[str, list[int]],
+    num_layers: int,
+    base: str | None,
+    load_base_config: Callable[[str], PreTrainedConfig] | None,
 ) -> dict[str, str]:
-    if base_config is None:
-        if unknown := [name for name in modules if name not in PATHS]:
+    unknown = [name for name in modules if name not in PATHS]
+    if not base or load_base_config is None or not (unknown or os.path.isdir(base)):
+        if unknown:
             raise CheckpointError(f"{path}: where {unknown[0]} is in the base model follows from its config only")
         return {name: PATHS[name] + name for name in modules}
+    try:
+        base_config = load_base_config(base)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"the config of the base model {base} cannot be had ({reason})") from error
     fitted = Text2LoraConfig.from_base_config(base_config, modules)
     if fitted.num_layers != num_layers or fitted.module_shapes != shapes:
         raise CheckpointError(

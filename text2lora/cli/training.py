@@ -34,7 +34,7 @@ def sft(
 ) -> None:
     """Train by supervised fine-tuning.
 
-    Example: t2l train sft nano-base-1 nano-1 nano-base-2 nano-base-3 nano-base nano nano-baselines
+    Example: t2l train sft nano-base-1 nano-1 nano-base-2 nano-base-3 nano-base nano-2 nano nano-baselines
     """
     quiet()
     from text2lora.nano import train
