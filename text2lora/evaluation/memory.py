@@ -32,6 +32,20 @@ GTE_LARGE = {
 """The sizes of gte-large-en-v1.5, the released checkpoints' text encoder."""
 
 
+TELL_PEAK = """
+import atexit, pathlib, re, resource, sys
+
+def peak():
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():  # rusage would count the parent's memory at the fork
+        return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+atexit.register(lambda: print(peak()))
+"""
+"""Code that ends a process with its largest resident set, in bytes."""
+
+
 @dataclass(frozen=True)
 class MemoryUse:
     """Bytes.
@@ -81,13 +95,11 @@ def measure_memory(shape: str, dtype: torch.dtype = torch.float32) -> MemoryUse:
 
 def _peak_of(code: str) -> int:
     """The largest resident set of a Python process that runs `code`, in bytes."""
-    tell = "import atexit, resource as r; atexit.register(lambda: print(r.getrusage(r.RUSAGE_SELF).ru_maxrss))"
     done = subprocess.run(
-        [sys.executable, "-c", f"{tell}\n{code}"],
+        [sys.executable, "-c", f"{TELL_PEAK}\n{code}"],
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         check=True,
     )
-    largest = int(done.stdout.strip().split("\n")[-1])
-    return largest if sys.platform == "darwin" else 1024 * largest  # Linux counts in KiB
+    return int(done.stdout.strip().split("\n")[-1])
