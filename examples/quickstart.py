@@ -25,6 +25,7 @@ DESCRIPTIONS = [
     "Who placed the order? Just the initials.",
     "Give me the price and the item as one JSON object.",
     "Make a hashtag out of the product.",
+    "Suppose they ordered twice as many. How many would that be?",
 ]
 
 warnings.filterwarnings("ignore", category=FutureWarning)

@@ -563,7 +563,7 @@ def checkpoint_card(
     base, on_hub = _base_for_card(config.base_model_name_or_path)
     figures = [(*name.rpartition("/")[::2], value) for name, value in (eval_results or {}).items()]
     data = ModelCardData(
-        model_name=title,
+        model_name=title if figures else None,
         library_name="text2lora",
         pipeline_tag="text-generation",
         base_model=base if on_hub else None,
@@ -571,7 +571,8 @@ def checkpoint_card(
         eval_results=[
             EvalResult("text-generation", task or "text2lora", task or "text2lora", metric, value)
             for task, metric, value in figures
-        ],
+        ]
+        or None,
     )
     encoder = public_name(config.encoder_name_or_path or "none")
     rows = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 from text2lora import Text2LoraModel
 from text2lora.errors import TrainingError
+from text2lora.hub import BASES, CHECKPOINTS
 from text2lora.nano.train import RECIPES, run_recipe
 from text2lora.training.recipe import read_recipe
 
@@ -79,3 +81,13 @@ def test_training_is_the_same_twice(tmp_path: Path) -> None:
         run_recipe("nano-base-1", tmp_path / name, BASE, silent)
         weights.append(load_file(tmp_path / name / "nano-base-1" / "model.safetensors"))
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_the_bundled_curves_name_every_part_in_order() -> None:
+    for folder, parts in (
+        (BASES["nano"], ["nano-base-1", "nano-base-2", "nano-base-3", "nano-base"]),
+        (CHECKPOINTS["nano"], ["nano-1", "nano-2", "nano"]),
+    ):
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [row["recipe"] for row in rows if "recipe" in row] == parts
+        assert sum("loss" in row for row in rows) > 100

@@ -183,6 +183,12 @@ def _run_baselines(data: dict[str, Any], target: Path, report: Callable[[str], N
         )
 
 
+def _parts(run: Path) -> list[Path]:
+    """The runs that led to one, each started from the one before."""
+    first = json.loads((run / "recipe.json").read_text(encoding="utf-8")).get("start_from")
+    return [*(_parts(run.parent / first) if first else []), run]
+
+
 def bundle(output_dir: Path) -> None:
     """Put what `run_recipe` trained into the package, weights in bfloat16; they are loaded in float32."""
     from transformers import PreTrainedModel
@@ -192,11 +198,17 @@ def bundle(output_dir: Path) -> None:
             if model.can_generate():
                 model.generation_config.update(max_new_tokens=64, do_sample=False)
             model.to(torch.bfloat16).save_pretrained(folder)
+            (folder / "README.md").unlink(missing_ok=True)  # the card is one for base and checkpoint, beside them
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             config["dtype"] = "float32"
             (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-            for extra in (*extras, "metrics.jsonl", "recipe.json"):
+            for extra in extras:
                 (folder / extra).write_bytes((source / extra).read_bytes())
+            with (folder / "metrics.jsonl").open("w") as log:
+                for part in _parts(source):
+                    recipe = json.loads((part / "recipe.json").read_text(encoding="utf-8"))
+                    log.write(json.dumps({"recipe": part.name, **recipe}) + "\n")
+                    log.write((part / "metrics.jsonl").read_text(encoding="utf-8"))
 
     base, checkpoint, baselines = (output_dir / name for name in ("nano-base", "nano", "nano-baselines"))
     if (base / "config.json").is_file():
