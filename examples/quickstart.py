@@ -24,7 +24,7 @@ DESCRIPTIONS = [
     "Where does it ship to? Answer in capital letters.",
     "Who placed the order? Just the initials.",
     "Give me the price and the item as one JSON object.",
-    "Make a hashtag out of the product.",
+    "The price without the cents.",
     "Suppose they ordered twice as many. How many would that be?",
 ]
 

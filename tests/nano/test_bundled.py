@@ -40,13 +40,13 @@ def test_it_fits_into_twenty_megabytes():
     assert sum(f.stat().st_size for f in (PACKAGE / "nano").rglob("*") if f.is_file() and f.suffix != ".pyc") <= 20e6
 
 
-@pytest.mark.parametrize("task", ["city/upper", "name/initials", "price+item/json", "item/hashtag"])
+@pytest.mark.parametrize("task", ["city/upper", "name/initials", "price+item/json", "whole_dollars/plain"])
 def test_a_sentence_makes_an_adapter_that_works_and_the_base_alone_does_not(t2l, base, tokenizer, task):
     description = {
         "city/upper": "Where does it ship to? Answer in capital letters.",
         "name/initials": "Who placed the order? Just the initials.",
         "price+item/json": "Give me the price and the item as one JSON object.",
-        "item/hashtag": "Make a hashtag out of the product.",
+        "whole_dollars/plain": "The price without the cents.",
     }[task]
     examples = evaluation_examples(TASKS[task], 24, 9000)
     prompts, gold = [x for x, _ in examples], [y for _, y in examples]
