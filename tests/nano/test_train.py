@@ -91,3 +91,20 @@ def test_the_bundled_curves_name_every_part_in_order() -> None:
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert [row["recipe"] for row in rows if "recipe" in row] == parts
         assert sum("loss" in row for row in rows) > 100
+
+
+def test_a_recipe_that_was_broken_off_is_resumed(tmp_path: Path) -> None:
+    settings = [*BASE, "fit.steps=3", "fit.log_every=1", "fit.save_every=1"]
+
+    def break_off(line: str) -> None:
+        if line.startswith("step 2/"):
+            raise OSError("the terminal is gone")
+
+    run_recipe("nano-base-1", tmp_path / "whole", settings, silent)
+    with pytest.raises(OSError, match="the terminal is gone"):
+        run_recipe("nano-base-1", tmp_path / "broken", settings, break_off)
+    with pytest.raises(TrainingError, match="holds an unfinished run"):
+        run_recipe("nano-base-1", tmp_path / "broken", settings, silent)
+    run_recipe("nano-base-1", tmp_path / "broken", settings, silent, resume=True)
+    one, two = (load_file(tmp_path / run / "nano-base-1" / "model.safetensors") for run in ("whole", "broken"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
