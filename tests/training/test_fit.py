@@ -13,7 +13,7 @@ from torch import nn
 
 from text2lora import TrainingError
 from text2lora.errors import TrainingInterrupted
-from text2lora.training.fit import FitConfig, fit
+from text2lora.training.fit import FitConfig, fit, summed
 from text2lora.training.optim import build_optimizers, schedule, set_learning_rate
 
 
@@ -30,7 +30,7 @@ class Net(nn.Module):
 def test_fit_lowers_the_loss_and_writes_it_down(tmp_path: Path) -> None:
     net, lines = Net(), []
     config = FitConfig(steps=40, lr=0.02, adamw_lr=0.02, log_every=10, eval_every=20)
-    figures = fit(net, lambda step: [net()], config, tmp_path / "run", lambda: {"value": net().item()}, lines.append)
+    figures = fit(net, summed(lambda step: [net()]), config, tmp_path / "run", lambda: {"value": net().item()}, lines.append)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     logged = [row for row in rows if "loss" in row]
     assert [row["step"] for row in logged] == [10, 20, 30, 40]
@@ -48,7 +48,10 @@ def test_gradients_of_micro_batches_add_up(tmp_path: Path) -> None:
         net = Net()
         config = FitConfig(steps=3, lr=0, adamw_lr=0.01, clip=1e9)
         fit(
-            net, lambda step, net=net, parts=parts: (net() / parts for _ in range(parts)), config, tmp_path / str(parts)
+            net,
+            summed(lambda step, net=net, parts=parts: (net() / parts for _ in range(parts))),
+            config,
+            tmp_path / str(parts),
         )
         nets.append(net)
     for one, four in zip(*(net.parameters() for net in nets), strict=True):
@@ -62,7 +65,7 @@ def test_validation_is_in_eval_mode_without_gradients(tmp_path: Path) -> None:
         seen.append((net.training, torch.is_grad_enabled()))
         return {}
 
-    fit(net, lambda step: [net()], FitConfig(steps=2), tmp_path, validate, lambda line: None)
+    fit(net, summed(lambda step: [net()]), FitConfig(steps=2), tmp_path, validate, lambda line: None)
     assert seen == [(False, False)]
 
 
@@ -70,7 +73,7 @@ def test_validation_is_in_eval_mode_without_gradients(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, value: float) -> None:
     net = Net()
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step 0: lower `lr` \(0.006\)"):
-        fit(net, lambda step: [net() * value], FitConfig(steps=2), tmp_path)
+        fit(net, summed(lambda step: [net() * value]), FitConfig(steps=2), tmp_path)
 
 
 def test_schedule_rises_then_falls_to_nearly_zero() -> None:
@@ -115,7 +118,7 @@ NOISY = """
 import sys, torch
 from pathlib import Path
 from torch import nn
-from text2lora.training.fit import FitConfig, fit, step_rng
+from text2lora.training.fit import FitConfig, fit, step_rng, summed
 
 class Net(nn.Module):
     def __init__(self):
@@ -131,7 +134,7 @@ def run(folder, resume=False, after_step=lambda step: None, steps=12, **more):
         yield (net.linear(net.embedding(rows) + 0.1 * torch.randn(3, 4)) - 1).square().mean()
         after_step(step)
     config = FitConfig(steps=steps, lr=0.02, adamw_lr=0.02, log_every=1, save_every=2, seed=3)
-    fit(net, losses, config, Path(folder), report=lambda line: None, resume=resume, **more)
+    fit(net, summed(losses), config, Path(folder), report=lambda line: None, resume=resume, **more)
     return net
 """
 
@@ -216,7 +219,7 @@ def test_the_best_weights_are_kept_where_asked(tmp_path: Path) -> None:
         return {"unseen": next(scores)}
 
     config = FitConfig(steps=8, lr=0.02, adamw_lr=0.02, eval_every=2)
-    figures = fit(net, lambda step: [net()], config, tmp_path, validate, lambda line: None, best="unseen")
+    figures = fit(net, summed(lambda step: [net()]), config, tmp_path, validate, lambda line: None, best="unseen")
     assert figures == {"unseen": 0.9}
     assert torch.equal(net.linear.weight, kept[1])
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

@@ -46,7 +46,7 @@ def test_sft_teaches_descriptions_and_its_checkpoint_loads(
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in rows if "loss" in row]
     assert losses[-1] < 0.5 * losses[0]
-    assert figures["seen"] == 1.0
+    assert figures["seen/exact_match"] == 1.0
     assert all(torch.equal(p, before[name]) for name, p in base.named_parameters())
     loaded = Text2LoraModel.from_pretrained(tmp_path)
     for text, answer in ANSWERS.items():  # what was trained through hooks works through PEFT

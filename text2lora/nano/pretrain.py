@@ -14,7 +14,7 @@ from text2lora.nano.corpus import GROUP_WEIGHTS, PretrainingDocuments, sample_ex
 from text2lora.nano.records import sample_record
 from text2lora.nano.tasks import TASKS, UNSEEN, header
 from text2lora.nano.tokenizer import ANSWER, END, RECORD, build_tokenizer
-from text2lora.training.fit import FitConfig, fit, step_rng
+from text2lora.training.fit import FitConfig, fit, step_rng, summed
 from text2lora.training.language import AnswerCollator, answer_loss, exact_match
 
 
@@ -121,5 +121,5 @@ def pretrain_base(
         model.save_pretrained(output_dir)
         tokenizer.save_pretrained(output_dir)
 
-    fit(model, losses, config.fit, output_dir, validate, report, resume=resume)
+    fit(model, summed(losses), config.fit, output_dir, validate, report, resume=resume)
     return model.eval()

@@ -9,12 +9,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from text2lora.errors import TrainingError, TrainingInterrupted
 from text2lora.training.optim import build_optimizers, schedule, set_learning_rate
@@ -27,7 +29,11 @@ from text2lora.training.state import (
     remove_states,
     save_best,
     save_state,
+    state_path,
 )
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,31 @@ class FitConfig:
     keep: int = 1
 
 
+class StepResult(NamedTuple):
+    """What the backward pass of a step found.
+
+    Attributes:
+        loss: the mean, or this process's share of it.
+        tokens: that passed through the base, all padding left out.
+    """
+
+    loss: float
+    tokens: int = 0
+
+
+def summed(losses: Callable[[int], Iterable[torch.Tensor]]) -> Callable[[int], StepResult]:
+    """The backward pass of a step whose loss is a sum, one micro-batch at a time."""
+
+    def backward(step: int) -> StepResult:
+        total = 0.0
+        for loss in losses(step):
+            loss.backward()
+            total += loss.item()
+        return StepResult(total)
+
+    return backward
+
+
 def step_rng(seed: int, step: int) -> random.Random:
     """What a step draws its data with. It depends on the step alone, so that a resumed run draws the same."""
     return random.Random(f"{seed} {step}")
@@ -68,7 +99,7 @@ def step_rng(seed: int, step: int) -> random.Random:
 
 def fit(
     module: nn.Module,
-    losses: Callable[[int], Iterable[torch.Tensor]],
+    backward: Callable[[int], StepResult],
     config: FitConfig,
     output_dir: Path,
     validate: Callable[[], dict[str, float]] | None = None,
@@ -76,15 +107,16 @@ def fit(
     *,
     best: str | None = None,
     resume: bool = False,
+    accelerator: Accelerator | None = None,
 ) -> dict[str, float]:
     """Train `module` and return the last validation, or the best one.
 
     A run that is resumed takes the same steps as one that was never stopped, bit for bit on the CPU: torch's random
-    numbers of a step are seeded by the step, and `losses` draws with `step_rng`.
+    numbers of a step are seeded by the step, and `backward` draws with `step_rng`.
 
     Args:
         module: what is trained; its parameters that require a gradient.
-        losses: gives, for a step, the scalar losses of its micro-batches, whose gradients add up.
+        backward: adds up the gradients of a step, which are the same in every process when it returns; see `summed`.
         config: see `FitConfig`.
         output_dir: gets `metrics.jsonl`, one JSON object a logged step or validation, and, until the run ends, its
             states.
@@ -93,38 +125,55 @@ def fit(
         best: the figure that decides which weights the module has at the end, the higher the better; None for the
             last ones.
         resume: go on from the newest state in `output_dir`; begin anew where there is none.
+        accelerator: of the processes that train together, and of its trackers; None for this one alone. Files are
+            written by the first one, and read by all: `output_dir` is one folder for all machines.
 
     Raises:
         TrainingError: the loss is not finite, an unfinished run is in `output_dir`, or a state cannot be written.
         TrainingInterrupted: Ctrl-C; the state is saved.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
+    main = accelerator is None or accelerator.is_main_process
     optimizers = build_optimizers(module, config.lr, config.adamw_lr, config.weight_decay)
     parameters = [p for p in module.parameters() if p.requires_grad]
     settings = {key: value for key, value in asdict(config).items() if key not in ("log_every", "save_every", "keep")}
-    run = _begin(module, optimizers, settings, output_dir, resume)
+    run = _begin(module, optimizers, settings, output_dir, resume, main)
+    if accelerator:
+        accelerator.wait_for_everyone()
     save_every = config.save_every or config.eval_every
     figures: dict[str, float] = {}
-    begin, running, top = time.monotonic() - run.seconds, run.loss, run.best
+    begin, running, top, tokens = time.monotonic() - run.seconds, run.loss, run.best, 0
+    here = time.monotonic()
 
     def save(step: int) -> Path:
         state = RunState(step, running, time.monotonic() - begin, top, settings)
-        return save_state(output_dir, state, module, optimizers, config.keep)
+        return save_state(output_dir, state, module, optimizers, config.keep) if main else state_path(output_dir, step)
 
-    with (output_dir / "metrics.jsonl").open("a") as log, _interruptions() as interrupted:
+    with ExitStack() as stack:
+        log = stack.enter_context((output_dir / "metrics.jsonl").open("a")) if main else None
+        interrupted = stack.enter_context(_interruptions())
+        bar = stack.enter_context(
+            tqdm(total=config.steps, initial=run.step, unit="step", disable=None if main else True, leave=False)
+        )
 
         def write(row: dict[str, float]) -> None:
-            log.write(json.dumps(row) + "\n")
-            log.flush()
+            if log:
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+            if accelerator:
+                accelerator.log({k: v for k, v in row.items() if k != "step"}, step=int(row["step"]))
+
+        def say(line: str) -> None:
+            if main:
+                with tqdm.external_write_mode():
+                    report(line)
 
         for step in range(run.step, config.steps):
             torch.manual_seed(config.seed * 2**32 + step)
             module.train()
             set_learning_rate(optimizers, schedule(step, config.steps, config.warmup))
-            total = 0.0
-            for loss in losses(step):
-                loss.backward()
-                total += loss.item()
+            total, seen, stop = _over_processes(accelerator, *backward(step), interrupted())
+            tokens += int(seen)
             if not math.isfinite(total):
                 saved = find_state(output_dir)
                 kept = f"; the last good state is {saved}" if saved else ""
@@ -136,30 +185,53 @@ def fit(
                 optimizer.zero_grad(set_to_none=True)
             done = step + 1
             last = done == config.steps
+            speed = tokens / (time.monotonic() - here)
+            bar.set_postfix_str(f"loss {running:.4f}, {speed:,.0f} tokens/s", refresh=False)
+            bar.update()
             if done % config.log_every == 0 or last:
                 seconds = time.monotonic() - begin
-                write({"step": done, "loss": running, "grad_norm": float(norm), "seconds": seconds})
-                left = seconds / done * (config.steps - done)
-                report(f"step {done}/{config.steps}  loss {running:.4f}  {left / 60:.0f} min left")
+                row = {"step": done, "loss": running, "grad_norm": float(norm), "seconds": seconds}
+                write(row | ({"tokens_per_second": speed} if tokens else {}))
+                if bar.disable:
+                    rate = f"  {speed:,.0f} tokens/s" if tokens else ""
+                    left = seconds / done * (config.steps - done)
+                    say(f"step {done}/{config.steps}  loss {running:.4f}{rate}  {left / 60:.0f} min left")
             if validate and (last or (config.eval_every and done % config.eval_every == 0)):
                 module.eval()
                 with torch.no_grad():
                     found = validate()
                 write({"step": done} | found)
-                report("  ".join(f"{name} {value:.3f}" for name, value in found.items()))
+                say("  ".join(f"{name} {value:.3f}" for name, value in found.items()))
                 if best is None or top is None or found[best] > top:
                     figures = found
                     if best is not None:
                         top = found[best]
-                        save_best(output_dir, module)
-            if interrupted() and not last:
+                        if main:
+                            save_best(output_dir, module)
+            if stop and not last:
                 raise TrainingInterrupted(f"stopped at step {done} of {config.steps}, saved to {save(done)}: resume it")
             if save_every and done % save_every == 0 and not last:
                 save(done)
+    if accelerator:
+        accelerator.wait_for_everyone()
     if best is not None:
         load_best(output_dir, module)
-    remove_states(output_dir)
+    if accelerator:
+        accelerator.wait_for_everyone()
+    if main:
+        remove_states(output_dir)
     return figures
+
+
+def _over_processes(
+    accelerator: Accelerator | None, loss: float, tokens: int, interrupted: bool
+) -> tuple[float, float, bool]:
+    """Sums of losses and tokens, and whether any process was interrupted: all go on, or none."""
+    if accelerator is None or accelerator.num_processes == 1:
+        return loss, tokens, interrupted
+    sums = torch.tensor([loss, tokens, interrupted], dtype=torch.float32, device=accelerator.device)
+    total, seen, stop = accelerator.reduce(sums, "sum").tolist()
+    return total, seen, stop > 0
 
 
 def _begin(
@@ -168,12 +240,14 @@ def _begin(
     settings: dict[str, object],
     output_dir: Path,
     resume: bool,
+    main: bool,
 ) -> RunState:
     """Where the run starts: at step 0 with an empty `metrics.jsonl`, or where a state says."""
     path, metrics = find_state(output_dir), output_dir / "metrics.jsonl"
     if path is None:
-        remove_states(output_dir)  # a best state without a run
-        metrics.write_text("")
+        if main:
+            remove_states(output_dir)  # a best state without a run
+            metrics.write_text("")
         return RunState(0, math.nan, 0.0, None, settings)
     if not resume:
         raise TrainingError(
@@ -184,8 +258,9 @@ def _begin(
     if changed := [key for key in settings if run.settings.get(key) != settings[key]]:
         was = ", ".join(f"{key} {run.settings.get(key)!r} (now {settings[key]!r})" for key in changed)
         raise TrainingError(f"{path} was made with other settings: {was}")
-    rows = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= run.step]
-    metrics.write_text("".join(f"{row}\n" for row in rows))
+    if main:
+        rows = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= run.step]
+        metrics.write_text("".join(f"{row}\n" for row in rows))
     return run
 
 

@@ -32,7 +32,8 @@ class LoraInjector:
     def inject(self, weights: LoraWeights) -> Iterator[None]:
         """Within the block, a batch of n * k rows passes through n adapters, k neighbouring rows each.
 
-        Equal to PEFT's forward with the same adapter: y = W x + scaling * B A x.
+        Equal to PEFT's forward with the same adapter: y = W x + scaling * B A x. Where the base checkpoints its
+        gradients, the backward pass belongs into the block too, for it runs the forward again.
 
         Args:
             weights: A [n, layers, r, in] and B [n, layers, out, r] by target module; gradients flow into them.

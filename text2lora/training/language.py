@@ -24,6 +24,15 @@ class AnswerBatch:
         """[batch, tokens - 1]: where an answer begins; its `cumsum(1)` numbers the answers of a row from 1."""
         return self.is_target & ~F.pad(self.is_target, (1, 0))[:, :-1]
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are read or predicted, padding left out: what comes after a row's last answer is padding."""
+        return int((self.is_target.flip(1).cumsum(1) > 0).sum())
+
+    def to(self, device: torch.device) -> AnswerBatch:
+        """The batch on another device."""
+        return AnswerBatch(self.ids.to(device), self.is_target.to(device))
+
     def units(self, weighting: str) -> int:
         """How many answer tokens there are, or answers: what a loss with this weighting is divided by for a mean."""
         if weighting not in ("token", "answer"):
@@ -61,13 +70,18 @@ def answer_logits(model: PreTrainedModel, batch: AnswerBatch) -> tuple[torch.Ten
     return model.get_output_embeddings()(hidden[batch.is_target]), batch.ids[:, 1:][batch.is_target]
 
 
-def answer_loss(model: PreTrainedModel, batch: AnswerBatch, weighting: str = "token") -> torch.Tensor:
+def answer_loss(
+    model: PreTrainedModel, batch: AnswerBatch, weighting: str = "token", label_smoothing: float = 0.0
+) -> torch.Tensor:
     """Cross-entropy, summed over the answer tokens (`token`) or over the means of the answers (`answer`).
 
     By answer, a yes or no counts as much as a line of text.
+
+    Args:
+        label_smoothing: share of each label that is spread over the vocabulary (Szegedy et al. 2016).
     """
     logits, labels = answer_logits(model, batch)
-    losses = F.cross_entropy(logits.float(), labels, reduction="none")
+    losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
     if weighting == "token":
         return losses.sum()
     number = batch.starts.flatten().cumsum(0)[batch.is_target.flatten()]  # of the answer, over the whole batch
@@ -84,16 +98,21 @@ def exact_match(model: PreTrainedModel, batch: AnswerBatch, last_only: bool = Fa
     Args:
         last_only: judge the last answer of each row only.
     """
-    logits, labels = answer_logits(model, batch)
+    logits, _ = answer_logits(model, batch)
+    return count_matches(logits, batch, last_only)
+
+
+def count_matches(logits: torch.Tensor, batch: AnswerBatch, last_only: bool = False) -> torch.Tensor:
+    """`exact_match` from the logits [targets, vocabulary] of the answer tokens."""
     wrong = torch.zeros_like(batch.ids[:, 1:])
-    wrong[batch.is_target] = (logits.argmax(-1) != labels).long()
+    wrong[batch.is_target] = (logits.argmax(-1) != batch.ids[:, 1:][batch.is_target]).long()
     number = batch.starts.cumsum(1)
     counts = number[:, -1]
-    per_answer = torch.zeros(len(counts), int(counts.max()) + 1, dtype=torch.long)
+    per_answer = torch.zeros(len(counts), int(counts.max()) + 1, dtype=torch.long, device=counts.device)
     per_answer.scatter_add_(1, number, wrong * batch.is_target)
     if last_only:
         return per_answer.gather(1, counts[:, None])[:, 0] == 0
-    exists = torch.arange(per_answer.shape[1])[None] <= counts[:, None]
+    exists = torch.arange(per_answer.shape[1], device=counts.device)[None] <= counts[:, None]
     exists[:, 0] = False
     return per_answer[exists] == 0
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from text2lora.configuration import Text2LoraConfig
 from text2lora.hypernetwork import LoraWeights
 from text2lora.training.data import Example
-from text2lora.training.fit import FitConfig, fit, step_rng
+from text2lora.training.fit import FitConfig, fit, step_rng, summed
 from text2lora.training.injection import LoraInjector
 from text2lora.training.language import answer_loss, prompt_batch
 
@@ -74,5 +74,5 @@ def train_loras(
         with injector.inject(table(range(len(draws)))):
             yield answer_loss(base, batch) / batch.is_target.sum() * len(draws)
 
-    fit(table, losses, fit_config, output_dir, report=report, resume=resume)
+    fit(table, summed(losses), fit_config, output_dir, report=report, resume=resume)
     return table.eval()

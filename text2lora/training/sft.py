@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from text2lora.errors import TrainingError
+from text2lora.hypernetwork import LoraWeights
 from text2lora.modeling import Text2LoraModel
 from text2lora.training.data import DescriptionBank, Example, TaskSource, perturb
-from text2lora.training.fit import FitConfig, fit, step_rng
+from text2lora.training.engine import EngineConfig, prepare_base, start_engine
+from text2lora.training.fit import FitConfig, StepResult, fit, step_rng
 from text2lora.training.injection import LoraInjector
-from text2lora.training.language import answer_loss, exact_match, prompt_batch
+from text2lora.training.language import AnswerBatch, answer_logits, answer_loss, count_matches, prompt_batch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+JUNK = ("asdf qwer zxcv", "!!! ??? ...", "lorem ipsum dolor sit amet", "0 0 0 0 0 0", "the the of of and and")
+"""No description of any task."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +34,20 @@ class SftConfig:
     """What one step of SFT looks at.
 
     Attributes:
-        tasks: tasks per step, each with its own adapter.
+        tasks: tasks per step, over all processes, each with its own adapter.
         examples: examples per task and step.
         noise: standard deviation of the noise on task embeddings, whose entries are near one.
         token_dropout: share of description tokens left out; of token states only.
-        buckets: parts of a step, by length.
+        buckets: micro-batches of a process's step, by length; more of them need less memory, and are slower.
         weighting: what counts the same in the loss, each answer `token` or each `answer`.
+        label_smoothing: share of each label that is spread over the vocabulary.
+        neftune: strength alpha of the noise on the base's input embeddings (Jain et al. 2023); 0 for none.
+        l2: weight of the mean square of the generated weights in the loss.
+        conditions: what to validate with, of `matched`, `shuffled` (another task's description), `junk` and `none`
+            (no adapter).
+        select: the weights kept at the end: `last`, or the best of the validations by `exact_match` or by `loss`,
+            over all splits, with matched descriptions.
+        engine: on what it runs.
         fit: how to optimise.
     """
 
@@ -37,7 +57,22 @@ class SftConfig:
     token_dropout: float = 0.1
     buckets: int = 3
     weighting: str = "token"
+    label_smoothing: float = 0.0
+    neftune: float = 0.0
+    l2: float = 0.0
+    conditions: list = field(default_factory=lambda: ["matched"])
+    select: str = "last"
+    engine: EngineConfig = field(default_factory=EngineConfig)
     fit: FitConfig = field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        if self.select not in ("last", "exact_match", "loss"):
+            raise TrainingError(f"select is {self.select!r}: expected 'last', 'exact_match' or 'loss'")
+        known = ("matched", "shuffled", "junk", "none")
+        if wrong := [name for name in self.conditions if name not in known]:
+            raise TrainingError(f"conditions hold {wrong[0]!r}: expected some of {', '.join(known)}")
+        if self.select != "last" and "matched" not in self.conditions:
+            raise TrainingError(f"select is {self.select!r}: conditions must hold 'matched'")
 
 
 class Probe(NamedTuple):
@@ -45,6 +80,13 @@ class Probe(NamedTuple):
 
     description: str
     examples: list[Example]
+
+
+class TaskScore(NamedTuple):
+    """A task under one adapter: which examples it answers exactly, [k], and the mean loss of an answer token."""
+
+    matches: torch.Tensor
+    loss: float
 
 
 def train_sft(
@@ -61,6 +103,10 @@ def train_sft(
 ) -> dict[str, float]:
     """Train a hypernetwork so that the adapter of a description makes the frozen base answer that task's examples.
 
+    Every process draws the whole step and takes its share, so that more processes take the same steps as one. The
+    hypernetwork runs once a step, for all tasks of a process; micro-batch by micro-batch, the base's backward pass
+    gathers the gradient at the generated weights, and only then one backward pass goes through the hypernetwork.
+
     Args:
         model: trained in place and saved to `output_dir`.
         base: frozen here.
@@ -74,47 +120,158 @@ def train_sft(
         resume: go on from where a run into `output_dir` was broken off.
 
     Returns:
-        Exact match by split.
+        The figures of the weights that were kept, as `SPLIT/exact_match` and `SPLIT/loss` with matched descriptions,
+        and `SPLIT (shuffled)/exact_match` and so on under the other conditions. The checkpoint's card holds them.
+
+    Raises:
+        TrainingError: see `fit`; or fewer tasks per step than processes.
     """
     torch.manual_seed(config.fit.seed)
     output_dir.mkdir(parents=True, exist_ok=True)
-    base.requires_grad_(False).eval()
+    accelerator = start_engine(config.engine, output_dir)
+    world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
+    if config.tasks < world:
+        raise TrainingError(f"tasks is {config.tasks}: expected at least one for each of the {world} processes")
+    base = prepare_base(base, config.engine, accelerator)
     injector = LoraInjector(base, model.config)
-    report(f"embedding {len(tasks.descriptions)} descriptions")
-    bank = DescriptionBank(model.encoder, tasks.descriptions, cache)
+    if accelerator.is_main_process:
+        report(f"embedding {len(tasks.descriptions)} descriptions")
+    with accelerator.main_process_first():  # the others read what the first one embedded, where there is a cache
+        bank = DescriptionBank(model.encoder, tasks.descriptions, cache)
+    model.to(device)
+    forward = accelerator.prepare_model(model)
 
-    def losses(step: int) -> Iterator[torch.Tensor]:
+    def backward(step: int) -> StepResult:
         rng = step_rng(config.fit.seed, step)
         draws = [tasks.draw(rng, config.examples) for _ in range(config.tasks)]
-        draws.sort(key=lambda draw: max(len(prompt) + len(response) for prompt, response in draw.examples))
+        draws.sort(key=lambda draw: max(len(str(prompt)) + len(response) for prompt, response in draw.examples))
         task_emb = perturb(bank[[draw.description for draw in draws]], config.noise, config.token_dropout)
-        weights = model(task_emb)
-        total = torch.zeros(())
-        count = 0
-        for rows in torch.arange(len(draws)).chunk(config.buckets):  # of similar length, so that little is padding
-            batch = prompt_batch(tokenizer, [example for i in rows.tolist() for example in draws[i].examples])
+        draws, task_emb = draws[rank::world], task_emb[rank::world]
+        parts = torch.arange(len(draws)).chunk(config.buckets)  # of similar length, so that little is padding
+        batches = [
+            prompt_batch(tokenizer, [example for i in rows.tolist() for example in draws[i].examples]).to(device)
+            for rows in parts
+        ]
+        units = torch.tensor(float(sum(batch.units(config.weighting) for batch in batches)), device=device)
+        units = accelerator.reduce(units, "sum")
+
+        weights: LoraWeights = forward(task_emb.to(device))
+        total, gradients = torch.zeros((), device=device), []
+        for rows, batch in zip(parts, batches, strict=True):
             part = slice(int(rows[0]), int(rows[-1]) + 1)
-            with injector.inject({name: (a[part], b[part]) for name, (a, b) in weights.items()}):
-                total = total + answer_loss(base, batch, config.weighting)
-            count += batch.units(config.weighting)
-        yield total / count
+            leaves = {
+                name: (a[part].detach().requires_grad_(), b[part].detach().requires_grad_())
+                for name, (a, b) in weights.items()
+            }
+            with injector.inject(leaves), _neftune(base, config.neftune):
+                with accelerator.autocast():
+                    loss = answer_loss(base, batch, config.weighting, config.label_smoothing) / units
+                loss.backward()  # in here, for a base that checkpoints its gradients runs its forward again
+            total += loss.detach()
+            gradients.append([factor.grad for factors in leaves.values() for factor in factors])
+        outputs = [factor for factors in weights.values() for factor in factors]
+        penalty = config.l2 * torch.stack([factor.float().square().mean() for factor in outputs]).mean()
+        # the processes' gradients are averaged, and their losses are shares of one sum
+        upstream: list[torch.Tensor] = [torch.cat(pieces) * world for pieces in zip(*gradients, strict=True)]
+        torch.autograd.backward([*outputs, penalty], [*upstream, torch.ones_like(penalty)])
+        return StepResult((total + penalty.detach() / world).item(), sum(batch.num_tokens for batch in batches))
 
-    probe_embs = {
-        split: model.encoder.encode([probe.description for probe in chosen]) for split, chosen in (probes or {}).items()
+    validate = _validation(model, injector, base, tokenizer, probes or {}, config, accelerator)
+    figures = fit(
+        model,
+        backward,
+        config.fit,
+        output_dir,
+        lambda: validate(output_dir),
+        report,
+        best="score" if config.select != "last" and probes else None,
+        resume=resume,
+        accelerator=accelerator,
+    )
+    accelerator.end_training()
+    figures.pop("score", None)
+    if accelerator.is_main_process:
+        model.save_pretrained(output_dir, eval_results=figures)
+    accelerator.wait_for_everyone()
+    return figures
+
+
+def _validation(
+    model: Text2LoraModel,
+    injector: LoraInjector,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    probes: dict[str, Sequence[Probe]],
+    config: SftConfig,
+    accelerator: Accelerator,
+) -> Callable[[Path], dict[str, float]]:
+    """What validates: each process takes its share of the probes."""
+    device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
+    split_embs = {
+        split: model.encoder.encode([probe.description for probe in chosen]).to(device)
+        for split, chosen in probes.items()
     }
+    junk_emb = model.encoder.encode(list(JUNK)).to(device) if "junk" in config.conditions and probes else None
+    without: dict[str, list[TaskScore]] = {}  # no adapter: the same at every validation
 
-    def validate() -> dict[str, float]:
-        model.save_pretrained(output_dir)
-        figures = {}
-        for split, chosen in (probes or {}).items():
-            matches = match_examples(model, injector, base, tokenizer, probe_embs[split], [p.examples for p in chosen])
-            figures[split] = torch.stack([m.float().mean() for m in matches]).mean().item()
+    def embeddings(condition: str, split: str) -> torch.Tensor | None:
+        own = split_embs[split]
+        if condition == "matched":
+            return own
+        if condition == "shuffled":  # half a list away, for a task's descriptions stand side by side
+            return own.roll(len(own) // 2, 0)
+        if condition == "junk" and junk_emb is not None:
+            return junk_emb[torch.arange(len(own)) % len(junk_emb)]
+        return None
+
+    def validate(output_dir: Path) -> dict[str, float]:
+        if accelerator.is_main_process:
+            model.save_pretrained(output_dir)
+        figures: dict[str, float] = {}
+        for condition in config.conditions:
+            for split, chosen in probes.items():
+                mine = slice(rank, None, world)
+                examples = [probe.examples for probe in chosen[mine]]
+                task_emb = embeddings(condition, split)
+                if task_emb is not None:
+                    scores = score_examples(model, injector, base, tokenizer, task_emb[mine], examples)
+                else:
+                    if split not in without:
+                        without[split] = score_examples(None, injector, base, tokenizer, None, examples)
+                    scores = without[split]
+                sums = torch.tensor(
+                    [sum(score.matches.float().mean().item() for score in scores), sum(score.loss for score in scores)],
+                    device=device,
+                )
+                exact, loss = (accelerator.reduce(sums, "sum") / len(chosen)).tolist()
+                name = split if condition == "matched" else f"{split} ({condition})"
+                figures |= {f"{name}/exact_match": exact, f"{name}/loss": loss}
+        if probes and config.select != "last":
+            sign = -1 if config.select == "loss" else 1
+            figures["score"] = sign * sum(figures[f"{split}/{config.select}"] for split in probes) / len(probes)
         return figures
 
-    return fit(model, losses, config.fit, output_dir, validate, report, resume=resume)
+    return validate
 
 
-@torch.no_grad()
+@contextmanager
+def _neftune(base: PreTrainedModel, alpha: float) -> Iterator[None]:
+    """Within the block, noise on the input embeddings: uniform, alpha / sqrt(tokens * width) at most."""
+    if not alpha:
+        yield
+        return
+
+    def add_noise(module: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+        bound = alpha / (out.shape[-2] * out.shape[-1]) ** 0.5
+        return out + torch.empty_like(out).uniform_(-bound, bound)
+
+    handle = base.get_input_embeddings().register_forward_hook(add_noise)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def match_examples(
     model: Text2LoraModel,
     injector: LoraInjector,
@@ -124,20 +281,43 @@ def match_examples(
     examples: Sequence[Sequence[Example]],
     batch_size: int = 32,
 ) -> list[torch.Tensor]:
-    """Exact match of every task's examples under its own adapter.
-
-    Args:
-        task_emb: one embedding per task, [n, d] or [n, tokens, d].
-        examples: equally many for each task.
-        batch_size: tasks at a time.
+    """Exact match of every task's examples under its own adapter; see `score_examples`.
 
     Returns:
         A boolean tensor per task.
     """
-    results = []
+    scores = score_examples(model, injector, base, tokenizer, task_emb, examples, batch_size)
+    return [score.matches for score in scores]
+
+
+@torch.no_grad()
+def score_examples(
+    model: Text2LoraModel | None,
+    injector: LoraInjector,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task_emb: torch.Tensor | None,
+    examples: Sequence[Sequence[Example]],
+    batch_size: int = 32,
+) -> list[TaskScore]:
+    """How well every task's examples are answered under its own adapter, or by the base alone.
+
+    Args:
+        model: makes the adapters; None for the base alone.
+        task_emb: one embedding per task, [n, d] or [n, tokens, d]; None for the base alone.
+        examples: equally many for each task.
+        batch_size: tasks at a time.
+    """
+    results: list[TaskScore] = []
     for start in range(0, len(examples), batch_size):
         chosen = examples[start : start + batch_size]
-        batch = prompt_batch(tokenizer, [example for group in chosen for example in group])
-        with injector.inject(model(task_emb[start : start + batch_size])):
-            results += list(exact_match(base, batch).view(len(chosen), -1))
+        batch = prompt_batch(tokenizer, [example for group in chosen for example in group]).to(base.device)
+        weights = model(task_emb[start : start + batch_size]) if model is not None and task_emb is not None else {}
+        with injector.inject(weights):
+            logits, labels = answer_logits(base, batch)
+        matches = count_matches(logits, batch).view(len(chosen), -1)
+        losses = torch.zeros_like(batch.is_target, dtype=torch.float32)
+        losses[batch.is_target] = F.cross_entropy(logits.float(), labels, reduction="none")
+        sums = losses.sum(1).view(len(chosen), -1).sum(1) / batch.is_target.sum(1).view(len(chosen), -1).sum(1)
+        results += [TaskScore(m.cpu(), loss) for m, loss in zip(matches, sums.tolist(), strict=True)]
     return results

@@ -36,6 +36,11 @@ class RunState:
     settings: Mapping[str, Any]
 
 
+def state_path(output_dir: Path, step: int) -> Path:
+    """Where the state after `step` steps is kept."""
+    return output_dir / FOLDER / f"step-{step:08d}.pt"
+
+
 def save_state(
     output_dir: Path, state: RunState, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], keep: int = 1
 ) -> Path:
@@ -44,12 +49,11 @@ def save_state(
     Raises:
         TrainingError: it cannot be written; earlier states stay.
     """
-    folder = output_dir / FOLDER
-    path = folder / f"step-{state.step:08d}.pt"
+    path = state_path(output_dir, state.step)
     parts: dict[str, Any] = {"run": vars(state) | {"settings": dict(state.settings)}, "module": _trained(module)}
     parts["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
     _write(parts, path)
-    for old in sorted(folder.glob("step-*.pt"))[:-keep]:
+    for old in sorted(path.parent.glob("step-*.pt"))[:-keep]:
         old.unlink()
     return path
 

@@ -1,0 +1,101 @@
+"""On what training runs: one process or many, through accelerate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from text2lora.errors import MissingExtraError, TrainingError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Where and how training runs; the launcher (`torchrun`, `accelerate launch`) says with how many processes.
+
+    Attributes:
+        device: `auto`, the GPU where there is one, or `cpu`.
+        mixed_precision: `no`, or `bf16` for autocast.
+        gradient_checkpointing: keep less of the base's forward pass in memory and run it again in the backward pass.
+        shard_base: split the frozen base over the processes (FSDP), layer by layer.
+        trackers: names that accelerate knows: `trackio`, `tensorboard`, `wandb`, `mlflow`, ...; none by default.
+        project: the name under which they file the run.
+    """
+
+    device: str = "auto"
+    mixed_precision: str = "no"
+    gradient_checkpointing: bool = False
+    shard_base: bool = False
+    trackers: list = field(default_factory=list)
+    project: str = "text2lora"
+
+    def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu"):
+            raise TrainingError(f"device is {self.device!r}: expected 'auto' or 'cpu'")
+        if self.mixed_precision not in ("no", "bf16"):
+            raise TrainingError(f"mixed_precision is {self.mixed_precision!r}: expected 'no' or 'bf16'")
+
+
+def start_engine(config: EngineConfig, output_dir: Path) -> Accelerator:
+    """The accelerator of this process, with its trackers begun; their files go into `output_dir`.
+
+    Raises:
+        MissingExtraError: a tracker that is not installed.
+        TrainingError: a tracker that accelerate does not know.
+    """
+    from accelerate import Accelerator
+
+    trackers = list(config.trackers)
+    try:
+        accelerator = Accelerator(
+            cpu=config.device == "cpu",
+            mixed_precision=config.mixed_precision,
+            log_with=trackers or None,
+            project_dir=str(output_dir) if trackers else None,
+        )
+    except ValueError as error:
+        if not trackers:
+            raise
+        raise TrainingError(f"trackers are {trackers}: {' '.join(str(error).split())}") from error
+    if missing := set(trackers) - {str(getattr(tracker, "value", tracker)) for tracker in accelerator.log_with}:
+        names = " ".join(sorted(missing))
+        raise MissingExtraError(f"the tracker {names} is not installed: pip install {names}")
+    if trackers:
+        accelerator.init_trackers(config.project)
+    return accelerator
+
+
+def prepare_base(base: PreTrainedModel, config: EngineConfig, accelerator: Accelerator) -> PreTrainedModel:
+    """Freeze the base and put it where it is used."""
+    base.requires_grad_(False).eval()
+    if config.shard_base:
+        _shard(base, accelerator)
+    elif not getattr(base, "is_quantized", False) and getattr(base, "hf_device_map", None) is None:
+        base.to(accelerator.device)
+    if config.gradient_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+        base.train()  # transformers checkpoints in this mode only
+        for module in base.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+    return base
+
+
+def _shard(base: PreTrainedModel, accelerator: Accelerator) -> None:
+    if accelerator.num_processes == 1:
+        raise TrainingError("shard_base needs several processes: start with torchrun --nproc_per_node N")
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    layers = max((m for m in base.modules() if isinstance(m, nn.ModuleList)), key=len)  # the decoder's
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(base, mesh=mesh)
