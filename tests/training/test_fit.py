@@ -30,7 +30,9 @@ class Net(nn.Module):
 def test_fit_lowers_the_loss_and_writes_it_down(tmp_path: Path) -> None:
     net, lines = Net(), []
     config = FitConfig(steps=40, lr=0.02, adamw_lr=0.02, log_every=10, eval_every=20)
-    figures = fit(net, summed(lambda step: [net()]), config, tmp_path / "run", lambda: {"value": net().item()}, lines.append)
+    figures = fit(
+        net, summed(lambda step: [net()]), config, tmp_path / "run", lambda: {"value": net().item()}, lines.append
+    )
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     logged = [row for row in rows if "loss" in row]
     assert [row["step"] for row in logged] == [10, 20, 30, 40]

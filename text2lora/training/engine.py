@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -83,8 +82,9 @@ def prepare_base(base: PreTrainedModel, config: EngineConfig, accelerator: Accel
         base.gradient_checkpointing_enable({"use_reentrant": False})
         base.train()  # transformers checkpoints in this mode only
         for module in base.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
+            for name in ("p", "attention_dropout"):  # of nn.Dropout, and of attention layers
+                if isinstance(getattr(module, name, None), float):
+                    setattr(module, name, 0.0)
     return base
 
 
@@ -98,4 +98,5 @@ def _shard(base: PreTrainedModel, accelerator: Accelerator) -> None:
     layers = max((m for m in base.modules() if isinstance(m, nn.ModuleList)), key=len)  # the decoder's
     for layer in layers:
         fully_shard(layer, mesh=mesh)
-    fully_shard(base, mesh=mesh)
+    # the embeddings stay whole: the output layer, which may share them, is called apart from the rest
+    fully_shard(base.base_model, mesh=mesh, ignored_params={base.get_input_embeddings().weight})

@@ -20,7 +20,7 @@ from text2lora.training.data import DescriptionBank, Example, TaskSource, pertur
 from text2lora.training.engine import EngineConfig, prepare_base, start_engine
 from text2lora.training.fit import FitConfig, StepResult, fit, step_rng
 from text2lora.training.injection import LoraInjector
-from text2lora.training.language import AnswerBatch, answer_logits, answer_loss, count_matches, prompt_batch
+from text2lora.training.language import answer_logits, answer_loss, count_matches, prompt_batch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -188,11 +188,11 @@ def train_sft(
         resume=resume,
         accelerator=accelerator,
     )
-    accelerator.end_training()
     figures.pop("score", None)
     if accelerator.is_main_process:
         model.save_pretrained(output_dir, eval_results=figures)
     accelerator.wait_for_everyone()
+    accelerator.end_training()
     return figures
 
 
