@@ -209,7 +209,10 @@ def fit(
                         if main:
                             save_best(output_dir, module)
             if stop and not last:
-                raise TrainingInterrupted(f"stopped at step {done} of {config.steps}, saved to {save(done)}: resume it")
+                saved = save(done)
+                if accelerator:
+                    accelerator.wait_for_everyone()  # a launcher ends all processes when the first one ends
+                raise TrainingInterrupted(f"stopped at step {done} of {config.steps}, saved to {saved}: resume it")
             if save_every and done % save_every == 0 and not last:
                 save(done)
     if accelerator:

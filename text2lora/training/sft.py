@@ -132,6 +132,8 @@ def train_sft(
     world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
     if config.tasks < world:
         raise TrainingError(f"tasks is {config.tasks}: expected at least one for each of the {world} processes")
+    if config.engine.shard_base and config.tasks % world:  # all must run the base equally often
+        raise TrainingError(f"tasks is {config.tasks}: with shard_base, expected a multiple of {world}, the processes")
     base = prepare_base(base, config.engine, accelerator)
     injector = LoraInjector(base, model.config)
     if accelerator.is_main_process:
@@ -205,8 +207,10 @@ def _validation(
     config: SftConfig,
     accelerator: Accelerator,
 ) -> Callable[[Path], dict[str, float]]:
-    """What validates: each process takes its share of the probes."""
+    """What validates: each process takes its share of the probes, or all where it must run the base with the others."""
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
+    if config.engine.shard_base:
+        rank, world = 0, 1
     split_embs = {
         split: model.encoder.encode([probe.description for probe in chosen]).to(device)
         for split, chosen in probes.items()
@@ -243,7 +247,9 @@ def _validation(
                     [sum(score.matches.float().mean().item() for score in scores), sum(score.loss for score in scores)],
                     device=device,
                 )
-                exact, loss = (accelerator.reduce(sums, "sum") / len(chosen)).tolist()
+                if world > 1:
+                    sums = accelerator.reduce(sums, "sum")
+                exact, loss = (sums / len(chosen)).tolist()
                 name = split if condition == "matched" else f"{split} ({condition})"
                 figures |= {f"{name}/exact_match": exact, f"{name}/loss": loss}
         if probes and config.select != "last":
