@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from text2lora import Text2LoraModel
-from text2lora.training.data import TaskDraw
+from text2lora.training.data import Probe, TaskDraw
 from text2lora.training.recipe import parse
-from text2lora.training.sft import Probe, SftConfig, train_sft
+from text2lora.training.sft import SftConfig, train_sft
 
 ANSWERS = {"say a": "aa", "say the city": "12", "the case": "bcb"}
 

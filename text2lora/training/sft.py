@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from text2lora.errors import TrainingError
 from text2lora.hypernetwork import LoraWeights
 from text2lora.modeling import Text2LoraModel
-from text2lora.training.data import DescriptionBank, Example, TaskSource, perturb
+from text2lora.training.data import DescriptionBank, Example, Probe, TaskSource, perturb
 from text2lora.training.engine import EngineConfig, prepare_base, start_engine
 from text2lora.training.fit import FitConfig, StepResult, fit, step_rng
 from text2lora.training.injection import LoraInjector
@@ -40,6 +40,7 @@ class SftConfig:
         token_dropout: share of description tokens left out; of token states only.
         buckets: micro-batches of a process's step, by length; more of them need less memory, and are slower.
         weighting: what counts the same in the loss, each answer `token` or each `answer`.
+        max_length: of a prompt and its response, in tokens; the middle of a longer prompt is left out.
         label_smoothing: share of each label that is spread over the vocabulary.
         neftune: strength alpha of the noise on the base's input embeddings (Jain et al. 2023); 0 for none.
         l2: weight of the mean square of the generated weights in the loss.
@@ -57,6 +58,7 @@ class SftConfig:
     token_dropout: float = 0.1
     buckets: int = 3
     weighting: str = "token"
+    max_length: int = 1024
     label_smoothing: float = 0.0
     neftune: float = 0.0
     l2: float = 0.0
@@ -73,13 +75,6 @@ class SftConfig:
             raise TrainingError(f"conditions hold {wrong[0]!r}: expected some of {', '.join(known)}")
         if self.select != "last" and "matched" not in self.conditions:
             raise TrainingError(f"select is {self.select!r}: conditions must hold 'matched'")
-
-
-class Probe(NamedTuple):
-    """A description to validate with, and examples of what its adapter should do."""
-
-    description: str
-    examples: list[Example]
 
 
 class TaskScore(NamedTuple):
@@ -110,7 +105,7 @@ def train_sft(
     Args:
         model: trained in place and saved to `output_dir`.
         base: frozen here.
-        tokenizer: of the base, with a chat template.
+        tokenizer: of the base; prompts are in its chat format, if it has one.
         tasks: see `TaskSource`.
         config: see `SftConfig`.
         output_dir: gets the checkpoint and `metrics.jsonl`.
@@ -151,7 +146,9 @@ def train_sft(
         draws, task_emb = draws[rank::world], task_emb[rank::world]
         parts = torch.arange(len(draws)).chunk(config.buckets)  # of similar length, so that little is padding
         batches = [
-            prompt_batch(tokenizer, [example for i in rows.tolist() for example in draws[i].examples]).to(device)
+            prompt_batch(
+                tokenizer, [example for i in rows.tolist() for example in draws[i].examples], config.max_length
+            ).to(device)
             for rows in parts
         ]
         units = torch.tensor(float(sum(batch.units(config.weighting) for batch in batches)), device=device)
