@@ -109,14 +109,14 @@ def natural_instructions(folder: Path) -> Path:
         for i, word in enumerate(("cat", "cow", "hen"))
     ]
     (dataset / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    wordings = {"task": "task1_loud", "descriptions": ["capitals"], "held_out_descriptions": ["shout"]}
+    wordings = {"dataset": str(dataset), "descriptions": ["capitals"], "held_out_descriptions": ["shout"]}
     (folder / "wordings.jsonl").write_text(json.dumps(wordings) + "\n")
     return dataset
 
 
 def test_a_data_set_in_the_layout_of_lots_of_loras_is_read(tmp_path: Path) -> None:
-    dataset = natural_instructions(tmp_path)
-    source = HubTasks([str(dataset)], "wordings.jsonl", layout="lots-of-loras", limit=2)
+    natural_instructions(tmp_path)
+    source = HubTasks("wordings.jsonl", layout="lots-of-loras", limit=2)
     (task,) = load_hub_tasks(source, tmp_path)
     assert (task.name, task.descriptions, task.held_out_descriptions) == ("task1_loud", ["capitals"], ["shout"])
     assert [example.without_definition() for example in task.examples] == [
@@ -136,6 +136,7 @@ def test_a_data_set_in_the_layout_of_lots_of_loras_is_read(tmp_path: Path) -> No
         ({"response": "{answer}"}, "its columns are id, input, output"),
         ({"split": "moon"}, "cannot be loaded"),
         ({"descriptions": "none.jsonl"}, "none.jsonl cannot be read"),
+        ({"datasets": ["moon"]}, "has no descriptions of 'moon'"),
     ],
 )
 def test_what_is_wrong_with_a_data_set_is_said(tmp_path: Path, changes: dict, message: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +91,7 @@ def train_sft(
     tasks: TaskSource,
     config: SftConfig,
     output_dir: Path,
-    probes: dict[str, Sequence[Probe]] | None = None,
+    probes: Mapping[str, Sequence[Probe]] | None = None,
     report: Callable[[str], None] = print,
     cache: Path | None = None,
     resume: bool = False,
@@ -200,7 +200,7 @@ def _validation(
     injector: LoraInjector,
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    probes: dict[str, Sequence[Probe]],
+    probes: Mapping[str, Sequence[Probe]],
     config: SftConfig,
     accelerator: Accelerator,
 ) -> Callable[[Path], dict[str, float]]:
@@ -212,6 +212,7 @@ def _validation(
         split: model.encoder.encode([probe.description for probe in chosen]).to(device)
         for split, chosen in probes.items()
     }
+    others = _others(probes)
     junk_emb = model.encoder.encode(list(JUNK)).to(device) if "junk" in config.conditions and probes else None
     without: dict[str, list[TaskScore]] = {}  # no adapter: the same at every validation
 
@@ -219,8 +220,9 @@ def _validation(
         own = split_embs[split]
         if condition == "matched":
             return own
-        if condition == "shuffled":  # half a list away, for a task's descriptions stand side by side
-            return own.roll(len(own) // 2, 0)
+        if condition == "shuffled":
+            rows = [split_embs[other][i] for other, i in others[split]]
+            return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True) if own.ndim == 3 else torch.stack(rows)
         if condition == "junk" and junk_emb is not None:
             return junk_emb[torch.arange(len(own)) % len(junk_emb)]
         return None
@@ -255,6 +257,21 @@ def _validation(
         return figures
 
     return validate
+
+
+def _others(probes: Mapping[str, Sequence[Probe]]) -> dict[str, list[tuple[str, int]]]:
+    """By split, for each probe the split and row of one of another task, in its own split if there is one."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for split, chosen in probes.items():
+        # half a list away, for a task's descriptions stand side by side
+        places = [(split, (i + len(chosen) // 2) % len(chosen)) for i in range(len(chosen))]
+        places += [(other, i) for other in probes if other != split for i in range(len(probes[other]))]
+        found[split] = []
+        for row, probe in enumerate(chosen):
+            order = places[row : len(chosen)] + places[:row] + places[len(chosen) :]
+            differ = (place for place in order if probes[place[0]][place[1]].examples != probe.examples)
+            found[split].append(next(differ, (split, row)))
+    return found
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,8 +79,9 @@ class HubTasks:
     """Tasks in data sets, of the Hub or whatever `datasets.load_dataset` reads; one data set is one task.
 
     Attributes:
-        datasets: names; or of a format, as `json`, with `data_files`.
-        descriptions: a JSON lines file with `task` and `descriptions` a line; the task is the end of the name.
+        descriptions: a JSON lines file with `dataset` and `descriptions` a line, and `held_out_descriptions` if there
+            are; lines that say `"used_for_training": false` are left out.
+        datasets: which of them; all, if empty. Any name of `load_dataset`, or a format as `json` with `data_files`.
         config: of the data sets, where they have several.
         data_files: for `load_dataset`.
         split: of the data sets.
@@ -91,8 +92,8 @@ class HubTasks:
         limit: examples per task at most; 0 for all.
     """
 
-    datasets: list
     descriptions: str
+    datasets: list = field(default_factory=list)
     config: str = ""
     data_files: str = ""
     split: str = "train"
@@ -127,6 +128,11 @@ def read_tasks(path: Path) -> list[Task]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise TrainingError(f"the task {path} cannot be read ({' '.join(str(error).split())})") from error
     return [_task(content, path, path.stem)]
+
+
+def locate(name: str, folder: Path) -> Path:
+    """What a path in a recipe means: something beside the recipe, or else relative to the working directory."""
+    return folder / name if (folder / name).exists() else Path(name)
 
 
 def read_lines(path: Path) -> list[Any]:
@@ -193,7 +199,7 @@ def load_hub_tasks(source: HubTasks, folder: Path = Path()) -> list[Task]:
 
     Args:
         source: see `HubTasks`.
-        folder: what a relative path of `descriptions` starts at.
+        folder: where relative paths are looked up first; see `locate`.
 
     Raises:
         TrainingError: a data set that cannot be loaded, a column it has not, or a task without descriptions.
@@ -210,14 +216,20 @@ def load_hub_tasks(source: HubTasks, folder: Path = Path()) -> list[Task]:
         source = replace(source, **defaults)
     if not source.prompt or not source.response:
         raise TrainingError("a data set needs templates `prompt` and `response`, or a `layout`")
-    wordings = {str(row["task"]): row for row in read_lines(folder / source.descriptions)}
+    wordings = {
+        str(row.get("dataset", "")): row
+        for row in read_lines(locate(source.descriptions, folder))
+        if row.get("used_for_training", True)
+    }
     tasks = []
-    for dataset in source.datasets:
+    for dataset in source.datasets or wordings:
+        if dataset not in wordings:
+            raise TrainingError(f"{source.descriptions} has no descriptions of {dataset!r}: expected a line for it")
         try:
             rows = load_dataset(
                 dataset,
                 source.config or None,
-                data_files=str(folder / source.data_files) if source.data_files else None,
+                data_files=str(locate(source.data_files, folder)) if source.data_files else None,
                 split=source.split,
                 revision=source.revision or None,
             )
@@ -225,8 +237,6 @@ def load_hub_tasks(source: HubTasks, folder: Path = Path()) -> list[Task]:
             reason = " ".join(str(error).split())[:200]
             raise TrainingError(f"the data set {dataset!r} cannot be loaded ({reason})") from error
         name = str(dataset).rstrip("/").rpartition("/")[2]
-        if name not in wordings:
-            raise TrainingError(f"{source.descriptions} has no descriptions of {name!r}")
         if source.limit:
             rows = rows.select(range(min(source.limit, len(rows))))
         try:
@@ -235,7 +245,7 @@ def load_hub_tasks(source: HubTasks, folder: Path = Path()) -> list[Task]:
             raise TrainingError(
                 f"the templates do not fit {name!r} ({error!r}): its columns are {', '.join(rows.column_names)}"
             ) from error
-        wording = wordings[name]
+        wording = wordings[dataset]
         lists = [_descriptions(wording.get(k) or [], name, k) for k in ("descriptions", "held_out_descriptions")]
         tasks.append(Task(name, lists[0], examples, lists[1]))
     return tasks
@@ -267,6 +277,10 @@ class SplitConfig:
     examples: int = 8
     wordings: int = 2
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.unseen_tasks, int | list):
+            raise TrainingError(f"unseen_tasks is {self.unseen_tasks!r}: expected a number or a list of names")
 
 
 @dataclass
@@ -402,10 +416,6 @@ def decontaminate(
     return clean
 
 
-TASK_SOURCES = (TaskFiles, HubTasks)
-
-
 def source_kind(entry: object) -> type[TaskFiles] | type[HubTasks]:
     """Which of the sources a recipe's entry is, by its keys."""
-    keys = set(entry) if isinstance(entry, dict) else set()
-    return HubTasks if "datasets" in keys or keys & {f.name for f in fields(HubTasks)} else TaskFiles
+    return HubTasks if isinstance(entry, dict) and {"descriptions", "datasets"} & set(entry) else TaskFiles
