@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         InvalidDescriptionError,
         MissingExtraError,
         OutputError,
+        ServerError,
         Text2LoraError,
         TrainingError,
     )
@@ -33,6 +34,7 @@ _HOME = {
     "InvalidDescriptionError": "errors",
     "MissingExtraError": "errors",
     "OutputError": "errors",
+    "ServerError": "errors",
     "Text2LoraError": "errors",
     "TrainingError": "errors",
     "base_model_path": "hub",
@@ -52,6 +54,7 @@ __all__ = [  # noqa: RUF022 - the order of _HOME
     "InvalidDescriptionError",
     "MissingExtraError",
     "OutputError",
+    "ServerError",
     "Text2LoraError",
     "TrainingError",
     "base_model_path",

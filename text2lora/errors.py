@@ -23,6 +23,10 @@ class OutputError(Text2LoraError, OSError):
     """A target that cannot be written, or that holds something else."""
 
 
+class ServerError(Text2LoraError, OSError):
+    """A chat server that cannot be reached, or that answers with something else."""
+
+
 class HubError(Text2LoraError, OSError):
     """Something that cannot be pushed to the Hub: no login, no right, something else is there, no answer."""
 
