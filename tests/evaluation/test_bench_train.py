@@ -26,7 +26,7 @@ def test_the_data_has_the_shape_of_the_step() -> None:
 
 @pytest.mark.slow
 def test_the_command_reports_costs() -> None:
-    command = ["bench", "train", "--batch", "2", "--tokens", "4", "--hidden", "64", "--layers", "1", "--repeat", "1"]
+    command = ["bench", "train", "--batch", "2", "--tokens", "9", "--hidden", "64", "--layers", "1", "--repeat", "1"]
     done = CliRunner().invoke(app, [*command, "--device", "cpu", "--json"])
     assert done.exit_code == 0, done.output
     costs = json.loads(done.stdout)["costs"]
