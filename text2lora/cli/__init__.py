@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from text2lora.cli import adapters, bench, convert, make, training
+from text2lora.cli import adapters, bench, convert, evaluate, make, training
 
 app = typer.Typer(
     name="t2l",
@@ -24,7 +24,7 @@ app.command("run")(adapters.run)
 app.command("info")(adapters.info)
 app.command("convert")(convert.convert)
 app.add_typer(training.app, name="train")
-app.command("eval")(training.evaluate)
+app.command("eval")(evaluate.evaluate)
 app.add_typer(bench.app, name="bench")
 
 
