@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -90,7 +92,10 @@ def evaluate(
         raise typer.BadParameter("a part of a benchmark is no result for a card: leave it out", param_hint="--limit")
     _check_push([*(adapter or [])] if push else [], token, create_pr)
     torch_dtype = parse_dtype(dtype)
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of lm-evaluation-harness and datasets
     quiet()
+    from transformers.utils import logging
+
     from text2lora.evaluation.backends import Backend, ServerBackend, TransformersBackend
     from text2lora.evaluation.data import load_task
     from text2lora.evaluation.harness import check_code, evaluate_tasks, make_conditions, summarise
@@ -119,6 +124,7 @@ def evaluate(
             backend = TransformersBackend.from_names(model, adapter or [], batch_size, place, torch_dtype or "auto")
         samples = evaluate_tasks(backend, sets, conditions, allow_code_execution, max_new_tokens, status.update)
         if manager and isinstance(backend, TransformersBackend):
+            logging.set_verbosity_error()  # of settings that lm-evaluation-harness gives twice
             samples += evaluate_with_lm_eval(backend, manager, theirs, conditions, limit, seed, status.update)
         status.update("computing the intervals")
         figures = summarise(samples, seed)
@@ -152,13 +158,13 @@ def _check_push(adapters: list[str], token: str | None, create_pr: bool) -> None
 def _table(report: EvalReport) -> Table:
     from text2lora.evaluation.report import cells_of
 
-    table = Table("task", "", "n", "accuracy", "95 % interval", "against base", "95 % interval")
-    order = list(dict.fromkeys(figure.task for figure in report.figures))
-    for task in order:
-        for figure in report.figures:
-            if figure.task == task:
-                cells: list[Any] = [task, figure.condition, f"{figure.accuracy.samples:,}", *cells_of(figure)]
-                table.add_row(*map(escape, cells), end_section=figure.condition == report.conditions[-1].name)
+    table = Table("", "n", "accuracy, 95 % interval", "against the base", box=box.SIMPLE)
+    for task in dict.fromkeys(figure.task for figure in report.figures):
+        table.add_row(f"[bold]{escape(task)}[/]", "", "", "")
+        for figure in (figure for figure in report.figures if figure.task == task):
+            accuracy, around, difference, beside = cells_of(figure)
+            cells = [f"{figure.accuracy.samples:,}", f"{accuracy}  {around}", f"{difference}  {beside}".strip()]
+            table.add_row(escape(f"  {figure.condition}"), *cells)
     return table
 
 

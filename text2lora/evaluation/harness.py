@@ -62,9 +62,9 @@ def make_conditions(adapters: Sequence[str] = (), description: str | None = None
     """The base alone, after demonstrations, with the description in the prompt; and each adapter alone."""
     conditions = [Condition(BASE)]
     if shots:
-        conditions.append(Condition(f"{BASE}, {shots}-shot", shots=shots))
+        conditions.append(Condition(f"{BASE} + {shots}-shot", shots=shots))
     if description:
-        conditions.append(Condition(f"{BASE}, description in the prompt", description=description))
+        conditions.append(Condition(f"{BASE} + description", description=description))
     return conditions + [Condition(name, adapter=name) for name in dict.fromkeys(adapters)]
 
 

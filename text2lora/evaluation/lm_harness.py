@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from text2lora.errors import EvaluationError, MissingExtraError
 from text2lora.evaluation.backends import TransformersBackend
@@ -51,7 +52,7 @@ def evaluate_with_lm_eval(
     """Ask the questions of its tasks in all conditions; the base stays loaded and adapters are swapped in place.
 
     A task's score is its first metric, through its first filter. A group gives one task for each of its members. The
-    description goes where the library has its system instruction.
+    description comes before the first question.
 
     Args:
         backend: holds model and adapters.
@@ -68,12 +69,24 @@ def evaluate_with_lm_eval(
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
+    class Model(HFLM):
+        """Puts the description before the first question: many a chat template has no place for a system's turn."""
+
+        def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            turns = [dict(turn) for turn in chat_history]
+            if len(turns) > 1 and turns[0]["role"] == "system":
+                description = turns.pop(0)["content"]
+                turns[0]["content"] = f"{description}\n\n{turns[0]['content']}"
+            return str(super().apply_chat_template(turns, add_generation_prompt))
+
     device = str(backend.model.device)
-    model = HFLM(pretrained=backend.model, tokenizer=backend.tokenizer, batch_size=backend.batch_size, device=device)
+    model = Model(pretrained=backend.model, tokenizer=backend.tokenizer, batch_size=backend.batch_size, device=device)
     samples = []
     for condition in conditions:
         report(f"{condition.name}: {', '.join(names)} of lm-evaluation-harness")
-        with backend.use(condition.adapter):
+        # it would ask git about the working directory, and print git's answer
+        no_git = mock.patch("lm_eval.evaluator.get_git_commit_hash", return_value=None, create=True)
+        with backend.use(condition.adapter), no_git:
             try:
                 results = lm_eval.simple_evaluate(
                     model=model,
