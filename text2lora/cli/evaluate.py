@@ -158,13 +158,15 @@ def _check_push(adapters: list[str], token: str | None, create_pr: bool) -> None
 def _table(report: EvalReport) -> Table:
     from text2lora.evaluation.report import cells_of
 
-    table = Table("", "n", "accuracy, 95 % interval", "against the base", box=box.SIMPLE)
+    table = Table("", box=box.SIMPLE)
+    for head in ("n", "accuracy, 95 % interval", "against the base"):
+        table.add_column(head, no_wrap=True)
     for task in dict.fromkeys(figure.task for figure in report.figures):
         table.add_row(f"[bold]{escape(task)}[/]", "", "", "")
         for figure in (figure for figure in report.figures if figure.task == task):
             accuracy, around, difference, beside = cells_of(figure)
-            cells = [f"{figure.accuracy.samples:,}", f"{accuracy}  {around}", f"{difference}  {beside}".strip()]
-            table.add_row(escape(f"  {figure.condition}"), *cells)
+            cells = [f"{figure.accuracy.samples:,}", f"{accuracy}  ({around})", f"{difference}  ({beside})"]
+            table.add_row(escape(f"  {figure.condition}"), *(cells if difference else cells[:2]))
     return table
 
 

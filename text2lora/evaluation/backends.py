@@ -111,7 +111,7 @@ class TransformersBackend:
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         problems = {}
         for i, text in enumerate(texts):
-            count = len(self.tokenizer(text, add_special_tokens=not self.chat)["input_ids"]) + max_new_tokens
+            count = len(self._ids(text)) + max_new_tokens
             if context and count > context:
                 problems[i] = f"prompt and answer need {count} tokens, the model has {context}"
         asked = [i for i in range(len(texts)) if i not in problems]
@@ -120,6 +120,10 @@ class TransformersBackend:
         )
         answers = dict(zip(asked, said, strict=True))
         return [Answer(text, answers.get(i, ""), problems.get(i, "")) for i, text in enumerate(texts)]
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=not self.chat, verbose=False)["input_ids"]
+        return ids
 
     def render(self, request: Request) -> str:
         """A request as the text that the model reads."""
