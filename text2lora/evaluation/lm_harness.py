@@ -34,7 +34,9 @@ def find_tasks(names: Sequence[str], include: Path | None = None) -> Any:
             f"{PREFIX}{names[0]} needs lm-evaluation-harness: pip install 'text2lora[eval]'"
         ) from error
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    manager = TaskManager(include_path=str(include) if include else None)
+    manager = TaskManager(include_path=str(include), include_defaults=False) if include else None
+    if manager is None or not set(names) <= set(manager.all_tasks):  # reading those of the library takes seconds
+        manager = TaskManager(include_path=str(include) if include else None)
     if unknown := [name for name in names if name not in manager.all_tasks]:
         raise EvaluationError(f"lm-evaluation-harness has no task {unknown[0]!r}: see `lm-eval ls tasks`")
     return manager
