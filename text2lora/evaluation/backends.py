@@ -81,7 +81,7 @@ class TransformersBackend:
         """Load adapters and their base; folders, Hub ids, or a base that ships with the package.
 
         Raises:
-            CheckpointError: one of them cannot be loaded.
+            CheckpointError: one of them cannot be loaded, or an adapter does not fit the base.
         """
         loras = {name: LoraAdapter.from_pretrained(name) for name in adapters}  # first, as they are quick to fail
         path = resolve_name(model, BASES)
@@ -91,7 +91,11 @@ class TransformersBackend:
         except (OSError, ValueError) as error:
             reason = hub_fault(error, model) or str(error).strip().split("\n")[0]
             raise CheckpointError(f"the base model {model!r} cannot be loaded ({reason})") from error
-        return cls(base, tokenizer, loras, batch_size)
+        backend = cls(base, tokenizer, loras, batch_size)
+        for name in loras:  # one that does not fit is told now, not after an hour
+            with backend.use(name):
+                pass
+        return backend
 
     @contextlib.contextmanager
     def use(self, adapter: str | None) -> Iterator[None]:

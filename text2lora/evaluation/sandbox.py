@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -86,6 +87,7 @@ def run_program(source: str, limits: CodeLimits | None = None) -> CodeResult:
             output.seek(max(0, size - 1000))
             said = output.read().decode("utf-8", "replace").strip()
     last = said.splitlines()[-1][:200] if said else ""
+    last = re.sub(r"0x[0-9a-f]{4,}", "0x...", last.replace(name, ""))  # what differs from run to run
     if process.returncode == confined.CANNOT_CONFINE:
         raise EvaluationError(
             f"generated code cannot be confined here ({last}): run it on Linux, x86-64 or ARM64, with seccomp"
