@@ -120,8 +120,9 @@ def evaluate(
         if server:
             backend = ServerBackend(server, model, adapter or [], batch_size, seed=seed)
         else:
-            place = parse_device(device)
-            backend = TransformersBackend.from_names(model, adapter or [], batch_size, place, torch_dtype or "auto")
+            backend = TransformersBackend.from_names(
+                model, adapter or [], batch_size, parse_device(device), torch_dtype or "auto", token
+            )
         samples = evaluate_tasks(backend, sets, conditions, allow_code_execution, max_new_tokens, status.update)
         if manager and isinstance(backend, TransformersBackend):
             logging.set_verbosity_error()  # of settings that lm-evaluation-harness gives twice

@@ -76,18 +76,28 @@ class TransformersBackend:
 
     @classmethod
     def from_names(
-        cls, model: str, adapters: Sequence[str] = (), batch_size: int = 16, device: str = "cpu", dtype: Any = "auto"
+        cls,
+        model: str,
+        adapters: Sequence[str] = (),
+        batch_size: int = 16,
+        device: str = "cpu",
+        dtype: Any = "auto",
+        token: str | None = None,
     ) -> TransformersBackend:
         """Load adapters and their base; folders, Hub ids, or a base that ships with the package.
 
         Raises:
             CheckpointError: one of them cannot be loaded, or an adapter does not fit the base.
         """
-        loras = {name: LoraAdapter.from_pretrained(name) for name in adapters}  # first, as they are quick to fail
+        loras = {
+            name: LoraAdapter.from_pretrained(name, token=token) for name in adapters
+        }  # first, as they are quick to fail
         path = resolve_name(model, BASES)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-            base = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, device_map=device, dtype=dtype)
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, token=token)
+            base = AutoModelForCausalLM.from_pretrained(
+                path, trust_remote_code=False, device_map=device, dtype=dtype, token=token
+            )
         except (OSError, ValueError) as error:
             reason = hub_fault(error, model) or str(error).strip().split("\n")[0]
             raise CheckpointError(f"the base model {model!r} cannot be loaded ({reason})") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import resource
 import struct
 import sys
 import types
@@ -85,6 +84,8 @@ def confine(memory: int, seconds: int, output: int) -> None:
     machine = platform.machine()
     if sys.platform != "linux" or machine not in ARCHITECTURES:
         raise OSError(f"{sys.platform} on {machine} has no filter of system calls here")
+    import resource  # not on Windows
+
     limits = {"AS": memory, "FSIZE": output, "CORE": 0, "NOFILE": 64, "STACK": 64 << 20}
     for name, limit in limits.items():
         kind = getattr(resource, f"RLIMIT_{name}")

@@ -134,7 +134,7 @@ def _judge(condition: Condition, data: TaskData, answers: Sequence[Answer]) -> l
             Verdict(None, False, answer.problem) if answer.problem else data.task.judge(answer.text, data.examples[i])
         )
 
-    with ThreadPoolExecutor(os.cpu_count() if data.task.runs_code else 1) as pool:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1) if data.task.runs_code else 1) as pool:
         verdicts = list(pool.map(verdict, range(len(answers))))
     return [
         Sample(

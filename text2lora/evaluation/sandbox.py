@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import re
@@ -80,8 +79,7 @@ def run_program(source: str, limits: CodeLimits | None = None) -> CodeResult:
             except subprocess.TimeoutExpired:
                 return CodeResult(False, f"ran longer than {limits.wall_seconds:g} s")
             finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                process.kill()  # it cannot have started another
                 process.wait()
             size = output.seek(0, os.SEEK_END)
             output.seek(max(0, size - 1000))
