@@ -40,6 +40,7 @@ LAYERS = [
 def test_public_names_are_these() -> None:
     assert sorted(text2lora.__all__) == [
         "CheckpointError",
+        "EvaluationError",
         "HubError",
         "InvalidDescriptionError",
         "LoraAdapter",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from text2lora.encoder import TextEncoder
     from text2lora.errors import (
         CheckpointError,
+        EvaluationError,
         HubError,
         InvalidDescriptionError,
         MissingExtraError,
@@ -30,6 +31,7 @@ _HOME = {
     "Text2LoraConfig": "configuration",
     "TextEncoder": "encoder",
     "CheckpointError": "errors",
+    "EvaluationError": "errors",
     "HubError": "errors",
     "InvalidDescriptionError": "errors",
     "MissingExtraError": "errors",
@@ -50,6 +52,7 @@ __all__ = [  # noqa: RUF022 - the order of _HOME
     "Text2LoraConfig",
     "TextEncoder",
     "CheckpointError",
+    "EvaluationError",
     "HubError",
     "InvalidDescriptionError",
     "MissingExtraError",

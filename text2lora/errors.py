@@ -37,3 +37,7 @@ class TrainingError(Text2LoraError, RuntimeError):
 
 class TrainingInterrupted(TrainingError):
     """A training run that was stopped by Ctrl-C; its state is saved."""
+
+
+class EvaluationError(Text2LoraError, RuntimeError):
+    """An evaluation that cannot be run: an unknown task, data that cannot be read, a server that does not answer."""

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from text2lora.cli import adapters, bench, convert, describe, make, training
+from text2lora.cli import adapters, bench, convert, describe, evaluate, make, training
 
 app = typer.Typer(
     name="t2l",
@@ -25,7 +25,7 @@ app.command("info")(adapters.info)
 app.command("convert")(convert.convert)
 app.add_typer(training.app, name="train")
 app.command("describe")(describe.describe)
-app.command("eval")(training.evaluate)
+app.command("eval")(evaluate.evaluate)
 app.add_typer(bench.app, name="bench")
 
 
