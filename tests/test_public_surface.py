@@ -33,6 +33,7 @@ LAYERS = [
     "nano",
     "recipes",
     "cli",
+    "__main__",
 ]
 """Imports go up this list only."""
 
