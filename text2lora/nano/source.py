@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from text2lora.evaluation.check import CheckTask
 from text2lora.nano.corpus import TaskSampler, sample_example
 from text2lora.nano.records import sample_record
 from text2lora.nano.tasks import TASKS, UNSEEN, Task
@@ -16,6 +17,7 @@ from text2lora.training.data import Example, TaskDraw
 from text2lora.training.sft import Probe
 
 DATA = Path(__file__).parent / "data"
+SPLITS = ("dev_seen", "dev_unseen", "dev_freeform", "test_seen", "test_unseen", "test_freeform")
 
 
 @dataclass
@@ -68,3 +70,14 @@ def read_split(name: str) -> list[tuple[str, str]]:
 def read_probes(name: str, records: int) -> Sequence[Probe]:
     """A split as probes with that many records each."""
     return [Probe(text, evaluation_examples(TASKS[task], records)) for task, text in read_split(name)]
+
+
+def read_check_tasks(name: str, records: int, first_seed: int = 5000) -> list[CheckTask]:
+    """A split as tasks to check conditioning with, each with all its descriptions and so many unseen records."""
+    descriptions: dict[str, list[str]] = {}
+    for task, text in read_split(name):
+        descriptions.setdefault(task, []).append(text)
+    return [
+        CheckTask(task, texts, evaluation_examples(TASKS[task], records, first_seed))
+        for task, texts in descriptions.items()
+    ]

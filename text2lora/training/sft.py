@@ -292,7 +292,7 @@ def match_examples(
 
 @torch.no_grad()
 def score_examples(
-    model: Text2LoraModel | None,
+    model: Callable[[torch.Tensor], LoraWeights] | None,
     injector: LoraInjector,
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -303,7 +303,7 @@ def score_examples(
     """How well every task's examples are answered under its own adapter, or by the base alone.
 
     Args:
-        model: makes the adapters; None for the base alone.
+        model: makes the adapters of the embeddings; None for the base alone.
         task_emb: one embedding per task, [n, d] or [n, tokens, d]; None for the base alone.
         examples: equally many for each task.
         batch_size: tasks at a time.
