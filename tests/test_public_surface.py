@@ -30,6 +30,7 @@ LAYERS = [
     "training",
     "evaluation",
     "nano",
+    "recipes",
     "cli",
 ]
 """Imports go up this list only."""

@@ -28,7 +28,7 @@ def generate_answers(
     Returns:
         The answers in the order of the prompts, without special tokens and surrounding white space.
     """
-    texts = [_as_turn(tokenizer, prompt) for prompt in prompts]
+    texts = [as_turn(tokenizer, prompt) for prompt in prompts]
     answers = [""] * len(texts)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -46,8 +46,12 @@ def generate_answers(
     return answers
 
 
-def _as_turn(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+def as_turn(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[dict[str, str]]) -> str:
+    """A prompt, or chat messages, as the tokenizer's chat template writes it before an answer.
+
+    Without a template a prompt stays as it is, and messages stand below each other.
+    """
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     if not tokenizer.chat_template:
-        return prompt
-    turns = [{"role": "user", "content": prompt}]
+        return "\n".join(turn["content"] for turn in turns)
     return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)

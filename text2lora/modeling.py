@@ -471,37 +471,43 @@ class Text2LoraModel(PreTrainedModel):
 
     def _adapters(self, weights: LoraWeights, descriptions: Sequence[str], scale: float) -> list[LoraAdapter]:
         """The hypernetwork's output as one adapter per task."""
-        spec = LoraSpec(
-            r=self.config.lora_r,
-            lora_alpha=self.config.lora_alpha,
-            target_modules=tuple(self.config.target_modules),
-            use_rslora=self.config.use_rslora,
-            base_model_name_or_path=self.config.base_model_name_or_path,
-            revision=self.config.base_model_revision,
-        )
         source = {
             **self.origin,
             "encoder": public_name(self.config.encoder_name_or_path or ""),
             "text2lora": library_version(),
             "scale": f"{scale:g}",
         }
-        made = [
-            LoraAdapter(state, spec, ({"description": text} if text else {}) | source)
-            for state, text in zip(self._state_dicts(weights), descriptions, strict=True)
-        ]
-        return [adapter.scaled(scale) for adapter in made]
+        metadata = [({"description": text} if text else {}) | source for text in descriptions]
+        return [adapter.scaled(scale) for adapter in to_adapters(self.config, weights, metadata)]
 
-    def _state_dicts(self, weights: LoraWeights) -> list[dict[str, torch.Tensor]]:
-        """One dict in PEFT's key names per task. Each tensor has its own memory: it keeps no batch alive."""
-        states: list[dict[str, torch.Tensor]] = [{} for _ in range(len(next(iter(weights.values()))[0]))]
-        for name, factors in weights.items():
-            path = self.config.module_paths[name]
-            for letter, factor in zip("AB", factors, strict=True):
-                for state, layers in zip(states, factor.cpu(), strict=True):
-                    for layer, weight in enumerate(layers):  # torch transposes matrices faster than stacks of them
-                        key = f"{PREFIX}{path.format(layer=layer)}.lora_{letter}.weight"
-                        state[key] = weight.clone(memory_format=torch.contiguous_format)
-        return states
+
+def to_adapters(
+    config: Text2LoraConfig, weights: LoraWeights, metadata: Sequence[Mapping[str, str]]
+) -> list[LoraAdapter]:
+    """LoRAs side by side as one `LoraAdapter` each, on the CPU; no tensor keeps the batch alive.
+
+    Args:
+        config: says where they belong and how strong they are.
+        weights: A [n, layers, r, in] and B [n, layers, out, r] by target module.
+        metadata: of each.
+    """
+    spec = LoraSpec(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        target_modules=tuple(config.target_modules),
+        use_rslora=config.use_rslora,
+        base_model_name_or_path=config.base_model_name_or_path,
+        revision=config.base_model_revision,
+    )
+    states: list[dict[str, torch.Tensor]] = [{} for _ in metadata]
+    for name, factors in weights.items():
+        path = config.module_paths[name]
+        for letter, factor in zip("AB", factors, strict=True):
+            for state, layers in zip(states, factor.cpu(), strict=True):
+                for layer, weight in enumerate(layers):  # torch transposes matrices faster than stacks of them
+                    key = f"{PREFIX}{path.format(layer=layer)}.lora_{letter}.weight"
+                    state[key] = weight.clone(memory_format=torch.contiguous_format)
+    return [LoraAdapter(state, spec, noted) for state, noted in zip(states, metadata, strict=True)]
 
 
 def _align(model: nn.Module) -> None:

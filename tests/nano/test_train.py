@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from text2lora import Text2LoraModel
 from text2lora.errors import TrainingError
 from text2lora.hub import BASES, CHECKPOINTS
-from text2lora.nano.train import RECIPES, run_recipe
+from text2lora.recipes import find_recipe, run_recipe
 from text2lora.training.recipe import read_recipe
 
 BASE = [
@@ -70,7 +70,7 @@ def test_a_missing_first_part_is_named(tmp_path: Path) -> None:
 
 
 def test_all_parts_of_the_hypernetwork_read_the_same_descriptions() -> None:
-    parts = [read_recipe(RECIPES / f"{name}.yaml") for name in ("nano-1", "nano-2", "nano")]
+    parts = [read_recipe(find_recipe(name)) for name in ("nano-1", "nano-2", "nano")]
     assert all(part["descriptions"] == parts[0]["descriptions"] for part in parts)
     assert {part.get("description_seed", 0) for part in parts} == {0}
 

@@ -11,11 +11,11 @@ import torch
 
 from text2lora import Text2LoraModel
 from text2lora.inference import generate_answers
-from text2lora.training.data import TaskDraw
+from text2lora.training.data import Probe, TaskDraw
 from text2lora.training.fit import FitConfig
 from text2lora.training.injection import LoraInjector
 from text2lora.training.lora import LoraTable, train_loras
-from text2lora.training.sft import Probe, SftConfig, match_examples, train_sft
+from text2lora.training.sft import SftConfig, match_examples, train_sft
 
 ANSWERS = {"say a": "aa", "say the city": "12"}
 

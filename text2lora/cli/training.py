@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -17,9 +18,28 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: 
 OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Gets one folder per recipe.")]
 
 
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from where a run was broken off.")]
+
+
 @app.callback()
 def _train() -> None:
     pass
+
+
+def _run(recipes: list[str], settings: list[str] | None, output_dir: Path, resume: bool, *kinds: str) -> None:
+    quiet()
+    from text2lora.recipes import run_recipe
+
+    main = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher started
+
+    def report(line: str) -> None:
+        if main:
+            err.print(line, highlight=False)
+
+    for recipe in recipes:
+        folder = run_recipe(recipe, output_dir, settings or [], report, resume, kinds)
+        if main:
+            out.print(f"[bold green]Trained[/] {folder}")
 
 
 @app.command()
@@ -27,26 +47,30 @@ def sft(
     recipes: Recipes,
     settings: Set = None,
     output_dir: OutputDir = Path("runs"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from where a run was broken off.")] = False,
+    resume: Resume = False,
     bundle: Annotated[
         bool, typer.Option("--bundle", help="Put the result into the package, as the bundled nano.")
     ] = False,
 ) -> None:
-    """Train by supervised fine-tuning.
+    """Train a hypernetwork by supervised fine-tuning.
 
-    Example: t2l train sft nano-base-1 nano-1 nano-base-2 nano-base-3 nano-base nano-2 nano nano-baselines
+    Example: t2l train sft examples/ten-tasks/recipe.yaml --set sft.fit.steps=200
     """
-    quiet()
-    from text2lora.nano import train
-
-    for recipe in recipes:
-        folder = train.run_recipe(
-            recipe, output_dir, settings or [], lambda line: err.print(line, highlight=False), resume
-        )
-        out.print(f"[bold green]Trained[/] {folder}")
+    _run(recipes, settings, output_dir, resume, "sft", "base", "hypernetwork", "baselines")
     if bundle:
+        from text2lora.nano import train
+
         train.bundle(output_dir)
         out.print("[bold green]Bundled[/] into the package")
+
+
+@app.command()
+def lora(recipes: Recipes, settings: Set = None, output_dir: OutputDir = Path("runs"), resume: Resume = False) -> None:
+    """Train LoRAs without a hypernetwork: one per task, or one for all tasks.
+
+    Example: t2l train lora examples/ten-tasks/oracles.yaml
+    """
+    _run(recipes, settings, output_dir, resume, "lora")
 
 
 def evaluate(

@@ -13,8 +13,7 @@ from text2lora.nano.corpus import TaskSampler, sample_example
 from text2lora.nano.records import sample_record
 from text2lora.nano.tasks import TASKS, UNSEEN, Task
 from text2lora.nano.wording import describe
-from text2lora.training.data import Example, TaskDraw
-from text2lora.training.sft import Probe
+from text2lora.training.data import Probe, TaskDraw
 
 DATA = Path(__file__).parent / "data"
 SPLITS = ("dev_seen", "dev_unseen", "dev_freeform", "test_seen", "test_unseen", "test_freeform")
@@ -52,7 +51,7 @@ class NanoTasks:
         return TaskDraw(rng.choice(self._rows[task.name]), [sample_example(task, rng) for _ in range(examples)])
 
 
-def evaluation_examples(task: Task, count: int, first_seed: int = 0) -> list[Example]:
+def evaluation_examples(task: Task, count: int, first_seed: int = 0) -> list[tuple[str, str]]:
     """Records that no training saw, spread over the kinds that the task is for, with the right answers."""
     examples = []
     for i in range(count):

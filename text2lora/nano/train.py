@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -24,10 +23,9 @@ from text2lora.nano.tasks import TASKS, UNSEEN
 from text2lora.training.data import Example
 from text2lora.training.fit import FitConfig
 from text2lora.training.lora import train_loras
-from text2lora.training.recipe import parse, read_recipe
 from text2lora.training.sft import SftConfig, train_sft
 
-RECIPES = Path(__file__).parent / "recipes"
+Report = Callable[[str], None]
 BASELINES = Path(__file__).parent / "baselines"
 
 
@@ -64,45 +62,6 @@ class BaselinesRecipe:
     fit: FitConfig = field(default_factory=FitConfig)
 
 
-def run_recipe(
-    name: str, output_dir: Path, overrides: list[str], report: Callable[[str], None] = print, resume: bool = False
-) -> Path:
-    """Run a recipe: the name of one that ships with the package, or a path.
-
-    Args:
-        name: of a recipe in `text2lora/nano/recipes`, or a YAML file with the same settings.
-        output_dir: a folder named after the recipe is made in it. A base or checkpoint that a recipe names is the one
-            that the recipe of that name trained into the same `output_dir`, or else the bundled one.
-        overrides: `KEY=VALUE` settings.
-        report: receives progress, line by line.
-        resume: go on from where this recipe was broken off in `output_dir`.
-
-    Returns:
-        The folder with the result.
-
-    Raises:
-        TrainingError: the recipe is unknown or cannot be read.
-    """
-    path = RECIPES / f"{name}.yaml" if (RECIPES / f"{name}.yaml").is_file() else Path(name)
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise TrainingError(f"no recipe {name!r}: expected a YAML file or one of {known}")
-    data = read_recipe(path, overrides)
-    runners: dict[str, Callable[[dict[str, Any], Path, Callable[[str], None], bool], None]] = {
-        "base": _run_base,
-        "hypernetwork": _run_hypernetwork,
-        "baselines": _run_baselines,
-    }
-    kind = data.pop("kind", None)
-    if kind not in runners:
-        raise TrainingError(f"the recipe {path} is of kind {kind!r}: expected one of {', '.join(runners)}")
-    target = output_dir / path.stem
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "recipe.json").write_text(json.dumps({"kind": kind, **data}, indent=2) + "\n", encoding="utf-8")
-    runners[kind](data, target, report, resume)
-    return target
-
-
 def _find(name: str, runs: Path, bundled: dict[str, Path] | None = None) -> Path:
     """The folder of a model that a recipe names: trained into `runs` before, bundled, or a path."""
     for folder in (runs / name, (bundled or {}).get(name, Path(name))):
@@ -111,18 +70,18 @@ def _find(name: str, runs: Path, bundled: dict[str, Path] | None = None) -> Path
     raise TrainingError(f"the recipe needs {name!r}, which is not in {runs}: run `t2l train sft {name}` into it first")
 
 
-def _run_base(data: dict[str, Any], target: Path, report: Callable[[str], None], resume: bool) -> None:
-    config = parse(BaseConfig, data)
+def run_base(config: BaseConfig, target: Path, report: Report, resume: bool, folder: Path) -> None:
+    """Run a recipe of kind `base`."""
     start = None
     if config.start_from:
         start = LlamaForCausalLM.from_pretrained(_find(config.start_from, target.parent), dtype=torch.float32)
     pretrain_base(config, target, report, start, resume)
 
 
-def _run_hypernetwork(data: dict[str, Any], target: Path, report: Callable[[str], None], resume: bool) -> None:
-    recipe = parse(HypernetworkRecipe, data)
-    folder = _find(recipe.base_model, target.parent, {"nano-base": BASES["nano"]})
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+def run_hypernetwork(recipe: HypernetworkRecipe, target: Path, report: Report, resume: bool, folder: Path) -> None:
+    """Run a recipe of kind `hypernetwork`."""
+    base_path = _find(recipe.base_model, target.parent, {"nano-base": BASES["nano"]})
+    base = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32)
     torch.manual_seed(recipe.sft.fit.seed)
     probes = {split: read_probes(split, recipe.probe_records) for split in ("dev_seen", "dev_unseen", "dev_freeform")}
     if recipe.start_from:
@@ -133,7 +92,7 @@ def _run_hypernetwork(data: dict[str, Any], target: Path, report: Callable[[str]
     train_sft(
         model,
         base,
-        AutoTokenizer.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(base_path),
         NanoTasks(recipe.descriptions, recipe.description_seed, recipe.groups),
         recipe.sft,
         target,
@@ -153,11 +112,11 @@ def oracle_tasks(count: int) -> list[str]:
     return chosen
 
 
-def _run_baselines(data: dict[str, Any], target: Path, report: Callable[[str], None], resume: bool) -> None:
-    recipe = parse(BaselinesRecipe, data)
-    folder = _find(recipe.base_model, target.parent, {"nano-base": BASES["nano"]})
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+def run_baselines(recipe: BaselinesRecipe, target: Path, report: Report, resume: bool, folder: Path) -> None:
+    """Run a recipe of kind `baselines`."""
+    base_path = _find(recipe.base_model, target.parent, {"nano-base": BASES["nano"]})
+    base = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(base_path)
     config = Text2LoraConfig.from_pretrained(_find(recipe.checkpoint, target.parent, CHECKPOINTS))
     names = oracle_tasks(recipe.oracles)
     sample = TaskSampler(name for name in TASKS if name not in UNSEEN)

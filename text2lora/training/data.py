@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,8 +16,18 @@ from safetensors.torch import load_file, save_file
 
 from text2lora.encoder import TextEncoder
 
-Example = tuple[str, str]
+Prompt = str | list[dict[str, str]]
+"""What the user says, or chat messages with `role` and `content`."""
+
+Example = tuple[Prompt, str]
 """A prompt and its response."""
+
+
+class Probe(NamedTuple):
+    """A description to validate with, and examples of what its adapter should do."""
+
+    description: str
+    examples: Sequence[Example]
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,7 @@ class TaskDraw:
     """One task of a training step: a row of the descriptions, and examples."""
 
     description: int
-    examples: list[Example]
+    examples: Sequence[Example]
 
 
 class TaskSource(Protocol):

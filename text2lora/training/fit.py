@@ -201,7 +201,7 @@ def fit(
                 with torch.no_grad():
                     found = validate()
                 write({"step": done} | found)
-                say("  ".join(f"{name} {value:.3f}" for name, value in found.items()))
+                say(_summary(found))
                 if best is None or top is None or found[best] > top:
                     figures = found
                     if best is not None:
@@ -209,7 +209,10 @@ def fit(
                         if main:
                             save_best(output_dir, module)
             if stop and not last:
-                raise TrainingInterrupted(f"stopped at step {done} of {config.steps}, saved to {save(done)}: resume it")
+                saved = save(done)
+                if accelerator:
+                    accelerator.wait_for_everyone()  # a launcher ends all processes when the first one ends
+                raise TrainingInterrupted(f"stopped at step {done} of {config.steps}, saved to {saved}: resume it")
             if save_every and done % save_every == 0 and not last:
                 save(done)
     if accelerator:
@@ -221,6 +224,21 @@ def fit(
     if main:
         remove_states(output_dir)
     return figures
+
+
+def _summary(figures: dict[str, float]) -> str:
+    """A line for each split and metric, with other conditions than matched descriptions in brackets."""
+    lines: dict[str, dict[str, float]] = {}
+    for name, value in figures.items():
+        place, slash, metric = name.rpartition("/")
+        split, _, condition = place.partition(" (")
+        lines.setdefault(f"{split}{slash}{metric}", {})[condition.rstrip(")")] = value
+    texts = []
+    for name, values in lines.items():
+        more = ", ".join(f"{condition} {value:.3f}" for condition, value in values.items() if condition)
+        own = [f"{values['']:.3f}"] if "" in values else []
+        texts.append(" ".join([name, *own, *([f"({more})"] if more else [])]))
+    return "\n".join(texts)
 
 
 def _over_processes(

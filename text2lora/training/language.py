@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.errors import TrainingError
+from text2lora.inference import as_turn
+from text2lora.training.data import Example
 
 
 @dataclass
@@ -117,19 +119,52 @@ def count_matches(logits: torch.Tensor, batch: AnswerBatch, last_only: bool = Fa
     return per_answer[exists] == 0
 
 
-def prompt_batch(tokenizer: PreTrainedTokenizerBase, examples: Sequence[tuple[str, str]]) -> AnswerBatch:
-    """Prompts and responses in the tokenizer's chat format; the loss is on the response and its end token."""
-    prompts = [
-        tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
-        for prompt, _ in examples
-    ]
-    texts = prompts + [response + tokenizer.eos_token for _, response in examples]
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+def prompt_batch(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_length: int | None = None
+) -> AnswerBatch:
+    """Prompts and responses in the tokenizer's chat format; the loss is on the response and the end of its turn.
+
+    Args:
+        tokenizer: of the base. Without a chat template, a prompt is followed by its response and the end token.
+        examples: prompts, as texts or chat messages, and responses.
+        max_length: of a row, in tokens. The middle of a longer prompt is left out, so that both ends of the chat format
+            stay; a response is never cut.
+
+    Raises:
+        TrainingError: a response alone is longer.
+    """
+    before, after = _turn_ends(tokenizer)
+    prompts = [as_turn(tokenizer, prompt) for prompt, _ in examples]
+    texts = prompts + [before + response + after for _, response in examples]
+    special = not tokenizer.chat_template  # a template writes its own
+    ids = tokenizer(prompts, add_special_tokens=special)["input_ids"]
+    ids += tokenizer(texts[len(prompts) :], add_special_tokens=False)["input_ids"]
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     rows, sizes = [], []
     for prompt, response in zip(ids[: len(examples)], ids[len(examples) :], strict=True):
+        if max_length and len(prompt) + len(response) > max_length:
+            room = max_length - len(response)
+            if room < 1:
+                raise TrainingError(
+                    f"a response has {len(response)} tokens: raise max_length ({max_length}), or leave it out"
+                )
+            prompt = prompt[: room // 2] + prompt[len(prompt) - (room - room // 2) :]
         rows.append(torch.tensor(prompt + response))
         sizes.append((len(prompt), len(prompt) + len(response)))
-    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
     position = torch.arange(1, padded.shape[1])[None]
     begin, end = torch.tensor(sizes).T[..., None]
     return AnswerBatch(padded, (position >= begin) & (position < end))
+
+
+def _turn_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """What a chat template writes between prompt and response, such as an empty thought, and after the response."""
+    if tokenizer.chat_template:
+        mark = "RESPONSE"
+        user = [{"role": "user", "content": "x"}]
+        prompt = as_turn(tokenizer, user)
+        whole = tokenizer.apply_chat_template([*user, {"role": "assistant", "content": mark}], tokenize=False)
+        if whole.startswith(prompt) and mark in whole:
+            before, _, after = whole[len(prompt) :].partition(mark)
+            return before, after.strip() or tokenizer.eos_token
+    return "", tokenizer.eos_token

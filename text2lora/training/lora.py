@@ -12,8 +12,10 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.configuration import Text2LoraConfig
+from text2lora.errors import TrainingError
 from text2lora.hypernetwork import LoraWeights
 from text2lora.training.data import Example
+from text2lora.training.engine import EngineConfig, prepare_base, start_engine
 from text2lora.training.fit import FitConfig, fit, step_rng, summed
 from text2lora.training.injection import LoraInjector
 from text2lora.training.language import answer_loss, prompt_batch
@@ -46,11 +48,13 @@ def train_loras(
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     config: Text2LoraConfig,
-    draws: Sequence[Callable[[random.Random], list[Example]]],
+    draws: Sequence[Callable[[random.Random], Sequence[Example]]],
     fit_config: FitConfig,
     output_dir: Path,
     report: Callable[[str], None] = print,
     resume: bool = False,
+    engine: EngineConfig | None = None,
+    max_length: int | None = None,
 ) -> LoraTable:
     """Train one LoRA per entry of `draws`, all of them in every step, through one frozen base.
 
@@ -63,16 +67,30 @@ def train_loras(
         output_dir: gets `metrics.jsonl`.
         report: receives progress, line by line.
         resume: go on from where a run into `output_dir` was broken off.
+        engine: on what it runs, in one process.
+        max_length: see `prompt_batch`.
+
+    Raises:
+        TrainingError: see `fit`; or there are several processes.
     """
     torch.manual_seed(fit_config.seed)
-    base.requires_grad_(False).eval()
-    table, injector = LoraTable(config, len(draws)), LoraInjector(base, config)
+    engine = engine or EngineConfig()
+    output_dir.mkdir(parents=True, exist_ok=True)
+    accelerator = start_engine(engine, output_dir)
+    if accelerator.num_processes > 1:
+        raise TrainingError(
+            f"LoRAs are trained in one process, got {accelerator.num_processes}: give each process tasks of its own"
+        )
+    base = prepare_base(base, engine, accelerator)
+    table, injector = LoraTable(config, len(draws)).to(accelerator.device), LoraInjector(base, config)
 
     def losses(step: int) -> Iterator[torch.Tensor]:
         rng = step_rng(fit_config.seed, step)
-        batch = prompt_batch(tokenizer, [example for draw in draws for example in draw(rng)])
-        with injector.inject(table(range(len(draws)))):
+        examples = [example for draw in draws for example in draw(rng)]
+        batch = prompt_batch(tokenizer, examples, max_length).to(accelerator.device)
+        with injector.inject(table(range(len(draws)))), accelerator.autocast():
             yield answer_loss(base, batch) / batch.is_target.sum() * len(draws)
 
-    fit(table, summed(losses), fit_config, output_dir, report=report, resume=resume)
+    fit(table, summed(losses), fit_config, output_dir, report=report, resume=resume, accelerator=accelerator)
+    accelerator.end_training()
     return table.eval()

@@ -32,16 +32,23 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> dict[str, Any
         if not equals:
             raise TrainingError(f"--set {override!r}: expected KEY=VALUE, such as sft.fit.steps=100")
         *parents, last = key.split(".")
-        place = recipe
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise TrainingError(f"--set {override!r}: {parent} is {place!r}, which has no settings of its own")
         try:
-            place[last] = yaml.safe_load(value)
+            content = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise TrainingError(f"--set {override!r}: the value is not YAML") from error
+        place: Any = recipe
+        for parent in parents:
+            place = place[_index(place, parent, override)] if isinstance(place, list) else place.setdefault(parent, {})
+            if not isinstance(place, dict | list):
+                raise TrainingError(f"--set {override!r}: {parent} is {place!r}, which has no settings of its own")
+        place[_index(place, last, override) if isinstance(place, list) else last] = content
     return recipe
+
+
+def _index(place: list[Any], key: str, override: str) -> int:
+    if not key.isdecimal() or int(key) >= len(place):
+        raise TrainingError(f"--set {override!r}: {key!r} is no entry of a list of {len(place)}, counted from 0")
+    return int(key)
 
 
 def parse(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from text2lora.errors import TrainingError
 from text2lora.hypernetwork import LoraWeights
 from text2lora.modeling import Text2LoraModel
-from text2lora.training.data import DescriptionBank, Example, TaskSource, perturb
+from text2lora.training.data import DescriptionBank, Example, Probe, TaskSource, perturb
 from text2lora.training.engine import EngineConfig, prepare_base, start_engine
 from text2lora.training.fit import FitConfig, StepResult, fit, step_rng
 from text2lora.training.injection import LoraInjector
@@ -40,6 +40,7 @@ class SftConfig:
         token_dropout: share of description tokens left out; of token states only.
         buckets: micro-batches of a process's step, by length; more of them need less memory, and are slower.
         weighting: what counts the same in the loss, each answer `token` or each `answer`.
+        max_length: of a prompt and its response, in tokens; the middle of a longer prompt is left out.
         label_smoothing: share of each label that is spread over the vocabulary.
         neftune: strength alpha of the noise on the base's input embeddings (Jain et al. 2023); 0 for none.
         l2: weight of the mean square of the generated weights in the loss.
@@ -57,6 +58,7 @@ class SftConfig:
     token_dropout: float = 0.1
     buckets: int = 3
     weighting: str = "token"
+    max_length: int = 1024
     label_smoothing: float = 0.0
     neftune: float = 0.0
     l2: float = 0.0
@@ -75,13 +77,6 @@ class SftConfig:
             raise TrainingError(f"select is {self.select!r}: conditions must hold 'matched'")
 
 
-class Probe(NamedTuple):
-    """A description to validate with, and examples of what its adapter should do."""
-
-    description: str
-    examples: list[Example]
-
-
 class TaskScore(NamedTuple):
     """A task under one adapter: which examples it answers exactly, [k], and the mean loss of an answer token."""
 
@@ -96,7 +91,7 @@ def train_sft(
     tasks: TaskSource,
     config: SftConfig,
     output_dir: Path,
-    probes: dict[str, Sequence[Probe]] | None = None,
+    probes: Mapping[str, Sequence[Probe]] | None = None,
     report: Callable[[str], None] = print,
     cache: Path | None = None,
     resume: bool = False,
@@ -110,7 +105,7 @@ def train_sft(
     Args:
         model: trained in place and saved to `output_dir`.
         base: frozen here.
-        tokenizer: of the base, with a chat template.
+        tokenizer: of the base; prompts are in its chat format, if it has one.
         tasks: see `TaskSource`.
         config: see `SftConfig`.
         output_dir: gets the checkpoint and `metrics.jsonl`.
@@ -132,6 +127,8 @@ def train_sft(
     world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
     if config.tasks < world:
         raise TrainingError(f"tasks is {config.tasks}: expected at least one for each of the {world} processes")
+    if config.engine.shard_base and config.tasks % world:  # all must run the base equally often
+        raise TrainingError(f"tasks is {config.tasks}: with shard_base, expected a multiple of {world}, the processes")
     base = prepare_base(base, config.engine, accelerator)
     injector = LoraInjector(base, model.config)
     if accelerator.is_main_process:
@@ -149,7 +146,9 @@ def train_sft(
         draws, task_emb = draws[rank::world], task_emb[rank::world]
         parts = torch.arange(len(draws)).chunk(config.buckets)  # of similar length, so that little is padding
         batches = [
-            prompt_batch(tokenizer, [example for i in rows.tolist() for example in draws[i].examples]).to(device)
+            prompt_batch(
+                tokenizer, [example for i in rows.tolist() for example in draws[i].examples], config.max_length
+            ).to(device)
             for rows in parts
         ]
         units = torch.tensor(float(sum(batch.units(config.weighting) for batch in batches)), device=device)
@@ -201,16 +200,19 @@ def _validation(
     injector: LoraInjector,
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    probes: dict[str, Sequence[Probe]],
+    probes: Mapping[str, Sequence[Probe]],
     config: SftConfig,
     accelerator: Accelerator,
 ) -> Callable[[Path], dict[str, float]]:
-    """What validates: each process takes its share of the probes."""
+    """What validates: each process takes its share of the probes, or all where it must run the base with the others."""
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
+    if config.engine.shard_base:
+        rank, world = 0, 1
     split_embs = {
         split: model.encoder.encode([probe.description for probe in chosen]).to(device)
         for split, chosen in probes.items()
     }
+    others = _others(probes)
     junk_emb = model.encoder.encode(list(JUNK)).to(device) if "junk" in config.conditions and probes else None
     without: dict[str, list[TaskScore]] = {}  # no adapter: the same at every validation
 
@@ -218,8 +220,9 @@ def _validation(
         own = split_embs[split]
         if condition == "matched":
             return own
-        if condition == "shuffled":  # half a list away, for a task's descriptions stand side by side
-            return own.roll(len(own) // 2, 0)
+        if condition == "shuffled":
+            rows = [split_embs[other][i] for other, i in others[split]]
+            return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True) if own.ndim == 3 else torch.stack(rows)
         if condition == "junk" and junk_emb is not None:
             return junk_emb[torch.arange(len(own)) % len(junk_emb)]
         return None
@@ -243,7 +246,9 @@ def _validation(
                     [sum(score.matches.float().mean().item() for score in scores), sum(score.loss for score in scores)],
                     device=device,
                 )
-                exact, loss = (accelerator.reduce(sums, "sum") / len(chosen)).tolist()
+                if world > 1:
+                    sums = accelerator.reduce(sums, "sum")
+                exact, loss = (sums / len(chosen)).tolist()
                 name = split if condition == "matched" else f"{split} ({condition})"
                 figures |= {f"{name}/exact_match": exact, f"{name}/loss": loss}
         if probes and config.select != "last":
@@ -252,6 +257,21 @@ def _validation(
         return figures
 
     return validate
+
+
+def _others(probes: Mapping[str, Sequence[Probe]]) -> dict[str, list[tuple[str, int]]]:
+    """By split, for each probe the split and row of one of another task, in its own split if there is one."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for split, chosen in probes.items():
+        # half a list away, for a task's descriptions stand side by side
+        places = [(split, (i + len(chosen) // 2) % len(chosen)) for i in range(len(chosen))]
+        places += [(other, i) for other in probes if other != split for i in range(len(probes[other]))]
+        found[split] = []
+        for row, probe in enumerate(chosen):
+            order = places[row : len(chosen)] + places[:row] + places[len(chosen) :]
+            differ = (place for place in order if probes[place[0]][place[1]].examples != probe.examples)
+            found[split].append(next(differ, (split, row)))
+    return found
 
 
 @contextmanager

@@ -1,0 +1,57 @@
+"""One process of a training run, for `test_processes.py`: CHECKPOINT BASE OUTPUT {settings} [resume]."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from text2lora import Text2LoraModel
+from text2lora.training.data import Probe, TaskDraw
+from text2lora.training.recipe import parse
+from text2lora.training.sft import SftConfig, train_sft
+
+ANSWERS = {"say a": "aa", "say the city": "12", "the case": "bcb"}
+
+
+class Tasks:
+    descriptions = tuple(ANSWERS)
+
+    def draw(self, rng: random.Random, examples: int) -> TaskDraw:
+        row = rng.randrange(len(ANSWERS))
+        texts = [rng.choice("xyz") * rng.randint(1, 9) for _ in range(examples)]
+        return TaskDraw(row, [(text, ANSWERS[self.descriptions[row]]) for text in texts])
+
+
+def main(checkpoint: str, base: str, output: str, settings: str, *more: str) -> None:
+    given = json.loads(settings)
+    stop_at = given.pop("stop_at", None)
+
+    def report(line: str) -> None:
+        if stop_at and line.startswith(f"step {stop_at}/"):
+            os.kill(os.getpid(), signal.SIGINT)  # one process only: the others must follow
+
+    model = Text2LoraModel.from_pretrained(checkpoint, dtype=torch.float32, dropout=0.0)  # masks differ by process
+    figures = train_sft(
+        model,
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
+        AutoTokenizer.from_pretrained(base),
+        Tasks(),
+        parse(SftConfig, given),
+        Path(output),
+        {"seen": [Probe(text, [("x", answer), ("zz", answer)]) for text, answer in ANSWERS.items()]},
+        report,
+        resume="resume" in more,
+    )
+    if os.environ.get("RANK", "0") == "0":
+        Path(output, "figures.json").write_text(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

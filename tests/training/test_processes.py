@@ -1,0 +1,86 @@
+"""Several processes take the same steps as one; each way of saving memory does, too."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("sft_process.py")
+FIT = {"steps": 6, "lr": 0.0, "adamw_lr": 0.0001, "log_every": 1, "eval_every": 3, "clip": 0.5}
+# Muon orthogonalises in bfloat16, so that float noise would show: all to AdamW
+SETTINGS = {"tasks": 5, "examples": 2, "conditions": ["matched", "shuffled", "junk", "none"], "l2": 0.01, "fit": FIT}
+
+
+@pytest.fixture(scope="module")
+def train(checkpoint_dir: Path, base_dir: Path, tmp_path_factory: pytest.TempPathFactory):
+    def run(processes: int, *flags: str, folder: Path | None = None, code: int = 0, **settings: object) -> Path:
+        folder = folder or tmp_path_factory.mktemp("run")
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        arguments = [SCRIPT, checkpoint_dir, base_dir, folder, json.dumps(SETTINGS | settings), *flags]
+        done = subprocess.run(
+            [sys.executable, *(launch if processes > 1 else []), *map(str, arguments)],
+            env=os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert (done.returncode == 0) == (code == 0), done.stderr[-3000:]
+        return folder
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def alone(train) -> Path:
+    return train(1)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Float noise grows with the steps, whence the small learning rate: AdamW's first steps have its size whatever the
+    gradient's. So the gradient is compared before; one that is not summed over the processes would be off by half."""
+    for row, expected in zip(rows(other), rows(one), strict=True):
+        if row["step"] > 2:
+            row.pop("grad_norm", None), expected.pop("grad_norm", None)
+        assert row == pytest.approx(expected, rel=2e-3, abs=2e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_same_steps_as_one(train, alone: Path) -> None:
+    two = train(2)
+    assert_same_run(alone, two)
+    figures = json.loads((two / "figures.json").read_text())
+    assert set(figures) == {
+        f"seen{condition}/{metric}"
+        for condition in ("", " (shuffled)", " (junk)", " (none)")
+        for metric in ("exact_match", "loss")
+    }
+    assert "seen (shuffled)" in (two / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_base_split_over_two_processes_changes_nothing(train) -> None:
+    assert_same_run(train(1, tasks=4), train(2, tasks=4, engine={"shard_base": True}))
+
+
+@pytest.mark.slow
+def test_an_interruption_of_one_process_stops_both_and_they_resume(train, alone: Path) -> None:
+    stopped = train(2, code=1, stop_at=2)
+    assert len([row for row in rows(stopped) if "loss" in row]) < 6
+    assert_same_run(alone, train(2, "resume", folder=stopped))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"buckets": 5}, {"engine": {"gradient_checkpointing": True}}], ids=["micro-batches", "checkpointing"]
+)
+def test_ways_to_save_memory_take_the_same_steps(train, alone: Path, settings: dict) -> None:
+    assert_same_run(alone, train(1, **settings))

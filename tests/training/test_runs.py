@@ -1,0 +1,148 @@
+"""Recipes for own tasks and bases, from the command line to a checkpoint that makes adapters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from text2lora import LoraAdapter, Text2LoraConfig, Text2LoraModel, base_model_path
+from text2lora.cli import app
+from text2lora.errors import MissingExtraError, TrainingError
+from text2lora.recipes import FOLDERS, KINDS, run_recipe
+from text2lora.training.recipe import parse, read_recipe
+from text2lora.training.runs import BaseSpec, load_base, load_tasks, set_offset
+
+TEN_TASKS = Path(__file__).parents[2] / "examples" / "ten-tasks"
+SHORT = ["sft.fit.steps=2", "sft.tasks=3", "split.wordings=1", "split.examples=2", "sft.fit.eval_every=1"]
+
+
+def silent(line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def lora_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = ["fit.steps=12", "examples=4", "per_task=false"]
+    return run_recipe(str(TEN_TASKS / "oracles.yaml"), tmp_path_factory.mktemp("runs"), settings, silent)
+
+
+def test_the_ten_tasks_of_the_tutorial_train_a_checkpoint(tmp_path: Path) -> None:
+    command = ["train", "sft", str(TEN_TASKS / "recipe.yaml"), "-o", str(tmp_path)]
+    for setting in SHORT:
+        command += ["--set", setting]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "recipe"
+    assert (folder / "training.png").stat().st_size > 5000
+    assert json.loads((folder / "recipe.json").read_text())["sft"]["noise"] == 0.1  # a default
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    names = set().union(*rows)
+    assert {f"unseen_{what}/exact_match" for what in ("examples", "descriptions", "tasks")} < names
+    assert {"unseen_descriptions (shuffled)/loss", "unseen_descriptions (none)/loss"} < names
+    assert "unseen_tasks" in (folder / "README.md").read_text()
+    assert not (folder / "descriptions.safetensors").exists()
+    adapter = Text2LoraModel.from_pretrained(folder).generate_lora("Give me the town.")
+    assert adapter.spec.base_model_name_or_path == "nano"
+
+
+def test_loras_are_saved_for_peft(lora_run: Path, tmp_path: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(base_model_path())
+    model = PeftModel.from_pretrained(base, lora_run / "multitask")
+    assert any(p.abs().max() > 0 for name, p in model.named_parameters() if "lora_B" in name)
+    recipe, settings = str(TEN_TASKS / "oracles.yaml"), ["fit.steps=1", "examples=1", "at_once=6"]
+    folder = run_recipe(recipe, tmp_path, settings, silent)
+    names = {path.parent.name for path in folder.glob("*/adapter_config.json")}
+    assert names == {path.stem for path in (TEN_TASKS / "tasks").iterdir()}
+    assert LoraAdapter.from_pretrained(folder / "year").metadata["description"].startswith("Say in which year")
+
+
+def test_adapters_start_from_a_multi_task_lora(lora_run: Path, tmp_path: Path) -> None:
+    recipe = str(TEN_TASKS / "recipe.yaml")
+    offset = [f"offset_from={lora_run / 'multitask'}", "train_offset=false", "sft.fit.adamw_lr=0.0", "sft.fit.lr=0.0"]
+    model = Text2LoraModel.from_pretrained(run_recipe(recipe, tmp_path, [*SHORT, *offset], silent))
+    made, multitask = model.generate_lora("Give me the town."), LoraAdapter.from_pretrained(lora_run / "multitask")
+    assert all(torch.equal(made.weights[key], value) for key, value in multitask.weights.items())
+
+
+def test_a_checkpoint_is_trained_further(tmp_path: Path) -> None:
+    recipe = str(TEN_TASKS / "recipe.yaml")
+    before = Text2LoraModel.from_pretrained("nano")
+    more = ["start_from=nano", "model={}", "sft.fit.lr=0.0001", "sft.fit.adamw_lr=0.0001"]
+    after = Text2LoraModel.from_pretrained(run_recipe(recipe, tmp_path, [*SHORT, *more], silent))
+    changes = [(p - after.state_dict()[name]).abs().max() for name, p in before.state_dict().items()]
+    assert 0 < max(changes) < 0.01
+
+
+def test_an_offset_that_does_not_fit_is_refused(lora_run: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(base_model_path())
+    adapter = LoraAdapter.from_pretrained(lora_run / "multitask")
+
+    def model(**settings: object) -> Text2LoraModel:
+        modules = settings.pop("modules", ["all-linear"])
+        sizes = {"lora_r": 4, "lora_alpha": 4.0, "latent_size": 16, "head_input_size": 16} | settings
+        return Text2LoraModel(Text2LoraConfig.from_base_config(base.config, modules, **sizes))
+
+    with pytest.raises(TrainingError, match=r"does not fit the model's modules and rank: see .*lora_A"):
+        set_offset(model(modules=["q_proj"]), adapter)
+    with pytest.raises(TrainingError, match="strength 2: expected 4"):
+        set_offset(model(lora_alpha=8.0), adapter)
+    with pytest.raises(TrainingError, match="offset: true"):
+        set_offset(model(offset=False), adapter)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["start_from=nano"], "leave `model` and `offset_from` out"),
+        (["tasks=[]"], "names no tasks"),
+        (["tasks.0.path=nowhere"], "nowhere cannot be read"),
+        (["tasks.0.paht=x"], r"tasks\[0\] has no setting 'paht': did you mean 'path'"),
+        (["tasks.3.path=x"], "'3' is no entry of a list of 1"),
+        (["base.name=moon/moon"], "the base 'moon/moon' cannot be loaded"),
+        (["base.quantization=2bit"], "expected 'none', '4bit' or '8bit'"),
+        (["base.dtype=big"], "dtype is 'big'"),
+        (["split.unseen_tasks=some"], "expected a number or a list of names"),
+        (["sft.engine.trackers=[moon]"], "trackers are"),
+        (["sft.fitt.steps=1"], "has no setting 'fitt': did you mean 'fit'"),
+        (["sft.max_length=20"], "has a single example"),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_is_said(tmp_path: Path, settings: list[str], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        run_recipe(str(TEN_TASKS / "recipe.yaml"), tmp_path, [*SHORT, *settings], silent)
+
+
+def test_a_command_runs_its_own_kinds_only(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["train", "lora", str(TEN_TASKS / "recipe.yaml"), "-o", str(tmp_path)])
+    assert "is of kind 'sft': expected one of lora" in str(done.exception)
+    with pytest.raises(TrainingError, match=r"no recipe 'qwen'.*qwen3-4b"):
+        run_recipe("qwen", tmp_path, [], silent)
+
+
+def test_quantization_without_bitsandbytes_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="pip install bitsandbytes"):
+        load_base(BaseSpec("nano", quantization="4bit"))
+
+
+@pytest.mark.parametrize("path", sorted(p for f in FOLDERS for p in f.glob("*.yaml")), ids=lambda p: p.stem)
+def test_bundled_recipes_have_only_known_settings(path: Path) -> None:
+    data = read_recipe(path)
+    kind, _ = KINDS[data.pop("kind")]
+    recipe = parse(kind, data)
+    if "model" in data:
+        Text2LoraConfig(**recipe.model)
+
+
+def test_the_tutorials_tasks_do_not_share_records() -> None:
+    tasks = load_tasks([{"path": str(TEN_TASKS / "tasks")}])
+    assert len(tasks) == 10
+    assert all(len(task.examples) == 40 and len(task.held_out_descriptions) == 2 for task in tasks)
+    prompts = [example.prompt for task in tasks for example in task.examples]
+    assert len(set(prompts)) == len(prompts)

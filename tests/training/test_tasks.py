@@ -1,0 +1,242 @@
+"""Own tasks from files, data sets and Python; splits that do not overlap; definitions left out."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from text2lora.errors import TrainingError
+from text2lora.training.language import prompt_batch
+from text2lora.training.tasks import (
+    HubTasks,
+    SplitConfig,
+    Task,
+    TaskExample,
+    TaskSet,
+    decontaminate,
+    load_hub_tasks,
+    read_tasks,
+    split_tasks,
+)
+
+YAML = """
+descriptions: [Say it loud, Write capitals]
+held_out_descriptions: [Shout]
+definition: Answer in capitals.
+examples:
+  - {prompt: hello, response: HELLO}
+  - [bye, BYE]
+  - {messages: [{role: system, content: be brief}, {role: user, content: ok}], response: OK}
+"""
+
+
+def make_tasks(count: int = 5, examples: int = 12) -> list[Task]:
+    return [
+        Task(
+            f"task{number}",
+            [f"wording {number} {i}" for i in range(6)],
+            [TaskExample(f"question {number} {i}", f"answer {i}", "the definition") for i in range(examples)],
+        )
+        for number in range(count)
+    ]
+
+
+def test_a_folder_of_yaml_files_is_read(tmp_path: Path) -> None:
+    (tmp_path / "loud.yaml").write_text(YAML)
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
+    (tmp_path / "other.yml").write_text("name: named\ndescriptions: [say b]\nexamples: rows.jsonl\n")
+    loud, other = read_tasks(tmp_path)
+    assert (loud.name, other.name) == ("loud", "named")
+    assert loud.descriptions == ["Say it loud", "Write capitals"]
+    assert loud.held_out_descriptions == ["Shout"]
+    assert [example.without_definition() for example in loud.examples[:2]] == [("hello", "HELLO"), ("bye", "BYE")]
+    assert loud.examples[0].with_definition() == ("Answer in capitals.\n\nhello", "HELLO")
+    messages, _ = loud.examples[2].with_definition()
+    assert messages[0]["content"] == "Answer in capitals.\n\nbe brief"
+    assert other.examples == [TaskExample("a", "b")]
+
+
+@pytest.mark.parametrize("name", ["tasks.jsonl", "tasks.jsonl.gz"])
+def test_json_lines_hold_a_task_a_line(tmp_path: Path, name: str) -> None:
+    rows = [{"name": n, "descriptions": [f"do {n}"], "examples": [["x", n]]} for n in ("one", "two")]
+    text = "\n".join(json.dumps(row) for row in rows) + "\n\n"
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    assert [task.name for task in read_tasks(tmp_path)] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "is not a task: expected a mapping with `descriptions` and `examples`"),
+        ("descriptions: [a]\nexamples: []", "has no examples"),
+        ("descriptions: []\nexamples: [[a, b]]", "has no descriptions"),
+        ("descriptions: a\nexamples: [[a, b]]", "`descriptions` is 'a', expected a list"),
+        ("descriptions: ['  ']\nexamples: [[a, b]]", "t.yaml: "),
+        ("descriptions: [a]\nexamples: [[a, 1]]", "example 1 is .*expected a `prompt`"),
+        ("descriptions: [a]\nexample: [[a, b]]\nexamples: [[a, b]]", "has no setting 'example'"),
+        ("descriptions: [a]\nexamples: none.jsonl", "none.jsonl cannot be read"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t.yaml").write_text(text)
+    with pytest.raises(TrainingError, match=message):
+        read_tasks(tmp_path)
+
+
+def test_an_empty_folder_and_broken_json_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="holds no tasks"):
+        read_tasks(tmp_path)
+    (tmp_path / "t.jsonl").write_text("{}\n{")
+    with pytest.raises(TrainingError, match="line 2 is not JSON"):
+        read_tasks(tmp_path / "t.jsonl")
+
+
+def natural_instructions(folder: Path) -> Path:
+    """A data set in the layout of Lots-of-LoRAs."""
+    dataset = folder / "task1_loud"
+    dataset.mkdir(exist_ok=True)
+    lead = (
+        "Definition: Write the word in capitals.\n\nPositive Example 1 -\nInput: dog\nOutput: DOG\n\n"
+        "Now complete the following example -\n"
+    )
+    rows = [
+        {"id": str(i), "input": f"{lead}Input: {word}\nOutput:", "output": [word.upper(), "?"]}
+        for i, word in enumerate(("cat", "cow", "hen"))
+    ]
+    (dataset / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    wordings = {"dataset": str(dataset), "descriptions": ["capitals"], "held_out_descriptions": ["shout"]}
+    (folder / "wordings.jsonl").write_text(json.dumps(wordings) + "\n")
+    return dataset
+
+
+def test_a_data_set_in_the_layout_of_lots_of_loras_is_read(tmp_path: Path) -> None:
+    natural_instructions(tmp_path)
+    source = HubTasks("wordings.jsonl", layout="lots-of-loras", limit=2)
+    (task,) = load_hub_tasks(source, tmp_path)
+    assert (task.name, task.descriptions, task.held_out_descriptions) == ("task1_loud", ["capitals"], ["shout"])
+    assert [example.without_definition() for example in task.examples] == [
+        ("Input: cat\nOutput:", "CAT"),
+        ("Input: cow\nOutput:", "COW"),
+    ]
+    prompt, _ = task.examples[0].with_definition()
+    assert prompt.startswith("Definition: Write")
+    assert prompt.endswith("Input: cat\nOutput:")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layout": "other"}, "expected 'lots-of-loras'"),
+        ({"layout": "", "prompt": "{input}"}, "needs templates `prompt` and `response`"),
+        ({"response": "{answer}"}, "its columns are id, input, output"),
+        ({"split": "moon"}, "cannot be loaded"),
+        ({"descriptions": "none.jsonl"}, "none.jsonl cannot be read"),
+        ({"datasets": ["moon"]}, "has no descriptions of 'moon'"),
+    ],
+)
+def test_what_is_wrong_with_a_data_set_is_said(tmp_path: Path, changes: dict, message: str) -> None:
+    settings = {"datasets": [str(natural_instructions(tmp_path))], "descriptions": "wordings.jsonl"}
+    with pytest.raises(TrainingError, match=message):
+        load_hub_tasks(HubTasks(**{**settings, "layout": "lots-of-loras", **changes}), tmp_path)
+
+
+def test_splits_share_nothing_with_training() -> None:
+    tasks = make_tasks()
+    train, splits = split_tasks(tasks, SplitConfig(unseen_tasks=2, examples=4))
+    assert len(train) == 3
+    assert {name: len(found) for name, found in splits.items()} == {
+        "unseen_examples": 6,
+        "unseen_descriptions": 3,
+        "unseen_tasks": 4,
+    }
+    prompts = {example.prompt for task in train for example in task.examples}
+    wordings = {text for task in train for text in task.descriptions}
+    for name, found in splits.items():
+        for probe in found:
+            assert not prompts & {prompt for prompt, _ in probe.examples}
+            assert len(probe.examples) == 4
+            assert (probe.description in wordings) == (name == "unseen_examples")
+    assert split_tasks(tasks, SplitConfig(unseen_tasks=2, examples=4)) == (train, splits)
+    named, _ = split_tasks(tasks, SplitConfig(unseen_tasks=["task3"]))
+    assert [task.name for task in named] == ["task0", "task1", "task2", "task4"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "unseen", "message"),
+    [
+        (make_tasks(2), ["task7"], "holds 'task7': expected some of task0, task1"),
+        (make_tasks(2), 2, "leaves none of the 2 tasks"),
+        (make_tasks(2) + make_tasks(1), 0, "several tasks 'task0'"),
+        (make_tasks(2, examples=1), 0, "'task0' has a single example"),
+    ],
+)
+def test_a_split_that_cannot_be_is_refused(tasks: list[Task], unseen: object, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        split_tasks(tasks, SplitConfig(unseen_tasks=unseen))
+
+
+def test_decontamination_finds_pairs_and_long_overlaps() -> None:
+    text = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+    examples = [
+        TaskExample("Hot!", "cold"),  # the pair, but for case and punctuation
+        TaskExample("hot", "warm"),  # another answer
+        TaskExample(f"so: {text}", "x"),  # 13 words in a row
+        TaskExample(text[:40], "y"),
+        TaskExample("???", "cold"),
+    ]
+    said: list[str] = []
+    held_out = [("hot", "Cold."), (f"{text} fifteen", "z"), ("!!!", "cold")]
+    (task,) = decontaminate([Task("t", ["d"], examples)], held_out, said.append)
+    assert task.examples == [examples[1], examples[3], examples[4]]
+    assert said == ["decontamination: 2 training examples left out, for validation has them"]
+    with pytest.raises(TrainingError, match="all examples of 't'"):
+        decontaminate([Task("t", ["d"], examples[:1])], held_out)
+
+
+def test_most_draws_lack_the_definition() -> None:
+    tasks = TaskSet(make_tasks(), definition_dropout=0.75)
+    rng = random.Random(0)
+    draws = [tasks.draw(rng, 3) for _ in range(400)]
+    bare = sum(not draw.examples[0][0].startswith("the definition") for draw in draws) / len(draws)
+    assert 0.68 < bare < 0.82
+    for draw in draws:
+        number = tasks.descriptions[draw.description].split()[1]
+        assert all(prompt.split()[-2] == number for prompt, _ in draw.examples)
+        assert len({prompt for prompt, _ in draw.examples}) == 3
+
+
+def test_a_long_prompt_loses_its_middle_and_never_its_response(tokenizer) -> None:
+    whole = prompt_batch(tokenizer, [("a" * 30 + "b" * 30, "cccc")])
+    cut = prompt_batch(tokenizer, [("a" * 30 + "b" * 30, "cccc")], max_length=20)
+    assert tokenizer.decode(cut.ids[0]) == "<user>" + "a" * 6 + "b" * 7 + "<answer>cccc<eos>"
+    assert cut.is_target.sum() == whole.is_target.sum()
+    with pytest.raises(TrainingError, match=r"has 5 tokens: raise max_length \(5\)"):
+        prompt_batch(tokenizer, [("a", "cccc")], max_length=5)
+
+
+def test_prompts_without_a_chat_template_and_messages(tokenizer) -> None:
+    chat = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    assert tokenizer.decode(prompt_batch(tokenizer, [(chat, "c")]).ids[0]) == "<user>a<user>b<answer>c<eos>"
+    template, tokenizer.chat_template = tokenizer.chat_template, None
+    try:
+        assert tokenizer.decode(prompt_batch(tokenizer, [("ab ", "c")]).ids[0]) == "ab c<eos>"
+    finally:
+        tokenizer.chat_template = template
+
+
+def test_the_end_of_a_turn_is_the_templates(tokenizer) -> None:
+    template, tokenizer.chat_template = (
+        tokenizer.chat_template,
+        "{% for m in messages %}{% if m.role == 'user' %}<user>{{ m.content }}{% else %}<answer>-{{ m.content }}<unk>\n"
+        "{% endif %}{% endfor %}{% if add_generation_prompt %}<answer>{% endif %}",
+    )
+    try:
+        batch = prompt_batch(tokenizer, [("a", "c")])
+        assert tokenizer.decode(batch.ids[0][1:][batch.is_target[0]]) == "-c<unk>"
+    finally:
+        tokenizer.chat_template = template

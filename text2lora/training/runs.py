@@ -1,0 +1,299 @@
+"""Training runs on your own tasks and base, as recipes describe them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from text2lora.adapter import LoraAdapter
+from text2lora.configuration import Text2LoraConfig
+from text2lora.errors import MissingExtraError, TrainingError
+from text2lora.hub import BASES, resolve_name, slug
+from text2lora.modeling import Text2LoraModel, to_adapters
+from text2lora.training.data import Example, Probe
+from text2lora.training.engine import EngineConfig
+from text2lora.training.fit import FitConfig
+from text2lora.training.lora import train_loras
+from text2lora.training.recipe import parse
+from text2lora.training.sft import SftConfig, train_sft
+from text2lora.training.tasks import (
+    HubTasks,
+    SplitConfig,
+    Task,
+    TaskSet,
+    decontaminate,
+    load_hub_tasks,
+    locate,
+    read_tasks,
+    source_kind,
+    split_tasks,
+)
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BaseSpec:
+    """The base model.
+
+    Attributes:
+        name: a Hub id, a folder, or `nano`.
+        revision: its commit, branch or tag.
+        dtype: `auto`, as it was saved, or a dtype of torch.
+        quantization: `none`, or `4bit` (NF4) or `8bit` through bitsandbytes; the base is frozen.
+        attention: implementation, as `attn_implementation` of transformers; empty for its default.
+    """
+
+    name: str
+    revision: str = ""
+    dtype: str = "auto"
+    quantization: str = "none"
+    attention: str = ""
+
+    def __post_init__(self) -> None:
+        if self.quantization not in ("none", "4bit", "8bit"):
+            raise TrainingError(f"quantization is {self.quantization!r}: expected 'none', '4bit' or '8bit'")
+        if self.dtype != "auto" and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            raise TrainingError(f"dtype is {self.dtype!r}: expected 'auto' or a dtype of torch, such as 'bfloat16'")
+
+
+@dataclass(frozen=True)
+class SftRecipe:
+    """A hypernetwork for your own tasks.
+
+    Attributes:
+        base: see `BaseSpec`.
+        tasks: sources, each a mapping with the keys of `TaskFiles` or of `HubTasks`.
+        target_modules: the linear modules that get a LoRA; `all-linear` alone for all.
+        model: what differs from the defaults of `Text2LoraConfig`.
+        start_from: a checkpoint of text2lora that is trained further; its sizes hold.
+        offset_from: a LoRA, of all tasks for instance, that every adapter starts from; see `t2l train lora`.
+        train_offset: whether that offset is trained, too.
+        split: what validation keeps for itself.
+        definition_dropout: see `TaskSet`.
+        sft: how to train.
+    """
+
+    base: BaseSpec
+    tasks: list
+    target_modules: list = field(default_factory=lambda: ["q_proj", "v_proj"])
+    model: dict = field(default_factory=dict)
+    start_from: str = ""
+    offset_from: str = ""
+    train_offset: bool = True
+    split: SplitConfig = field(default_factory=SplitConfig)
+    definition_dropout: float = 0.9
+    sft: SftConfig = field(default_factory=SftConfig)
+
+
+@dataclass(frozen=True)
+class LoraRecipe:
+    """LoRAs without a hypernetwork, to compare with and to build on.
+
+    Attributes:
+        base, tasks, target_modules, split, definition_dropout: as in `SftRecipe`.
+        per_task: one LoRA for each task (oracles), or one for all of them together (multi-task).
+        lora_r, lora_alpha, use_rslora: as `r`, `lora_alpha` and `use_rslora` of `peft.LoraConfig`.
+        at_once: tasks whose LoRAs are trained side by side.
+        examples: per LoRA and step.
+        max_length: of a prompt and its response, in tokens.
+        engine: on what it runs, in one process.
+        fit: how to optimise.
+    """
+
+    base: BaseSpec
+    tasks: list
+    target_modules: list = field(default_factory=lambda: ["q_proj", "v_proj"])
+    per_task: bool = True
+    lora_r: int = 8
+    lora_alpha: float = 16.0
+    use_rslora: bool = True
+    at_once: int = 16
+    examples: int = 8
+    max_length: int = 1024
+    split: SplitConfig = field(default_factory=SplitConfig)
+    definition_dropout: float = 0.9
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+
+
+def load_base(spec: BaseSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model and its tokenizer.
+
+    Raises:
+        TrainingError: it cannot be loaded.
+        MissingExtraError: bitsandbytes is not installed.
+    """
+    name = resolve_name(spec.name, BASES)
+    where: dict[str, Any] = {"trust_remote_code": False} | ({"revision": spec.revision} if spec.revision else {})
+    options: dict[str, Any] = {"dtype": spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype)}
+    if spec.attention:
+        options["attn_implementation"] = spec.attention
+    if spec.quantization != "none":
+        options["quantization_config"] = _quantization(spec.quantization)
+    try:
+        base = AutoModelForCausalLM.from_pretrained(name, **where, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise TrainingError(f"the base {spec.name!r} cannot be loaded ({reason}): check name and network") from error
+    return base, tokenizer
+
+
+def _quantization(kind: str) -> Any:
+    from importlib.util import find_spec
+
+    if find_spec("bitsandbytes") is None:
+        raise MissingExtraError(f"quantization {kind!r} needs bitsandbytes: pip install bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    if kind == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+
+
+def load_tasks(sources: list, folder: Path = Path()) -> list[Task]:
+    """The tasks of all sources of a recipe.
+
+    Args:
+        sources: mappings with the keys of `TaskFiles` or `HubTasks`.
+        folder: where relative paths are looked up first.
+    """
+    if not sources:
+        raise TrainingError("the recipe names no tasks: expected a list of sources, such as `- path: tasks`")
+    tasks: list[Task] = []
+    for number, entry in enumerate(sources):
+        source = parse(source_kind(entry), entry, f"tasks[{number}]")
+        tasks += (
+            load_hub_tasks(source, folder) if isinstance(source, HubTasks) else read_tasks(locate(source.path, folder))
+        )
+    return tasks
+
+
+def prepare_tasks(
+    tasks: list[Task], split: SplitConfig, tokenizer: PreTrainedTokenizerBase, max_length: int, report: Report
+) -> tuple[list[Task], dict[str, list[Probe]]]:
+    """Leave out answers that do not fit, split, and decontaminate."""
+    kept = []
+    for task in tasks:
+        # a token is a byte or more, so that only long texts need a closer look
+        long = {
+            i
+            for i, example in enumerate(task.examples)
+            if len(example.response.encode()) > max_length - 64
+            and len(tokenizer(example.response)["input_ids"]) > max_length - 64
+        }
+        if long:
+            report(f"{task.name}: {len(long)} examples left out, whose response does not fit into {max_length} tokens")
+        examples = [example for i, example in enumerate(task.examples) if i not in long]
+        kept.append(Task(task.name, task.descriptions, examples, task.held_out_descriptions))
+    train, splits = split_tasks(kept, split)
+    held_out = [example for probes in splits.values() for probe in probes for example in probe.examples]
+    train = decontaminate(train, held_out, report)
+    counts = ", ".join(f"{name} {len(probes)}" for name, probes in splits.items())
+    report(f"{len(train)} tasks to train on; descriptions to validate with: {counts}")
+    return train, splits
+
+
+def run_sft(recipe: SftRecipe, target: Path, report: Report, resume: bool, folder: Path) -> None:
+    """Run a recipe of kind `sft`; relative paths start at `folder`."""
+    if recipe.start_from and (recipe.model or recipe.offset_from):
+        raise TrainingError("start_from goes on with a checkpoint as it is: leave `model` and `offset_from` out")
+    tasks = load_tasks(recipe.tasks, folder)
+    base, tokenizer = load_base(recipe.base)
+    train, probes = prepare_tasks(tasks, recipe.split, tokenizer, recipe.sft.max_length, report)
+    torch.manual_seed(recipe.sft.fit.seed)
+    if recipe.start_from:
+        model = Text2LoraModel.from_pretrained(str(locate(recipe.start_from, folder)), dtype=torch.float32)
+    else:
+        names = {"base_model_name_or_path": recipe.base.name, "base_model_revision": recipe.base.revision or None}
+        config = Text2LoraConfig.from_base_config(base.config, recipe.target_modules, **{**names, **recipe.model})
+        model = Text2LoraModel(config)
+        if recipe.offset_from:
+            set_offset(model, LoraAdapter.from_pretrained(locate(recipe.offset_from, folder)), recipe.train_offset)
+    source = TaskSet(train, recipe.definition_dropout)
+    cache = target / "descriptions.safetensors"
+    train_sft(model, base, tokenizer, source, recipe.sft, target, probes, report, cache, resume)
+    cache.unlink(missing_ok=True)
+
+
+def set_offset(model: Text2LoraModel, adapter: LoraAdapter, trained: bool = True) -> None:
+    """Let every adapter of a hypernetwork start from a given one.
+
+    Raises:
+        TrainingError: the adapter has other modules, ranks or strength, or the model has no offset.
+    """
+    config, hypernet = model.config, model.hypernet
+    if not config.offset:
+        raise TrainingError("offset_from needs a model with `offset: true`")
+    if abs(adapter.spec.scaling - config.lora_scaling) > 1e-6:
+        raise TrainingError(
+            f"offset_from has a LoRA of strength {adapter.spec.scaling:g}: expected {config.lora_scaling:g}, from r, "
+            "lora_alpha and use_rslora"
+        )
+    offsets = {name: (hypernet.offset_a[name], hypernet.offset_b[name]) for name in hypernet.shapes}
+    empty = {name: (a[None].detach(), b[None].detach()) for name, (a, b) in offsets.items()}
+    expected = to_adapters(config, empty, [{}])[0].weights
+    shapes = [{key: tuple(value.shape) for key, value in weights.items()} for weights in (adapter.weights, expected)]
+    if shapes[0] != shapes[1]:
+        wrong = sorted(set(shapes[0].items()) ^ set(shapes[1].items()))[0]
+        raise TrainingError(f"offset_from does not fit the model's modules and rank: see {wrong[0]} {list(wrong[1])}")
+    with torch.no_grad():
+        for name, factors in offsets.items():
+            for letter, offset in zip("AB", factors, strict=True):
+                for layer in range(config.num_layers):
+                    key = f"base_model.model.{config.module_paths[name].format(layer=layer)}.lora_{letter}.weight"
+                    offset[layer] = adapter.weights[key]
+                offset.requires_grad_(trained)
+
+
+def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, folder: Path) -> None:
+    """Run a recipe of kind `lora`: PEFT folders named after the tasks, or `multitask`."""
+    tasks = load_tasks(recipe.tasks, folder)
+    base, tokenizer = load_base(recipe.base)
+    train, _ = prepare_tasks(tasks, recipe.split, tokenizer, recipe.max_length, report)
+    config = Text2LoraConfig.from_base_config(
+        base.config,
+        recipe.target_modules,
+        base_model_name_or_path=recipe.base.name,
+        base_model_revision=recipe.base.revision or None,
+        lora_r=recipe.lora_r,
+        lora_alpha=recipe.lora_alpha,
+        use_rslora=recipe.use_rslora,
+    )
+    size = recipe.at_once if recipe.per_task else len(train)
+    groups = [train[i : i + size] for i in range(0, len(train), size)]
+    for number, group in enumerate(groups):
+        names = [task.name for task in group] if recipe.per_task else ["multitask"]
+        if all((target / slug(name) / "adapter_config.json").is_file() for name in names) and resume:
+            continue
+        sets = [TaskSet([task], recipe.definition_dropout) for task in group] if recipe.per_task else [TaskSet(group)]
+        report(f"LoRAs of {', '.join(names)}")
+        table = train_loras(
+            base,
+            tokenizer,
+            config,
+            [partial(_examples, chosen, recipe.examples) for chosen in sets],
+            recipe.fit,
+            target / f"part-{number}" if len(groups) > 1 else target,
+            report,
+            resume,
+            engine=recipe.engine,
+            max_length=recipe.max_length,
+        )
+        notes = [{"description": task.descriptions[0]} for task in group] if recipe.per_task else [{}]
+        with torch.no_grad():
+            adapters = to_adapters(config, table(range(len(names))), notes)
+        for name, adapter in zip(names, adapters, strict=True):
+            adapter.save_pretrained(target / slug(name))
+
+
+def _examples(tasks: TaskSet, count: int, rng: random.Random) -> Sequence[Example]:
+    return tasks.draw(rng, count).examples

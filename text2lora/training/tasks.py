@@ -1,0 +1,421 @@
+"""Your own tasks: read from files or data sets, split for validation, and drawn from in training."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from text2lora.encoder import check_description
+from text2lora.errors import InvalidDescriptionError, MissingExtraError, TrainingError
+from text2lora.training.data import Example, Probe, Prompt, TaskDraw
+
+LOTS_OF_LORAS = {
+    "prompt": "{input}",
+    "response": "{output[0]}",
+    "definition_pattern": r"Definition:.*Now complete the following example\s*-?\s*|Definition:.*?(?=Input:)",
+}
+"""The columns of the Lots-of-LoRAs data sets (Natural Instructions): what is before the input says the task."""
+
+
+class TaskExample(NamedTuple):
+    """One example: `prompt` is a text or chat messages; `definition` says the task and may stand before it."""
+
+    prompt: Prompt
+    response: str
+    definition: str = ""
+
+    def with_definition(self) -> Example:
+        """The prompt with the definition before it, and the response."""
+        if not self.definition:
+            return self.prompt, self.response
+        if isinstance(self.prompt, str):
+            return f"{self.definition}\n\n{self.prompt}", self.response
+        first, *rest = self.prompt
+        return [{**first, "content": f"{self.definition}\n\n{first['content']}"}, *rest], self.response
+
+    def without_definition(self) -> Example:
+        """The bare prompt, and the response."""
+        return self.prompt, self.response
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an adapter should do.
+
+    Attributes:
+        name: of the task, once in a run.
+        descriptions: the wordings that training may see.
+        examples: what to answer.
+        held_out_descriptions: wordings for validation.
+    """
+
+    name: str
+    descriptions: list[str]
+    examples: list[TaskExample]
+    held_out_descriptions: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TaskFiles:
+    """Tasks in files of your own.
+
+    Attributes:
+        path: a YAML file with one task, a JSON lines file (`.jsonl`, `.jsonl.gz`) with one a line, or a folder of them.
+    """
+
+    path: str
+
+
+@dataclass(frozen=True)
+class HubTasks:
+    """Tasks in data sets, of the Hub or whatever `datasets.load_dataset` reads; one data set is one task.
+
+    Attributes:
+        descriptions: a JSON lines file with `dataset` and `descriptions` a line, and `held_out_descriptions` if there
+            are; lines that say `"used_for_training": false` are left out.
+        datasets: which of them; all, if empty. Any name of `load_dataset`, or a format as `json` with `data_files`.
+        config: of the data sets, where they have several.
+        data_files: for `load_dataset`.
+        split: of the data sets.
+        revision: their commit, branch or tag.
+        prompt, response: templates over the columns of a row, as `{question}` or `{answers[0]}`.
+        definition_pattern: a regular expression; what it finds in a prompt is the task's definition.
+        layout: `lots-of-loras` sets the three above for the data sets of that name.
+        limit: examples per task at most; 0 for all.
+    """
+
+    descriptions: str
+    datasets: list = field(default_factory=list)
+    config: str = ""
+    data_files: str = ""
+    split: str = "train"
+    revision: str = ""
+    prompt: str = ""
+    response: str = ""
+    definition_pattern: str = ""
+    layout: str = ""
+    limit: int = 0
+
+
+def read_tasks(path: Path) -> list[Task]:
+    """Read tasks from a YAML or JSON lines file, or from a folder of them.
+
+    A task is a mapping with `name` (default: the file's), `descriptions`, `examples` and, if there are,
+    `held_out_descriptions` and `definition`. An example is a mapping with `prompt` (or chat `messages`) and `response`,
+    or a list of the two. `examples` may name a JSON lines file beside the task's.
+
+    Raises:
+        TrainingError: a file that cannot be read, or a task that lacks something, by name.
+    """
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml"))
+        found = found or sorted(p for p in path.iterdir() if p.name.endswith((".jsonl", ".jsonl.gz")))
+        if not found:
+            raise TrainingError(f"{path} holds no tasks: expected YAML or JSON lines files")
+        return [task for file in found for task in read_tasks(file)]
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        return [_task(row, path, f"line {i + 1}") for i, row in enumerate(read_lines(path))]
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TrainingError(f"the task {path} cannot be read ({' '.join(str(error).split())})") from error
+    return [_task(content, path, path.stem)]
+
+
+def locate(name: str, folder: Path) -> Path:
+    """What a path in a recipe means: something beside the recipe, or else relative to the working directory."""
+    return folder / name if (folder / name).exists() else Path(name)
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The rows of a JSON lines file, gzipped or not; empty lines are left out."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            lines = [line for line in file if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise TrainingError(f"{path}, line {number} is not JSON ({error})") from error
+    return rows
+
+
+def _task(content: object, path: Path, place: str) -> Task:
+    keys = ("name", "descriptions", "held_out_descriptions", "definition", "examples")
+    where = f"{path}, {place}" if place != path.stem else str(path)
+    if not isinstance(content, dict) or not {"descriptions", "examples"} <= content.keys():
+        raise TrainingError(f"{where} is not a task: expected a mapping with `descriptions` and `examples`")
+    if unknown := sorted(set(content) - set(keys)):
+        raise TrainingError(f"{where} has no setting {unknown[0]!r}: expected some of {', '.join(keys)}")
+    rows = content["examples"]
+    if isinstance(rows, str):
+        rows = read_lines(path.parent / rows)
+    name, definition = str(content.get("name", place)), str(content.get("definition") or "")
+    texts = [_descriptions(content.get(key) or [], where, key) for key in ("descriptions", "held_out_descriptions")]
+    if not texts[0] or not rows:
+        raise TrainingError(f"{where} has no {'examples' if texts[0] else 'descriptions'}: expected at least one")
+    return Task(
+        name, texts[0], [_example(row, definition, f"{where}, example {i + 1}") for i, row in enumerate(rows)], texts[1]
+    )
+
+
+def _descriptions(given: object, where: str, key: str) -> list[str]:
+    if not isinstance(given, list):
+        raise TrainingError(f"{where}: `{key}` is {given!r}, expected a list of texts")
+    try:
+        return [check_description(text) for text in given]
+    except InvalidDescriptionError as error:
+        raise TrainingError(f"{where}: {error}") from error
+
+
+def _example(row: object, definition: str, where: str) -> TaskExample:
+    if isinstance(row, list | tuple) and len(row) == 2:
+        row = {"prompt": row[0], "response": row[1]}
+    if isinstance(row, dict):
+        prompt, response = row.get("messages", row.get("prompt")), row.get("response")
+        chat = isinstance(prompt, list) and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in prompt)
+        if prompt and (chat or isinstance(prompt, str)) and isinstance(response, str):
+            return TaskExample(prompt, response, definition)
+    raise TrainingError(
+        f"{where} is {str(row)[:80]}: expected a `prompt` (or `messages` of `role` and `content`) and a `response`, "
+        "both texts"
+    )
+
+
+def load_hub_tasks(source: HubTasks, folder: Path = Path()) -> list[Task]:
+    """Read data sets through `datasets`.
+
+    Args:
+        source: see `HubTasks`.
+        folder: where relative paths are looked up first; see `locate`.
+
+    Raises:
+        TrainingError: a data set that cannot be loaded, a column it has not, or a task without descriptions.
+        MissingExtraError: `datasets` is not installed.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise MissingExtraError("data sets need `datasets`: pip install 'text2lora[train]'") from error
+    if source.layout not in ("", "lots-of-loras"):
+        raise TrainingError(f"layout is {source.layout!r}: expected 'lots-of-loras'")
+    if source.layout:
+        defaults: dict[str, Any] = {k: v for k, v in LOTS_OF_LORAS.items() if not getattr(source, k)}
+        source = replace(source, **defaults)
+    if not source.prompt or not source.response:
+        raise TrainingError("a data set needs templates `prompt` and `response`, or a `layout`")
+    wordings = {
+        str(row.get("dataset", "")): row
+        for row in read_lines(locate(source.descriptions, folder))
+        if row.get("used_for_training", True)
+    }
+    tasks = []
+    for dataset in source.datasets or wordings:
+        if dataset not in wordings:
+            raise TrainingError(f"{source.descriptions} has no descriptions of {dataset!r}: expected a line for it")
+        try:
+            rows = load_dataset(
+                dataset,
+                source.config or None,
+                data_files=str(locate(source.data_files, folder)) if source.data_files else None,
+                split=source.split,
+                revision=source.revision or None,
+            )
+        except Exception as error:  # datasets raises many kinds
+            reason = " ".join(str(error).split())[:200]
+            raise TrainingError(f"the data set {dataset!r} cannot be loaded ({reason})") from error
+        name = str(dataset).rstrip("/").rpartition("/")[2]
+        if source.limit:
+            rows = rows.select(range(min(source.limit, len(rows))))
+        try:
+            examples = [_from_row(row, source) for row in rows]
+        except (KeyError, IndexError, AttributeError) as error:
+            raise TrainingError(
+                f"the templates do not fit {name!r} ({error!r}): its columns are {', '.join(rows.column_names)}"
+            ) from error
+        wording = wordings[dataset]
+        lists = [_descriptions(wording.get(k) or [], name, k) for k in ("descriptions", "held_out_descriptions")]
+        tasks.append(Task(name, lists[0], examples, lists[1]))
+    return tasks
+
+
+def _from_row(row: dict[str, Any], source: HubTasks) -> TaskExample:
+    prompt, response = source.prompt.format(**row), source.response.format(**row)
+    found = re.search(source.definition_pattern, prompt, re.S) if source.definition_pattern else None
+    if not found:
+        return TaskExample(prompt, response)
+    bare = prompt[: found.start()] + prompt[found.end() :]
+    return TaskExample(bare.strip(), response, found[0].strip())
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """What validation keeps for itself.
+
+    Attributes:
+        unseen_tasks: how many whole tasks, or their names.
+        held_out_descriptions: share of the wordings of a task that marks none as held out, if it has several.
+        examples: unseen examples per task, and at most half of them.
+        wordings: per task and split, so many descriptions are validated at most.
+        seed: of the choice.
+    """
+
+    unseen_tasks: int | list = 0
+    held_out_descriptions: float = 0.2
+    examples: int = 8
+    wordings: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.unseen_tasks, int | list):
+            raise TrainingError(f"unseen_tasks is {self.unseen_tasks!r}: expected a number or a list of names")
+
+
+@dataclass
+class TaskSet:
+    """Tasks to train on; a `TaskSource`.
+
+    Attributes:
+        tasks: each is drawn as often as any other.
+        definition_dropout: share of the draws whose prompts lack the task's definition, so that the adapter must
+            carry it.
+    """
+
+    tasks: Sequence[Task]
+    definition_dropout: float = 0.9
+    descriptions: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.descriptions = [text for task in self.tasks for text in task.descriptions]
+        starts = [0]
+        for task in self.tasks:
+            starts.append(starts[-1] + len(task.descriptions))
+        self._starts = starts
+
+    def draw(self, rng: random.Random, examples: int) -> TaskDraw:
+        """A task, one of its descriptions, and examples of it; all different ones where it has enough."""
+        number = rng.randrange(len(self.tasks))
+        task = self.tasks[number]
+        row = self._starts[number] + rng.randrange(len(task.descriptions))
+        chosen = (
+            rng.sample(task.examples, examples)
+            if examples <= len(task.examples)
+            else rng.choices(task.examples, k=examples)
+        )
+        bare = rng.random() < self.definition_dropout
+        return TaskDraw(row, [e.without_definition() if bare else e.with_definition() for e in chosen])
+
+
+def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task], dict[str, list[Probe]]]:
+    """Take out what validation reads.
+
+    Returns:
+        The tasks as training sees them, and by split what to validate on: `unseen_examples` of trained tasks under
+        trained descriptions, `unseen_descriptions` of trained tasks, and `unseen_tasks`. Prompts are without
+        definitions, and examples are unseen in all three. A split that would be empty is left out.
+
+    Raises:
+        TrainingError: two tasks of one name, an unknown name in `unseen_tasks`, no task left to train on, or a task
+            with a single example.
+    """
+    names = [task.name for task in tasks]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise TrainingError(f"there are several tasks {min(twice)!r}: expected names that differ")
+    rng = random.Random(f"splits {config.seed}")
+    if isinstance(config.unseen_tasks, list):
+        unseen = {str(name) for name in config.unseen_tasks}
+        if unknown := sorted(unseen - set(names)):
+            raise TrainingError(f"unseen_tasks holds {unknown[0]!r}: expected some of {', '.join(names)}")
+    else:
+        unseen = set(rng.sample(sorted(names), min(config.unseen_tasks, len(names))))
+    if len(unseen) == len(tasks):
+        raise TrainingError(f"unseen_tasks leaves none of the {len(tasks)} tasks to train on")
+    train: list[Task] = []
+    splits: dict[str, list[Probe]] = {"unseen_examples": [], "unseen_descriptions": [], "unseen_tasks": []}
+    if poor := [task.name for task in tasks if len(task.examples) < 2]:
+        raise TrainingError(
+            f"the task {poor[0]!r} has a single example: expected one to train on and one to validate on"
+        )
+    smallest = min(len(task.examples) for task in tasks)
+    count = min(config.examples, smallest // 2)  # the same for all, so that tasks weigh the same
+    for task in tasks:
+        own = random.Random(f"{config.seed} {task.name}")
+        wordings, held_out = list(task.descriptions), list(task.held_out_descriptions)
+        if not held_out and len(wordings) > 1:
+            share = max(1, round(config.held_out_descriptions * len(wordings))) if config.held_out_descriptions else 0
+            held_out = own.sample(wordings, share)
+            wordings = [text for text in wordings if text not in held_out]
+        order = own.sample(task.examples, len(task.examples))
+        held = [example.without_definition() for example in order[:count]]
+
+        def probes(texts: Sequence[str]) -> list[Probe]:
+            return [Probe(text, held) for text in texts[: config.wordings]]  # noqa: B023 - used at once
+
+        if task.name in unseen:
+            splits["unseen_tasks"] += probes(held_out + wordings)
+            continue
+        splits["unseen_examples"] += probes(wordings)
+        splits["unseen_descriptions"] += probes(held_out)
+        train.append(replace(task, descriptions=wordings, held_out_descriptions=held_out, examples=order[count:]))
+    return train, {name: found for name, found in splits.items() if found}
+
+
+def _words(prompt: Prompt) -> list[str]:
+    text = prompt if isinstance(prompt, str) else "\n".join(str(message["content"]) for message in prompt)
+    return re.findall(r"\w+", text.lower()) or [text]
+
+
+def decontaminate(
+    train: Sequence[Task],
+    held_out: Iterable[Example],
+    report: Callable[[str], None] = print,
+    ngram: int = 13,
+) -> list[Task]:
+    """Leave out the training examples that evaluation would recognise.
+
+    An example goes where an evaluation example has its prompt and response, case and punctuation aside, or where the
+    two prompts share so many words in a row as `ngram` (13, as in Brown et al. 2020, appendix C).
+
+    Raises:
+        TrainingError: nothing of a task would be left.
+    """
+    pairs: set[tuple[str, str]] = set()
+    grams: set[tuple[str, ...]] = set()
+    for prompt, response in held_out:
+        words = _words(prompt)
+        pairs.add((" ".join(words), " ".join(_words(response))))
+        grams.update(tuple(words[i : i + ngram]) for i in range(len(words) - ngram + 1))
+
+    def known(example: TaskExample) -> bool:
+        words = _words(example.prompt)
+        if (" ".join(words), " ".join(_words(example.response))) in pairs:
+            return True
+        return any(tuple(words[i : i + ngram]) in grams for i in range(len(words) - ngram + 1))
+
+    clean, gone = [], 0
+    for task in train:
+        examples = [example for example in task.examples if not known(example)]
+        if not examples:
+            raise TrainingError(f"all examples of {task.name!r} are in the evaluation data, too: take other ones")
+        gone += len(task.examples) - len(examples)
+        clean.append(replace(task, examples=examples))
+    if gone:
+        report(f"decontamination: {gone} training examples left out, for validation has them")
+    return clean
+
+
+def source_kind(entry: object) -> type[TaskFiles] | type[HubTasks]:
+    """Which of the sources a recipe's entry is, by its keys."""
+    return HubTasks if isinstance(entry, dict) and {"descriptions", "datasets"} & set(entry) else TaskFiles
