@@ -17,10 +17,11 @@ from text2lora.evaluation.check import (
     Interval,
     _explained,
     check_conditioning,
-    mean_over_tokens,
-    read_tasks,
+    prepare_tasks,
 )
 from text2lora.evaluation.metrics import pearson, percentile_interval, resample, roc_auc, spearman
+from text2lora.standing import mean_over_tokens
+from text2lora.training.tasks import read_tasks
 
 TASKS = [
     CheckTask("upper", ["the city in upper case", "upper case of the city"], [("x", "A"), ("y", "B"), ("z", "C")]),
@@ -143,37 +144,14 @@ def test_one_task_cannot_be_shuffled(make_model, base, tokenizer) -> None:
         check_conditioning(make_model(), base, tokenizer, TASKS[:1])
 
 
-def test_tasks_are_read_from_files_and_folders(tmp_path: Path) -> None:
-    row = {"name": "n", "descriptions": [" one ", "two"], "examples": [["a", "b"], ["c", "d"]]}
-    (tmp_path / "b.jsonl").write_text(json.dumps(row | {"name": "m"}) + "\n\n")
-    (tmp_path / "a.jsonl").write_text(json.dumps(row))
-    assert read_tasks(tmp_path, 1) == [
+def test_tasks_come_with_their_held_out_wording_second(tmp_path: Path) -> None:
+    row = {"name": "n", "descriptions": [" one ", "two"], "definition": "D", "examples": [["a", "b"], ["c", "d"]]}
+    lines = [row, row | {"name": "m", "held_out_descriptions": ["three"]}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert prepare_tasks(read_tasks(tmp_path / "t.jsonl"), 1) == [
         CheckTask("n", ["one", "two"], [("a", "b")]),
-        CheckTask("m", ["one", "two"], [("a", "b")]),
+        CheckTask("m", ["one", "three", "two"], [("a", "b")]),
     ]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{", "line 1 is no task"),
-        ('{"name": "n", "descriptions": ["d"]}', "is no task.*examples"),
-        ('{"name": "n", "descriptions": ["  "], "examples": [["a", "b"]]}', "the description is empty"),
-        ('{"name": "n", "descriptions": ["d"], "examples": []}', "no descriptions or no examples"),
-        ('{"name": "n", "descriptions": ["d"], "examples": [["a", 1]]}', "no examples of text"),
-        ('{"name": "n", "descriptions": ["d"], "examples": [["a"]]}', "is no task"),
-    ],
-)
-def test_a_line_that_is_no_task_is_named(tmp_path: Path, line: str, message: str) -> None:
-    (tmp_path / "t.jsonl").write_text(line)
-    with pytest.raises(TrainingError, match=message):
-        read_tasks(tmp_path / "t.jsonl")
-
-
-def test_no_tasks_are_said_to_be_missing(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "none.jsonl"):
-        with pytest.raises(TrainingError, match="no tasks in"):
-            read_tasks(path)
 
 
 def test_cosines_are_those_of_the_whole_delta_w(make_model) -> None:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 Tasks = Annotated[
     str | None,
-    typer.Option(help="JSON lines of tasks, or a folder of them; for nano also a split: test_unseen, dev_seen, ..."),
+    typer.Option(
+        help="A YAML or JSON lines file of tasks, or a folder of them; for nano also test_unseen, dev_seen, ..."
+    ),
 ]
 Examples = Annotated[int, typer.Option(min=1, help="Examples of a task, at most.")]
 
@@ -91,15 +93,16 @@ def condition_table(report: ConditioningReport) -> Table:
 
 def load_tasks(tasks: str | None, base: str | None, examples: int) -> list[CheckTask]:
     """Tasks of a file, a folder or, for the bundled base, a split of its data."""
-    from text2lora.evaluation.check import read_tasks
+    from text2lora.evaluation.check import prepare_tasks
+    from text2lora.training.tasks import read_tasks
 
     nano = base in BASES
     if tasks is None and not nano:
-        raise typer.BadParameter("needed for a checkpoint other than nano: a file of JSON lines", param_hint="--tasks")
+        raise typer.BadParameter("needed for checkpoints other than nano: a file or folder", param_hint="--tasks")
     name = tasks or "test_unseen"
     if nano and not Path(name).exists():
         from text2lora.nano.source import SPLITS, read_check_tasks
 
         if name in SPLITS:
             return read_check_tasks(name, examples)
-    return read_tasks(Path(name), examples)
+    return prepare_tasks(read_tasks(Path(name)), examples)

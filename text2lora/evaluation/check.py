@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,14 +12,15 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.arithmetic import cosine_matrix
-from text2lora.encoder import check_description
-from text2lora.errors import InvalidDescriptionError, TrainingError
+from text2lora.errors import TrainingError
 from text2lora.evaluation.metrics import Estimate, pearson, percentile_interval, resample, spearman
 from text2lora.hypernetwork import LoraWeights
 from text2lora.modeling import Text2LoraModel
+from text2lora.standing import mean_over_tokens
 from text2lora.training.data import Example
 from text2lora.training.injection import LoraInjector
 from text2lora.training.sft import JUNK, TaskScore, score_examples
+from text2lora.training.tasks import Task
 
 CONDITIONS = {
     "matched": "the task's description",
@@ -41,7 +40,7 @@ class CheckTask:
 
     name: str
     descriptions: list[str]
-    examples: list[Example]
+    examples: Sequence[Example]
 
 
 class Interval(NamedTuple):
@@ -162,41 +161,21 @@ class ConditioningReport:
         }
 
 
-def read_tasks(path: Path, examples: int | None = None) -> list[CheckTask]:
-    """Read tasks from JSON lines: `{"name", "descriptions": [...], "examples": [["prompt", "response"], ...]}`.
+def prepare_tasks(tasks: Sequence[Task], examples: int | None = None) -> list[CheckTask]:
+    """Tasks as the check wants them: a held-out wording is the second one, prompts are without definitions.
 
     Args:
-        path: a file, or a folder whose `.jsonl` files are read in order.
+        tasks: as `text2lora.training.tasks.read_tasks` reads them.
         examples: keep so many per task at most.
-
-    Raises:
-        TrainingError: nothing is there, or a line is no task.
     """
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    if not files or not files[0].is_file():
-        raise TrainingError(f"no tasks in {path}: expected a file of JSON lines, or a folder of .jsonl files")
     return [
-        _read_task(line, f"{file}, line {number}", examples)
-        for file in files
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
-        if line.strip()
+        CheckTask(
+            task.name,
+            [task.descriptions[0], *task.held_out_descriptions, *task.descriptions[1:]],
+            [example.without_definition() for example in task.examples[:examples]],
+        )
+        for task in tasks
     ]
-
-
-def _read_task(line: str, place: str, limit: int | None) -> CheckTask:
-    wanted = 'expected {"name": "...", "descriptions": ["..."], "examples": [["prompt", "response"]]}'
-    try:
-        row = json.loads(line)
-        descriptions = [check_description(text) for text in row["descriptions"]]
-        examples = [(prompt, response) for prompt, response in row["examples"]][:limit]
-        name = str(row["name"])
-    except InvalidDescriptionError as error:
-        raise TrainingError(f"{place}: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{place} is no task ({error!r}): {wanted}") from error
-    if not descriptions or not examples or not all(isinstance(text, str) for pair in examples for text in pair):
-        raise TrainingError(f"{place} has no descriptions or no examples of text: {wanted}")
-    return CheckTask(name, descriptions, examples)
 
 
 @torch.no_grad()
@@ -221,7 +200,7 @@ def check_conditioning(
     Args:
         model: the checkpoint.
         base: its base model, with no adapter on it.
-        tokenizer: of the base, with a chat template.
+        tokenizer: of the base; prompts are in its chat format, if it has one.
         tasks: two or more; a task with one description is left out of paraphrased.
         rows: examples in a batch, or those of one task.
         draws: bootstrap samples.
@@ -341,14 +320,6 @@ def _similarities(
         pearson(x, y) if enough else float("nan"),
         spearman(x, y) if enough else float("nan"),
     )
-
-
-def mean_over_tokens(task_emb: torch.Tensor) -> torch.Tensor:
-    """One vector for each description, [n, d], of vectors or of token states padded with rows of zeros."""
-    if task_emb.ndim == 2:
-        return task_emb
-    is_token = task_emb.ne(0).any(-1, keepdim=True)
-    return task_emb.sum(1) / is_token.sum(1).clamp_min(1)
 
 
 def _number(value: float) -> float | None:

@@ -33,6 +33,7 @@ class NanoTasks:
     seed: int = 0
     weights: dict[str, float] = field(default_factory=dict)
     descriptions: list[str] = field(init=False, default_factory=list)
+    task_names: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         rng = random.Random(f"descriptions {self.seed}")
@@ -43,6 +44,7 @@ class NanoTasks:
             start = len(self.descriptions)
             task = TASKS[name]
             self.descriptions += [describe(task, rng) for _ in range(self.per_group[task.group])]
+            self.task_names += [name] * (len(self.descriptions) - start)
             self._rows[name] = range(start, len(self.descriptions))
 
     def draw(self, rng: random.Random, examples: int) -> TaskDraw:

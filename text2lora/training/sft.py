@@ -135,6 +135,8 @@ def train_sft(
         report(f"embedding {len(tasks.descriptions)} descriptions")
     with accelerator.main_process_first():  # the others read what the first one embedded, where there is a cache
         bank = DescriptionBank(model.encoder, tasks.descriptions, cache)
+    names: Sequence[str] | None = getattr(tasks, "task_names", None)
+    model.description_statistics = bank.summarise(names) if names else None
     model.to(device)
     forward = accelerator.prepare_model(model)
 
