@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from text2lora.cli import adapters, bench, check, convert, make, training
+from text2lora.cli import adapters, bench, check, compare, convert, make, training
 
 app = typer.Typer(
     name="t2l",
@@ -23,6 +23,7 @@ app.command("make")(make.make)
 app.command("run")(adapters.run)
 app.command("info")(adapters.info)
 app.command("check")(check.check)
+app.command("compare")(compare.compare)
 app.command("convert")(convert.convert)
 app.add_typer(training.app, name="train")
 app.command("eval")(training.evaluate)
