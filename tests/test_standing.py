@@ -114,6 +114,23 @@ def test_statistics_travel_with_the_checkpoint(make_model, tmp_path: Path, pooli
         assert json.loads(json.dumps(one.as_dict()))["nearest"][0]["task"] in names
 
 
+def test_training_writes_statistics(make_config, base, tokenizer, tmp_path: Path) -> None:
+    from text2lora.training.fit import FitConfig
+    from text2lora.training.sft import SftConfig, train_sft
+    from text2lora.training.tasks import Task, TaskExample, TaskSet
+
+    tasks = TaskSet([Task(name, [f"the {name}", name], [TaskExample("x", "a")]) for name in ("city", "upper")])
+    config = SftConfig(tasks=2, fit=FitConfig(steps=1))
+    for pooling, task_encoder in (("mean", "pooled"), ("none", "tokens")):
+        model = Text2LoraModel(make_config(encoder_pooling=pooling, task_encoder=task_encoder))
+        train_sft(model, base, tokenizer, tasks, config, tmp_path / pooling, report=lambda line: None)
+        loaded = Text2LoraModel.from_pretrained(tmp_path / pooling)
+        assert loaded.standing("city").nearest[0].task == "city"
+        measured = measure_descriptions(model.encoder, tasks.descriptions, tasks.task_names)
+        expected = measured.place("city", model.encoder.encode(["city"])[0]).similarity
+        assert loaded.standing("city").similarity == pytest.approx(expected, abs=5e-3)
+
+
 def test_checkpoints_without_statistics_say_so(checkpoint_dir: Path) -> None:
     model = Text2LoraModel.from_pretrained(checkpoint_dir)
     assert model.standing("the city") is None

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from text2lora import CheckpointError, TrainingError
+from text2lora import CheckpointError, MissingExtraError, TrainingError
 from text2lora.arithmetic import cosine_matrix
-from text2lora.evaluation.charts import plot_conditions, plot_similarities
+from text2lora.evaluation.charts import plot_conditions, plot_similarities, require_matplotlib
 from text2lora.evaluation.check import (
     CheckTask,
     Interval,
@@ -137,6 +137,12 @@ def test_pictures_are_drawn_without_a_display(make_model, base, tokenizer, tmp_p
     plot_conditions(report, tmp_path / "conditions.png")
     plot_similarities(report, tmp_path / "similarity.png")
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("conditions.png", "similarity.png"))
+
+
+def test_missing_matplotlib_is_said_in_one_line(monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'text2lora\[train\]'"):
+        require_matplotlib()
 
 
 def test_one_task_cannot_be_shuffled(make_model, base, tokenizer) -> None:

@@ -40,9 +40,12 @@ def check(
     Example: t2l check nano -o nano-check
     """
     quiet()
+    from text2lora.evaluation.charts import plot_conditions, plot_similarities, require_matplotlib
     from text2lora.evaluation.check import check_conditioning
     from text2lora.modeling import Text2LoraModel
 
+    if output:
+        require_matplotlib()
     with err.status("loading") as status:
         model = Text2LoraModel.from_pretrained(checkpoint, subfolder=subfolder or "", device_map=parse_device(device))
         chosen = load_tasks(tasks, model.config.base_model_name_or_path, examples)
@@ -50,8 +53,6 @@ def check(
             model, model.load_base_model(), model.base_tokenizer, chosen, batch_size, report=status.update
         )
         if output:
-            from text2lora.evaluation.charts import plot_conditions, plot_similarities
-
             status.update("drawing")
             with atomic_folder(output) as folder:
                 text = json.dumps(report.as_dict(), ensure_ascii=False, indent=2)

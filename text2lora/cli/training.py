@@ -117,7 +117,7 @@ def evaluate(
     records: Annotated[int, typer.Option(min=1, help="Unseen records per description.")] = 32,
     checkpoint: Annotated[str, typer.Option(help="Another checkpoint for the same base.")] = "nano",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for table, results and per-task CSV.")
+        Path | None, typer.Option("--output", "-o", help="Folder for table, picture, results and per-task CSV.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
 ) -> None:
@@ -130,9 +130,12 @@ def evaluate(
     if split not in ("dev", "test"):
         raise typer.BadParameter(f"{split!r} is not 'dev' or 'test'", param_hint="--split")
     quiet()
+    from text2lora.evaluation.charts import require_matplotlib
     from text2lora.modeling import Text2LoraModel
     from text2lora.nano.evaluate import as_markdown, evaluate_nano, write_results
 
+    if output:
+        require_matplotlib()
     with err.status("loading") as status:
         model = Text2LoraModel.from_pretrained(checkpoint)
         rows = evaluate_nano(split, records, model, status.update)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,26 @@ from text2lora.evaluation.metrics import Estimate
 OURS, OTHERS = "#2a6f97", "#b0b7bd"
 
 
+def require_matplotlib() -> None:
+    """Find out that pictures can be drawn, before minutes are spent on what they show.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("pictures need matplotlib: pip install 'text2lora[train]'")
+
+
 def new_figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
     """A figure that needs no display, and its axes side by side; saved by `figure.savefig(path)`.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("pictures need matplotlib: pip install 'text2lora[train]'") from error
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
