@@ -481,6 +481,46 @@ def test_slow_hub_is_waited_for_and_unreachable_one_is_named(hub: HubServer, cli
     assert told.startswith(f"CheckpointError: the Hub at {hub.url} cannot be reached for me/unreached: check")
 
 
+def test_evaluation_goes_into_the_card_and_the_next_one_takes_its_place(
+    hub: HubServer, client: HubClient, pushed: dict, tmp_path: Path
+) -> None:
+    hub.add("me/measured", hub.repos[CITY].files)
+    before = dict(hub.repos["me/measured"].files)
+    for name, count in (("mine", 4), ("other", 5), ("mine", 6)):
+        rows = [json.dumps({"prompt": f"say {i}", "answer": "never said"}) for i in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+        measure = ["eval", "-m", "org/base", "-a", "me/measured", "-t", f"{name}.jsonl", "--shots", 0, "--push"]
+        code, out, err = client(f"result = cli(*{[*measure, '--json']})", token=WRITER, cwd=tmp_path)
+        assert code == 0, err
+        assert json.loads(out)["pushed"] == {"me/measured": f"{hub.url}/me/measured"}
+    files = hub.repos["me/measured"].files
+    card, old = ModelCard(files["README.md"].decode()), ModelCard(before.pop("README.md").decode())
+    found = {result.dataset_name: result for result in card.data.eval_results}
+    assert {name: result.metric_value for name, result in found.items()} == {"mine": 0.0, "other": 0.0}
+    assert "n=6" in found["mine"].metric_name
+    assert card.data.model_name == "measured"
+    assert card.text.startswith(old.text.rstrip())
+    assert card.text.count("## Evaluation") == 1
+    assert "| mine | me/measured | 6 | 0.000 |" in card.text
+    assert card.data.text2lora == old.data.text2lora
+    assert {name: data for name, data in files.items() if name != "README.md"} == before
+
+
+def test_evaluation_that_cannot_be_pushed_is_refused_before_any_work(
+    hub: HubServer, client: HubClient, pushed: dict, tmp_path: Path
+) -> None:
+    tasks = ["-t", "none.jsonl", "--push"]
+    for more, status, told in [
+        (["-a", "org/mine", *tasks], 1, "you are 'me' on the Hub and may not write to org/mine"),
+        (["-a", "./here", *tasks], 2, "is a folder"),
+        (["-a", CITY, "--limit", 3, *tasks], 2, "a part of a benchmark is no result"),
+        (tasks, 2, "missing beside --push"),
+    ]:
+        code, _, err = client("result = cli('eval', '-m', 'org/base', *more)", token=WRITER, cwd=tmp_path, more=more)
+        assert code == status
+        assert told in " ".join(err.replace("│", " ").split())
+
+
 def run_page(client: HubClient, page: str, folder: Path) -> None:
     """Run what a page of the docs says: its Python, and its `t2l` lines."""
     text = (Path(__file__).parents[1] / "docs/how-to" / page).read_text(encoding="utf-8")

@@ -28,6 +28,7 @@ LAYERS = [
     "modeling",
     "batch",
     "inference",
+    "server",
     "training",
     "evaluation",
     "nano",
@@ -40,12 +41,14 @@ LAYERS = [
 def test_public_names_are_these() -> None:
     assert sorted(text2lora.__all__) == [
         "CheckpointError",
+        "EvaluationError",
         "HubError",
         "InvalidDescriptionError",
         "LoraAdapter",
         "LoraSpec",
         "MissingExtraError",
         "OutputError",
+        "ServerError",
         "Text2LoraConfig",
         "Text2LoraError",
         "Text2LoraModel",

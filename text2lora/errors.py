@@ -23,6 +23,10 @@ class OutputError(Text2LoraError, OSError):
     """A target that cannot be written, or that holds something else."""
 
 
+class ServerError(Text2LoraError, OSError):
+    """A chat server that cannot be reached, or that answers with something else."""
+
+
 class HubError(Text2LoraError, OSError):
     """Something that cannot be pushed to the Hub: no login, no right, something else is there, no answer."""
 
@@ -33,3 +37,7 @@ class TrainingError(Text2LoraError, RuntimeError):
 
 class TrainingInterrupted(TrainingError):
     """A training run that was stopped by Ctrl-C; its state is saved."""
+
+
+class EvaluationError(Text2LoraError, RuntimeError):
+    """An evaluation that cannot be run: an unknown task, data that cannot be read, a server that does not answer."""

@@ -120,6 +120,22 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)  # after a swap, what was there before
 
 
+def write_atomically(target: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written; a file that was there stays.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{target} cannot be written ({error.strerror or error})") from error
+
+
 def _swap(one: Path, two: Path) -> bool:
     """Swap two folders in one step; False where the system or the file system has no call for it."""
     paths, here = (os.fsencode(one), os.fsencode(two)), -100  # AT_FDCWD

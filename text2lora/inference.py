@@ -8,7 +8,6 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-@torch.inference_mode()
 def generate_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -29,20 +28,51 @@ def generate_answers(
         The answers in the order of the prompts, without special tokens and surrounding white space.
     """
     texts = [as_turn(tokenizer, prompt) for prompt in prompts]
+    return [text.strip() for text in complete(model, tokenizer, texts, max_new_tokens, batch_size)]
+
+
+@torch.inference_mode()
+def complete(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_new_tokens: int = 64,
+    batch_size: int = 32,
+    stop: Sequence[str] = (),
+) -> list[str]:
+    """Greedy continuations of texts that are already in the form that the model reads.
+
+    Args:
+        model: a causal language model, or a PeftModel with its active adapter.
+        tokenizer: of the base.
+        texts: with the marks of the chat template, where the tokenizer has one.
+        max_new_tokens: longest continuation.
+        batch_size: texts at a time; those of similar length share a batch, padded on the left.
+        stop: a continuation ends before the first of these.
+
+    Returns:
+        The continuations in the order of the texts, without special tokens.
+    """
     answers = [""] * len(texts)
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    ids = [tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"] for text in texts]
+    order = sorted(range(len(texts)), key=lambda i: len(ids[i]))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    ends = {"stop_strings": list(stop), "tokenizer": tokenizer} if stop else {}
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        ids = [tokenizer(texts[i], add_special_tokens=not tokenizer.chat_template)["input_ids"] for i in rows]
-        width = max(map(len, ids))
-        input_ids = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=model.device)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
+        width = max(len(ids[i]) for i in rows)
+        input_ids = torch.tensor([[pad] * (width - len(ids[i])) + ids[i] for i in rows], device=model.device)
+        mask = torch.tensor([[0] * (width - len(ids[i])) + [1] * len(ids[i]) for i in rows], device=model.device)
         output = model.generate(
-            input_ids=input_ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad
+            input_ids=input_ids,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=pad,
+            **ends,
         )
         for i, text in zip(rows, tokenizer.batch_decode(output[:, width:], skip_special_tokens=True), strict=True):
-            answers[i] = text.strip()
+            answers[i] = text[: min((at for end in stop if (at := text.find(end)) >= 0), default=len(text))]
     return answers
 
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from text2lora.encoder import TextEncoder
-from text2lora.errors import CheckpointError
+from text2lora.errors import CheckpointError, OutputError
 
 FILE_NAME = "standing.safetensors"
 RANK = 64
@@ -129,14 +129,21 @@ class DescriptionStatistics:
         return float(self.quantiles[round(FAR * (len(self.quantiles) - 1))])
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write them into a checkpoint's folder, centres in half precision."""
+        """Write them into a checkpoint's folder, centres in half precision.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
         path = Path(folder, FILE_NAME)
         temporary = path.with_name(f".{FILE_NAME}")
         tensors = {"basis": self.basis.half(), "centroids": self.centroids.half(), "quantiles": self.quantiles.float()}
         metadata = {"tasks": json.dumps(self.names, ensure_ascii=False)}
         content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
-        temporary.write_bytes(content)  # not save_file, whose files are private
-        os.replace(temporary, path)
+        try:
+            temporary.write_bytes(content)  # not save_file, whose files are private
+            os.replace(temporary, path)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written ({error.strerror or error})") from error
         return path
 
     @classmethod

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from text2lora.cli import adapters, bench, check, compare, convert, make, training
+from text2lora.cli import adapters, bench, check, compare, convert, describe, evaluate, make, training
 
 app = typer.Typer(
     name="t2l",
@@ -26,7 +26,8 @@ app.command("check")(check.check)
 app.command("compare")(compare.compare)
 app.command("convert")(convert.convert)
 app.add_typer(training.app, name="train")
-app.command("eval")(training.evaluate)
+app.command("describe")(describe.describe)
+app.command("eval")(evaluate.evaluate)
 app.add_typer(bench.app, name="bench")
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from text2lora.cli.common import err, out, parse_dtype, quiet, size
+from text2lora.cli.common import AsJson, Device, err, out, parse_device, parse_dtype, quiet, size
 
 app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
 
@@ -171,3 +171,46 @@ def standing(
         shares = f"{row.caught:.1%}", f"{row.warned:.1%}"
         table.add_row(name, str(row.real), str(row.junk), f"{row.auc:.4f}", *shares)
     out.print(table)
+
+
+@app.command()
+def train(
+    batch: Annotated[int, typer.Option(min=1, help="Rows, each with its own adapter.")] = 8,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of a row.")] = 512,
+    hidden: Annotated[int, typer.Option(min=64, help="Width of the base, a multiple of 64.")] = 1024,
+    layers: Annotated[int, typer.Option(min=1, help="Layers of the base.")] = 2,
+    repeat: Annotated[int, typer.Option(min=1, help="Times to measure each way.")] = 5,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Time a training step: the frozen base, with per-sample LoRA, and with LoRA repeated for every token.
+
+    Example: t2l bench train --tokens 256
+    """
+    quiet()
+    from text2lora.evaluation.bench_train import StepShape, time_step
+
+    if hidden % 64:
+        raise typer.BadParameter(f"{hidden} is not a multiple of 64", param_hint="--hidden")
+    shape = StepShape(batch, tokens, hidden, layers, device=parse_device(device))
+    with err.status("taking steps"):
+        costs = time_step(shape, repeat)
+    if as_json:
+        more = {"overhead": costs.overhead, "speedup": costs.speedup}
+        print(json.dumps({"shape": asdict(shape), "costs": asdict(costs) | more}, indent=2))
+        return
+    table = Table("step", "time", "LoRA part", "of the base", "memory beyond the base's")
+    table.add_row("frozen base", f"{costs.base:.2f} s", "", "", "")
+    for name, seconds, memory in (
+        ("per-sample LoRA", costs.ours, costs.ours_memory),
+        ("LoRA per token", costs.per_token, costs.per_token_memory),
+    ):
+        part = seconds - costs.base
+        table.add_row(name, f"{seconds:.2f} s", f"{part:.2f} s", f"{part / costs.base:.0%}", size(memory))
+    out.print(table)
+    speed = costs.flops / costs.base
+    out.print(
+        f"the LoRA part is {costs.speedup:.1f} times as fast as per token; the base runs at {speed / 1e9:.0f} GFLOP/s, "
+        f"{speed / costs.peak_flops:.0%} of what a large matrix product reaches here; drawing and tokenising the batch "
+        f"takes {costs.data * 1000:.1f} ms"
+    )

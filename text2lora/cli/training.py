@@ -1,8 +1,7 @@
-"""`t2l train` and `t2l eval`."""
+"""`t2l train`."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -109,39 +108,3 @@ def standing(
         raise TrainingError(f"{tasks} holds descriptions of fewer than two tasks: expected those of training")
     path = statistics.save(folder)
     out.print(f"[bold green]Written[/] {path}, of {len(statistics.names):,} tasks", highlight=False)
-
-
-def evaluate(
-    what: Annotated[str, typer.Argument(help="What to evaluate: `nano`.")] = "nano",
-    split: Annotated[str, typer.Option(help="`dev` or `test`.")] = "test",
-    records: Annotated[int, typer.Option(min=1, help="Unseen records per description.")] = 32,
-    checkpoint: Annotated[str, typer.Option(help="Another checkpoint for the same base.")] = "nano",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for table, picture, results and per-task CSV.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
-) -> None:
-    """Measure the bundled model and print its table.
-
-    Example: t2l eval nano
-    """
-    if what != "nano":
-        raise typer.BadParameter(f"{what!r} is not known: expected 'nano'", param_hint="WHAT")
-    if split not in ("dev", "test"):
-        raise typer.BadParameter(f"{split!r} is not 'dev' or 'test'", param_hint="--split")
-    quiet()
-    from text2lora.evaluation.charts import require_matplotlib
-    from text2lora.modeling import Text2LoraModel
-    from text2lora.nano.evaluate import as_markdown, evaluate_nano, write_results
-
-    if output:
-        require_matplotlib()
-    with err.status("loading") as status:
-        model = Text2LoraModel.from_pretrained(checkpoint)
-        rows = evaluate_nano(split, records, model, status.update)
-    if output:
-        write_results(rows, output)
-    if as_json:
-        print(json.dumps({row.name: row.estimate._asdict() for row in rows}, indent=2))
-    else:
-        print(as_markdown(rows))

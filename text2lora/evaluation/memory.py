@@ -87,17 +87,17 @@ def measure_memory(shape: str, dtype: torch.dtype = torch.float32) -> MemoryUse:
         code = f"import sys; sys.argv = {['t2l', *map(str, make)]}; from text2lora.cli import main; main()"
         return MemoryUse(
             weights=weights,
-            peak=_peak_of(code),
-            imports=_peak_of("import torch, transformers, peft"),
+            peak=peak_of(code),
+            imports=peak_of("import torch, transformers, peft"),
             base=2 * BASE_PARAMETERS[shape],
         )
 
 
-def _peak_of(code: str) -> int:
+def peak_of(code: str, **env: str) -> int:
     """The largest resident set of a Python process that runs `code`, in bytes."""
     done = subprocess.run(
         [sys.executable, "-c", f"{TELL_PEAK}\n{code}"],
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        env=os.environ | {"HF_HUB_OFFLINE": "1"} | env,
         capture_output=True,
         text=True,
         check=True,

@@ -67,3 +67,25 @@ def _ranks(values: torch.Tensor) -> torch.Tensor:
     """Ranks from 1."""
     _, which, counts = values.unique(return_inverse=True, return_counts=True)
     return (counts.cumsum(0) - (counts - 1) / 2).double()[which]
+
+
+def bootstrap_samples(scores: Sequence[torch.Tensor], draws: int = 2000, seed: int = 0) -> Estimate:
+    """Mean over tasks of the mean over a task's samples, with a percentile interval that resamples within each task.
+
+    For given tasks, as a benchmark's; `bootstrap` is for tasks that stand for others.
+
+    Args:
+        scores: per task, its samples' scores, or the differences of two conditions sample by sample.
+        draws: bootstrap samples.
+        seed: of them.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.zeros(draws, dtype=torch.double)
+    for sample in scores:
+        values, rows = sample.double(), max(1, 2**22 // len(sample))
+        for start in range(0, draws, rows):
+            picks = torch.randint(len(values), (min(rows, draws - start), len(values)), generator=generator)
+            drawn[start : start + rows] += values[picks].mean(1) / len(scores)
+    low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    mean = torch.stack([sample.double().mean() for sample in scores]).mean().item()
+    return Estimate(mean, low, high, len(scores), sum(len(sample) for sample in scores))

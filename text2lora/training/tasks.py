@@ -123,11 +123,14 @@ def read_tasks(path: Path) -> list[Task]:
         return [task for file in found for task in read_tasks(file)]
     if path.name.endswith((".jsonl", ".jsonl.gz")):
         return [_task(row, path, f"line {i + 1}") for i, row in enumerate(read_lines(path))]
+    return [_task(_read_yaml(path), path, path.stem)]
+
+
+def _read_yaml(path: Path) -> Any:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise TrainingError(f"the task {path} cannot be read ({' '.join(str(error).split())})") from error
-    return [_task(content, path, path.stem)]
 
 
 def read_wordings(path: Path) -> tuple[list[str], list[str]]:
@@ -175,11 +178,12 @@ def read_lines(path: Path) -> list[Any]:
     return rows
 
 
-def _task(content: object, path: Path, place: str) -> Task:
+def _task(content: object, path: Path, place: str, described: bool = True) -> Task:
     keys = ("name", "descriptions", "held_out_descriptions", "definition", "examples")
     where = f"{path}, {place}" if place != path.stem else str(path)
-    if not isinstance(content, dict) or not {"descriptions", "examples"} <= content.keys():
-        raise TrainingError(f"{where} is not a task: expected a mapping with `descriptions` and `examples`")
+    needed = ["descriptions", "examples"] if described else ["examples"]
+    if not isinstance(content, dict) or not set(needed) <= content.keys():
+        raise TrainingError(f"{where} is not a task: expected a mapping with `{'` and `'.join(needed)}`")
     if unknown := sorted(set(content) - set(keys)):
         raise TrainingError(f"{where} has no setting {unknown[0]!r}: expected some of {', '.join(keys)}")
     rows = content["examples"]
@@ -187,8 +191,8 @@ def _task(content: object, path: Path, place: str) -> Task:
         rows = read_lines(path.parent / rows)
     name, definition = str(content.get("name", place)), str(content.get("definition") or "")
     texts = [_descriptions(content.get(key) or [], where, key) for key in ("descriptions", "held_out_descriptions")]
-    if not texts[0] or not rows:
-        raise TrainingError(f"{where} has no {'examples' if texts[0] else 'descriptions'}: expected at least one")
+    if not rows or (described and not texts[0]):
+        raise TrainingError(f"{where} has no {'descriptions' if rows else 'examples'}: expected at least one")
     return Task(
         name, texts[0], [_example(row, definition, f"{where}, example {i + 1}") for i, row in enumerate(rows)], texts[1]
     )
@@ -215,6 +219,35 @@ def _example(row: object, definition: str, where: str) -> TaskExample:
         f"{where} is {str(row)[:80]}: expected a `prompt` (or `messages` of `role` and `content`) and a `response`, "
         "both texts"
     )
+
+
+def read_undescribed(path: Path) -> Task:
+    """Read one task that may lack descriptions: a YAML file, or a JSON lines file with an example a line.
+
+    Raises:
+        TrainingError: as `read_tasks`.
+    """
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        return _task({"descriptions": [], "examples": read_lines(path)}, path, path.name.partition(".")[0], False)
+    return _task(_read_yaml(path), path, path.stem, False)
+
+
+def task_to_dict(task: Task) -> dict[str, Any]:
+    """The task as `read_tasks` takes it."""
+    definitions = {example.definition for example in task.examples}
+    examples = [
+        {"prompt" if isinstance(prompt, str) else "messages": prompt, "response": response}
+        for prompt, response in (
+            example.without_definition() if len(definitions) == 1 else example.with_definition()
+            for example in task.examples
+        )
+    ]
+    found: dict[str, Any] = {"name": task.name, "descriptions": task.descriptions}
+    if task.held_out_descriptions:
+        found["held_out_descriptions"] = task.held_out_descriptions
+    if len(definitions) == 1 and definitions != {""}:
+        found["definition"] = definitions.pop()
+    return found | {"examples": examples}
 
 
 def load_hub_tasks(source: HubTasks, folder: Path = Path()) -> list[Task]:

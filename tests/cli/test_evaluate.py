@@ -1,0 +1,117 @@
+"""`t2l eval` in one process; what it measures is tested in tests/evaluation."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from text2lora.cli import app
+from text2lora.errors import EvaluationError, MissingExtraError, OutputError
+from text2lora.evaluation.metrics import Estimate
+from text2lora.nano.evaluate import Row
+
+PAGE = Path(__file__).parents[2] / "docs/how-to/evaluate.md"
+
+
+def t2l(*args: object):
+    return CliRunner().invoke(app, list(map(str, args)))
+
+
+def plain(text: str) -> str:
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
+
+
+@pytest.fixture
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    lines = [json.dumps({"prompt": f"say {i}", "answer": str(i)}) for i in range(6)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_json_holds_the_figures(tasks: Path) -> None:
+    result = t2l("eval", "-m", "nano", "-t", "mine.jsonl", "--limit", 2, "--json", "-o", "out", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)["figures"]
+    assert [(row["condition"], row["n"]) for row in figures] == [("base", 2), ("base + 3-shot", 2)]
+    assert (tasks / "out" / "table.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["other"], "'other' is not known: expected 'nano', or --model and --tasks"),
+        (["nano", "--tasks", "boolq"], "stands alone"),
+        ([], "give both, or `nano` alone"),
+        (["-m", "nano"], "give both"),
+        (["-m", "nano", "-t", ","], "give both"),
+        (["nano", "--split", "train"], "'train' is not 'dev' or 'test'"),
+        (["-m", "nano", "-t", "mine.jsonl", "--device", "abacus"], "cannot be used here"),
+    ],
+)
+def test_wrong_calls_are_refused(args: list[str], told: str, tasks: Path) -> None:
+    result = t2l("eval", *args)
+    assert result.exit_code == 2
+    assert told in plain(result.output)
+
+
+def test_what_cannot_work_is_refused_before_the_model_is_loaded(tasks: Path) -> None:
+    program = {"prompt": "def f():\n", "canonical_solution": "    pass\n", "entry_point": "f", "test": ""}
+    (tasks / "code.jsonl").write_text("\n".join([json.dumps(program)] * 4))
+    (tasks / "more").mkdir()
+    (tasks / "more" / "mine.jsonl").write_text((tasks / "mine.jsonl").read_text())
+    for args, error, told in [
+        (["-t", "humaneval", "--data", "code.jsonl"], EvaluationError, "allow it with --allow-code-execution"),
+        (["-t", "mine.jsonl,more/mine.jsonl"], EvaluationError, "two tasks have the same name"),
+        (["-t", "lm_eval:sciq", "--server", "http://x"], EvaluationError, "leave out --server"),
+        (["-t", "mine.jsonl", "-o", "more"], OutputError, "holds mine.jsonl, no part of a report"),
+        (["-t", "nothing"], EvaluationError, "'nothing' is no task"),
+    ]:
+        result = t2l("eval", "-m", "./no-such-model", *args)
+        assert isinstance(result.exception, error)
+        assert told in str(result.exception)
+
+
+def test_missing_extra_is_named(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "lm_eval.tasks", None)
+    result = t2l("eval", "-m", "nano", "-t", "lm_eval:sciq")
+    assert isinstance(result.exception, MissingExtraError)
+    assert "pip install 'text2lora[eval]'" in str(result.exception)
+
+
+def test_table_of_nano_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Row("base", Estimate(0.5, 0.4, 0.6, 2, 8), [])]
+    monkeypatch.setattr("text2lora.nano.evaluate.evaluate_nano", lambda *args: rows)
+    assert "| base | 0.500 | 0.400 to 0.600 | 2 | 8 |" in t2l("eval", "nano").output
+    assert json.loads(t2l("eval", "nano", "--json").stdout)["base"]["mean"] == 0.5
+
+
+def fences(language: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    return [code for name, code in found if name == language]
+
+
+def test_what_the_page_does_with_nano_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(fences("python")[0], str(PAGE), "exec"), {})
+    for line in "".join(fences("")).splitlines():
+        result = t2l(*shlex.split(line)[1:])
+        assert result.exit_code == 0, result.output
+    table = Path("report/table.md").read_text()
+    shown = PAGE.read_text(encoding="utf-8")
+    rows = [line for line in table.splitlines() if "3-shot" not in line]  # whose figure is near the edge of rounding
+    assert all(row.replace("|  |", "| |") in shown.replace("|  |", "| |") for row in rows)
+
+
+def test_other_commands_of_the_page_have_these_options() -> None:
+    evaluate = typer.main.get_command(app).commands["eval"]  # type: ignore[attr-defined]
+    lines = [line for line in "".join(fences("sh")).splitlines() if line.startswith("t2l eval ")]
+    assert len(lines) == 5
+    for line in lines:
+        evaluate.make_context("eval", shlex.split(line)[2:])

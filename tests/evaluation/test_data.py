@@ -1,0 +1,111 @@
+"""Where questions come from."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from text2lora.errors import EvaluationError, MissingExtraError
+from text2lora.evaluation.data import load_task
+from text2lora.evaluation.tasks import BENCHMARKS
+
+ROWS = [{"passage": f"Fact {i}.", "question": f"is it {i}", "answer": i % 2 == 0} for i in range(8)]
+
+
+def write(path: Path, rows: list) -> Path:
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode()) if path.name.endswith(".gz") else text.encode())
+    return path
+
+
+def prompts(data) -> list[str]:
+    return [example.prompt.partition(".")[0] for example in data.examples]
+
+
+def test_demonstrations_are_set_aside_and_not_scored(tmp_path: Path) -> None:
+    data = load_task("boolq", write(tmp_path / "any.jsonl", ROWS), shots=3, limit=4)
+    assert [shot.prompt.partition(".")[0] for shot in data.shots] == ["Fact 0", "Fact 1", "Fact 2"]
+    assert prompts(data) == ["Fact 3", "Fact 4", "Fact 5", "Fact 6"]
+    assert len(load_task("boolq", tmp_path / "any.jsonl", shots=0).examples) == 8
+
+
+def test_demonstrations_come_from_their_own_split_where_there_is_one(tmp_path: Path) -> None:
+    write(tmp_path / "BoolQ.jsonl.gz", ROWS[:4])
+    write(tmp_path / "boolq.train.jsonl", ROWS[4:])
+    data = load_task("boolq", tmp_path, shots=2)
+    assert prompts(data) == ["Fact 0", "Fact 1", "Fact 2", "Fact 3"]
+    assert [shot.prompt.partition(".")[0] for shot in data.shots] == ["Fact 4", "Fact 5"]
+
+
+def test_file_of_benchmarks_is_searched(tmp_path: Path) -> None:
+    write(tmp_path / "all.jsonl", [{"name": "ARC-Easy", "test": []}, {"name": "Bool-Q", "test": ROWS, "train": ROWS}])
+    assert len(load_task("boolq", tmp_path).examples) == 8
+    with pytest.raises(EvaluationError, match=r"has no piqa: expected piqa\.jsonl in it"):
+        load_task("piqa", tmp_path / "all.jsonl")
+
+
+def test_hub_is_asked_for_the_split_and_for_no_more_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load(path: str, config: str | None, split: str) -> list:
+        asked.append((path, config, split))
+        return ROWS[:2]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    load_task("boolq", shots=2, limit=2)
+    assert asked == [("google/boolq", None, "validation[:4]"), ("google/boolq", None, "train[:2]")]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: 1 / 0)
+    with pytest.raises(EvaluationError, match=r"the data set google/boolq cannot be read .*: pass --data"):
+        load_task("boolq")
+
+
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'text2lora\[eval\]', or pass --data"):
+        load_task("piqa")
+
+
+def test_own_file_becomes_a_task(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}?", "answer": i} for i in range(5)]
+    data = load_task(str(write(tmp_path / "my.jsonl", rows)))
+    assert data.task.name == "my"
+    assert [example.gold for example in data.examples] == ["3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"prompt": "a"}', "row 1: expected"),
+        (b'{"prompt": "a", "answer": "b"}\n\n{"prompt": "a", "answer": null}', "row 2: expected"),
+        (b"[1]", "row 1: expected"),
+        (b"nonsense", "line 1 is not JSON"),
+        (b"\x1f\x8bnonsense", "cannot be read"),
+        (b"\xff", "cannot be read"),
+        (b"", "nothing left to score"),
+        (b'{"prompt": "a", "answer": "b"}', "nothing left to score after 1 examples for demonstrations"),
+    ],
+)
+def test_own_file_that_cannot_be_used_is_refused(content: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / "my.jsonl").write_bytes(content)
+    with pytest.raises(EvaluationError, match=told):
+        load_task(str(tmp_path / "my.jsonl"))
+
+
+def test_unknown_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="'arc_chalenge' is no task: did you mean 'arc_challenge'"):
+        load_task("arc_chalenge")
+    with pytest.raises(EvaluationError, match="No such file"):
+        load_task("none.jsonl")
+    with pytest.raises(EvaluationError, match="does not exist"):
+        load_task("boolq", tmp_path / "none")
+
+
+def test_every_benchmark_of_the_paper_has_a_source() -> None:
+    names = "arc_challenge arc_easy boolq gsm8k hellaswag openbookqa piqa winogrande humaneval mbpp".split()
+    assert list(BENCHMARKS) == names
+    assert all(task.source and "/" in task.source.path for task in BENCHMARKS.values())

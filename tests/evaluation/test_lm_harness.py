@@ -1,0 +1,84 @@
+"""Tasks of lm-evaluation-harness on the live model, with definitions and data of our own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from text2lora import Text2LoraModel
+from text2lora.errors import EvaluationError
+from text2lora.evaluation.backends import TransformersBackend
+from text2lora.evaluation.harness import make_conditions, summarise
+from text2lora.evaluation.lm_harness import evaluate_with_lm_eval, find_tasks
+from text2lora.nano import sample_record
+
+pytest.importorskip("lm_eval")
+
+YAML = """
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+doc_to_text: "{{{{prompt}}}}"
+output_type: {kind}
+{more}
+"""
+SAID = """
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["\\n"], max_gen_toks: 32, do_sample: false}
+metric_list: [{metric: exact_match}]
+"""
+CHOSEN = """
+doc_to_target: 0
+doc_to_choice: "{{[answer, answer|lower]}}"
+metric_list: [{metric: acc}, {metric: acc_norm}]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    records = [sample_record("order", 900 + i) for i in range(12)]
+    lines = [json.dumps({"prompt": line, "answer": fields["city"].upper()}) for line, fields in records]
+    data = tmp_path / "data.jsonl"
+    data.write_text("\n".join(lines))
+    definitions = tmp_path / "tasks"
+    definitions.mkdir()
+    for name, kind, more in (("said", "generate_until", SAID), ("chosen", "multiple_choice", CHOSEN)):
+        text = YAML.format(name=f"city_{name}", data=data, kind=kind, more=more)
+        (definitions / f"{name}.yaml").write_text(text)
+    return definitions
+
+
+def test_adapters_take_turns_on_one_model(folder: Path, tmp_path: Path) -> None:
+    t2l = Text2LoraModel.from_pretrained("nano")
+    t2l.generate_lora("Return the city in capital letters.").save_pretrained(tmp_path / "capitals")
+    adapter = str(tmp_path / "capitals")
+    backend = TransformersBackend.from_names("nano", [adapter])
+    names = ["city_said", "city_chosen"]
+    conditions = make_conditions([adapter], "Return the city in lower case.", shots=2)
+    conditions += conditions[:1]  # the base again, after the adapter
+    samples = evaluate_with_lm_eval(backend, find_tasks(names, folder), names, conditions, limit=6)
+    assert len(samples) == 5 * 2 * 6
+    assert samples[:12] == samples[-12:]
+    found = {(f.condition, f.task): f.accuracy for f in summarise(samples[:-12])}
+    assert found[adapter, "lm_eval:city_said"].mean == 1
+    assert found["base", "lm_eval:city_said"].mean == 0
+    assert found[adapter, "lm_eval:city_chosen"].samples == 6
+    described = next(s for s in samples if s.condition == "base + description")
+    assert described.prompt.startswith("<|record|>Return the city in lower case.\n\n")
+    shown = next(s for s in samples if s.condition == "base + 2-shot" and s.task == "lm_eval:city_said")
+    assert shown.prompt.count("<|record|>") == 3
+    assert shown.reason == "exact_match"
+
+
+def test_what_cannot_be_run_is_named(folder: Path) -> None:
+    with pytest.raises(EvaluationError, match="has no task 'city_sung'"):
+        find_tasks(["city_said", "city_sung", "hellaswag"], folder)
+    (folder.parent / "data.jsonl").unlink()
+    backend = TransformersBackend.from_names("nano")
+    with pytest.raises(EvaluationError, match="lm-evaluation-harness cannot run city_said"):
+        evaluate_with_lm_eval(backend, find_tasks(["city_said"], folder), ["city_said"], make_conditions())

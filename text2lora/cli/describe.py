@@ -1,0 +1,77 @@
+"""`t2l describe`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from text2lora.cli.common import err, out, quiet
+
+
+def describe(
+    task: Annotated[Path, typer.Argument(help="A task's YAML file, or JSON lines with `prompt` and `response`.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The task's new YAML file; else it is printed.")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Descriptions to write.")] = 20,
+    held_out: Annotated[float, typer.Option(help="Share of them that training does not see.")] = 0.2,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A chat model: a Hub id or a folder; on a server, its name.")
+    ] = "",
+    server: Annotated[
+        str | None, typer.Option(help="Address of a server with OpenAI's API; key in OPENAI_API_KEY.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="Of the sampling.")] = 0.9,
+    seed: Annotated[int, typer.Option(help="Of the sampling and of the held-out share.")] = 0,
+) -> None:
+    """Write varied descriptions of a task from its examples.
+
+    Example: t2l describe tasks/refunds.yaml -o tasks/refunds.yaml -n 40 --model Qwen/Qwen3-4B
+    """
+    quiet()
+    import dataclasses
+
+    import yaml
+
+    from text2lora.hub import write_atomically
+    from text2lora.training.describe import Chat, hold_out, local_chat, write_descriptions
+    from text2lora.training.runs import BaseSpec, load_base
+    from text2lora.training.tasks import read_undescribed, task_to_dict
+
+    if not model and server is None:
+        raise typer.BadParameter("name a chat model with --model, or a server with --server", param_hint="--model")
+    found = read_undescribed(task)
+    hold_out([], held_out)  # a bad share is refused before anything is loaded
+    chat: Chat
+    if server is not None:
+        from text2lora.server import ChatServer
+
+        client = ChatServer(server)
+        name = model or (client.models() or ["default"])[0]
+
+        def chat(request: str, seed: int) -> str:
+            messages = [{"role": "user", "content": request}]
+            return client.chat(name, messages, temperature=temperature, max_tokens=512, seed=seed)
+
+    else:
+        chat = local_chat(*load_base(BaseSpec(model)), temperature)
+    known = [*found.descriptions, *found.held_out_descriptions]
+    examples = [example.without_definition() for example in found.examples]
+    with err.status("asking") as status:
+        written = write_descriptions(examples, count, chat, known, seed, report=status.update)
+    if len(written) < count:
+        err.print(f"[yellow]The model had {len(written)} ideas for {count} descriptions[/]")
+    train, held = hold_out(written, held_out, seed)
+    whole = dataclasses.replace(
+        found,
+        descriptions=[*found.descriptions, *train],
+        held_out_descriptions=[*found.held_out_descriptions, *held],
+    )
+    text = yaml.safe_dump(task_to_dict(whole), sort_keys=False, allow_unicode=True, width=110)
+    if output is None:
+        print(text, end="")
+        return
+    write_atomically(output, text)
+    out.print(f"[bold green]Wrote[/] {len(train)} descriptions, and {len(held)} held out, to {output}")

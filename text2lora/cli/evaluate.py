@@ -1,0 +1,192 @@
+"""`t2l eval`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from text2lora.cli.common import AsJson, Device, err, out, parse_device, parse_dtype, quiet
+from text2lora.errors import EvaluationError
+from text2lora.hub import is_local, push_target
+
+if TYPE_CHECKING:
+    from text2lora.evaluation.report import EvalReport
+
+NANO, HUB = "The bundled model: t2l eval nano", "On the Hub"
+
+
+def evaluate(
+    what: Annotated[str | None, typer.Argument(help="`nano` for the table of the bundled model.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="The base: `nano`, a folder or a Hub id.")] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option("--adapter", "-a", help="A folder or Hub id of a LoRA; may be repeated.")
+    ] = None,
+    description: Annotated[
+        str | None, typer.Option("--description", "-d", help="Also try the base with this text in the prompt.")
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option("--tasks", "-t", help="Benchmarks, files of JSON lines, lm_eval:NAME; with commas.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions of a task, the first ones; else all.")] = None,
+    shots: Annotated[int, typer.Option(min=0, help="Also try the base after so many demonstrations.")] = 3,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="File or folder with the benchmarks, in place of the Hub.")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(help="Address of an OpenAI-compatible server; names are those it serves.")
+    ] = None,
+    allow_code_execution: Annotated[
+        bool, typer.Option("--allow-code-execution", help="Run, confined, what the model writes for HumanEval or MBPP.")
+    ] = False,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer; by default the task's own.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Answers at a time; on a server, requests.")] = 16,
+    dtype: Annotated[str | None, typer.Option(help="Of the base: float32, bfloat16 or float16.")] = None,
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option(help="Of the intervals.")] = 0,
+    lm_eval_path: Annotated[
+        Path | None, typer.Option(help="Folder with more task definitions for lm_eval:NAME.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for results.json and the table in Markdown.")
+    ] = None,
+    push: Annotated[
+        bool, typer.Option("--push", help="Put the figures into the adapters' cards.", rich_help_panel=HUB)
+    ] = False,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="As a pull request.", rich_help_panel=HUB)] = False,
+    token: Annotated[
+        str | None, typer.Option(help="By default HF_TOKEN or that of `hf auth login`.", rich_help_panel=HUB)
+    ] = None,
+    as_json: AsJson = False,
+    split: Annotated[str, typer.Option(help="`dev` or `test`.", rich_help_panel=NANO)] = "test",
+    records: Annotated[int, typer.Option(min=1, help="Unseen records per description.", rich_help_panel=NANO)] = 32,
+    checkpoint: Annotated[
+        str, typer.Option(help="Another checkpoint for the same base.", rich_help_panel=NANO)
+    ] = "nano",
+) -> None:
+    """Measure adapters against their base, on benchmarks or tasks of your own.
+
+    Example: t2l eval --model nano --adapter city-upper --tasks cities.jsonl
+    """
+    if what is not None:
+        if what != "nano":
+            raise typer.BadParameter(f"{what!r} is not known: expected 'nano', or --model and --tasks")
+        if model or adapter or tasks:
+            raise typer.BadParameter("stands alone, without --model, --adapter and --tasks", param_hint="nano")
+        _evaluate_nano(split, records, checkpoint, output, as_json)
+        return
+    names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
+    if not model or not names:
+        raise typer.BadParameter("give both, or `nano` alone", param_hint="--model, --tasks")
+    if push and not adapter:
+        raise typer.BadParameter("missing beside --push", param_hint="--adapter")
+    if push and limit:
+        raise typer.BadParameter("a part of a benchmark is no result for a card: leave it out", param_hint="--limit")
+    _check_push([*(adapter or [])] if push else [], token, create_pr)
+    torch_dtype = parse_dtype(dtype)
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of lm-evaluation-harness and datasets
+    quiet()
+    from transformers.utils import logging
+
+    from text2lora.evaluation.backends import Backend, ServerBackend, TransformersBackend
+    from text2lora.evaluation.data import load_task
+    from text2lora.evaluation.harness import check_code, evaluate_tasks, make_conditions, summarise
+    from text2lora.evaluation.lm_harness import PREFIX, evaluate_with_lm_eval, find_tasks
+    from text2lora.evaluation.report import EvalReport, check_output, push_report, write_report
+
+    if output:
+        check_output(output)
+    own = [name for name in names if not name.startswith(PREFIX)]
+    theirs = [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
+    if theirs and server:
+        raise EvaluationError(f"{PREFIX}{theirs[0]} needs the model in this process: leave out --server")
+    conditions = make_conditions(adapter or [], description, shots)
+    with err.status("reading the tasks") as status:
+        sets = [load_task(name, data, shots, limit) for name in own]
+        if len({s.task.name for s in sets}) < len(sets):
+            raise EvaluationError("two tasks have the same name: rename a file")
+        check_code(sets, allow_code_execution)
+        manager = find_tasks(theirs, lm_eval_path) if theirs else None
+        status.update("loading the model")
+        backend: Backend
+        if server:
+            backend = ServerBackend(server, model, adapter or [], batch_size, seed=seed)
+        else:
+            backend = TransformersBackend.from_names(
+                model, adapter or [], batch_size, parse_device(device), torch_dtype or "auto", token
+            )
+        samples = evaluate_tasks(backend, sets, conditions, allow_code_execution, max_new_tokens, status.update)
+        if manager and isinstance(backend, TransformersBackend):
+            logging.set_verbosity_error()  # of settings that lm-evaluation-harness gives twice
+            samples += evaluate_with_lm_eval(backend, manager, theirs, conditions, limit, seed, status.update)
+        status.update("computing the intervals")
+        figures = summarise(samples, seed)
+    report = EvalReport(model, server or "transformers", seed, conditions, figures, samples)
+    if output:
+        write_report(report, output)
+    urls = {}
+    for name in dict.fromkeys(adapter or []) if push else []:
+        commit = push_report(report, name, token, create_pr)
+        urls[name] = str(commit.pr_url or commit.repo_url)
+    if as_json:
+        print(json.dumps({"figures": report.summary(), "pushed": urls}, indent=2))
+        return
+    out.print(_table(report))
+    for url in urls.values():
+        out.print(f"[bold green]Pushed[/] {url}")
+    if output:
+        out.print(f"[bold green]Written[/] {escape(str(output))}")
+
+
+def _check_push(adapters: list[str], token: str | None, create_pr: bool) -> None:
+    """Refuse before any work what cannot be pushed to."""
+    for name in adapters:
+        if is_local(name):
+            raise typer.BadParameter(
+                f"{name!r} is a folder: pass the id of the adapter on the Hub", param_hint="--push"
+            )
+        push_target(name, "adapter", token=token, create_pr=create_pr, force=True)
+
+
+def _table(report: EvalReport) -> Table:
+    from text2lora.evaluation.report import cells_of
+
+    table = Table("", box=box.SIMPLE)
+    for head in ("n", "accuracy, 95 % interval", "against the base"):
+        table.add_column(head, no_wrap=True)
+    for task in dict.fromkeys(figure.task for figure in report.figures):
+        table.add_row(f"[bold]{escape(task)}[/]", "", "", "")
+        for figure in (figure for figure in report.figures if figure.task == task):
+            accuracy, around, difference, beside = cells_of(figure)
+            cells = [f"{figure.accuracy.samples:,}", f"{accuracy}  ({around})", f"{difference}  ({beside})"]
+            table.add_row(escape(f"  {figure.condition}"), *(cells if difference else cells[:2]))
+    return table
+
+
+def _evaluate_nano(split: str, records: int, checkpoint: str, output: Path | None, as_json: bool) -> None:
+    if split not in ("dev", "test"):
+        raise typer.BadParameter(f"{split!r} is not 'dev' or 'test'", param_hint="--split")
+    quiet()
+    from text2lora.evaluation.charts import require_matplotlib
+    from text2lora.modeling import Text2LoraModel
+    from text2lora.nano.evaluate import as_markdown, evaluate_nano, write_results
+
+    if output:
+        require_matplotlib()
+    with err.status("loading") as status:
+        model = Text2LoraModel.from_pretrained(checkpoint)
+        rows = evaluate_nano(split, records, model, status.update)
+    if output:
+        write_results(rows, output)
+    if as_json:
+        print(json.dumps({row.name: row.estimate._asdict() for row in rows}, indent=2))
+    else:
+        print(as_markdown(rows))

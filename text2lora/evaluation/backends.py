@@ -1,0 +1,212 @@
+"""What answers the questions: a model in this process, or a server that speaks OpenAI's API."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from text2lora.adapter import LoraAdapter
+from text2lora.errors import CheckpointError, ServerError
+from text2lora.hub import BASES, hub_fault, resolve_name
+from text2lora.inference import complete
+from text2lora.server import ChatServer
+
+
+@dataclass(frozen=True)
+class Request:
+    """A question in its conversation: what user and assistant say by turns, and how the answer is made to begin."""
+
+    turns: tuple[str, ...]
+    prefill: str = ""
+
+    def messages(self) -> list[dict[str, str]]:
+        """The turns as a chat template takes them."""
+        return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(self.turns)]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model read and what it said, without the prefill; or why it was not asked."""
+
+    prompt: str
+    text: str
+    problem: str = ""
+
+
+class Backend(Protocol):
+    """Answers questions under an adapter or none; `chat` says whether it puts the turns into a chat template."""
+
+    chat: bool
+
+    def use(self, adapter: str | None) -> AbstractContextManager[None]:
+        """The model with an adapter, or the base alone, for the block."""
+
+    def answer(self, requests: Sequence[Request], max_new_tokens: int, stop: Sequence[str]) -> list[Answer]:
+        """Greedy answers, in the order of the requests."""
+
+
+class TransformersBackend:
+    """A base model that is loaded once; adapters are swapped in place.
+
+    Args:
+        model: the base.
+        tokenizer: of the base; turns go through its chat template, or are put below each other where it has none.
+        adapters: by name.
+        batch_size: answers at a time.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        adapters: Mapping[str, LoraAdapter] | None = None,
+        batch_size: int = 16,
+    ):
+        self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
+        self.adapters = dict(adapters or {})
+        self.chat = bool(tokenizer.chat_template)
+        self._live: Any = model
+
+    @classmethod
+    def from_names(
+        cls,
+        model: str,
+        adapters: Sequence[str] = (),
+        batch_size: int = 16,
+        device: str = "cpu",
+        dtype: Any = "auto",
+        token: str | None = None,
+    ) -> TransformersBackend:
+        """Load adapters and their base; folders, Hub ids, or a base that ships with the package.
+
+        Raises:
+            CheckpointError: one of them cannot be loaded, or an adapter does not fit the base.
+        """
+        loras = {
+            name: LoraAdapter.from_pretrained(name, token=token) for name in adapters
+        }  # first, as they are quick to fail
+        path = resolve_name(model, BASES)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, token=token)
+            base = AutoModelForCausalLM.from_pretrained(
+                path, trust_remote_code=False, device_map=device, dtype=dtype, token=token
+            )
+        except (OSError, ValueError) as error:
+            reason = hub_fault(error, model) or str(error).strip().split("\n")[0]
+            raise CheckpointError(f"the base model {model!r} cannot be loaded ({reason})") from error
+        backend = cls(base, tokenizer, loras, batch_size)
+        for name in loras:  # one that does not fit is told now, not after an hour
+            with backend.use(name):
+                pass
+        return backend
+
+    @contextlib.contextmanager
+    def use(self, adapter: str | None) -> Iterator[None]:
+        """See `Backend`."""
+        if adapter is not None:
+            self._live = self.adapters[adapter].apply_to(self.model)
+            yield
+        elif self._live is self.model:
+            yield
+        else:
+            with self._live.disable_adapter():
+                yield
+
+    def answer(self, requests: Sequence[Request], max_new_tokens: int, stop: Sequence[str]) -> list[Answer]:
+        """See `Backend`; a prompt that does not fit the model's context is not asked."""
+        texts = [self.render(request) for request in requests]
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        problems = {}
+        for i, text in enumerate(texts):
+            count = len(self._ids(text)) + max_new_tokens
+            if context and count > context:
+                problems[i] = f"prompt and answer need {count} tokens, the model has {context}"
+        asked = [i for i in range(len(texts)) if i not in problems]
+        said = complete(
+            self._live, self.tokenizer, [texts[i] for i in asked], max_new_tokens, self.batch_size, tuple(stop)
+        )
+        answers = dict(zip(asked, said, strict=True))
+        return [Answer(text, answers.get(i, ""), problems.get(i, "")) for i, text in enumerate(texts)]
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=not self.chat, verbose=False)["input_ids"]
+        return ids
+
+    def render(self, request: Request) -> str:
+        """A request as the text that the model reads."""
+        if self.chat:
+            text = self.tokenizer.apply_chat_template(
+                request.messages(), tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+            return str(text) + request.prefill
+        *before, last = request.turns
+        shown = [f"{user}\n{answer}\n\n" for user, answer in zip(before[::2], before[1::2], strict=True)]
+        return "".join(shown) + f"{last}\n{request.prefill}"
+
+
+class ServerBackend:
+    """A server that speaks OpenAI's chat completions, as vLLM does.
+
+    An adapter is asked for by the name under which the server has it. A prefill is sent as the assistant's last turn,
+    with vLLM's `continue_final_message`. The key is that of OPENAI_API_KEY, if set.
+
+    Args:
+        url: of the server, with or without `/v1`.
+        model: the base's name there.
+        adapters: names there; all names are checked before anything is asked.
+        concurrency: requests at a time.
+        retries: of a request that the server is too busy for, with doubled waits from one second on.
+        timeout: seconds for an answer.
+        seed: sent along.
+
+    Raises:
+        ServerError: no answer, or a name that the server does not have.
+    """
+
+    chat = True
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        adapters: Sequence[str] = (),
+        concurrency: int = 16,
+        retries: int = 4,
+        timeout: float = 600,
+        seed: int = 0,
+    ):
+        self._server = ChatServer(url, retries, timeout)
+        self.model, self._current, self.seed, self.concurrency = model, model, seed, concurrency
+        known = self._server.models()
+        for name in [model, *adapters]:
+            if known and name not in known:
+                raise ServerError(f"{self._server.url} serves no model {name!r}: it has {', '.join(known[:9])}")
+
+    @contextlib.contextmanager
+    def use(self, adapter: str | None) -> Iterator[None]:
+        """See `Backend`."""
+        self._current = adapter or self.model
+        yield
+
+    def answer(self, requests: Sequence[Request], max_new_tokens: int, stop: Sequence[str]) -> list[Answer]:
+        """See `Backend`."""
+
+        def one(request: Request) -> Answer:
+            messages = request.messages()
+            options: dict[str, Any] = {"max_tokens": max_new_tokens, "temperature": 0, "seed": self.seed}
+            options |= {"stop": list(stop)} if stop else {}
+            if request.prefill:
+                messages.append({"role": "assistant", "content": request.prefill})
+                options |= {"add_generation_prompt": False, "continue_final_message": True}
+            text = self._server.chat(self._current, messages, **options)
+            prompt = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+            return Answer(prompt, text.removeprefix(request.prefill))
+
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            return list(pool.map(one, requests))

@@ -1,0 +1,190 @@
+"""What an evaluation found, as files, as Markdown, and in the card of an adapter on the Hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from text2lora.errors import OutputError
+from text2lora.evaluation.harness import AVERAGE, Condition, Figure, Sample
+from text2lora.evaluation.metrics import Estimate
+from text2lora.evaluation.tasks import BENCHMARKS
+from text2lora.hub import (
+    CARD_NAME,
+    atomic_folder,
+    escape_markdown,
+    fetch_files,
+    hub_errors,
+    library_version,
+    public_name,
+    push_folder,
+    push_target,
+)
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+RESULTS_NAME, TABLE_NAME = "results.json", "table.md"
+BEGIN, END = "<!-- begin: t2l eval -->", "<!-- end: t2l eval -->"
+"""Around the table in a card, so that the next one takes its place."""
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """An evaluation: what was asked of which model, and what came of it.
+
+    Attributes:
+        model: the base.
+        backend: `transformers`, or the address of a server.
+        seed: of the intervals and of the choice of demonstrations in lm-evaluation-harness.
+        conditions: in order.
+        figures: by condition and task.
+        samples: every question.
+    """
+
+    model: str
+    backend: str
+    seed: int
+    conditions: Sequence[Condition]
+    figures: Sequence[Figure]
+    samples: Sequence[Sample]
+
+    def summary(self) -> list[dict[str, Any]]:
+        """The figures as flat rows."""
+        rows = []
+        for figure in self.figures:
+            row: dict[str, Any] = {"condition": figure.condition, "task": figure.task, "n": figure.accuracy.samples}
+            row |= _flat("accuracy", figure.accuracy)
+            row |= _flat("difference", figure.difference)
+            rows.append(row)
+        return rows
+
+    def to_json(self) -> str:
+        """Figures, and every prompt, output and verdict."""
+        content = {
+            "text2lora": library_version(),
+            "model": self.model,
+            "backend": self.backend,
+            "seed": self.seed,
+            "conditions": [asdict(condition) for condition in self.conditions],
+            "figures": self.summary(),
+            "samples": [asdict(sample) for sample in self.samples],
+        }
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+    def to_markdown(self, adapter: str | None = None) -> str:
+        """The table, for a model card; of one adapter beside the base where one is named."""
+        names = {c.name for c in self.conditions if adapter is None or c.adapter in (None, adapter)}
+        shown = [figure for figure in self.figures if figure.condition in names]
+        lines = [
+            "| task | | n | accuracy | 95 % interval | against base | 95 % interval |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for figure in sorted(shown, key=lambda f: [g.task for g in self.figures].index(f.task)):
+            cells = [figure.task, public_name(figure.condition), f"{figure.accuracy.samples:,}", *cells_of(figure)]
+            lines.append("| " + " | ".join(escape_markdown(c) if i < 2 else c for i, c in enumerate(cells)) + " |")
+        return "\n".join(lines) + "\n"
+
+
+def _flat(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    values = (estimate.mean, estimate.low, estimate.high) if estimate else (None, None, None)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+
+
+def cells_of(figure: Figure) -> list[str]:
+    """Accuracy with its interval and difference with its interval, for a table."""
+    a, d = figure.accuracy, figure.difference
+    cells = [f"{a.mean:.3f}", f"{a.low:.3f} to {a.high:.3f}"]
+    return cells + ([f"{d.mean:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}"] if d else ["", ""])
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder that holds something else than an earlier report.
+
+    Raises:
+        OutputError: it does.
+    """
+    if folder.is_file():
+        raise OutputError(f"{folder} is a file: choose another folder")
+    if folder.is_dir() and (foreign := sorted(set(os.listdir(folder)) - {RESULTS_NAME, TABLE_NAME})):
+        raise OutputError(f"{folder} holds {foreign[0]}, no part of a report: choose another folder")
+
+
+def write_report(report: EvalReport, folder: Path) -> None:
+    """Write `results.json` and `table.md`; the folder appears whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written, or holds something else.
+    """
+    check_output(folder)
+    with atomic_folder(folder) as temporary:
+        # surrogates: a model may say half a character
+        (temporary / RESULTS_NAME).write_text(report.to_json(), encoding="utf-8", errors="backslashreplace")
+        (temporary / TABLE_NAME).write_text(report.to_markdown(), encoding="utf-8")
+
+
+def push_report(report: EvalReport, adapter: str, token: str | None = None, create_pr: bool = False) -> CommitInfo:
+    """Put an adapter's figures into the card of its repository: its model-index, and a table in the text.
+
+    Only the README changes. Figures for the same task take the place of earlier ones.
+
+    Args:
+        report: holds the adapter among its conditions.
+        adapter: its Hub id.
+        token: a token of the Hub; None takes HF_TOKEN or the one of `hf auth login`.
+        create_pr: open a pull request.
+
+    Raises:
+        HubError: the repository cannot be written to, or the Hub cannot be reached.
+    """
+    from huggingface_hub import ModelCard
+
+    target = push_target(adapter, "adapter", token=token, create_pr=create_pr, force=True)
+    with hub_errors(adapter):
+        text = fetch_files(adapter, (CARD_NAME,), revision=target.head, token=token)[CARD_NAME].read_text("utf-8")
+    card = ModelCard(text, ignore_metadata_errors=True)
+    metadata: Any = card.data
+    results = eval_results(report, adapter)
+    tasks = {result.dataset_type + result.dataset_name for result in results}
+    kept = [result for result in metadata.eval_results or [] if result.dataset_type + result.dataset_name not in tasks]
+    metadata.eval_results = kept + results
+    metadata.model_name = metadata.model_name or adapter.rpartition("/")[2]
+    table = f"{BEGIN}\n## Evaluation\n\n{report.to_markdown(adapter)}\nMeasured with `t2l eval`.\n{END}"
+    body = re.sub(rf"{BEGIN}.*?{END}", lambda _: table, card.text, flags=re.S)
+    card.text = body if body != card.text or table in body else f"{card.text.rstrip()}\n\n{table}\n"
+    with tempfile.TemporaryDirectory() as name:
+        Path(name, CARD_NAME).write_text(str(card), encoding="utf-8")
+        message = "Add evaluation results"
+        return push_folder(Path(name), target, token=token, create_pr=create_pr, commit_message=message)
+
+
+def eval_results(report: EvalReport, adapter: str) -> list[Any]:
+    """An adapter's figures as the Hub's model-index has them."""
+    from huggingface_hub import EvalResult
+
+    names = [condition.name for condition in report.conditions if condition.adapter == adapter]
+    found = []
+    for figure in report.figures:
+        if figure.condition not in names or figure.task == AVERAGE:
+            continue
+        source = BENCHMARKS[figure.task].source if figure.task in BENCHMARKS else None
+        estimate = figure.accuracy
+        found.append(
+            EvalResult(
+                task_type="text-generation",
+                dataset_type=source.path if source else figure.task,
+                dataset_name=figure.task,
+                dataset_config=source.config if source else None,
+                dataset_split=source.split if source else None,
+                metric_type="accuracy",
+                metric_name=f"accuracy, n={estimate.samples}, 95 % interval {estimate.low:.3f} to {estimate.high:.3f}",
+                metric_value=round(estimate.mean, 4),
+            )
+        )
+    return found

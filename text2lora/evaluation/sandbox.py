@@ -1,0 +1,126 @@
+"""Runs programs that a model wrote, in a process that can do little else than compute (see `confined`)."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from text2lora.errors import EvaluationError
+from text2lora.evaluation import confined
+
+
+@dataclass(frozen=True)
+class CodeLimits:
+    """What a program may use.
+
+    Attributes:
+        seconds: of processor time.
+        wall_seconds: of time on the clock, for a program that sleeps or a machine that is busy.
+        memory: bytes of address space.
+        output: bytes of output.
+    """
+
+    seconds: int = 10
+    wall_seconds: float = 30.0
+    memory: int = 1 << 30
+    output: int = 1 << 20
+
+
+@dataclass(frozen=True)
+class CodeResult:
+    """Whether a program ran to its end without an exception, and else why not, in one line."""
+
+    passed: bool
+    reason: str
+
+
+def run_program(source: str, limits: CodeLimits | None = None) -> CodeResult:
+    """Run a program in a confined process of its own.
+
+    The process gets an empty temporary folder, a clean environment and no input. The kernel refuses it every system
+    call that computing does not need: it opens no socket, starts no process and no thread, sends no signal, and opens
+    files for reading only. A program that is not Python, or that asks for any of that, fails.
+
+    Args:
+        source: Python.
+        limits: by default those of `CodeLimits`.
+
+    Raises:
+        EvaluationError: the system cannot confine a process; nothing was run.
+    """
+    limits = limits or CodeLimits()
+    secret = secrets.token_hex(16)
+    with tempfile.TemporaryDirectory(prefix="text2lora-") as name:
+        folder = Path(name)
+        (folder / "program.py").write_text(source, encoding="utf-8", errors="replace")
+        (folder / "work").mkdir()
+        sizes = [str(value) for value in (limits.memory, limits.seconds, limits.output)]
+        with (folder / "output").open("w+b") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-s", "-B", confined.__file__, str(folder / "program.py"), *sizes],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=folder / "work",
+                # a fixed hash seed, so that the verdict on code that iterates over sets stays the same
+                env={"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
+            try:
+                process.communicate(secret.encode() + b"\n", timeout=limits.wall_seconds)
+            except subprocess.TimeoutExpired:
+                return CodeResult(False, f"ran longer than {limits.wall_seconds:g} s")
+            finally:
+                process.kill()  # it cannot have started another
+                process.wait()
+            size = output.seek(0, os.SEEK_END)
+            output.seek(max(0, size - 1000))
+            said = output.read().decode("utf-8", "replace").strip()
+    last = said.splitlines()[-1][:200] if said else ""
+    last = re.sub(r"0x[0-9a-f]{4,}", "0x...", last.replace(name, ""))  # what differs from run to run
+    if process.returncode == confined.CANNOT_CONFINE:
+        raise EvaluationError(
+            f"generated code cannot be confined here ({last}): run it on Linux, x86-64 or ARM64, with seccomp"
+        )
+    if process.returncode == 0 and said.endswith(secret):
+        return CodeResult(True, "")
+    if size >= limits.output:
+        return CodeResult(False, f"printed more than {limits.output} bytes")
+    if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        return CodeResult(False, f"computed longer than {limits.seconds} s")
+    if process.returncode < 0:
+        return CodeResult(False, f"died of {signal.Signals(-process.returncode).name}")
+    return CodeResult(False, last if process.returncode == 1 else "left before its end")
+
+
+PROBE = """
+import os, socket, subprocess
+def refused(call):
+    try:
+        call()
+    except OSError:
+        return True
+attempts = [lambda: socket.socket(), lambda: os.fork(), lambda: os.kill(os.getppid(), 0), lambda: os.mkdir("x"),
+            lambda: open("x", "w"), lambda: os.open("x", os.O_CREAT), lambda: os.execv("/bin/true", ["true"])]
+assert all(refused(call) for call in attempts)
+"""
+
+
+@functools.cache
+def check_sandbox() -> None:
+    """Try the confinement once: a program of ours attempts what must be refused.
+
+    Raises:
+        EvaluationError: the system cannot confine a process, or lets it do more than it should.
+    """
+    result = run_program(PROBE)
+    if not result.passed:
+        raise EvaluationError(f"generated code is not safely confined here ({result.reason}): nothing of it was run")

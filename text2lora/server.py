@@ -1,0 +1,84 @@
+"""A server that speaks OpenAI's chat API, as vLLM, llama.cpp, Ollama and the hosted ones do."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from text2lora.errors import ServerError
+
+
+class ChatServer:
+    """A client. The key is that of OPENAI_API_KEY, if set.
+
+    Args:
+        url: of the server, with or without `/v1`.
+        retries: of a request that the server is too busy for, with doubled waits from one second on.
+        timeout: seconds for an answer.
+
+    Raises:
+        ServerError: not an address.
+    """
+
+    def __init__(self, url: str, retries: int = 4, timeout: float = 600):
+        import httpx2  # what huggingface_hub speaks HTTP with
+
+        if not url.startswith(("http://", "https://")):
+            raise ServerError(f"{url!r} is no address of a server: expected one as http://localhost:8000")
+        self.url = url.rstrip("/").removesuffix("/v1") + "/v1"
+        self.retries = retries
+        key = os.environ.get("OPENAI_API_KEY")
+        self._client = httpx2.Client(timeout=timeout, headers={"Authorization": f"Bearer {key}"} if key else {})
+
+    def models(self) -> list[str]:
+        """The names of its models; none where the server does not list them.
+
+        Raises:
+            ServerError: no answer.
+        """
+        return [str(entry.get("id")) for entry in self._ask("GET", "models", None).get("data") or []]
+
+    def chat(self, model: str, messages: Sequence[dict[str, str]], **options: Any) -> str:
+        """One answer.
+
+        Args:
+            model: the name that the server has it under.
+            messages: with `role` and `content`.
+            **options: of the request, as `max_tokens`, `temperature`, `seed`, `stop`.
+
+        Raises:
+            ServerError: no answer, or one in another format.
+        """
+        found = self._ask("POST", "chat/completions", {"model": model, "messages": list(messages), **options})
+        try:
+            return str(found["choices"][0]["message"]["content"] or "")
+        except (KeyError, IndexError, TypeError) as error:
+            raise ServerError(f"{self.url} answers with no message: expected OpenAI's format") from error
+
+    def _ask(self, method: str, path: str, body: object) -> dict[str, Any]:
+        import httpx2
+
+        reason = ""
+        for attempt in range(self.retries + 1):
+            if attempt:
+                time.sleep(2 ** (attempt - 1))
+            try:
+                response = self._client.request(method, f"{self.url}/{path}", json=body)
+            except httpx2.HTTPError as error:
+                reason = f"cannot be reached ({error or type(error).__name__})"
+                continue
+            status = response.status_code
+            reason = f"refuses {path} with status {status}: {' '.join(response.text.split())[:200]}"
+            if status < 400:
+                try:
+                    found = response.json()
+                except ValueError as error:
+                    raise ServerError(f"{self.url}/{path} answers with no JSON: is it OpenAI's API?") from error
+                return found if isinstance(found, dict) else {}
+            if path == "models" and status in (404, 405):
+                return {}
+            if status not in (408, 409, 425, 429) and status < 500:
+                break
+        raise ServerError(f"the server at {self.url} {reason}: check its address and the model's name")

@@ -1,0 +1,155 @@
+"""Writes descriptions of a task from its examples, with any chat model."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from text2lora.encoder import check_description
+from text2lora.errors import InvalidDescriptionError, TrainingError
+from text2lora.inference import as_turn
+from text2lora.training.data import Example
+
+Chat = Callable[[str, int], str]
+"""A request and a seed in, the model's answer out."""
+
+STYLES = (
+    "as an instruction to an assistant, in one sentence",
+    "as a user would ask for it, casually",
+    "as a question",
+    "in as few words as possible",
+    "formally, in one or two long sentences",
+    "for somebody who has never seen such a task",
+    "by what the answer looks like",
+    "in the words of a product manager",
+)
+
+
+def write_descriptions(
+    examples: Sequence[Example],
+    count: int,
+    chat: Chat,
+    known: Sequence[str] = (),
+    seed: int = 0,
+    patience: int = 6,
+    report: Callable[[str], None] = print,
+) -> list[str]:
+    """Ask for descriptions until there are enough that differ.
+
+    Every request shows a handful of examples, drawn anew, and asks for one of several styles.
+
+    Args:
+        examples: prompts and responses of the task.
+        count: how many to write.
+        chat: the model.
+        known: descriptions that there are already; none is written again.
+        seed: of the draws, and passed on to the model.
+        patience: requests in a row that bring nothing new, before it stops.
+        report: receives a line for each request.
+
+    Returns:
+        At most `count` descriptions; less where the model has no more ideas.
+
+    Raises:
+        TrainingError: there are no examples, or the model writes nothing usable at all.
+    """
+    if not examples:
+        raise TrainingError("there are no examples to describe: expected prompts and responses")
+    rng = random.Random(seed)
+    words = [_words(text) for text in known]
+    written: list[str] = []
+    number, idle = 0, 0
+    while len(written) < count and idle < patience:
+        shown = rng.sample(list(examples), min(5, len(examples)))
+        answer = chat(_request(shown, STYLES[number % len(STYLES)], 5), seed + number)
+        before = len(written)
+        for text in read_list(answer):
+            found = _words(text)
+            if len(written) < count and found and not any(_same(found, other) for other in words):
+                written.append(text)
+                words.append(found)
+        number, idle = number + 1, 0 if len(written) > before else idle + 1
+        report(f"{len(written)} of {count} descriptions after {number} requests")
+    if not written:
+        raise TrainingError(
+            f"the model wrote no usable description in {number} requests: try another one; its last answer was "
+            f"{answer[:100]!r}"
+        )
+    return written
+
+
+def _request(examples: Sequence[Example], style: str, count: int) -> str:
+    shown = "\n\n".join(
+        f"Input: {prompt if isinstance(prompt, str) else prompt[-1]['content']}\nOutput: {response}"
+        for prompt, response in examples
+    )
+    return (
+        "Here are examples of one and the same task:\n\n"
+        f"{shown}\n\n"
+        f"Write {count} different descriptions of the task, each {style}. Say what is to be done with any input, and "
+        "do not quote the examples. Write one description a line, and nothing else."
+    )
+
+
+def read_list(answer: str) -> list[str]:
+    """The lines of an answer that can be descriptions, without numbers, bullets and quotation marks."""
+    found = []
+    for line in re.sub(r"<think>.*?(</think>|$)", "", answer, flags=re.S).splitlines():
+        text = re.sub(r"^\s*(?:[-*•]|\(?\d+[.):])\s*", "", line).strip().strip("\"“”'`*").strip()
+        if len(text.split()) < 2 or text.endswith(":") or len(text) > 600:  # a heading, or a lost thread
+            continue
+        try:
+            found.append(check_description(text))
+        except InvalidDescriptionError:
+            continue
+    return found
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text.lower()))
+
+
+def _same(one: frozenset[str], other: frozenset[str]) -> bool:
+    """Whether two descriptions share four of five words (Jaccard)."""
+    return len(one & other) >= 0.8 * len(one | other)
+
+
+def hold_out(descriptions: Sequence[str], share: float, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Part the descriptions into those for training and a share, rounded, for validation; both in their order.
+
+    Raises:
+        TrainingError: the share is not from 0 to 1.
+    """
+    if not 0 <= share < 1:
+        raise TrainingError(f"the held-out share is {share}: expected a number from 0 up to, not including, 1")
+    chosen = set(random.Random(seed).sample(range(len(descriptions)), round(share * len(descriptions))))
+    return (
+        [text for i, text in enumerate(descriptions) if i not in chosen],
+        [text for i, text in enumerate(descriptions) if i in chosen],
+    )
+
+
+def local_chat(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, temperature: float = 0.9, max_new_tokens: int = 512
+) -> Chat:
+    """A chat model of transformers, sampled with the seed of each request."""
+
+    def chat(request: str, seed: int) -> str:
+        text = as_turn(tokenizer, request)
+        inputs = tokenizer(text, add_special_tokens=not tokenizer.chat_template, return_tensors="pt").to(model.device)
+        torch.manual_seed(seed)
+        with torch.inference_mode():
+            out = model.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=True,
+                temperature=temperature,
+                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            )
+        return tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+    return chat
