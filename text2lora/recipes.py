@@ -14,12 +14,13 @@ from text2lora.nano.pretrain import BaseConfig
 from text2lora.nano.train import BaselinesRecipe, HypernetworkRecipe, run_base, run_baselines, run_hypernetwork
 from text2lora.training.plot import plot_training
 from text2lora.training.recipe import parse, read_recipe
-from text2lora.training.runs import LoraRecipe, SftRecipe, run_lora, run_sft
+from text2lora.training.runs import LoraRecipe, ReconRecipe, SftRecipe, run_lora, run_recon, run_sft
 
 FOLDERS = (Path(__file__).parent / "nano" / "recipes", Path(__file__).parent / "training" / "recipes")
 
 KINDS: dict[str, tuple[type, Callable[..., None]]] = {
     "sft": (SftRecipe, run_sft),
+    "recon": (ReconRecipe, run_recon),
     "lora": (LoraRecipe, run_lora),
     "base": (BaseConfig, run_base),
     "hypernetwork": (HypernetworkRecipe, run_hypernetwork),

@@ -214,3 +214,30 @@ def train(
         f"{speed / costs.peak_flops:.0%} of what a large matrix product reaches here; drawing and tokenising the batch "
         f"takes {costs.data * 1000:.1f} ms"
     )
+
+
+@app.command()
+def recon(
+    batch: Annotated[int, typer.Option(min=1, help="Adapters in a step.")] = 8,
+    layers: Annotated[int, typer.Option(min=1, help="Layers, each with one module.")] = 8,
+    hidden: Annotated[int, typer.Option(min=1, help="Features in and out of the module.")] = 2048,
+    repeat: Annotated[int, typer.Option(min=1, help="Times to measure each way.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Time the reconstruction error of delta W, with and without forming delta W.
+
+    Example: t2l bench recon --hidden 1024
+    """
+    quiet()
+    from text2lora.evaluation.bench_train import time_recon
+
+    with err.status("reconstructing"):
+        costs = time_recon(batch, layers, hidden, repeat=repeat)
+    if as_json:
+        print(json.dumps(asdict(costs), indent=2))
+        return
+    table = Table("way", "time", "memory")
+    table.add_row("Gram matrices", f"{costs.ours * 1000:.1f} ms", size(max(0, costs.ours_memory)))
+    table.add_row("delta W", f"{costs.naive * 1000:.1f} ms", size(max(0, costs.naive_memory)))
+    out.print(table)
+    out.print(f"delta W takes {costs.naive / costs.ours:.1f} times as long")

@@ -64,6 +64,15 @@ def sft(
 
 
 @app.command()
+def recon(recipes: Recipes, settings: Set = None, output_dir: OutputDir = Path("runs"), resume: Resume = False) -> None:
+    """Train a hypernetwork to write the adapters of a library.
+
+    Example: t2l train recon my-library.yaml
+    """
+    _run(recipes, settings, output_dir, resume, "recon")
+
+
+@app.command()
 def lora(recipes: Recipes, settings: Set = None, output_dir: OutputDir = Path("runs"), resume: Resume = False) -> None:
     """Train LoRAs without a hypernetwork: one per task, or one for all tasks.
 

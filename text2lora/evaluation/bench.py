@@ -72,8 +72,8 @@ def time_generation(config: Text2LoraConfig, batch: int = 64, repeat: int = 20) 
     for dtype in (torch.float32, torch.bfloat16):
         model.to(dtype)
         (adapter,) = model.generate_lora(task_emb=task_emb[:1])
-        products, one = _medians([_products(model), lambda: model.generate_lora(task_emb=task_emb[:1])], repeat)
-        (many,) = _medians([lambda: model.generate_lora(task_emb=task_emb)], max(1, repeat // 5))
+        products, one = medians([_products(model), lambda: model.generate_lora(task_emb=task_emb[:1])], repeat)
+        (many,) = medians([lambda: model.generate_lora(task_emb=task_emb)], max(1, repeat // 5))
         name = str(dtype).removeprefix("torch.")
         found.append(GenerationTimes(name, products, one, many / batch, relative_error(adapter, exact)))
     return found
@@ -93,7 +93,7 @@ def time_replacement(layers: int = 32, hidden: int = 256, repeat: int = 100) -> 
     spec = Text2LoraConfig.from_base_config(config, latent_size=16, head_input_size=16, task_emb_size=16)
     adapters = Text2LoraModel(spec).eval().generate_lora(task_emb=torch.randn(2, 16))
     model = adapters[0].apply_to(LlamaForCausalLM(config))
-    return _medians([lambda: [adapter.apply_to(model) for adapter in adapters]], repeat)[0] / len(adapters)
+    return medians([lambda: [adapter.apply_to(model) for adapter in adapters]], repeat)[0] / len(adapters)
 
 
 def time_start(repeat: int = 5) -> tuple[float, float]:
@@ -106,7 +106,7 @@ def time_start(repeat: int = 5) -> tuple[float, float]:
         make = ["t2l", "make", "Return the city in capitals.", "--force", "--output", str(Path(folder, "adapter"))]
         calls = [f"import sys; sys.argv = {make}; from text2lora.cli import main; main()"]
         calls += ["import torch, transformers, peft"]
-        made, imported = _medians([process(code) for code in calls], repeat)
+        made, imported = medians([process(code) for code in calls], repeat)
     return made, imported
 
 
@@ -131,7 +131,8 @@ def _products(model: Text2LoraModel) -> Callable[[], object]:
     return run
 
 
-def _medians(calls: list[Callable[[], object]], repeat: int) -> list[float]:
+def medians(calls: list[Callable[[], object]], repeat: int) -> list[float]:
+    """The median seconds of each call, measured in turns after one round to warm up."""
     seconds: list[list[float]] = [[] for _ in calls]
     for turn in range(repeat + 1):
         for call, taken in zip(calls, seconds, strict=True):

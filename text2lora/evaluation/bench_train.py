@@ -15,11 +15,13 @@ from torch import nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from text2lora.configuration import Text2LoraConfig
+from text2lora.evaluation.bench import medians
 from text2lora.evaluation.memory import peak_of
 from text2lora.hub import BASES
 from text2lora.hypernetwork import LoraWeights
 from text2lora.training.injection import LoraInjector
 from text2lora.training.language import AnswerBatch, prompt_batch
+from text2lora.training.recon import squared_error
 from text2lora.training.tasks import Task, TaskExample, TaskSet
 
 WAYS = ("base", "ours", "per token")
@@ -211,3 +213,56 @@ def _step_memory(shape: StepShape, way: str) -> int:
         f"from text2lora.evaluation.bench_train import StepShape, make_step; make_step({shape!r})({way!r})",
         MALLOC_MMAP_THRESHOLD_="65536",  # freed memory goes back at once, so that the peak is what was in use
     )
+
+
+@dataclass(frozen=True)
+class ReconCosts:
+    """Forward and backward of the reconstruction error; medians in seconds, and bytes beyond the factors themselves.
+
+    Attributes:
+        ours: through Gram matrices of the rank.
+        naive: through delta W.
+        ours_memory, naive_memory: the peak.
+    """
+
+    ours: float
+    naive: float
+    ours_memory: int
+    naive_memory: int
+
+
+def make_recon(batch: int, layers: int, hidden: int, r: int) -> dict[str, Callable[[], torch.Tensor]]:
+    """One step each way: the squared error of delta W and its gradient at A and B, for `q_proj` of a wide base."""
+    torch.manual_seed(0)
+    wanted = {"q_proj": (torch.randn(batch, layers, r, hidden), torch.randn(batch, layers, hidden, r))}
+    a, b = (torch.randn_like(factor).requires_grad_() for factor in wanted["q_proj"])
+
+    def ours() -> torch.Tensor:
+        loss = squared_error({"q_proj": (a, b)}, wanted).sum()
+        loss.backward()
+        return loss.detach()
+
+    def naive() -> torch.Tensor:
+        loss = (b @ a - wanted["q_proj"][1] @ wanted["q_proj"][0]).square().sum()
+        loss.backward()
+        return loss.detach()
+
+    def nothing() -> torch.Tensor:
+        return torch.zeros(())
+
+    return {"ours": ours, "naive": naive, "nothing": nothing}
+
+
+def time_recon(batch: int = 8, layers: int = 8, hidden: int = 2048, r: int = 8, repeat: int = 5) -> ReconCosts:
+    """Measure both ways in turns; memory in fresh processes."""
+    calls = make_recon(batch, layers, hidden, r)
+    ours, naive = medians([calls["ours"], calls["naive"]], repeat)
+    sizes = (batch, layers, hidden, r)
+    memory = {
+        way: peak_of(
+            f"from text2lora.evaluation.bench_train import make_recon; make_recon(*{sizes})[{way!r}]()",
+            MALLOC_MMAP_THRESHOLD_="65536",
+        )
+        for way in calls
+    }
+    return ReconCosts(ours, naive, memory["ours"] - memory["nothing"], memory["naive"] - memory["nothing"])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.adapter import LoraAdapter
 from text2lora.configuration import Text2LoraConfig
@@ -22,6 +22,7 @@ from text2lora.training.engine import EngineConfig
 from text2lora.training.fit import FitConfig
 from text2lora.training.lora import train_loras
 from text2lora.training.recipe import parse
+from text2lora.training.recon import LibraryEntry, ReconConfig, load_library, train_recon
 from text2lora.training.sft import SftConfig, train_sft
 from text2lora.training.tasks import (
     HubTasks,
@@ -297,3 +298,56 @@ def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, fol
 
 def _examples(tasks: TaskSet, count: int, rng: random.Random) -> Sequence[Example]:
     return tasks.draw(rng, count).examples
+
+
+@dataclass(frozen=True)
+class ReconRecipe:
+    """A hypernetwork that learns to write the adapters of a library; their base is not loaded.
+
+    Attributes:
+        library: a folder whose folders are adapters of PEFT, or empty.
+        adapters: more of them, each a mapping with the keys of `LibraryEntry`.
+        base: of the adapters, where it is another name than they have.
+        model: what differs from the defaults of `Text2LoraConfig`.
+        recon: how to train.
+    """
+
+    library: str = ""
+    adapters: list = field(default_factory=list)
+    base: str = ""
+    model: dict = field(default_factory=dict)
+    recon: ReconConfig = field(default_factory=ReconConfig)
+
+
+def run_recon(recipe: ReconRecipe, target: Path, report: Report, resume: bool, folder: Path) -> None:
+    """Run a recipe of kind `recon`."""
+    entries = [parse(LibraryEntry, entry, f"adapters[{i}]") for i, entry in enumerate(recipe.adapters)]
+    entries = [replace(entry, path=str(locate(entry.path, folder))) for entry in entries]
+    if recipe.library:
+        found = sorted(path.parent for path in locate(recipe.library, folder).glob("*/adapter_config.json"))
+        if not found:
+            raise TrainingError(f"{recipe.library} holds no adapters: expected folders with an adapter_config.json")
+        entries = [LibraryEntry(str(path)) for path in found] + entries
+
+    def make_config(first: LoraAdapter) -> Text2LoraConfig:
+        name = recipe.base or first.spec.base_model_name_or_path or ""
+        try:
+            base = AutoConfig.from_pretrained(resolve_name(name, BASES), trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise TrainingError(f"the config of the base {name!r} cannot be loaded ({reason}): set `base`") from error
+        settings = {
+            "base_model_name_or_path": name,
+            "lora_r": first.spec.r,
+            "lora_alpha": float(first.spec.lora_alpha),
+            "use_rslora": first.spec.use_rslora,
+            "output_std": True,
+            "offset": True,
+        }
+        return Text2LoraConfig.from_base_config(base, first.spec.target_modules, **(settings | recipe.model))
+
+    library, config = load_library(entries, make_config)
+    torch.manual_seed(recipe.recon.fit.seed)
+    cache = target / "descriptions.safetensors"
+    train_recon(Text2LoraModel(config), library, recipe.recon, target, report, cache, resume)
+    cache.unlink(missing_ok=True)

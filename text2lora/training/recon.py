@@ -1,0 +1,378 @@
+"""Reconstruction: a hypernetwork learns to write the adapters of a library from their descriptions, without a base."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from text2lora.adapter import LoraAdapter
+from text2lora.configuration import Text2LoraConfig
+from text2lora.encoder import check_description
+from text2lora.errors import CheckpointError, TrainingError
+from text2lora.hypernetwork import LoraWeights
+from text2lora.modeling import Text2LoraModel
+from text2lora.training.data import DescriptionBank, perturb
+from text2lora.training.engine import EngineConfig, start_engine
+from text2lora.training.fit import FitConfig, StepResult, fit, step_rng
+
+PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class LibraryEntry:
+    """An adapter and what it does.
+
+    Attributes:
+        path: a PEFT folder or a Hub id.
+        descriptions: the wordings that training may see; none takes the one that the adapter was made with.
+        held_out_descriptions: wordings for validation.
+    """
+
+    path: str
+    descriptions: list = field(default_factory=list)
+    held_out_descriptions: list = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class AdapterLibrary:
+    """Adapters of one layout.
+
+    Attributes:
+        names: of the adapters.
+        weights: A [n, layers, r, in] and B [n, layers, out, r] by target module, float32.
+        descriptions, held_out_descriptions: of each.
+    """
+
+    names: list[str]
+    weights: LoraWeights
+    descriptions: list[list[str]]
+    held_out_descriptions: list[list[str]]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def rows(self, chosen: Sequence[int]) -> LoraWeights:
+        """The weights of some adapters."""
+        index = torch.tensor(chosen)
+        return {name: (a[index], b[index]) for name, (a, b) in self.weights.items()}
+
+
+def load_library(
+    entries: Sequence[LibraryEntry], make_config: Callable[[LoraAdapter], Text2LoraConfig]
+) -> tuple[AdapterLibrary, Text2LoraConfig]:
+    """Read adapters that have the same base, rank, strength and modules.
+
+    Args:
+        entries: the adapters.
+        make_config: gives the layout of the first one, which all others must have.
+
+    Raises:
+        TrainingError: an adapter that cannot be read, has no description or does not fit; it says which and why.
+    """
+    if len(entries) < 2:
+        raise TrainingError(f"the library has {len(entries)} adapters: expected two at least")
+    adapters: list[LoraAdapter] = []
+    for entry in entries:
+        try:
+            adapters.append(LoraAdapter.from_pretrained(entry.path))
+        except CheckpointError as error:
+            raise TrainingError(f"the adapter {entry.path} cannot be used: {error}") from error
+    first = adapters[0]
+    config = make_config(first)
+    weights: LoraWeights = {}
+    shapes = {key: tuple(value.shape) for key, value in first.weights.items()}
+    layers = range(config.num_layers)
+    keys: dict[str, list[list[str]]] = {}  # by module: those of A and those of B, layer by layer
+    for name in config.target_modules:
+        paths = [PREFIX + config.module_paths[name].format(layer=i) for i in layers]
+        keys[name] = [[f"{path}.lora_{letter}.weight" for path in paths] for letter in "AB"]
+    known = {key for lists in keys.values() for letters in lists for key in letters}
+    if wrong := sorted(known ^ set(shapes)):
+        raise TrainingError(
+            f"{entries[0].path} does not have one LoRA on each of its modules in each layer: see {wrong[0]}"
+        )
+    for entry, adapter in zip(entries, adapters, strict=True):
+        for what in ("base_model_name_or_path", "r"):
+            mine, theirs = getattr(adapter.spec, what), getattr(first.spec, what)
+            if mine != theirs:
+                raise TrainingError(f"{entry.path} has {what} {mine!r}: expected {theirs!r}, as {entries[0].path} has")
+        if abs(adapter.spec.scaling - first.spec.scaling) > 1e-6:
+            raise TrainingError(
+                f"{entry.path} has the strength {adapter.spec.scaling:g}, from alpha, r and rsLoRA: expected "
+                f"{first.spec.scaling:g}, as {entries[0].path} has"
+            )
+        own = {key: tuple(value.shape) for key, value in adapter.weights.items()}
+        if own != shapes:
+            key = sorted(set(own.items()) ^ set(shapes.items()))[0][0]
+            raise TrainingError(
+                f"{entry.path} has other modules or shapes: {key} is {list(own.get(key, ())) or 'missing'}, expected "
+                f"{list(shapes.get(key, ())) or 'none'}"
+            )
+    for name, (keys_a, keys_b) in keys.items():
+        a, b = (
+            torch.stack([torch.stack([adapter.weights[key].float() for key in chosen]) for adapter in adapters])
+            for chosen in (keys_a, keys_b)
+        )
+        weights[name] = (a, b)
+    descriptions = []
+    for entry, adapter in zip(entries, adapters, strict=True):
+        texts = list(entry.descriptions) or [text for text in [adapter.metadata.get("description")] if text]
+        if not texts:
+            raise TrainingError(f"{entry.path} has no description: give `descriptions` for it")
+        descriptions.append([check_description(text) for text in texts])
+    held_out = [[check_description(text) for text in entry.held_out_descriptions] for entry in entries]
+    names = [Path(entry.path).name or entry.path for entry in entries]
+    return AdapterLibrary(names, weights, descriptions, held_out), config
+
+
+def squared_error(made: LoraWeights, wanted: LoraWeights) -> torch.Tensor:
+    """The squared Frobenius norm of the difference in delta W = B A, over all layers and modules, [n].
+
+    With B' A' made and B A wanted, B' A' - B A = (B' - B) A' + B (A' - A) = P Q for P = [B' - B, B], [out, 2r], and
+    Q = [A'; A' - A], [2r, in]; and |P Q|^2 = sum of (P^T P) * (Q Q^T), two matrices of 2r x 2r. So delta W, [out, in],
+    is never made, and no two large numbers are subtracted where the adapters are nearly equal.
+    """
+    total = torch.zeros(())
+    for name, (a, b) in wanted.items():
+        made_a, made_b = (factor.float() for factor in made[name])
+        p = torch.cat([made_b - b, b], -1)  # [n, layers, out, 2r]
+        q = torch.cat([made_a, made_a - a], -2)  # [n, layers, 2r, in]
+        total = total.to(p.device) + ((p.mT @ p) * (q @ q.mT)).sum((-3, -2, -1))
+    return total
+
+
+def inner_product(one: LoraWeights, other: LoraWeights) -> torch.Tensor:
+    """<B A, B' A'> over all layers and modules, [n]: the sum of (B^T B') * (A A'^T)."""
+    total = torch.zeros(())
+    for name, (a, b) in one.items():
+        other_a, other_b = other[name]
+        total = total.to(a.device) + ((b.mT @ other_b.float()) * (a @ other_a.float().mT)).sum((-3, -2, -1))
+    return total
+
+
+def all_inner_products(weights: LoraWeights) -> torch.Tensor:
+    """<delta W_i, delta W_j> for all pairs of a library, [n, n]."""
+    total = torch.zeros(())
+    for a, b in weights.values():
+        for layer in range(a.shape[1]):
+            left = torch.einsum("nor,mos->nmrs", b[:, layer], b[:, layer])
+            total = total + (left * torch.einsum("nri,msi->nmrs", a[:, layer], a[:, layer])).sum((-2, -1))
+    return total
+
+
+@dataclass(frozen=True)
+class ReconConfig:
+    """How a library is learned.
+
+    Attributes:
+        objective: `delta`, the relative squared error of delta W, or `factors`, the mean absolute error of A and B in
+            z-scores (Charakorn et al. 2025, section 3.2), which expects that all adapters were started alike.
+        tasks: adapters per step, over all processes.
+        noise, token_dropout: as in `SftConfig`.
+        unseen: adapters that only validation sees.
+        select: the weights kept at the end: `last`, or the `best` of the validations.
+        engine: on what it runs.
+        fit: how to optimise.
+    """
+
+    objective: str = "delta"
+    tasks: int = 32
+    noise: float = 0.1
+    token_dropout: float = 0.1
+    unseen: int = 0
+    select: str = "last"
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        if self.objective not in ("delta", "factors"):
+            raise TrainingError(f"objective is {self.objective!r}: expected 'delta' or 'factors'")
+        if self.select not in ("last", "best"):
+            raise TrainingError(f"select is {self.select!r}: expected 'last' or 'best'")
+
+
+@torch.no_grad()
+def start_from_library(model: Text2LoraModel, weights: LoraWeights) -> None:
+    """Let the hypernetwork begin at the mean of a library, and write in its standard deviations, both fixed.
+
+    The heads begin at zero, so that the first adapter is the mean one: from B = 0, A would get no gradient. A standard
+    deviation is at least a hundredth of its module's mean one, so that a weight that hardly differs cannot blow up.
+    """
+    hypernet = model.hypernet
+    for name, factors in weights.items():
+        for letter, factor in zip("ab", factors, strict=True):
+            std = factor.std(0, correction=0)
+            getattr(hypernet, f"std_{letter}")[name].copy_(std.clamp_min(0.01 * std.mean().clamp_min(1e-6)))
+            getattr(hypernet, f"offset_{letter}")[name].copy_(factor.mean(0))
+            for part in ("std", "offset"):
+                getattr(hypernet, f"{part}_{letter}")[name].requires_grad_(False)
+
+
+def train_recon(
+    model: Text2LoraModel,
+    library: AdapterLibrary,
+    config: ReconConfig,
+    output_dir: Path,
+    report: Callable[[str], None] = print,
+    cache: Path | None = None,
+    resume: bool = False,
+) -> dict[str, float]:
+    """Train a hypernetwork to write the adapters of a library.
+
+    Args:
+        model: trained in place and saved to `output_dir`; with `output_std` and `offset`, see `start_from_library`.
+        library: the adapters, of the model's layout.
+        config: see `ReconConfig`.
+        output_dir: gets the checkpoint and `metrics.jsonl`.
+        report: receives progress, line by line.
+        cache: a file that keeps the embedded descriptions for the next run.
+        resume: go on from where a run into `output_dir` was broken off.
+
+    Returns:
+        By split (`seen`, `unseen_descriptions`, `unseen_tasks`), `SPLIT/error`, the relative error
+        |B' A' - B A| / |B A|, and `SPLIT/cosine`, with matched descriptions, and as `SPLIT (shuffled)/error` and so on
+        with another adapter's; and `SPLIT (mean)/error` of the mean of the trained adapters' delta W in place of any.
+
+    Raises:
+        TrainingError: see `fit`; or no adapter is left to train on, or fewer tasks per step than processes.
+    """
+    if not (model.config.output_std and model.config.offset):
+        raise TrainingError("reconstruction needs a model with `output_std: true` and `offset: true`")
+    if config.unseen > len(library) - 2:
+        raise TrainingError(
+            f"unseen is {config.unseen}: expected {len(library) - 2} at most of {len(library)} adapters"
+        )
+    torch.manual_seed(config.fit.seed)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    accelerator = start_engine(config.engine, output_dir)
+    world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
+    if config.tasks < world:
+        raise TrainingError(f"tasks is {config.tasks}: expected at least one for each of the {world} processes")
+    unseen = sorted(random.Random(f"unseen {config.fit.seed}").sample(range(len(library)), config.unseen))
+    seen = [i for i in range(len(library)) if i not in unseen]
+    start_from_library(model, library.rows(seen))
+    owners = [i for i in seen for _ in library.descriptions[i]]  # the adapter of each row of the bank
+    texts = [text for i in seen for text in library.descriptions[i]]
+    first = {i: owners.index(i) for i in seen}
+    if accelerator.is_main_process:
+        report(f"{len(seen)} adapters to train on, {len(unseen)} unseen; embedding {len(texts)} descriptions")
+    with accelerator.main_process_first():
+        bank = DescriptionBank(model.encoder, texts, cache)
+    model.to(device)
+    forward = accelerator.prepare_model(model)
+    sizes = inner_product(library.weights, library.weights)  # [n]
+
+    def backward(step: int) -> StepResult:
+        rng = step_rng(config.fit.seed, step)
+        many, rest = divmod(config.tasks, len(seen))
+        chosen = [*seen * many, *rng.sample(seen, rest)]
+        rows = [first[i] + rng.randrange(len(library.descriptions[i])) for i in chosen]
+        task_emb = perturb(bank[rows], config.noise, config.token_dropout)[rank::world]
+        mine = chosen[rank::world]
+        wanted = {name: (a.to(device), b.to(device)) for name, (a, b) in library.rows(mine).items()}
+        with accelerator.autocast():
+            made: LoraWeights = forward(task_emb.to(device))
+        if config.objective == "delta":
+            losses = squared_error(made, wanted) / sizes[mine].to(device)
+        else:
+            losses = _factor_error(model, made, wanted)
+        loss = losses.sum() / config.tasks
+        (loss * world).backward()  # the processes' gradients are averaged
+        return StepResult(loss.item())
+
+    best = config.select == "best"
+    validate = _validation(model, library, seen, unseen, sizes, best)
+    figures = fit(
+        model,
+        backward,
+        config.fit,
+        output_dir,
+        validate,
+        report,
+        best="score" if best else None,
+        resume=resume,
+        accelerator=accelerator,
+    )
+    figures.pop("score", None)
+    if accelerator.is_main_process:
+        model.save_pretrained(output_dir, eval_results=figures)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return figures
+
+
+def _factor_error(model: Text2LoraModel, made: LoraWeights, wanted: LoraWeights) -> torch.Tensor:
+    """The mean absolute error of A and B in z-scores, [n]."""
+    hypernet, total, count = model.hypernet, torch.zeros(()), 0
+    for name, factors in wanted.items():
+        for letter, have, want in zip("ab", made[name], factors, strict=True):
+            error = (have.float() - want).abs() / getattr(hypernet, f"std_{letter}")[name]
+            total, count = total.to(error.device) + error.sum((1, 2, 3)), count + error[0].numel()
+    return total / count
+
+
+def _validation(
+    model: Text2LoraModel,
+    library: AdapterLibrary,
+    seen: Sequence[int],
+    unseen: Sequence[int],
+    sizes: torch.Tensor,
+    best: bool,
+) -> Callable[[], dict[str, float]]:
+    """What validates, in every process alike."""
+    splits: dict[str, list[tuple[int, str]]] = {
+        "seen": [(i, library.descriptions[i][0]) for i in seen],
+        "unseen_descriptions": [(i, text) for i in seen for text in library.held_out_descriptions[i]],
+        "unseen_tasks": [(i, text) for i in unseen for text in library.descriptions[i][:2]],
+    }
+    embedded = {
+        split: model.encoder.encode([text for _, text in pairs]).to(model.device)
+        for split, pairs in splits.items()
+        if pairs
+    }
+    products = all_inner_products(library.weights)
+    to_mean = products[:, list(seen)].mean(1)  # <delta W_i, mean delta W>
+    mean_size = products[list(seen)][:, list(seen)].mean()
+
+    def validate() -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for split, task_emb in embedded.items():
+            owners = [i for i, _ in splits[split]]
+            others = _others(owners)
+            made = [_cpu(model(part)) for part in task_emb.split(16)]
+            whole = {
+                name: (torch.cat([part[name][0] for part in made]), torch.cat([part[name][1] for part in made]))
+                for name in made[0]
+            }
+            for condition, rows in (("", list(range(len(owners)))), (" (shuffled)", others)):
+                have = {name: (a[rows], b[rows]) for name, (a, b) in whole.items()}
+                wanted = library.rows(owners)
+                error = (squared_error(have, wanted).clamp_min(0) / sizes[owners]).sqrt()
+                norms = (inner_product(have, have) * sizes[owners]).sqrt().clamp_min(1e-12)
+                figures[f"{split}{condition}/error"] = error.mean().item()
+                figures[f"{split}{condition}/cosine"] = (inner_product(wanted, have) / norms).mean().item()
+            away = (mean_size - 2 * to_mean[owners] + sizes[owners]).clamp_min(0)
+            figures[f"{split} (mean)/error"] = (away / sizes[owners]).sqrt().mean().item()
+            figures[f"{split} (mean)/cosine"] = (to_mean[owners] / (mean_size * sizes[owners]).sqrt()).mean().item()
+        if best:
+            figures["score"] = -sum(figures[f"{split}/error"] for split in embedded) / len(embedded)
+        return figures
+
+    return validate
+
+
+def _cpu(weights: LoraWeights) -> LoraWeights:
+    return {name: (a.float().cpu(), b.float().cpu()) for name, (a, b) in weights.items()}
+
+
+def _others(owners: Sequence[int]) -> list[int]:
+    """For each row one of another adapter, half a list away or the next one after that; itself if there is none."""
+    count, found = len(owners), []
+    for row in range(count):
+        places = [(row + count // 2 + i) % count for i in range(count)]
+        found.append(next((place for place in places if owners[place] != owners[row]), row))
+    return found
