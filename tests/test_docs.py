@@ -5,10 +5,17 @@ import shlex
 from pathlib import Path
 
 import pytest
+import typer
+import yaml
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
+from text2lora import Text2LoraConfig
 from text2lora.cli import app
 from text2lora.hub import CHECKPOINTS
+from text2lora.recipes import KINDS
+from text2lora.training.recipe import parse
+from text2lora.training.tasks import read_tasks, source_kind
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -44,6 +51,42 @@ def test_quick_commands_run(page, tmp_path, monkeypatch):
             if re.match(r"t2l (make|run|info) ", line):
                 result = CliRunner().invoke(app, shlex.split(line)[1:])
                 assert result.exit_code == 0, (line, result.output)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "yaml")], ids=lambda p: p.name)
+def test_recipes_and_tasks_are_understood(page, tmp_path):
+    for code in blocks(page, "yaml"):
+        data = yaml.safe_load(code)
+        if "kind" in data:
+            kind, _ = KINDS[data.pop("kind")]
+            recipe = parse(kind, data)
+            for number, entry in enumerate(getattr(recipe, "tasks", [])):
+                parse(source_kind(entry), entry, f"tasks[{number}]")
+            if recipe.model:
+                Text2LoraConfig(**recipe.model)
+        else:
+            (tmp_path / "task.yaml").write_text(code)
+            assert read_tasks(tmp_path / "task.yaml")
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "t2l " in p.read_text()], ids=lambda p: p.name)
+def test_commands_and_their_options_exist(page):
+    """What is too long to run is at least understood: every command in a block is one, with the options it is given."""
+    for language in ("", "sh"):
+        for code in blocks(page, language):
+            for line in code.replace("\\\n", " ").splitlines():
+                found = re.search(r"(?:\bt2l|-m text2lora) (.*)", line)
+                if not found or line.startswith("#"):
+                    continue
+                words = shlex.split(found[1], comments=True)
+                command, names = typer.main.get_command(app), []
+                while isinstance(command, TyperGroup) and words and words[0] in command.commands:
+                    names.append(words[0])
+                    command = command.commands[words.pop(0)]
+                assert names, line
+                known = {name for parameter in command.params for name in [*parameter.opts, *parameter.secondary_opts]}
+                used = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+                assert used <= known | {"--help", "-h"}, (line, used - known)
 
 
 def test_readme_shows_the_table_that_the_command_wrote():

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 from upstream_format import LAYERS, write_checkpoint
 
 from text2lora import LoraAdapter, Text2LoraModel
+from text2lora.standing import FILE_NAME, measure_descriptions
 
 WRITER, READER, STRANGER = "hf_writertoken", "hf_readertoken", "hf_strangertoken"
 ADAPTER = ["README.md", "adapter_config.json", "adapter_model.safetensors"]
@@ -411,6 +412,24 @@ def test_checkpoint_in_a_subfolder_is_found(hub: HubServer, client: HubClient) -
     assert result[0]["checkpoint_commit"] == commit
     assert result[0]["checkpoint_subfolder"] == "trained/gemma"
     assert "'org/many' is not a text2lora checkpoint" in result[1]
+
+
+def test_statistics_of_descriptions_come_along(hub: HubServer, client: HubClient, encoder, tmp_path: Path) -> None:
+    measure_descriptions(encoder, ["the city", "upper case"], ["city", "upper"]).save(tmp_path)
+    files = {**hub.repos["org/t2l"].files, FILE_NAME: (tmp_path / FILE_NAME).read_bytes()}
+    hub.add("org/standing", {f"part/{name}": data for name, data in files.items()})
+    result = client(
+        """
+        from text2lora import Text2LoraModel
+        t2l = Text2LoraModel.from_pretrained("org/standing", subfolder="part")
+        t2l.push_to_hub("lab/standing")
+        result = [t2l.standing("the city").nearest[0].task,
+                  Text2LoraModel.from_pretrained("lab/standing").standing("upper case").nearest[0].task,
+                  Text2LoraModel.from_pretrained("org/t2l").standing("the city")]
+        """,
+        token=WRITER,
+    )
+    assert result == ["city", "upper", None]
 
 
 def test_base_and_encoder_are_taken_at_the_revisions_of_the_config(

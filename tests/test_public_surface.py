@@ -21,6 +21,7 @@ LAYERS = [
     "hypernetwork",
     "upstream",
     "encoder",
+    "standing",
     "live",
     "adapter",
     "arithmetic",

@@ -55,6 +55,32 @@ def combine(adapters: Sequence[LoraAdapter], weights: Sequence[float], method: M
     return LoraAdapter(made, spec, {"description": describe(descriptions, factors), "combined by": method} | metadata)
 
 
+def cosine_matrix(adapters: Sequence[LoraAdapter]) -> torch.Tensor:
+    """How alike the effects of adapters are: the cosine of their delta W over all modules, [n, n] in float64.
+
+    By <B1 A1, B2 A2> = sum of (B1' B2) * (A1 A2'), matrices of the size of the ranks: delta W itself is never made. An
+    adapter of zeros has a cosine of 0 with every other.
+
+    Raises:
+        CheckpointError: adapters that are not for the same modules.
+    """
+    first = adapters[0]
+    if any(_features(other) != _features(first) for other in adapters[1:]):
+        raise CheckpointError("these adapters have other modules or shapes: compare adapters of one base")
+    owner = torch.cat([torch.full((adapter.spec.r,), i) for i, adapter in enumerate(adapters)])  # of each rank
+    part = torch.nn.functional.one_hot(owner, len(adapters)).double()  # [all ranks, n]
+    scaling = torch.tensor([adapter.spec.scaling for adapter in adapters], dtype=torch.double)
+    products = torch.zeros(len(adapters), len(adapters), dtype=torch.double)
+    for key in (key for key in first.weights if key.endswith(".lora_A.weight")):
+        a = torch.cat([adapter.weights[key].float() for adapter in adapters])  # [all ranks, in]
+        b = torch.cat([adapter.weights[key.replace(".lora_A.", ".lora_B.")].float() for adapter in adapters], 1)
+        products += part.T @ ((a @ a.T) * (b.T @ b)).double() @ part
+    products *= torch.outer(scaling, scaling)
+    norms = products.diagonal().clamp_min(0).sqrt()
+    cosine = products / torch.outer(norms, norms)
+    return cosine.nan_to_num(0, 0, 0).clamp(-1, 1).fill_diagonal_(1)
+
+
 def numbers(weights: Sequence[float]) -> list[float]:
     """The weights as Python floats; an empty list where one is no number."""
     try:

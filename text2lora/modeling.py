@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -28,6 +29,7 @@ from text2lora.hub import (
     CARD_NAME,
     CHECKPOINTS,
     checkpoint_card,
+    fetch_files,
     hub_fault,
     library_version,
     public_name,
@@ -39,6 +41,7 @@ from text2lora.hub import (
 )
 from text2lora.hypernetwork import HyperNetwork, LoraWeights
 from text2lora.live import PREFIX
+from text2lora.standing import FILE_NAME, DescriptionStatistics, Standing
 from text2lora.task_encoder import SoftmaxTaskEncoder, TokenTaskEncoder, VectorQuantizedTaskEncoder
 from text2lora.upstream import find_upstream, read_upstream
 
@@ -157,6 +160,12 @@ class Text2LoraModel(PreTrainedModel):
         _align(model)
         model.config.name_or_path = name
         model._load_kwargs = {"encoder": encoder, "shared": shared, "base": base_model_kwargs or {}}
+        model._load_kwargs["files"] = {
+            "source": path,
+            "subfolder": kwargs.get("subfolder"),
+            "revision": kwargs.get("revision"),
+            **shared,
+        }
         model._load_kwargs["origin"] = {
             "checkpoint_subfolder": kwargs.get("subfolder"),
             "checkpoint_commit": getattr(commit, "resolved", None),
@@ -171,7 +180,7 @@ class Text2LoraModel(PreTrainedModel):
         eval_results: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write the hypernetwork, its config and a card.
+        """Write the hypernetwork, its config, a card and, if there are, statistics of the training descriptions.
 
         Args:
             save_directory: the folder.
@@ -187,6 +196,8 @@ class Text2LoraModel(PreTrainedModel):
         if is_main_process:
             card = checkpoint_card(self.config, self.num_parameters(), eval_results=eval_results)
             Path(save_directory, CARD_NAME).write_text(card, encoding="utf-8")
+            if self.description_statistics:
+                self.description_statistics.save(save_directory)
         if push:
             hub.setdefault("repo_id", Path(save_directory).name)
             self.push_to_hub(**hub, token=kwargs.get("token"), eval_results=eval_results)
@@ -260,6 +271,23 @@ class Text2LoraModel(PreTrainedModel):
     @encoder.setter
     def encoder(self, encoder: TextEncoder) -> None:
         self._lazy["encoder"] = encoder
+
+    @property
+    def description_statistics(self) -> DescriptionStatistics | None:
+        """Statistics of the training descriptions; None of a checkpoint that holds none. Training assigns them."""
+        with _LOADING:
+            if "statistics" not in self._lazy:
+                self._lazy["statistics"] = None
+                files = dict(self._load_kwargs.get("files", {}))
+                with contextlib.suppress(CheckpointError):  # there are none
+                    if source := files.pop("source", None):
+                        path = fetch_files(source, [FILE_NAME], **files)[FILE_NAME]
+                        self._lazy["statistics"] = DescriptionStatistics.load(path)
+            return self._lazy["statistics"]
+
+    @description_statistics.setter
+    def description_statistics(self, statistics: DescriptionStatistics | None) -> None:
+        self._lazy["statistics"] = statistics
 
     @property
     def origin(self) -> dict[str, str]:
@@ -433,6 +461,38 @@ class Text2LoraModel(PreTrainedModel):
                 mean = F.normalize(mean, dim=-1) * len(mean) ** 0.5
             made = self.hypernet(mean[None].to(self.dtype))
         return self._adapters(made, [describe(checked, shares.tolist())], scale)[0]
+
+    @overload
+    def standing(self, description: str) -> Standing | None: ...
+
+    @overload
+    def standing(
+        self, description: list[str] | tuple[str, ...], task_emb: torch.Tensor | None = None
+    ) -> list[Standing] | None: ...
+
+    def standing(
+        self, description: str | Sequence[str], task_emb: torch.Tensor | None = None
+    ) -> Standing | list[Standing] | None:
+        """Say where a description stands among those of training: the nearest tasks, and whether it is far from all.
+
+        Args:
+            description: a text; a list gives a list.
+            task_emb: the embeddings of a list, if they are at hand.
+
+        Returns:
+            None where the checkpoint holds no statistics of its training descriptions.
+
+        Raises:
+            InvalidDescriptionError: see `generate_lora`.
+        """
+        single = isinstance(description, str) or not isinstance(description, Sequence)
+        texts = [check_description(text) for text in ([description] if single else description)]
+        if (statistics := self.description_statistics) is None:
+            return None
+        if task_emb is None:
+            task_emb = self.encoder.encode(texts)
+        found = [statistics.place(text, emb) for text, emb in zip(texts, task_emb, strict=True)]
+        return found[0] if single else found
 
     def generate_adapter(
         self,

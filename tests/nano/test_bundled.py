@@ -100,12 +100,30 @@ def test_one_pass_over_the_gold_answer_judges_as_generation_does(t2l, base, toke
     assert row.details[0][2] == sum(a == y for a, (_, y) in zip(answers, examples, strict=True)) / 8
 
 
-def test_results_are_written_as_markdown_json_and_csv(t2l, base, tokenizer, tmp_path):
+def test_results_are_written_as_markdown_json_csv_and_a_picture(t2l, base, tokenizer, tmp_path):
+    pytest.importorskip("matplotlib")
     row = NanoEvaluation(t2l, 2, base, tokenizer).with_descriptions("two tasks", read_split("dev_seen")[:3])
     write_results([row], tmp_path / "out")
     assert (tmp_path / "out/table.md").read_text() == as_markdown([row]) + "\n"
     assert json.loads((tmp_path / "out/results.json").read_text())["two tasks"]["samples"] == 6
     assert len((tmp_path / "out/tasks.csv").read_text().splitlines()) == 4
+    assert (tmp_path / "out/table.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_base_with_the_description_in_its_prompt_is_scored(t2l, base, tokenizer):
+    row = NanoEvaluation(t2l, 2, base, tokenizer).with_prompts("told", read_split("dev_seen")[:4])
+    assert (row.estimate.tasks, row.estimate.samples) == (2, 8)
+    assert row.estimate.mean < 0.5
+
+
+def test_results_hold_every_row_that_the_adapters_are_held_against():
+    rows = json.loads((PACKAGE / "nano/results/results.json").read_text())
+    for part in (
+        "base, zero-shot", "base, 3 demonstrations", "base, description in the prompt", "one LoRA for all tasks",
+        "text2lora, seen tasks, training-style wording", "text2lora, seen tasks, unseen wording",
+        "text2lora, unseen tasks", "a LoRA trained per task", "another task's description", "junk", "free-form",
+    ):  # fmt: skip
+        assert any(name.startswith(part) for name in rows), part
 
 
 def test_descriptions_of_other_tasks_do_not_help(t2l, base, tokenizer):

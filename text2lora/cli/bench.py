@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -105,6 +106,70 @@ def memory(
     table.add_row("peak of t2l make", f"{size(use.peak)}  ({use.peak / use.weights:.2f}x)")
     table.add_row("of it, imports alone", size(use.imports))
     table.add_row("the base model would add", size(use.base))
+    out.print(table)
+
+
+@app.command()
+def standing(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with t2l_task_descriptions.jsonl.gz and t2l_eval_descriptions.jsonl.gz."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
+) -> None:
+    """Measure how well the warning of `t2l make` tells junk from real descriptions that training did not see.
+
+    With nano and its test descriptions, and with --data also with those of the reference and the demo's text encoder.
+
+    Example: t2l bench standing --data ../shared/data
+    """
+    quiet()
+    from text2lora.configuration import Text2LoraConfig
+    from text2lora.encoder import TextEncoder
+    from text2lora.errors import CheckpointError
+    from text2lora.evaluation.standing import separate
+    from text2lora.modeling import Text2LoraModel
+    from text2lora.nano.source import read_split
+    from text2lora.standing import measure_descriptions
+
+    with err.status("reading the test descriptions of nano") as status:
+        t2l = Text2LoraModel.from_pretrained("nano")
+        if (statistics := t2l.description_statistics) is None:
+            raise CheckpointError("nano has no statistics of its descriptions: run `t2l train standing nano`")
+        junk = [text for _, text in read_split("junk")]
+        found = {
+            f"nano, {name}": separate(statistics, t2l.encoder, [text for _, text in read_split(split)], junk)
+            for name, split in (
+                ("seen tasks", "test_seen"),
+                ("unseen tasks", "test_unseen"),
+                ("free-form", "test_freeform"),
+            )
+        }
+        if data:
+            from text2lora.training.tasks import read_lines, read_wordings
+
+            status.update("reading the training descriptions of the reference")
+            rows = {row["task"]: row["descriptions"] for row in read_lines(data / "t2l_eval_descriptions.jsonl.gz")}
+            junk += rows.pop("__random__")
+            names, texts = read_wordings(data / "t2l_task_descriptions.jsonl.gz")
+            unseen = {text for group in rows.values() for text in group}
+            kept = [i for i, text in enumerate(texts) if text not in unseen]
+            name = "sentence-transformers/all-MiniLM-L6-v2"
+            encoder = TextEncoder.from_config(Text2LoraConfig(encoder_name_or_path=name, encoder_max_length=256))
+            measured = measure_descriptions(encoder, [texts[i] for i in kept], [names[i] for i in kept])
+            if measured is None:
+                raise CheckpointError(f"{data} holds descriptions of fewer than two tasks")
+            seen = set(names)
+            for label, of_seen in (("seen tasks", True), ("unseen tasks", False)):
+                real = [text for task, group in rows.items() if (task in seen) == of_seen for text in group]
+                found[f"reference, {label}"] = separate(measured, encoder, real, junk)
+    if as_json:
+        print(json.dumps({name: asdict(row) for name, row in found.items()}, indent=2))
+        return
+    table = Table("unseen descriptions", "real", "junk", "ROC AUC", "junk warned of", "real ones warned of")
+    for name, row in found.items():
+        shares = f"{row.caught:.1%}", f"{row.warned:.1%}"
+        table.add_row(name, str(row.real), str(row.junk), f"{row.auc:.4f}", *shares)
     out.print(table)
 
 

@@ -175,9 +175,12 @@ def _evaluate_nano(split: str, records: int, checkpoint: str, output: Path | Non
     if split not in ("dev", "test"):
         raise typer.BadParameter(f"{split!r} is not 'dev' or 'test'", param_hint="--split")
     quiet()
+    from text2lora.evaluation.charts import require_matplotlib
     from text2lora.modeling import Text2LoraModel
     from text2lora.nano.evaluate import as_markdown, evaluate_nano, write_results
 
+    if output:
+        require_matplotlib()
     with err.status("loading") as status:
         model = Text2LoraModel.from_pretrained(checkpoint)
         rows = evaluate_nano(split, records, model, status.update)

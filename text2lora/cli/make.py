@@ -13,13 +13,15 @@ import typer
 from rich.markup import escape
 
 from text2lora.cli.common import AsJson, Device, Model, err, out, parse_device, parse_dtype, quiet, sample_input, size
-from text2lora.errors import OutputError
+from text2lora.errors import CheckpointError, InvalidDescriptionError, OutputError
 from text2lora.hub import load_snippet, push_target, slug
 
 if TYPE_CHECKING:
     from text2lora.modeling import Text2LoraModel
+    from text2lora.standing import Standing
 
 HUB = "On the Hub"
+NO_STATISTICS = "this checkpoint holds no statistics of its training descriptions"
 
 
 def make(
@@ -45,6 +47,9 @@ def make(
         bool, typer.Option("--fold-rslora", help="Fold rsLoRA into alpha, for engines that ignore it.")
     ] = False,
     device: Device = "auto",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a description that is far from all of training.")
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Replace what is already there, here and on the Hub.")
     ] = False,
@@ -87,7 +92,8 @@ def make(
 
         quiet()
         texts = read_descriptions(file) if file else list(descriptions or [])
-        _make_many(load, texts, output or Path("adapters"), AdapterSettings(scale, torch_dtype, fold_rslora), as_json)
+        settings = AdapterSettings(scale, torch_dtype, fold_rslora)
+        _make_many(load, texts, output or Path("adapters"), settings, as_json, strict)
         return
 
     from text2lora.encoder import check_description
@@ -110,6 +116,10 @@ def make(
         begin = time.perf_counter()
         task_emb = encoder.encode(texts)
         encoded = time.perf_counter()
+        standings = t2l.standing(texts, task_emb)
+        if strict:
+            refuse_far(standings)
+        placed = time.perf_counter()
         if len(texts) > 1:
             adapter = t2l.interpolate(texts, shares, scale=scale)
         else:
@@ -137,20 +147,22 @@ def make(
             "path": str(folder) if folder else None,
             "bytes": adapter.num_bytes,
             "encoder_seconds": encoded - begin,
-            "hypernetwork_seconds": made - encoded,
+            "hypernetwork_seconds": made - placed,
             "base_model": base,
             "model": model,
             "scale": scale,
+            "standing": [standing.as_dict() for standing in standings] if standings is not None else None,
         }
         if commit:
             report |= {"url": str(commit.pr_url or commit.repo_url), "repo_id": repo_id, "commit": commit.oid}
         print(json.dumps(report, ensure_ascii=False))
         return
     milliseconds = (
-        f"{(encoded - begin) * 1000:.0f} ms to read the description, {(made - encoded) * 1000:.0f} ms to write"
+        f"{(encoded - begin) * 1000:.0f} ms to read the description, {(made - placed) * 1000:.0f} ms to write"
     )
     shown = str(folder or repo_id)
     out.print(f"[bold green]Adapter[/] {escape(shown)}  ({size(adapter.num_bytes)}; {milliseconds})")
+    show_standings(standings)
     if commit:
         out.print(f"[bold green]On the Hub[/] {escape(str(commit.pr_url or commit.repo_url))}", highlight=False)
     if create_pr and not folder:  # nothing to load before it is merged
@@ -160,7 +172,32 @@ def make(
     out.print(f'\nTry it:\n\n  t2l run {escape(shown)} "{escape(sample_input(base))}"')
 
 
-def _make_many(load: Any, texts: Sequence[str], output: Path, settings: Any, as_json: bool) -> None:
+def refuse_far(standings: Sequence[Standing] | None) -> None:
+    """Stop at a description that is far from all of training.
+
+    Raises:
+        InvalidDescriptionError: there is one.
+        CheckpointError: that cannot be told.
+    """
+    if standings is None:
+        raise CheckpointError(f"{NO_STATISTICS}: leave out --strict")
+    for standing in standings:
+        if standing.warning:
+            raise InvalidDescriptionError(standing.warning)
+
+
+def show_standings(standings: Sequence[Standing] | None) -> None:
+    """A line for each description, and a warning for one that is far from all of training."""
+    if standings is None:
+        out.print(f"[dim]Standing[/] unknown: {NO_STATISTICS}", highlight=False)
+        return
+    for standing in standings:
+        out.print(f"[dim]Standing[/] {escape(str(standing))}", highlight=False)
+        if standing.warning:
+            err.print(f"[bold yellow]Warning:[/] {escape(standing.warning)}", highlight=False)
+
+
+def _make_many(load: Any, texts: Sequence[str], output: Path, settings: Any, as_json: bool, strict: bool) -> None:
     """A folder per description under `output`; what is there is kept, so that the same command goes on."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -172,6 +209,9 @@ def _make_many(load: Any, texts: Sequence[str], output: Path, settings: Any, as_
         raise OutputError(f"{output} is a file: choose another folder with --output")
     with err.status("loading the model"):
         t2l = load()
+    if strict:
+        with err.status("reading the descriptions"):
+            refuse_far(t2l.standing(texts))
     begin = time.perf_counter()
     rows: list[dict[str, Any]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

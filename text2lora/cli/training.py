@@ -79,3 +79,41 @@ def lora(recipes: Recipes, settings: Set = None, output_dir: OutputDir = Path("r
     Example: t2l train lora examples/ten-tasks/oracles.yaml
     """
     _run(recipes, settings, output_dir, resume, "lora")
+
+
+@app.command()
+def standing(
+    checkpoint: Annotated[str, typer.Argument(help="A folder; `nano` for the one in the package.")],
+    tasks: Annotated[
+        Path | None, typer.Option(help="The training tasks: a file or folder of them; of `nano` its own.")
+    ] = None,
+) -> None:
+    """Write statistics of the training descriptions into a checkpoint, as SFT does: `t2l make` reads them.
+
+    Example: t2l train standing runs/my-checkpoint --tasks tasks.jsonl
+    """
+    quiet()
+    from text2lora.errors import TrainingError
+    from text2lora.hub import CHECKPOINTS
+    from text2lora.modeling import Text2LoraModel
+    from text2lora.standing import measure_descriptions
+
+    folder = Path(CHECKPOINTS.get(checkpoint, checkpoint))
+    if not folder.is_dir():
+        raise typer.BadParameter(f"{checkpoint!r} is not a folder", param_hint="CHECKPOINT")
+    if tasks:
+        from text2lora.training.tasks import read_wordings
+
+        names, texts = read_wordings(tasks)
+    elif checkpoint in CHECKPOINTS:
+        from text2lora.nano.train import training_descriptions
+
+        names, texts = training_descriptions()
+    else:
+        raise typer.BadParameter("needed for a checkpoint other than nano", param_hint="--tasks")
+    with err.status("reading the descriptions"):
+        statistics = measure_descriptions(Text2LoraModel.from_pretrained(folder).encoder, texts, names)
+    if statistics is None:
+        raise TrainingError(f"{tasks} holds descriptions of fewer than two tasks: expected those of training")
+    path = statistics.save(folder)
+    out.print(f"[bold green]Written[/] {path}, of {len(statistics.names):,} tasks", highlight=False)

@@ -33,6 +33,42 @@ def bootstrap(scores: Sequence[torch.Tensor], draws: int = 2000, seed: int = 0) 
     return Estimate(means.mean().item(), low, high, len(scores), sum(len(s) for s in scores))
 
 
+def resample(count: int, draws: int = 2000, seed: int = 0) -> torch.Tensor:
+    """Which of `count` tasks each of many bootstrap samples holds, [draws, count]; the same for the same arguments."""
+    return torch.randint(count, (draws, count), generator=torch.Generator().manual_seed(seed))
+
+
+def percentile_interval(values: torch.Tensor) -> tuple[float, float]:
+    """The middle 95 % of bootstrap values; without those that are not a number."""
+    kept = values.double()[~values.isnan()]
+    low, high = torch.quantile(kept, torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    return low, high
+
+
+def pearson(one: torch.Tensor, two: torch.Tensor) -> float:
+    """The linear correlation of two lists of numbers; nan where one of them is constant."""
+    one, two = one.double() - one.double().mean(), two.double() - two.double().mean()
+    return float(one @ two / (one.norm() * two.norm()))
+
+
+def spearman(one: torch.Tensor, two: torch.Tensor) -> float:
+    """The correlation of the ranks of two lists of numbers; equal numbers share their mean rank."""
+    return pearson(_ranks(one), _ranks(two))
+
+
+def roc_auc(negatives: torch.Tensor, positives: torch.Tensor) -> float:
+    """How often a positive's number is above a negative's, ties counted half: the area under the ROC curve."""
+    ranks = _ranks(torch.cat([negatives, positives]))
+    count = len(positives)
+    return float((ranks[len(negatives) :].sum() - count * (count + 1) / 2) / (count * len(negatives)))
+
+
+def _ranks(values: torch.Tensor) -> torch.Tensor:
+    """Ranks from 1."""
+    _, which, counts = values.unique(return_inverse=True, return_counts=True)
+    return (counts.cumsum(0) - (counts - 1) / 2).double()[which]
+
+
 def bootstrap_samples(scores: Sequence[torch.Tensor], draws: int = 2000, seed: int = 0) -> Estimate:
     """Mean over tasks of the mean over a task's samples, with a percentile interval that resamples within each task.
 

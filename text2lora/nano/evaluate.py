@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from text2lora.evaluation.charts import draw_bars, new_figure
 from text2lora.evaluation.metrics import Estimate, bootstrap
 from text2lora.hub import BASES, atomic_folder
 from text2lora.hypernetwork import LoraWeights
@@ -92,6 +93,14 @@ class NanoEvaluation:
             scores.append(exact_match(self.base, collate(documents), last_only=True))
         return self._row(name, [(task, "") for task in tasks], scores)
 
+    def with_prompts(self, name: str, pairs: Sequence[tuple[str, str]]) -> Row:
+        """Exact match of the base alone with each description in the prompt, in a line before the record."""
+        scores = []
+        for task, text in pairs:
+            told = [(f"{text}\n{record}", answer) for record, answer in self._examples(task)]
+            scores.append(exact_match(self.base, prompt_batch(self.tokenizer, told)))
+        return self._row(name, pairs, scores)
+
     def _examples(self, task: str) -> list[tuple[str, str]]:
         return evaluation_examples(TASKS[task], self.records, FIRST_SEED)
 
@@ -128,6 +137,8 @@ def evaluate_nano(
         add(run.with_shots, f"base, zero-shot, {kind} tasks", names[kind], 0)
     for kind in ("seen", "unseen"):
         add(run.with_shots, f"base, 3 demonstrations, {kind} tasks", names[kind], 3)
+    for kind in ("seen", "unseen"):
+        add(run.with_prompts, f"base, description in the prompt, {kind} tasks", pairs[kind])
     table, _ = _read_loras(run.model, "multitask")
     for kind in ("seen", "unseen"):
         add(run.with_loras, f"one LoRA for all tasks, {kind} tasks", names[kind], lambda i: table([0]))
@@ -179,8 +190,18 @@ def as_markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def plot_rows(rows: Sequence[Row], path: Path) -> None:
+    """The table as a picture: a bar for each row, as PNG."""
+    ours = [row.name.startswith(("text2lora", "free-form")) for row in rows]
+    figure, (ax,) = new_figure(9, 0.32 * len(rows) + 1)
+    draw_bars(ax, [row.name for row in rows], [row.estimate for row in rows], ours)
+    ax.set_xlabel("exact match, with 95 % intervals over tasks")
+    ax.set_xlim(0, 1)
+    figure.savefig(path)
+
+
 def write_results(rows: Sequence[Row], folder: Path) -> None:
-    """Write `table.md`, `results.json` and `tasks.csv` (a line per task and description)."""
+    """Write `table.md`, `results.json`, `tasks.csv` (a line per task and description) and the picture `table.png`."""
     with atomic_folder(folder) as temporary:
         (temporary / "table.md").write_text(as_markdown(rows) + "\n", encoding="utf-8")
         results = {row.name: row.estimate._asdict() for row in rows}
@@ -189,3 +210,4 @@ def write_results(rows: Sequence[Row], folder: Path) -> None:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["row", "group", "task", "description", "exact_match"])
             writer.writerows((row.name, TASKS[d[0]].group, *d) for row in rows for d in row.details)
+        plot_rows(rows, temporary / "table.png")

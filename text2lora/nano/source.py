@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from text2lora.evaluation.check import CheckTask
 from text2lora.nano.corpus import TaskSampler, sample_example
 from text2lora.nano.records import sample_record
 from text2lora.nano.tasks import TASKS, UNSEEN, Task
@@ -15,6 +16,7 @@ from text2lora.nano.wording import describe
 from text2lora.training.data import Probe, TaskDraw
 
 DATA = Path(__file__).parent / "data"
+SPLITS = ("dev_seen", "dev_unseen", "dev_freeform", "test_seen", "test_unseen", "test_freeform")
 
 
 @dataclass
@@ -31,6 +33,7 @@ class NanoTasks:
     seed: int = 0
     weights: dict[str, float] = field(default_factory=dict)
     descriptions: list[str] = field(init=False, default_factory=list)
+    task_names: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         rng = random.Random(f"descriptions {self.seed}")
@@ -41,6 +44,7 @@ class NanoTasks:
             start = len(self.descriptions)
             task = TASKS[name]
             self.descriptions += [describe(task, rng) for _ in range(self.per_group[task.group])]
+            self.task_names += [name] * (len(self.descriptions) - start)
             self._rows[name] = range(start, len(self.descriptions))
 
     def draw(self, rng: random.Random, examples: int) -> TaskDraw:
@@ -67,3 +71,14 @@ def read_split(name: str) -> list[tuple[str, str]]:
 def read_probes(name: str, records: int) -> Sequence[Probe]:
     """A split as probes with that many records each."""
     return [Probe(text, evaluation_examples(TASKS[task], records)) for task, text in read_split(name)]
+
+
+def read_check_tasks(name: str, records: int, first_seed: int = 5000) -> list[CheckTask]:
+    """A split as tasks to check conditioning with, each with all its descriptions and so many unseen records."""
+    descriptions: dict[str, list[str]] = {}
+    for task, text in read_split(name):
+        descriptions.setdefault(task, []).append(text)
+    return [
+        CheckTask(task, texts, evaluation_examples(TASKS[task], records, first_seed))
+        for task, texts in descriptions.items()
+    ]

@@ -103,6 +103,14 @@ def run_hypernetwork(recipe: HypernetworkRecipe, target: Path, report: Report, r
     )
 
 
+def training_descriptions() -> tuple[list[str], list[str]]:
+    """The task names and the descriptions of the bundled checkpoint's training, side by side."""
+    log = (CHECKPOINTS["nano"] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    recipe = [row for row in map(json.loads, log) if "recipe" in row][-1]
+    tasks = NanoTasks(recipe["descriptions"], recipe.get("description_seed", 0))
+    return tasks.task_names, tasks.descriptions
+
+
 def oracle_tasks(count: int) -> list[str]:
     """Test tasks that get a LoRA of their own: the first half of the list seen, the second unseen."""
     chosen = []

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from text2lora.encoder import TextEncoder
+from text2lora.standing import DescriptionStatistics, choose_descriptions, mean_over_tokens, summarise
 
 Prompt = str | list[dict[str, str]]
 """What the user says, or chat messages with `role` and `content`."""
@@ -39,7 +40,10 @@ class TaskDraw:
 
 
 class TaskSource(Protocol):
-    """Tasks to train on. `descriptions` holds those of all tasks."""
+    """Tasks to train on. `descriptions` holds those of all tasks.
+
+    A source may have `task_names` too, the task of each description: then the checkpoint gets statistics of them.
+    """
 
     descriptions: list[str]
 
@@ -82,6 +86,16 @@ class DescriptionBank:
         """Float32 task embeddings [n, d], or token states [n, tokens, d] padded with zeros."""
         picked = [self._states[self._starts[i] : self._starts[i] + self._lengths[i]].float() for i in rows]
         return torch.cat(picked) if self._pooled else torch.nn.utils.rnn.pad_sequence(picked, batch_first=True)
+
+    def summarise(self, task_names: Sequence[str]) -> DescriptionStatistics | None:
+        """Statistics of the descriptions, for a checkpoint.
+
+        Args:
+            task_names: the task of each description.
+        """
+        rows = choose_descriptions(task_names)
+        vectors = [mean_over_tokens(self[rows[start : start + 512]]) for start in range(0, len(rows), 512)]
+        return summarise(torch.cat(vectors), [task_names[row] for row in rows])
 
 
 def _cache_key(cache: Path) -> str | None:

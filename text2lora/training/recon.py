@@ -262,6 +262,7 @@ def train_recon(
         report(f"{len(seen)} adapters to train on, {len(unseen)} unseen; embedding {len(texts)} descriptions")
     with accelerator.main_process_first():
         bank = DescriptionBank(model.encoder, texts, cache)
+    model.description_statistics = bank.summarise([library.names[i] for i in owners])
     model.to(device)
     forward = accelerator.prepare_model(model)
     sizes = inner_product(library.weights, library.weights)  # [n]

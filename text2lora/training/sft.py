@@ -135,6 +135,8 @@ def train_sft(
         report(f"embedding {len(tasks.descriptions)} descriptions")
     with accelerator.main_process_first():  # the others read what the first one embedded, where there is a cache
         bank = DescriptionBank(model.encoder, tasks.descriptions, cache)
+    names: Sequence[str] | None = getattr(tasks, "task_names", None)
+    model.description_statistics = bank.summarise(names) if names else None
     model.to(device)
     forward = accelerator.prepare_model(model)
 
@@ -312,7 +314,7 @@ def match_examples(
 
 @torch.no_grad()
 def score_examples(
-    model: Text2LoraModel | None,
+    model: Callable[[torch.Tensor], LoraWeights] | None,
     injector: LoraInjector,
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -323,7 +325,7 @@ def score_examples(
     """How well every task's examples are answered under its own adapter, or by the base alone.
 
     Args:
-        model: makes the adapters; None for the base alone.
+        model: makes the adapters of the embeddings; None for the base alone.
         task_emb: one embedding per task, [n, d] or [n, tokens, d]; None for the base alone.
         examples: equally many for each task.
         batch_size: tasks at a time.

@@ -133,6 +133,29 @@ def _read_yaml(path: Path) -> Any:
         raise TrainingError(f"the task {path} cannot be read ({' '.join(str(error).split())})") from error
 
 
+def read_wordings(path: Path) -> tuple[list[str], list[str]]:
+    """The names and descriptions of training tasks, side by side, one pair for each description.
+
+    Args:
+        path: tasks as `read_tasks` reads them, or JSON lines with `task` and `descriptions` alone; a line whose
+            `used_for_training` is false is passed over.
+
+    Raises:
+        TrainingError: see `read_tasks`.
+    """
+    if path.is_file() and path.name.endswith((".jsonl", ".jsonl.gz")):
+        rows = [row for row in read_lines(path) if not isinstance(row, dict) or row.get("used_for_training", True)]
+        found: dict[str, list[str]] = {}
+        for number, row in enumerate(rows, 1):
+            name = row.get("name", row.get("task", f"line {number}")) if isinstance(row, dict) else None
+            if name is None or "descriptions" not in row:
+                raise TrainingError(f"{path} holds {str(row)[:80]}: expected `task` and `descriptions`")
+            found[str(name)] = _descriptions(row["descriptions"], str(path), "descriptions")
+    else:
+        found = {task.name: task.descriptions for task in read_tasks(path)}
+    return [name for name, texts in found.items() for _ in texts], [text for texts in found.values() for text in texts]
+
+
 def locate(name: str, folder: Path) -> Path:
     """What a path in a recipe means: something beside the recipe, or else relative to the working directory."""
     return folder / name if (folder / name).exists() else Path(name)
@@ -329,9 +352,11 @@ class TaskSet:
     tasks: Sequence[Task]
     definition_dropout: float = 0.9
     descriptions: list[str] = field(init=False)
+    task_names: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.descriptions = [text for task in self.tasks for text in task.descriptions]
+        self.task_names = [task.name for task in self.tasks for _ in task.descriptions]
         starts = [0]
         for task in self.tasks:
             starts.append(starts[-1] + len(task.descriptions))

@@ -1,0 +1,85 @@
+"""What `t2l make` says of a description, and the commands behind it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from text2lora import CheckpointError, InvalidDescriptionError
+from text2lora.cli import app
+
+JUNK = "asdfjkl; qwpoeiru zxmcv"
+GOOD = "Return the city in upper case."
+
+
+def run(*args: object):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def test_make_says_where_a_description_stands(tmp_path: Path) -> None:
+    result = run("make", GOOD, "-o", tmp_path / "a")
+    assert result.exit_code == 0, result.output
+    assert "Standing nearest training tasks: " in result.output
+    assert "Warning" not in result.output
+
+
+def test_make_warns_of_junk_and_makes_it_all_the_same(tmp_path: Path) -> None:
+    result = run("make", JUNK, "-o", tmp_path / "a")
+    assert result.exit_code == 0, result.output
+    assert "Warning" in result.stderr
+    assert "is unlike what this checkpoint was trained on" in result.stderr
+    assert (tmp_path / "a" / "adapter_config.json").is_file()
+
+
+def test_json_holds_the_standing_of_every_part(tmp_path: Path) -> None:
+    report = json.loads(run("make", GOOD, JUNK, "--mix", "70,30", "-o", tmp_path / "a", "--json").stdout)
+    assert [row["warning"] is None for row in report["standing"]] == [True, False]
+    assert report["standing"][0]["nearest"][0]["similarity"] > 0.5
+
+
+def test_strict_makes_nothing_of_junk(tmp_path: Path) -> None:
+    for texts in ([JUNK], [GOOD, JUNK]):
+        result = run("make", *texts, "--strict", "-o", tmp_path / "a")
+        assert isinstance(result.exception, InvalidDescriptionError)
+        assert not (tmp_path / "a").exists()
+    assert run("make", GOOD, "--strict", "-o", tmp_path / "a").exit_code == 0
+
+
+def test_checkpoints_without_statistics_say_so(checkpoint_dir: Path, tmp_path: Path) -> None:
+    result = run("make", "the city", "-m", checkpoint_dir, "-o", tmp_path / "a")
+    assert "unknown: this checkpoint holds no statistics" in result.output
+    report = run("make", "the city", "-m", checkpoint_dir, "-o", tmp_path / "b", "--json")
+    assert json.loads(report.stdout)["standing"] is None
+    result = run("make", "the city", "-m", checkpoint_dir, "-o", tmp_path / "c", "--strict")
+    assert isinstance(result.exception, CheckpointError)
+    assert not (tmp_path / "c").exists()
+
+
+def test_statistics_can_be_written_later(checkpoint_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint_dir, tmp_path / "checkpoint")
+    rows = [
+        {"task": "city", "descriptions": ["the city", "city"]},
+        {"task": "upper", "descriptions": ["upper case"]},
+        {"task": "unseen", "descriptions": ["case"], "used_for_training": False},
+    ]
+    (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    result = run("train", "standing", tmp_path / "checkpoint", "--tasks", tmp_path / "tasks.jsonl")
+    assert result.exit_code == 0, result.output
+    assert "of 2 tasks" in result.output
+    made = run("make", "the city", "-m", tmp_path / "checkpoint", "-o", tmp_path / "a")
+    assert "nearest training tasks: city" in made.output
+
+
+def test_statistics_need_tasks(checkpoint_dir: Path, tmp_path: Path) -> None:
+    assert run("train", "standing", checkpoint_dir).exit_code == 2
+    assert run("train", "standing", tmp_path / "none").exit_code == 2
+
+
+@pytest.mark.slow
+def test_bench_tells_junk_from_test_descriptions() -> None:
+    rows = json.loads(run("bench", "standing", "--json").stdout)
+    assert all(row["auc"] > 0.95 for row in rows.values())

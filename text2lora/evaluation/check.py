@@ -1,0 +1,326 @@
+"""Does the description matter? A checkpoint's adapters under right, reworded, wrong and meaningless descriptions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from text2lora.arithmetic import cosine_matrix
+from text2lora.errors import TrainingError
+from text2lora.evaluation.metrics import Estimate, pearson, percentile_interval, resample, spearman
+from text2lora.hypernetwork import LoraWeights
+from text2lora.modeling import Text2LoraModel
+from text2lora.standing import mean_over_tokens
+from text2lora.training.data import Example
+from text2lora.training.injection import LoraInjector
+from text2lora.training.sft import JUNK, TaskScore, score_examples
+from text2lora.training.tasks import Task
+
+CONDITIONS = {
+    "matched": "the task's description",
+    "paraphrased": "another wording of it",
+    "shuffled": "another task's description",
+    "junk": "no description of anything",
+    "average": "one adapter between all descriptions",
+    "none": "the base alone",
+}
+MAX_COMPARED = 100
+"""Tasks whose adapters are compared with each other: more would fill the memory, and no plot shows them."""
+
+
+@dataclass(frozen=True)
+class CheckTask:
+    """A task to check with: the first description is the matched one, the second another wording of it."""
+
+    name: str
+    descriptions: list[str]
+    examples: Sequence[Example]
+
+
+class Interval(NamedTuple):
+    """A figure with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How the tasks are answered under one kind of adapter.
+
+    Attributes:
+        name: one of `CONDITIONS`.
+        loss: of an answer token, mean over tasks.
+        exact_match: of whole answers.
+        losses: by task; nan where a task has no such description.
+        matches: exact match by task; nan likewise.
+    """
+
+    name: str
+    loss: Estimate
+    exact_match: Estimate
+    losses: list[float] = field(repr=False)
+    matches: list[float] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """How alike descriptions and adapters are, pair by pair.
+
+    Attributes:
+        descriptions: cosine of the task embeddings of two tasks; of token states, of their means.
+        adapters: cosine of their adapters' delta W over all modules.
+        same_descriptions, same_adapters: likewise of two wordings of one task.
+        pearson, spearman: correlation over the pairs of different tasks; nan for fewer than three pairs.
+    """
+
+    descriptions: list[float]
+    adapters: list[float]
+    same_descriptions: list[float]
+    same_adapters: list[float]
+    pearson: float
+    spearman: float
+
+
+@dataclass(frozen=True)
+class ConditioningReport:
+    """What `check_conditioning` found.
+
+    Attributes:
+        tasks: their names.
+        conditions: by name, in the order of `CONDITIONS`.
+        gain: by how much matched descriptions lower the loss of the base alone.
+        explained: (shuffled - matched) / (none - matched) of the loss: the share of the gain that goes when a task
+            gets another task's description. None where no gain can be told from chance. It is above 1 where a wrong
+            description does harm.
+        similarities: of descriptions and adapters.
+    """
+
+    tasks: list[str]
+    conditions: dict[str, Condition]
+    gain: Interval
+    explained: Interval | None
+    similarities: Similarities
+
+    @property
+    def verdict(self) -> str:
+        """The finding in one sentence."""
+        loss = {name: condition.loss.mean for name, condition in self.conditions.items()}
+        if self.explained is None:
+            return (
+                f"the adapters do not lower the loss on these tasks (with them {loss['matched']:.3f}, without "
+                f"{loss['none']:.3f}): there is no gain for the description to explain"
+            )
+        share, low, high = (round(100 * value) for value in self.explained)
+        interval = f"95 % interval {low} to {high} %"
+        if low <= 0:
+            return (
+                f"whether the description explains any of the adapter's gain cannot be told from chance "
+                f"({share} %; {interval})"
+            )
+        if share >= 100:
+            return (
+                "the description explains all of the adapter's gain: another task's description gives a loss of "
+                f"{loss['shuffled']:.3f}, no adapter {loss['none']:.3f}, the right one {loss['matched']:.3f} "
+                f"({share} %; {interval})"
+            )
+        return f"the description explains {share} % of the adapter's gain ({interval})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report for JSON, with the figures of every task; nan as None."""
+        rows: dict[str, dict[str, Any]] = {
+            name: {"loss": c.loss._asdict(), "exact_match": c.exact_match._asdict()}
+            for name, c in self.conditions.items()
+        }
+        by_task = [
+            {"task": task}
+            | {
+                name: {"loss": _number(c.losses[i]), "exact_match": _number(c.matches[i])}
+                for name, c in self.conditions.items()
+            }
+            for i, task in enumerate(self.tasks)
+        ]
+        return {
+            "verdict": self.verdict,
+            "explained": self.explained._asdict() if self.explained else None,
+            "gain": self.gain._asdict(),
+            "conditions": rows,
+            "similarity": {
+                "pearson": _number(self.similarities.pearson),
+                "spearman": _number(self.similarities.spearman),
+                "pairs": len(self.similarities.adapters),
+            },
+            "tasks": by_task,
+        }
+
+
+def prepare_tasks(tasks: Sequence[Task], examples: int | None = None) -> list[CheckTask]:
+    """Tasks as the check wants them: a held-out wording is the second one, prompts are without definitions.
+
+    Args:
+        tasks: as `text2lora.training.tasks.read_tasks` reads them.
+        examples: keep so many per task at most.
+    """
+    return [
+        CheckTask(
+            task.name,
+            [task.descriptions[0], *task.held_out_descriptions, *task.descriptions[1:]],
+            [example.without_definition() for example in task.examples[:examples]],
+        )
+        for task in tasks
+    ]
+
+
+@torch.no_grad()
+def check_conditioning(
+    model: Text2LoraModel,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[CheckTask],
+    rows: int = 64,
+    draws: int = 2000,
+    seed: int = 0,
+    report: Callable[[str], None] = lambda name: None,
+) -> ConditioningReport:
+    """Measure how much of what a checkpoint's adapters do comes from the description.
+
+    Every task's examples are answered under the adapter of its description (matched), of another wording of it
+    (paraphrased), of another task's description (shuffled: a random ring of all tasks), of junk, under the average
+    adapter, and by the base alone. The average adapter is one for all tasks, made from the mean of what the
+    hypernetwork reads of the matched descriptions, as in `Text2LoraModel.interpolate`. Intervals resample whole tasks,
+    with the same picks for all conditions.
+
+    Args:
+        model: the checkpoint.
+        base: its base model, with no adapter on it.
+        tokenizer: of the base; prompts are in its chat format, if it has one.
+        tasks: two or more; a task with one description is left out of paraphrased.
+        rows: examples in a batch, or those of one task.
+        draws: bootstrap samples.
+        seed: of them, and of the ring.
+        report: receives the name of each condition as it is begun.
+
+    Raises:
+        TrainingError: fewer than two tasks.
+    """
+    if len(tasks) < 2:
+        raise TrainingError(f"{len(tasks)} task(s) to check with: expected two or more, to swap their descriptions")
+    model.eval()
+    injector = LoraInjector(base.eval(), model.config)
+    everyone = list(range(len(tasks)))
+    reworded = [i for i in everyone if len(tasks[i].descriptions) > 1]
+    report("descriptions")
+    own = model.encoder.encode([task.descriptions[0] for task in tasks])
+    other = model.encoder.encode([tasks[i].descriptions[1] for i in reworded]) if reworded else None
+    ring = random.Random(f"shuffled {seed}").sample(everyone, len(everyone))
+    partner = dict(zip(ring, [*ring[1:], ring[0]], strict=True))
+    junk = model.encoder.encode(list(JUNK))
+
+    def score(
+        name: str, chosen: list[int], task_emb: torch.Tensor | None, make: Callable[..., LoraWeights] | None = model
+    ) -> Condition:
+        report(name)
+        found: list[TaskScore | None] = [None] * len(tasks)
+        for count in sorted({len(tasks[i].examples) for i in chosen}):  # the injector wants equally many of each task
+            places = [place for place, i in enumerate(chosen) if len(tasks[i].examples) == count]
+            emb = None if task_emb is None else task_emb[places].to(model.device, model.dtype)
+            examples = [tasks[chosen[place]].examples for place in places]
+            at_a_time = max(1, rows // count)
+            scores = score_examples(None if emb is None else make, injector, base, tokenizer, emb, examples, at_a_time)
+            for place, value in zip(places, scores, strict=True):
+                found[chosen[place]] = value
+        return _condition(name, found, draws, seed)
+
+    made = {"matched": score("matched", everyone, own)}
+    if other is not None:
+        made["paraphrased"] = score("paraphrased", reworded, other)
+    made["shuffled"] = score("shuffled", everyone, own[[partner[i] for i in everyone]])
+    made["junk"] = score("junk", everyone, junk[[i % len(JUNK) for i in everyone]])
+    average = _average_adapter(model, own)
+    made["average"] = score("average", everyone, own, lambda emb: _repeat(average, len(emb)))
+    made["none"] = score("none", everyone, None)
+
+    report("similarities")
+    losses = {name: torch.tensor(condition.losses, dtype=torch.double) for name, condition in made.items()}
+    gain, explained = _explained(losses, draws, seed)
+    names = [task.name for task in tasks]
+    return ConditioningReport(names, made, gain, explained, _similarities(model, own, other, reworded))
+
+
+def _condition(name: str, found: Sequence[TaskScore | None], draws: int, seed: int) -> Condition:
+    nan = float("nan")
+    losses = [nan if score is None else score.loss for score in found]
+    matches = [nan if score is None else score.matches.double().mean().item() for score in found]
+    samples = sum(len(score.matches) for score in found if score is not None)
+    picks = resample(len(found), draws, seed)
+
+    def estimate(values: list[float]) -> Estimate:
+        by_task = torch.tensor(values, dtype=torch.double)
+        low, high = percentile_interval(by_task[picks].nanmean(1))
+        return Estimate(by_task.nanmean().item(), low, high, int((~by_task.isnan()).sum()), samples)
+
+    return Condition(name, estimate(losses), estimate(matches), losses, matches)
+
+
+def _explained(losses: dict[str, torch.Tensor], draws: int, seed: int) -> tuple[Interval, Interval | None]:
+    """The gain in loss of matched over none, and the share of it that goes when descriptions are shuffled."""
+    matched, shuffled, none = (losses[name] for name in ("matched", "shuffled", "none"))
+    picks = resample(len(matched), draws, seed)
+    gains = (none - matched)[picks].mean(1)
+    gain = Interval((none - matched).mean().item(), *percentile_interval(gains))
+    if gain.value <= 0 or gain.low <= 0:
+        return gain, None
+    shares = (shuffled - matched)[picks].mean(1) / gains
+    shares[gains <= 0] = float("nan")
+    value = ((shuffled - matched).mean() / (none - matched).mean()).item()
+    return gain, Interval(value, *percentile_interval(shares))
+
+
+def _average_adapter(model: Text2LoraModel, task_emb: torch.Tensor) -> LoraWeights:
+    """The adapter from between all embeddings: their mean, brought back to its length, or that of the task codes."""
+    task_emb = task_emb.to(model.device, model.dtype)
+    if model.config.task_encoder == "tokens":
+        codes = torch.cat([model.hypernet.task_encoder(part) for part in task_emb.split(64)])
+        return model.hypernet.decode(codes.mean(0, keepdim=True))
+    mean = task_emb.mean(0, keepdim=True)
+    if model.config.encoder_normalize:
+        mean = F.normalize(mean, dim=-1) * mean.shape[-1] ** 0.5
+    return model(mean)
+
+
+def _repeat(weights: LoraWeights, count: int) -> LoraWeights:
+    return {name: (a.expand(count, *a.shape[1:]), b.expand(count, *b.shape[1:])) for name, (a, b) in weights.items()}
+
+
+def _similarities(
+    model: Text2LoraModel, own: torch.Tensor, other: torch.Tensor | None, reworded: list[int]
+) -> Similarities:
+    count = min(len(own), MAX_COMPARED)
+    kept = [k for k, i in enumerate(reworded) if i < count]
+    task_embs = [own[:count]] + ([other[kept]] if other is not None and kept else [])
+    vectors = F.normalize(torch.cat([mean_over_tokens(emb) for emb in task_embs]).double().cpu(), dim=-1)
+    texts = vectors @ vectors.T
+    adapters = cosine_matrix([adapter for emb in task_embs for adapter in model.generate_lora([], task_emb=emb)])
+    pairs = torch.triu_indices(count, count, 1)
+    same = torch.tensor([[reworded[k] for k in kept], list(range(count, count + len(kept)))], dtype=torch.long)
+    x, y = texts[pairs[0], pairs[1]], adapters[pairs[0], pairs[1]]
+    enough = len(x) >= 3
+    return Similarities(
+        x.tolist(),
+        y.tolist(),
+        texts[same[0], same[1]].tolist(),
+        adapters[same[0], same[1]].tolist(),
+        pearson(x, y) if enough else float("nan"),
+        spearman(x, y) if enough else float("nan"),
+    )
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else value

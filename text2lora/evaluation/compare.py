@@ -1,0 +1,125 @@
+"""Several wordings of a description side by side: what their adapters answer, and how far apart they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from text2lora.arithmetic import cosine_matrix
+from text2lora.encoder import check_description
+from text2lora.evaluation.check import CheckTask
+from text2lora.inference import generate_answers
+from text2lora.modeling import Text2LoraModel
+from text2lora.standing import Standing
+from text2lora.training.injection import LoraInjector
+from text2lora.training.sft import TaskScore, score_examples
+
+
+@dataclass(frozen=True)
+class Wording:
+    """One wording, or the base alone where `description` is None.
+
+    Attributes:
+        description: the text.
+        answers: to each prompt.
+        exact_match: of the tasks' examples, mean over tasks; None without tasks.
+        loss: of an answer token, likewise.
+        standing: among the descriptions of training; None where the checkpoint does not know them.
+    """
+
+    description: str | None
+    answers: list[str]
+    exact_match: float | None
+    loss: float | None
+    standing: Standing | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare_descriptions` found.
+
+    Attributes:
+        prompts: that were answered.
+        base: without an adapter.
+        wordings: in the order given.
+        cosines: of the adapters' delta W, a list for each wording.
+    """
+
+    prompts: list[str]
+    base: Wording
+    wordings: list[Wording]
+    cosines: list[list[float]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+
+        def row(wording: Wording) -> dict[str, Any]:
+            standing = wording.standing.as_dict() if wording.standing else None
+            return {**vars(wording), "standing": standing}
+
+        return {
+            "prompts": self.prompts,
+            "base": row(self.base),
+            "wordings": [row(wording) for wording in self.wordings],
+            "cosines": self.cosines,
+        }
+
+
+@torch.no_grad()
+def compare_descriptions(
+    model: Text2LoraModel,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    descriptions: Sequence[str],
+    prompts: Sequence[str] = (),
+    tasks: Sequence[CheckTask] = (),
+    max_new_tokens: int = 64,
+) -> Comparison:
+    """Try several wordings of a description.
+
+    Args:
+        model: the checkpoint.
+        base: its base model, with no adapter on it.
+        tokenizer: of the base.
+        descriptions: the wordings.
+        prompts: to answer under each of them, greedily.
+        tasks: whose examples are scored under each of them; their own descriptions do not count.
+        max_new_tokens: longest answer.
+
+    Raises:
+        InvalidDescriptionError: see `generate_lora`.
+    """
+    texts = [check_description(text) for text in descriptions]
+    model.eval()
+    injector = LoraInjector(base.eval(), model.config)
+    task_emb = model.encoder.encode(texts)
+    standings: Sequence[Standing | None] = model.standing(texts, task_emb) or [None] * len(texts)
+
+    def wording(row: int | None) -> Wording:
+        emb = None if row is None else task_emb[row : row + 1].to(model.device, model.dtype)
+        scores = [
+            score_examples(None if emb is None else model, injector, base, tokenizer, emb, [task.examples])[0]
+            for task in tasks
+        ]
+        with injector.inject({} if emb is None else model(emb)):
+            answers = generate_answers(base, tokenizer, prompts, max_new_tokens) if prompts else []
+        text, standing = (None, None) if row is None else (texts[row], standings[row])
+        return Wording(text, answers, *_means(scores), standing)
+
+    return Comparison(
+        list(prompts),
+        wording(None),
+        [wording(row) for row in range(len(texts))],
+        cosine_matrix(model.generate_lora(texts, task_emb=task_emb)).tolist(),
+    )
+
+
+def _means(scores: Sequence[TaskScore]) -> tuple[float | None, float | None]:
+    if not scores:
+        return None, None
+    matches = [score.matches.double().mean().item() for score in scores]
+    return sum(matches) / len(scores), sum(score.loss for score in scores) / len(scores)

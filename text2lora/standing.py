@@ -1,0 +1,236 @@
+"""Where a description stands among those that a checkpoint was trained on."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from text2lora.encoder import TextEncoder
+from text2lora.errors import CheckpointError, OutputError
+
+FILE_NAME = "standing.safetensors"
+RANK = 64
+"""Directions that are kept of the embeddings: those in which training tasks differ most."""
+MAX_TASKS = 2048
+MAX_WORDINGS = 16
+FAR = 0.003
+"""The share of training descriptions that is as far from every other task as a text that gets a warning; chosen on
+nano's development descriptions, of which it warns of none."""
+
+
+class Neighbour(NamedTuple):
+    """A training task, and the cosine between its descriptions' centre and a description."""
+
+    task: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a description stands.
+
+    Attributes:
+        description: the text.
+        nearest: training tasks, the nearest first.
+        percentile: of 100 training descriptions, how many are less similar to the nearest task other than their own.
+        threshold: the similarity below which there is a warning: three in a thousand training descriptions have less.
+    """
+
+    description: str
+    nearest: list[Neighbour]
+    percentile: float
+    threshold: float
+
+    @property
+    def similarity(self) -> float:
+        """To the nearest training task; 1 at most."""
+        return self.nearest[0].similarity
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong with a text that is far from all training descriptions."""
+        if self.similarity >= self.threshold:
+            return None
+        return (
+            f"{_short(self.description)!r} is unlike what this checkpoint was trained on (the nearest task, "
+            f"{self.nearest[0].task!r}, has a similarity of {self.similarity:.2f}; training descriptions have "
+            f"{self.threshold:.2f} or more): say in plain words what to do with an input"
+        )
+
+    def __str__(self) -> str:
+        tasks = ", ".join(f"{task} {similarity:.2f}" for task, similarity in self.nearest)
+        return f"nearest training tasks: {tasks}; closer than {self.percentile:.0f} % of the training descriptions"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The standing for JSON."""
+        nearest = [neighbour._asdict() for neighbour in self.nearest]
+        return {
+            "description": self.description,
+            "nearest": nearest,
+            "percentile": self.percentile,
+            "threshold": self.threshold,
+            "warning": self.warning,
+        }
+
+
+@dataclass(frozen=True)
+class DescriptionStatistics:
+    """What a checkpoint remembers of its training descriptions: one centre a task, and how far they are apart.
+
+    Attributes:
+        names: of the tasks.
+        basis: [d, k], the directions that are kept.
+        centroids: [tasks, k], the mean of a task's descriptions, of length 1 before it was projected.
+        quantiles: [1001], of the similarity between a training description and the nearest task other than its own.
+    """
+
+    names: list[str]
+    basis: torch.Tensor
+    centroids: torch.Tensor
+    quantiles: torch.Tensor
+
+    def place(self, description: str, task_emb: torch.Tensor, count: int = 3) -> Standing:
+        """Where a description stands.
+
+        Args:
+            description: the text.
+            task_emb: its embedding [d], or token states [tokens, d].
+            count: of training tasks to name.
+
+        Raises:
+            CheckpointError: the embedding has another size than those of training.
+        """
+        vector = mean_over_tokens(task_emb[None].float().cpu())
+        if vector.shape[1] != len(self.basis):
+            raise CheckpointError(
+                f"a task embedding of {vector.shape[1]} features: expected {len(self.basis)}, as in training"
+            )
+        similarities = (_project(vector, self.basis.float()) @ self.centroids.float().T)[0]
+        found = similarities.topk(min(count, len(self.names)))
+        nearest = [
+            Neighbour(self.names[i], s) for s, i in zip(found.values.tolist(), found.indices.tolist(), strict=True)
+        ]
+        below = torch.searchsorted(self.quantiles, found.values[:1]).item() / (len(self.quantiles) - 1)
+        return Standing(description, nearest, 100 * min(1.0, below), self.threshold)
+
+    @property
+    def threshold(self) -> float:
+        """The similarity below which a text is far off."""
+        return float(self.quantiles[round(FAR * (len(self.quantiles) - 1))])
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write them into a checkpoint's folder, centres in half precision.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        path = Path(folder, FILE_NAME)
+        temporary = path.with_name(f".{FILE_NAME}")
+        tensors = {"basis": self.basis.half(), "centroids": self.centroids.half(), "quantiles": self.quantiles.float()}
+        metadata = {"tasks": json.dumps(self.names, ensure_ascii=False)}
+        content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+        try:
+            temporary.write_bytes(content)  # not save_file, whose files are private
+            os.replace(temporary, path)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written ({error.strerror or error})") from error
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> DescriptionStatistics:
+        """Read them from a file.
+
+        Raises:
+            CheckpointError: it is not such a file.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                names = json.loads((file.metadata() or {})["tasks"])
+                return cls(names, *(file.get_tensor(name) for name in ("basis", "centroids", "quantiles")))
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise CheckpointError(f"{path} holds no statistics of descriptions ({error}): make it again") from error
+
+
+def choose_descriptions(tasks: Sequence[str], seed: int = 0) -> list[int]:
+    """Which descriptions statistics are taken of: 16 of a task, of the 2,048 tasks that have most, at most.
+
+    Args:
+        tasks: the task of each description.
+        seed: of the choice.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, task in enumerate(tasks):
+        rows.setdefault(task, []).append(row)
+    rng = random.Random(f"standing {seed}")
+    names = sorted(rng.sample(sorted(rows), len(rows)), key=lambda task: -len(rows[task]))[:MAX_TASKS]
+    return [row for task in names for row in sorted(rng.sample(rows[task], min(len(rows[task]), MAX_WORDINGS)))]
+
+
+def measure_descriptions(
+    encoder: TextEncoder, descriptions: Sequence[str], tasks: Sequence[str]
+) -> DescriptionStatistics | None:
+    """Statistics of training descriptions, for a checkpoint that was trained without them.
+
+    Args:
+        encoder: of the checkpoint.
+        descriptions: the texts.
+        tasks: the task of each.
+
+    Returns:
+        None of fewer than two tasks.
+    """
+    rows = choose_descriptions(tasks)
+    chosen = [descriptions[row] for row in rows]
+    vectors = [mean_over_tokens(encoder.encode(chosen[i : i + 256])).cpu() for i in range(0, len(chosen), 256)]
+    return summarise(torch.cat(vectors), [tasks[row] for row in rows])
+
+
+def summarise(vectors: torch.Tensor, tasks: Sequence[str]) -> DescriptionStatistics | None:
+    """Statistics of training descriptions; None of fewer than two tasks.
+
+    Args:
+        vectors: an embedding each, [n, d]; of token states, their means.
+        tasks: the task of each.
+    """
+    names = sorted(set(tasks))
+    if len(names) < 2:
+        return None
+    number = {name: i for i, name in enumerate(names)}
+    owner = torch.tensor([number[task] for task in tasks])
+    units = F.normalize(vectors.float(), dim=-1)
+    centroids = F.normalize(torch.zeros(len(names), units.shape[1]).index_add_(0, owner, units), dim=-1)
+    basis = torch.linalg.svd(centroids, full_matrices=False).Vh[:RANK].T
+    basis, projected = basis.half(), (centroids @ basis).half()  # as it is saved, so that saving changes nothing
+    similarities = _project(units, basis.float()) @ projected.float().T
+    similarities[torch.arange(len(units)), owner] = -1
+    nearest = similarities.max(1).values.double()
+    quantiles = torch.quantile(nearest, torch.linspace(0, 1, 1001, dtype=torch.double)).float()
+    return DescriptionStatistics(names, basis, projected, quantiles)
+
+
+def mean_over_tokens(task_emb: torch.Tensor) -> torch.Tensor:
+    """One vector for each description, [n, d], of vectors or of token states padded with rows of zeros."""
+    if task_emb.ndim == 2:
+        return task_emb
+    is_token = task_emb.ne(0).any(-1, keepdim=True)
+    return task_emb.sum(1) / is_token.sum(1).clamp_min(1)
+
+
+def _project(vectors: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
+    """Of length 1 before, so that the product with a centre is their cosine."""
+    return F.normalize(vectors, dim=-1) @ basis
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else f"{line[:59]}…"
