@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import Gemma2ForCausalLM, GraniteForCausalLM, Qwen3ForCausalLM
 
 from text2lora.errors import TrainingError
 from text2lora.inference import generate_answers
@@ -38,6 +39,26 @@ def test_loss_equals_that_of_one_unpadded_row_at_a_time(base, tokenizer) -> None
         for position in range(len(begin), len(ids)):
             expected -= log_probs[position - 1, ids[position]]
     torch.testing.assert_close(answer_loss(base, prompt_batch(tokenizer, EXAMPLES)), expected, rtol=1e-4, atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        (Gemma2ForCausalLM, {"head_dim": 8, "final_logit_softcapping": 2.0}),
+        (GraniteForCausalLM, {"logits_scaling": 0.1}),
+        (Qwen3ForCausalLM, {"head_dim": 8}),
+    ],
+)
+def test_loss_is_that_of_the_models_own_logits(tokenizer, kind: type, more: dict) -> None:
+    """Some architectures cap or scale what their output layer gives."""
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    base = kind(kind.config_class(vocab_size=261, num_key_value_heads=2, pad_token_id=0, **sizes, **more)).eval()
+    base.get_output_embeddings().weight.normal_()
+    batch = prompt_batch(tokenizer, EXAMPLES)
+    logits = base(batch.ids[:, :-1]).logits[batch.is_target]
+    expected = torch.nn.functional.cross_entropy(logits, batch.ids[:, 1:][batch.is_target], reduction="sum")
+    torch.testing.assert_close(answer_loss(base, batch), expected, rtol=1e-4, atol=1e-3)
 
 
 @torch.no_grad()
