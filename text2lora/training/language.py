@@ -67,8 +67,8 @@ class AnswerCollator:
 def answer_logits(model: PreTrainedModel, batch: AnswerBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [targets, vocabulary] and labels [targets] of all answer tokens of the batch.
 
-    Right padding under causal attention needs no mask. The output layer runs on the answers only; what a model does to
-    its logits after that (Gemma caps them, Granite and Cohere scale them) is its own affair, so it is called as a whole.
+    Right padding under causal attention needs no mask. The output layer runs on the answers only. The model is called
+    as a whole, for some change their logits after that layer: Gemma caps them, Granite and Cohere scale them.
     """
 
     def pick(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class RunState:
         seconds: spent so far.
         best: the best validation score so far, or None.
         settings: that the run was started with.
+        figures: of the validation with that score, or of the last one.
     """
 
     step: int
@@ -34,6 +35,7 @@ class RunState:
     seconds: float
     best: float | None
     settings: Mapping[str, Any]
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 def state_path(output_dir: Path, step: int) -> Path:
@@ -50,7 +52,7 @@ def save_state(
         TrainingError: it cannot be written; earlier states stay.
     """
     path = state_path(output_dir, state.step)
-    parts: dict[str, Any] = {"run": vars(state) | {"settings": dict(state.settings)}, "module": _trained(module)}
+    parts: dict[str, Any] = {"run": asdict(state), "module": _trained(module)}
     parts["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
     _write(parts, path)
     for old in sorted(path.parent.glob("step-*.pt"))[:-keep]:
