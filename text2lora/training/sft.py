@@ -246,6 +246,7 @@ def _validation(
                     scores = without[split]
                 sums = torch.tensor(
                     [sum(score.matches.float().mean().item() for score in scores), sum(score.loss for score in scores)],
+                    dtype=torch.float32,  # of a process without a probe, too
                     device=device,
                 )
                 if world > 1:
