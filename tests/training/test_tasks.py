@@ -166,6 +166,16 @@ def test_splits_share_nothing_with_training() -> None:
     assert [task.name for task in named] == ["task0", "task1", "task2", "task4"]
 
 
+def test_training_keeps_a_wording_of_every_task() -> None:
+    for share in (0.0, 0.9, 1.0):
+        train, _ = split_tasks(make_tasks(3), SplitConfig(held_out_descriptions=share))
+        assert all(task.descriptions for task in train)
+    with pytest.raises(TrainingError, match=r"held_out_descriptions is 3.0: expected a share"):
+        SplitConfig(held_out_descriptions=3.0)
+    with pytest.raises(TrainingError, match="examples is 0: expected 1 or more"):
+        SplitConfig(examples=0)
+
+
 @pytest.mark.parametrize(
     ("tasks", "unseen", "message"),
     [

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from text2lora.errors import TrainingError, TrainingInterrupted
 from text2lora.training.optim import build_optimizers, schedule, set_learning_rate
+from text2lora.training.recipe import check_least, check_shares
 from text2lora.training.state import (
     FOLDER,
     RunState,
@@ -65,6 +66,11 @@ class FitConfig:
     eval_every: int = 0
     save_every: int = 0
     keep: int = 1
+
+    def __post_init__(self) -> None:
+        check_least(self, steps=1, lr=0, adamw_lr=0, weight_decay=0, clip=0, log_every=1, eval_every=0, save_every=0)
+        check_least(self, keep=1)
+        check_shares(self, "warmup")
 
 
 class StepResult(NamedTuple):

@@ -18,6 +18,7 @@ from text2lora.modeling import Text2LoraModel
 from text2lora.training.data import DescriptionBank, perturb
 from text2lora.training.engine import EngineConfig, start_engine
 from text2lora.training.fit import FitConfig, StepResult, fit, step_rng
+from text2lora.training.recipe import check_least, check_shares
 
 PREFIX = "base_model.model."
 
@@ -193,6 +194,8 @@ class ReconConfig:
             raise TrainingError(f"objective is {self.objective!r}: expected 'delta' or 'factors'")
         if self.select not in ("last", "best"):
             raise TrainingError(f"select is {self.select!r}: expected 'last' or 'best'")
+        check_least(self, tasks=1, noise=0, unseen=0)
+        check_shares(self, "token_dropout")
 
 
 @torch.no_grad()

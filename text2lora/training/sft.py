@@ -21,6 +21,7 @@ from text2lora.training.engine import EngineConfig, prepare_base, start_engine
 from text2lora.training.fit import FitConfig, StepResult, fit, step_rng
 from text2lora.training.injection import LoraInjector
 from text2lora.training.language import answer_logits, answer_loss, count_matches, prompt_batch
+from text2lora.training.recipe import check_least, check_shares
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -75,6 +76,10 @@ class SftConfig:
             raise TrainingError(f"conditions hold {wrong[0]!r}: expected some of {', '.join(known)}")
         if self.select != "last" and "matched" not in self.conditions:
             raise TrainingError(f"select is {self.select!r}: conditions must hold 'matched'")
+        if self.weighting not in ("token", "answer"):
+            raise TrainingError(f"weighting is {self.weighting!r}: expected 'token' or 'answer'")
+        check_least(self, tasks=1, examples=1, buckets=1, max_length=2, noise=0, neftune=0, l2=0)
+        check_shares(self, "token_dropout", "label_smoothing")
 
 
 class TaskScore(NamedTuple):

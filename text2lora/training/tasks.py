@@ -16,6 +16,7 @@ import yaml
 from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, MissingExtraError, TrainingError
 from text2lora.training.data import Example, Probe, Prompt, TaskDraw
+from text2lora.training.recipe import check_least, check_shares
 
 LOTS_OF_LORAS = {
     "prompt": "{input}",
@@ -337,6 +338,10 @@ class SplitConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.unseen_tasks, int | list):
             raise TrainingError(f"unseen_tasks is {self.unseen_tasks!r}: expected a number or a list of names")
+        check_least(self, examples=1, wordings=1)
+        check_shares(self, "held_out_descriptions")
+        if isinstance(self.unseen_tasks, int):
+            check_least(self, unseen_tasks=0)
 
 
 @dataclass
@@ -413,7 +418,7 @@ def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task],
         wordings, held_out = list(task.descriptions), list(task.held_out_descriptions)
         if not held_out and len(wordings) > 1:
             share = max(1, round(config.held_out_descriptions * len(wordings))) if config.held_out_descriptions else 0
-            held_out = own.sample(wordings, share)
+            held_out = own.sample(wordings, min(share, len(wordings) - 1))  # training needs one
             wordings = [text for text in wordings if text not in held_out]
         order = own.sample(task.examples, len(task.examples))
         held = [example.without_definition() for example in order[:count]]
