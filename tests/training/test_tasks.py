@@ -208,6 +208,20 @@ def test_decontamination_finds_pairs_and_long_overlaps() -> None:
         decontaminate([Task("t", ["d"], examples[:1])], held_out)
 
 
+def test_the_form_of_a_tasks_prompts_is_no_overlap() -> None:
+    form = (
+        "Classify the following review of a customer as positive or negative, and answer with one word: "
+    )
+    text = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+    examples = [TaskExample(f"{form}thing {i}", "positive") for i in range(5)]
+    held_out = [(f"{form}other", "negative"), (f"{form}{text}", "negative")]
+    leaked = TaskExample(f"{form}so {text}", "negative")
+    (task,) = decontaminate([Task("t", ["d"], [*examples, leaked])], held_out, lambda line: None)
+    assert task.examples == examples
+    few = [Task(f"t{i}", ["d"], [TaskExample(f"{form}{i}", "x"), TaskExample(f"a {i}", "x")]) for i in range(11)]
+    assert decontaminate(few, held_out) == few  # half of each task, but of eleven
+
+
 def test_most_draws_lack_the_definition() -> None:
     tasks = TaskSet(make_tasks(), definition_dropout=0.75)
     rng = random.Random(0)

@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -449,7 +450,9 @@ def decontaminate(
     """Leave out the training examples that evaluation would recognise.
 
     An example goes where an evaluation example has its prompt and response, case and punctuation aside, or where the
-    two prompts share so many words in a row as `ngram` (13, as in Brown et al. 2020, appendix C).
+    two prompts share so many words in a row as `ngram`. Words that are in more than ten training examples, or in more
+    than half of a task's, are a form that examples are put into, and do not count (both as in Brown et al. 2020,
+    appendix C, but for the half).
 
     Raises:
         TrainingError: nothing of a task would be left.
@@ -459,17 +462,20 @@ def decontaminate(
     for prompt, response in held_out:
         words = _words(prompt)
         pairs.add((" ".join(words), " ".join(_words(response))))
-        grams.update(tuple(words[i : i + ngram]) for i in range(len(words) - ngram + 1))
-
-    def known(example: TaskExample) -> bool:
-        words = _words(example.prompt)
-        if (" ".join(words), " ".join(_words(example.response))) in pairs:
-            return True
-        return any(tuple(words[i : i + ngram]) in grams for i in range(len(words) - ngram + 1))
-
+        grams |= _grams(words, ngram)
+    everywhere: Counter[tuple[str, ...]] = Counter()
+    shared = [[_grams(_words(example.prompt), ngram) & grams for example in task.examples] for task in train]
+    for found in shared:
+        everywhere.update(gram for own in found for gram in own)
     clean, gone = [], 0
-    for task in train:
-        examples = [example for example in task.examples if not known(example)]
+    for task, found in zip(train, shared, strict=True):
+        here = Counter(gram for own in found for gram in own)
+        forms = {gram for gram, count in here.items() if everywhere[gram] > 10 or 1 < count > len(found) / 2}
+        examples = [
+            example
+            for example, own in zip(task.examples, found, strict=True)
+            if own <= forms and (" ".join(_words(example.prompt)), " ".join(_words(example.response))) not in pairs
+        ]
         if not examples:
             raise TrainingError(f"all examples of {task.name!r} are in the evaluation data, too: take other ones")
         gone += len(task.examples) - len(examples)
@@ -477,6 +483,10 @@ def decontaminate(
     if gone:
         report(f"decontamination: {gone} training examples left out, for validation has them")
     return clean
+
+
+def _grams(words: Sequence[str], size: int) -> set[tuple[str, ...]]:
+    return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
 
 
 def source_kind(entry: object) -> type[TaskFiles] | type[HubTasks]:
