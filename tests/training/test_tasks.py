@@ -209,9 +209,7 @@ def test_decontamination_finds_pairs_and_long_overlaps() -> None:
 
 
 def test_the_form_of_a_tasks_prompts_is_no_overlap() -> None:
-    form = (
-        "Classify the following review of a customer as positive or negative, and answer with one word: "
-    )
+    form = "Classify the following review of a customer as positive or negative, and answer with one word: "
     text = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
     examples = [TaskExample(f"{form}thing {i}", "positive") for i in range(5)]
     held_out = [(f"{form}other", "negative"), (f"{form}{text}", "negative")]

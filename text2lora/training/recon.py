@@ -19,6 +19,7 @@ from text2lora.training.data import DescriptionBank, perturb
 from text2lora.training.engine import EngineConfig, start_engine
 from text2lora.training.fit import FitConfig, StepResult, fit, step_rng
 from text2lora.training.recipe import check_least, check_shares
+from text2lora.training.state import save_checkpoint
 
 PREFIX = "base_model.model."
 
@@ -303,7 +304,7 @@ def train_recon(
     )
     figures.pop("score", None)
     if accelerator.is_main_process:
-        model.save_pretrained(output_dir, eval_results=figures)
+        save_checkpoint(output_dir, model, eval_results=figures)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return figures

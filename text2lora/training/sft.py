@@ -22,6 +22,7 @@ from text2lora.training.fit import FitConfig, StepResult, fit, step_rng
 from text2lora.training.injection import LoraInjector
 from text2lora.training.language import answer_logits, answer_loss, count_matches, prompt_batch
 from text2lora.training.recipe import check_least, check_shares
+from text2lora.training.state import save_checkpoint
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -196,7 +197,7 @@ def train_sft(
     )
     figures.pop("score", None)
     if accelerator.is_main_process:
-        model.save_pretrained(output_dir, eval_results=figures)
+        save_checkpoint(output_dir, model, eval_results=figures)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return figures
@@ -236,7 +237,7 @@ def _validation(
 
     def validate(output_dir: Path) -> dict[str, float]:
         if accelerator.is_main_process:
-            model.save_pretrained(output_dir)
+            save_checkpoint(output_dir, model)
         figures: dict[str, float] = {}
         for condition in config.conditions:
             for split, chosen in probes.items():

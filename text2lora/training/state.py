@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
+from transformers import PreTrainedModel
 
 from text2lora.errors import TrainingError
 
@@ -94,6 +96,24 @@ def load_best(output_dir: Path, module: nn.Module) -> None:
         _restore(module, torch.load(path, map_location="cpu", weights_only=True))
 
 
+def save_checkpoint(output_dir: Path, model: PreTrainedModel, **options: Any) -> None:
+    """Write what `save_pretrained` writes, each file whole or not at all.
+
+    Raises:
+        TrainingError: it cannot be written; earlier files stay.
+    """
+    temporary = output_dir / ".checkpoint"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+        model.save_pretrained(temporary, **options)
+        for path in sorted(temporary.iterdir()):
+            os.replace(path, output_dir / path.name)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise _cannot_write(output_dir, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def remove_states(output_dir: Path) -> None:
     """Remove what only an unfinished run needs."""
     shutil.rmtree(output_dir / FOLDER, ignore_errors=True)
@@ -120,5 +140,9 @@ def _write(content: object, path: Path) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
-        raise TrainingError(f"{path} cannot be written ({reason}): the last good state stays; make room") from error
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: Exception) -> TrainingError:
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
+    return TrainingError(f"{path} cannot be written ({reason}): the last good state stays; make room")
