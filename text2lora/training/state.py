@@ -67,6 +67,11 @@ def find_state(output_dir: Path) -> Path | None:
     return max((output_dir / FOLDER).glob("step-*.pt"), default=None)
 
 
+def find_states(folder: Path) -> list[Path]:
+    """All states of unfinished runs in a folder and those below it."""
+    return sorted(folder.glob(f"**/{FOLDER}/step-*.pt"))
+
+
 def load_state(path: Path, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> RunState:
     """Bring module and optimisers back to where `save_state` found them.
 
