@@ -7,7 +7,7 @@ import torch
 from transformers import Gemma2ForCausalLM, GraniteForCausalLM, Qwen3ForCausalLM
 
 from text2lora.errors import TrainingError
-from text2lora.inference import generate_answers
+from text2lora.inference import as_turn, generate_answers
 from text2lora.training.language import AnswerCollator, answer_logits, answer_loss, exact_match, prompt_batch
 
 EXAMPLES = [("city?", "Oslo"), ("a much longer question", "no"), ("x", "")]
@@ -27,6 +27,23 @@ def test_prompt_ends_where_generation_begins(tokenizer) -> None:
     begin = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
     assert batch.ids[0][: len(begin)].tolist() == begin
     assert batch.is_target[0].nonzero()[0].item() == len(begin) - 1  # that position predicts the first answer token
+
+
+def test_models_that_can_think_learn_and_give_answers_only(tokenizer) -> None:
+    """The empty thought of Qwen3's template is part of the prompt, not of what is learned."""
+    template, tokenizer.chat_template = (
+        tokenizer.chat_template,
+        "{% for m in messages %}{% if m.role == 'user' %}<user>{{ m.content }}{% else %}<answer><unk>{{ m.content }}<eos>"
+        "{% endif %}{% endfor %}{% if add_generation_prompt %}<answer>"
+        "{% if enable_thinking is defined and enable_thinking is false %}<unk>{% endif %}{% endif %}",
+    )
+    try:
+        batch = prompt_batch(tokenizer, [("a", "c")])
+        assert tokenizer.decode(batch.ids[0]) == "<user>a<answer><unk>c<eos>"
+        assert tokenizer.decode(batch.ids[0][1:][batch.is_target[0]]) == "c<eos>"
+        assert as_turn(tokenizer, "a") == "<user>a<answer><unk>"
+    finally:
+        tokenizer.chat_template = template
 
 
 @torch.no_grad()
