@@ -33,8 +33,8 @@ def test_models_that_can_think_learn_and_give_answers_only(tokenizer) -> None:
     """The empty thought of Qwen3's template is part of the prompt, not of what is learned."""
     template, tokenizer.chat_template = (
         tokenizer.chat_template,
-        "{% for m in messages %}{% if m.role == 'user' %}<user>{{ m.content }}{% else %}<answer><unk>{{ m.content }}<eos>"
-        "{% endif %}{% endfor %}{% if add_generation_prompt %}<answer>"
+        "{% for m in messages %}{% if m.role == 'user' %}<user>{{ m.content }}{% else %}<answer><unk>{{ m.content }}"
+        "<eos>{% endif %}{% endfor %}{% if add_generation_prompt %}<answer>"
         "{% if enable_thinking is defined and enable_thinking is false %}<unk>{% endif %}{% endif %}",
     )
     try:

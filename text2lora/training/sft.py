@@ -235,6 +235,12 @@ def _validation(
             return junk_emb[torch.arange(len(own)) % len(junk_emb)]
         return None
 
+    def score(
+        model: Text2LoraModel | None, task_emb: torch.Tensor | None, examples: Sequence[Sequence[Example]]
+    ) -> list[TaskScore]:
+        at_a_time = max(1, 64 // len(examples[0])) if examples else 1
+        return score_examples(model, injector, base, tokenizer, task_emb, examples, at_a_time, config.max_length)
+
     def validate(output_dir: Path) -> dict[str, float]:
         if accelerator.is_main_process:
             save_checkpoint(output_dir, model)
@@ -245,10 +251,10 @@ def _validation(
                 examples = [probe.examples for probe in chosen[mine]]
                 task_emb = embeddings(condition, split)
                 if task_emb is not None:
-                    scores = score_examples(model, injector, base, tokenizer, task_emb[mine], examples)
+                    scores = score(model, task_emb[mine], examples)
                 else:
                     if split not in without:
-                        without[split] = score_examples(None, injector, base, tokenizer, None, examples)
+                        without[split] = score(None, None, examples)
                     scores = without[split]
                 sums = torch.tensor(
                     [sum(score.matches.float().mean().item() for score in scores), sum(score.loss for score in scores)],
@@ -328,6 +334,7 @@ def score_examples(
     task_emb: torch.Tensor | None,
     examples: Sequence[Sequence[Example]],
     batch_size: int = 32,
+    max_length: int | None = None,
 ) -> list[TaskScore]:
     """How well every task's examples are answered under its own adapter, or by the base alone.
 
@@ -336,11 +343,13 @@ def score_examples(
         task_emb: one embedding per task, [n, d] or [n, tokens, d]; None for the base alone.
         examples: equally many for each task.
         batch_size: tasks at a time.
+        max_length: see `prompt_batch`.
     """
     results: list[TaskScore] = []
     for start in range(0, len(examples), batch_size):
         chosen = examples[start : start + batch_size]
-        batch = prompt_batch(tokenizer, [example for group in chosen for example in group]).to(base.device)
+        rows = [example for group in chosen for example in group]
+        batch = prompt_batch(tokenizer, rows, max_length).to(base.device)
         weights = model(task_emb[start : start + batch_size]) if model is not None and task_emb is not None else {}
         with injector.inject(weights):
             logits, labels = answer_logits(base, batch)
