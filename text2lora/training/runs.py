@@ -21,7 +21,7 @@ from text2lora.training.data import Example, Probe
 from text2lora.training.engine import EngineConfig
 from text2lora.training.fit import FitConfig
 from text2lora.training.lora import train_loras
-from text2lora.training.recipe import parse
+from text2lora.training.recipe import check_least, check_shares, parse
 from text2lora.training.recon import LibraryEntry, ReconConfig, load_library, train_recon
 from text2lora.training.sft import SftConfig, train_sft
 from text2lora.training.tasks import (
@@ -94,6 +94,9 @@ class SftRecipe:
     definition_dropout: float = 0.9
     sft: SftConfig = field(default_factory=SftConfig)
 
+    def __post_init__(self) -> None:
+        check_shares(self, "definition_dropout")
+
 
 @dataclass(frozen=True)
 class LoraRecipe:
@@ -124,6 +127,10 @@ class LoraRecipe:
     definition_dropout: float = 0.9
     engine: EngineConfig = field(default_factory=EngineConfig)
     fit: FitConfig = field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        check_shares(self, "definition_dropout")
+        check_least(self, lora_r=1, at_once=1, examples=1, max_length=2)
 
 
 def load_base(spec: BaseSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, MissingExtraError, TrainingError
 from text2lora.training.data import Example, Probe, Prompt, TaskDraw
+from text2lora.training.recipe import check_least, check_shares
 
 LOTS_OF_LORAS = {
     "prompt": "{input}",
@@ -344,6 +346,10 @@ class SplitConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.unseen_tasks, int | list):
             raise TrainingError(f"unseen_tasks is {self.unseen_tasks!r}: expected a number or a list of names")
+        check_least(self, examples=1, wordings=1)
+        check_shares(self, "held_out_descriptions")
+        if isinstance(self.unseen_tasks, int):
+            check_least(self, unseen_tasks=0)
 
 
 @dataclass
@@ -420,7 +426,7 @@ def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task],
         wordings, held_out = list(task.descriptions), list(task.held_out_descriptions)
         if not held_out and len(wordings) > 1:
             share = max(1, round(config.held_out_descriptions * len(wordings))) if config.held_out_descriptions else 0
-            held_out = own.sample(wordings, share)
+            held_out = own.sample(wordings, min(share, len(wordings) - 1))  # training needs one
             wordings = [text for text in wordings if text not in held_out]
         order = own.sample(task.examples, len(task.examples))
         if task.held_out_examples:
@@ -455,7 +461,9 @@ def decontaminate(
     """Leave out the training examples that evaluation would recognise.
 
     An example goes where an evaluation example has its prompt and response, case and punctuation aside, or where the
-    two prompts share so many words in a row as `ngram` (13, as in Brown et al. 2020, appendix C).
+    two prompts share so many words in a row as `ngram`. Words that are in more than ten training examples, or in more
+    than half of a task's, are a form that examples are put into, and do not count (both as in Brown et al. 2020,
+    appendix C, but for the half).
 
     Raises:
         TrainingError: nothing of a task would be left.
@@ -465,17 +473,20 @@ def decontaminate(
     for prompt, response in held_out:
         words = _words(prompt)
         pairs.add((" ".join(words), " ".join(_words(response))))
-        grams.update(tuple(words[i : i + ngram]) for i in range(len(words) - ngram + 1))
-
-    def known(example: TaskExample) -> bool:
-        words = _words(example.prompt)
-        if (" ".join(words), " ".join(_words(example.response))) in pairs:
-            return True
-        return any(tuple(words[i : i + ngram]) in grams for i in range(len(words) - ngram + 1))
-
+        grams |= _grams(words, ngram)
+    everywhere: Counter[tuple[str, ...]] = Counter()
+    shared = [[_grams(_words(example.prompt), ngram) & grams for example in task.examples] for task in train]
+    for found in shared:
+        everywhere.update(gram for own in found for gram in own)
     clean, gone = [], 0
-    for task in train:
-        examples = [example for example in task.examples if not known(example)]
+    for task, found in zip(train, shared, strict=True):
+        here = Counter(gram for own in found for gram in own)
+        forms = {gram for gram, count in here.items() if everywhere[gram] > 10 or 1 < count > len(found) / 2}
+        examples = [
+            example
+            for example, own in zip(task.examples, found, strict=True)
+            if own <= forms and (" ".join(_words(example.prompt)), " ".join(_words(example.response))) not in pairs
+        ]
         if not examples:
             raise TrainingError(f"all examples of {task.name!r} are in the evaluation data, too: take other ones")
         gone += len(task.examples) - len(examples)
@@ -483,6 +494,10 @@ def decontaminate(
     if gone:
         report(f"decontamination: {gone} training examples left out, for validation has them")
     return clean
+
+
+def _grams(words: Sequence[str], size: int) -> set[tuple[str, ...]]:
+    return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
 
 
 def source_kind(entry: object) -> type[TaskFiles] | type[HubTasks]:
