@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from text2lora.cli import adapters, bench, check, compare, convert, describe, evaluate, make, training
+from text2lora.cli import adapters, bench, check, compare, convert, describe, evaluate, export, make, training
 
 app = typer.Typer(
     name="t2l",
@@ -25,6 +25,7 @@ app.command("info")(adapters.info)
 app.command("check")(check.check)
 app.command("compare")(compare.compare)
 app.command("convert")(convert.convert)
+app.add_typer(export.app, name="export")
 app.add_typer(training.app, name="train")
 app.command("describe")(describe.describe)
 app.command("eval")(evaluate.evaluate)
