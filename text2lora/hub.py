@@ -15,12 +15,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from safetensors import SafetensorError
-from yaml import YAMLError
 
 from text2lora.errors import CheckpointError, HubError, OutputError, Text2LoraError
 
@@ -43,6 +41,8 @@ BASES = {"nano": PACKAGE / "nano" / "base"}
 
 def library_version() -> str:
     """The installed version of text2lora."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("text2lora")
     except PackageNotFoundError:  # run from a source tree
@@ -656,6 +656,7 @@ def _card_of_lora(
 def card_metadata(card: str) -> dict[str, str]:
     """The metadata that `adapter_card` wrote; nothing where the card is another's."""
     from huggingface_hub import ModelCard
+    from yaml import YAMLError
 
     try:
         found = ModelCard(card, ignore_metadata_errors=True).data.to_dict().get("text2lora")
