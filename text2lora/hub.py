@@ -527,13 +527,12 @@ MERGED_CARD = """---
 
 # {{ title }}
 
-{% if base %}{{ base }}{% else %}A model{% endif %} with a LoRA adapter merged into it that a hypernetwork made from a
-sentence, without training data.
+{{ base or "A model" }} with a LoRA adapter merged into it
+{%- if description %}, which a hypernetwork made from a sentence:
 
-{% if description -%}
 > {{ description }}
-
-{% endif -%}
+{% else %}.
+{% endif %}
 | | |
 |---|---|
 {% for name, value in rows -%}

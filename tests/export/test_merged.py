@@ -94,6 +94,12 @@ def test_weights_are_split_into_files(adapter: LoraAdapter, tmp_path: Path) -> N
     AutoModelForCausalLM.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("size", ["", "foo", "5", "0GB", "-1MB"])
+def test_a_size_that_is_none_is_refused(adapter: LoraAdapter, tmp_path: Path, size: str) -> None:
+    with pytest.raises(OutputError, match="expected one such as 5GB"):
+        export_merged(adapter, tmp_path / "merged", max_shard_size=size)
+
+
 def test_what_is_there_is_kept(adapter: LoraAdapter, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()

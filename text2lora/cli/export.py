@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from text2lora.cli.common import err, out, parse_dtype, quiet, size
+from text2lora.cli.common import Adapter, Base, complete_dtype, err, parse_dtype, quiet, result, say, size, suggest
 
 if TYPE_CHECKING:
     from text2lora.adapter import LoraAdapter
 
-app = typer.Typer(help="Write an adapter for llama.cpp, as one merged model, or as a zip.", no_args_is_help=True)
+app = typer.Typer(
+    help="Write an adapter for llama.cpp, as one merged model, or as a zip.\n\nExample: t2l export gguf city-upper",
+    no_args_is_help=True,
+)
 
-Adapter = Annotated[str, typer.Argument(help="A folder or Hub id of a LoRA adapter.")]
-Base = Annotated[str | None, typer.Option(help="The base model; by default the one that the adapter names.")]
 Scale = Annotated[float, typer.Option(help="Strength to write; 1.0 is as trained.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file; by default named after the adapter.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace a file that is there.")]
@@ -27,10 +28,14 @@ def gguf(
     adapter: Adapter,
     output: Output = None,
     base: Base = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default the adapter's.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16; by default the adapter's.", autocompletion=complete_dtype),
+    ] = None,
     scale: Scale = 1.0,
     ollama: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Write a Modelfile for this model of Ollama, or GGUF file, too.")
+        str | None,
+        typer.Option(metavar="MODEL", help="Write a Modelfile for this model, too; Ollama up to 0.34.0 reads it."),
     ] = None,
     force: Force = False,
 ) -> None:
@@ -38,24 +43,24 @@ def gguf(
 
     Example: t2l export gguf city-upper -o city-upper.gguf
     """
-    target = _free(output or Path(f"{_name(adapter)}.gguf"), force)
     if ollama is not None and not ollama.strip():
         raise typer.BadParameter("expected a model of Ollama, as llama3.1:8b-instruct-fp16", param_hint="--ollama")
-    modelfile = _free(target.with_suffix(".Modelfile"), force) if ollama else None
+    target = _free(output or Path(f"{_name(adapter)}.gguf"), force)
+    if ollama:
+        _free(target.with_suffix(".Modelfile"), force)
     wanted = parse_dtype(dtype)
     quiet()
     from text2lora.export import export_gguf, write_modelfile
 
     with err.status("writing"):
         export_gguf(_load(adapter, scale), target, base=base, dtype=wanted)
-        if ollama:
-            write_modelfile(target, ollama)
+        modelfile = write_modelfile(target, ollama) if ollama else None
     _written(target)
     if modelfile:
         _written(modelfile)
-        _next(f"ollama create {target.stem} -f {modelfile}")
+        suggest("ollama", "create", target.stem, "-f", str(modelfile))
     else:
-        _next(f"llama-server -m BASE.gguf --lora {target}")
+        suggest("llama-server", "-m", "BASE.gguf", "--lora", str(target))
 
 
 @app.command()
@@ -65,7 +70,10 @@ def merged(
         Path | None, typer.Option("--output", "-o", help="A new folder; by default named after the adapter.")
     ] = None,
     base: Base = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default the base's.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16; by default the base's.", autocompletion=complete_dtype),
+    ] = None,
     scale: Scale = 1.0,
     shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
 ) -> None:
@@ -81,7 +89,7 @@ def merged(
     with err.status("merging"):
         export_merged(_load(adapter, scale), target, base=base, dtype=wanted, max_shard_size=shard_size)
     _written(target)
-    _next(f"python convert_hf_to_gguf.py {target} --outfile {target.name}.gguf   # of llama.cpp")
+    suggest("python", "convert_hf_to_gguf.py", str(target), "--outfile", f"{target.name}.gguf")
 
 
 @app.command("zip")
@@ -96,7 +104,7 @@ def zip_(adapter: Adapter, output: Output = None, scale: Scale = 1.0, force: For
 
     export_zip(_load(adapter, scale), target)
     _written(target)
-    _next(f"unzip {target} -d {target.stem}")
+    suggest("unzip", str(target), "-d", target.stem)
 
 
 def _name(adapter: str) -> str:
@@ -112,16 +120,19 @@ def _free(path: Path, force: bool) -> Path:
 
 
 def _load(adapter: str, scale: float) -> LoraAdapter:
+    import dataclasses
+
     from text2lora.adapter import LoraAdapter
 
-    return LoraAdapter.from_pretrained(adapter).scaled(scale)
+    lora = LoraAdapter.from_pretrained(adapter).scaled(scale)
+    if scale == 1:
+        return lora
+    told = f"{lora.metadata.get('scale', '1')} x {scale:g}"
+    return dataclasses.replace(lora, metadata={**lora.metadata, "scale": told})
 
 
 def _written(path: Path) -> None:
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    total = sum(file.stat().st_size for file in files)
-    out.print(f"[bold green]Written[/] {escape(str(path))}  ({size(total)})", highlight=False)
-
-
-def _next(command: str) -> None:
-    out.print(f"\nUse it:\n\n  {escape(command)}", highlight=False)
+    files = path.rglob("*") if path.is_dir() else [path]
+    total = sum(file.stat().st_size for file in files if file.is_file())
+    say(f"[bold green]Written[/] {escape(str(path))}  ({size(total)})")
+    result(path)

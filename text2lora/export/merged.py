@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,16 +37,18 @@ def export_merged(
         path: a new or empty folder; it appears whole or not at all.
         base: a folder, a Hub id or `nano`; None is the base that the adapter names.
         dtype: of the file; None keeps the base's.
-        max_shard_size: of one file of weights.
+        max_shard_size: of one file of weights, in KB, MB, GB or TB.
 
     Raises:
         CheckpointError: the adapter is for another base, the base is quantised or cannot be loaded, or a weight is too
             large for float16.
-        OutputError: the folder cannot be written, or holds something.
+        OutputError: the folder cannot be written or holds something, or the size of a file is none.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     target = Path(path)
+    if not re.fullmatch(r"[1-9]\d*(\.\d+)?[KMGT]B", max_shard_size):
+        raise OutputError(f"the size of a file is {max_shard_size!r}: expected one such as 5GB or 500MB")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise OutputError(f"{target} exists: choose another folder")
     name, revision = base or adapter.spec.base_model_name_or_path, None if base else adapter.spec.revision
