@@ -28,6 +28,7 @@ LAYERS = [
     "modeling",
     "batch",
     "inference",
+    "export",
     "server",
     "training",
     "evaluation",

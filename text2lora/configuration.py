@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from text2lora.errors import CheckpointError
 
@@ -161,22 +161,16 @@ class Text2LoraConfig(PreTrainedConfig):
 def find_linear_modules(base_config: PreTrainedConfig) -> tuple[dict[str, tuple[int, int]], dict[str, str], int]:
     """The linear modules that all decoder layers of a model have, with one shape, under a name that nothing else has.
 
-    The model is built on the meta device from its config: no weights, no download. PEFT finds modules by the end of
-    their path, so that a name such as GPT-2's `c_proj`, in attention and in MLP, cannot stand for one of the two.
+    PEFT finds modules by the end of their path, so that a name such as GPT-2's `c_proj`, in attention and in MLP,
+    cannot stand for one of the two.
 
     Returns:
         (in, out) features by module name, in the model's order; paths with `{layer}`; the number of layers.
     """
-    import torch
     from torch import nn
-    from transformers import AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
 
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(base_config)
-    except ValueError as error:
-        raise CheckpointError(f"a {base_config.model_type} model does not write text: pass a decoder") from error
+    model = empty_model(base_config)
     shapes: dict[str, dict[int, tuple[int, int]]] = {}
     paths: dict[str, set[str]] = {}
     for path, module in model.named_modules():
@@ -194,3 +188,19 @@ def find_linear_modules(base_config: PreTrainedConfig) -> tuple[dict[str, tuple[
         if len(paths[name]) == 1 and len(by_layer) == num_layers and len({*by_layer.values()}) == 1
     }
     return same, {name: next(iter(paths[name])) for name in same}, num_layers
+
+
+def empty_model(base_config: PreTrainedConfig) -> PreTrainedModel:
+    """A model on the meta device, made from its config: modules and shapes, without weights and without a download.
+
+    Raises:
+        CheckpointError: the config is not a decoder's.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(base_config)
+    except ValueError as error:
+        raise CheckpointError(f"a {base_config.model_type} model does not write text: pass a decoder") from error

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 
 def generate_answers(
@@ -39,6 +39,7 @@ def complete(
     max_new_tokens: int = 64,
     batch_size: int = 32,
     stop: Sequence[str] = (),
+    on_text: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Greedy continuations of texts that are already in the form that the model reads.
 
@@ -49,6 +50,7 @@ def complete(
         max_new_tokens: longest continuation.
         batch_size: texts at a time; those of similar length share a batch, padded on the left.
         stop: a continuation ends before the first of these.
+        on_text: receives a single text's continuation piece by piece, as it is written.
 
     Returns:
         The continuations in the order of the texts, without special tokens.
@@ -69,11 +71,23 @@ def complete(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=pad,
+            streamer=_Pieces(tokenizer, on_text) if on_text else None,
             **ends,
         )
         for i, text in zip(rows, tokenizer.batch_decode(output[:, width:], skip_special_tokens=True), strict=True):
             answers[i] = text[: min((at for end in stop if (at := text.find(end)) >= 0), default=len(text))]
     return answers
+
+
+class _Pieces(TextStreamer):
+    """Hands on what is written, where transformers' own class prints it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_text: Callable[[str], None]):
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.on_text = on_text
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self.on_text(text)
 
 
 def as_turn(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[dict[str, str]]) -> str:

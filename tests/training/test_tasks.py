@@ -21,6 +21,7 @@ from text2lora.training.tasks import (
     load_hub_tasks,
     read_tasks,
     split_tasks,
+    task_to_dict,
 )
 
 YAML = """
@@ -262,3 +263,19 @@ def test_the_end_of_a_turn_is_the_templates(tokenizer) -> None:
         assert tokenizer.decode(batch.ids[0][1:][batch.is_target[0]]) == "-c<unk>"
     finally:
         tokenizer.chat_template = template
+
+
+def test_examples_held_out_by_hand_are_those_of_validation(tmp_path: Path) -> None:
+    (tmp_path / "held.jsonl").write_text('["y", "Y"]\n["z", "Z"]\n["w", "W"]\n')
+    (tmp_path / "loud.yaml").write_text(
+        "definition: In capitals.\ndescriptions: [shout, louder]\n"
+        "examples: [[a, A], [b, B]]\nheld_out_examples: held.jsonl\n"
+    )
+    (task,) = read_tasks(tmp_path / "loud.yaml")
+    (tmp_path / "again.jsonl").write_text(json.dumps(task_to_dict(task)))
+    assert read_tasks(tmp_path / "again.jsonl") == [task]
+    (trained,), splits = split_tasks([task], SplitConfig(examples=2))
+    assert {example.response for example in trained.examples} == {"A", "B"}
+    for probes in splits.values():
+        assert {response for _, response in probes[0].examples} <= {"Y", "Z", "W"}
+        assert len(probes[0].examples) == 2

@@ -12,7 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from text2lora.cli.common import AsJson, Device, Model, err, out, parse_device, parse_dtype, quiet, sample_input, size
+from text2lora.cli.common import (
+    AsJson,
+    Device,
+    Model,
+    complete_dtype,
+    err,
+    out,
+    parse_device,
+    parse_dtype,
+    quiet,
+    result,
+    sample_input,
+    say,
+    size,
+    suggest,
+)
 from text2lora.errors import CheckpointError, InvalidDescriptionError, OutputError
 from text2lora.hub import load_snippet, push_target, slug
 
@@ -41,7 +56,8 @@ def make(
     ] = None,
     scale: Annotated[float, typer.Option(help="Strength of the adapter; 1.0 is as trained.")] = 1.0,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's.")
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's.", autocompletion=complete_dtype),
     ] = None,
     fold_rslora: Annotated[
         bool, typer.Option("--fold-rslora", help="Fold rsLoRA into alpha, for engines that ignore it.")
@@ -161,15 +177,16 @@ def make(
         f"{(encoded - begin) * 1000:.0f} ms to read the description, {(made - placed) * 1000:.0f} ms to write"
     )
     shown = str(folder or repo_id)
-    out.print(f"[bold green]Adapter[/] {escape(shown)}  ({size(adapter.num_bytes)}; {milliseconds})")
+    say(f"[bold green]Adapter[/] {escape(shown)}  ({size(adapter.num_bytes)}; {milliseconds})")
     show_standings(standings)
     if commit:
-        out.print(f"[bold green]On the Hub[/] {escape(str(commit.pr_url or commit.repo_url))}", highlight=False)
-    if create_pr and not folder:  # nothing to load before it is merged
+        say(f"[bold green]On the Hub[/] {escape(str(commit.pr_url or commit.repo_url))}")
+    result(commit.pr_url or commit.repo_url if commit else folder)
+    if not out.is_terminal or (create_pr and not folder):  # nothing to load before it is merged
         return
     out.print("\nLoad it:\n")
     out.print(indent(load_snippet(base, shown), "  "), markup=False, highlight=False)
-    out.print(f'\nTry it:\n\n  t2l run {escape(shown)} "{escape(sample_input(base))}"')
+    suggest("t2l", "run", shown, sample_input(base))
 
 
 def refuse_far(standings: Sequence[Standing] | None) -> None:
@@ -189,10 +206,10 @@ def refuse_far(standings: Sequence[Standing] | None) -> None:
 def show_standings(standings: Sequence[Standing] | None) -> None:
     """A line for each description, and a warning for one that is far from all of training."""
     if standings is None:
-        out.print(f"[dim]Standing[/] unknown: {NO_STATISTICS}", highlight=False)
+        say(f"[dim]Standing[/] unknown: {NO_STATISTICS}")
         return
     for standing in standings:
-        out.print(f"[dim]Standing[/] {escape(str(standing))}", highlight=False)
+        say(f"[dim]Standing[/] {escape(str(standing))}")
         if standing.warning:
             err.print(f"[bold yellow]Warning:[/] {escape(standing.warning)}", highlight=False)
 
@@ -226,15 +243,14 @@ def _make_many(load: Any, texts: Sequence[str], output: Path, settings: Any, as_
         return
     skipped = sum(row["skipped"] for row in rows)
     there = f", {skipped} were there already" if skipped else ""
-    out.print(
+    say(
         f"[bold green]{len(rows) - skipped} adapters[/] in {escape(str(output))}{there}  "
-        f"({size(t2l.adapter_bytes)} each; {seconds:.1f} s)",
-        highlight=False,
+        f"({size(t2l.adapter_bytes)} each; {seconds:.1f} s)"
     )
+    for row in rows:
+        result(row["path"])
     if rows:
-        first = escape(rows[0]["path"])
-        sample = escape(sample_input(t2l.config.base_model_name_or_path))
-        out.print(f'\nTry one:\n\n  t2l run {first} "{sample}"')
+        suggest("t2l", "run", rows[0]["path"], sample_input(t2l.config.base_model_name_or_path))
 
 
 def _parse_shares(mix: str, count: int) -> list[float]:

@@ -28,6 +28,7 @@ from text2lora.training.tasks import (
     HubTasks,
     SplitConfig,
     Task,
+    TaskExample,
     TaskSet,
     decontaminate,
     load_hub_tasks,
@@ -189,19 +190,18 @@ def prepare_tasks(
     tasks: list[Task], split: SplitConfig, tokenizer: PreTrainedTokenizerBase, max_length: int, report: Report
 ) -> tuple[list[Task], dict[str, list[Probe]]]:
     """Leave out answers that do not fit, split, and decontaminate."""
+
+    def fits(example: TaskExample) -> bool:
+        # a token is a byte or more, so that only long texts need a closer look
+        room = max_length - 64
+        return len(example.response.encode()) <= room or len(tokenizer(example.response)["input_ids"]) <= room
+
     kept = []
     for task in tasks:
-        # a token is a byte or more, so that only long texts need a closer look
-        long = {
-            i
-            for i, example in enumerate(task.examples)
-            if len(example.response.encode()) > max_length - 64
-            and len(tokenizer(example.response)["input_ids"]) > max_length - 64
-        }
-        if long:
-            report(f"{task.name}: {len(long)} examples left out, whose response does not fit into {max_length} tokens")
-        examples = [example for i, example in enumerate(task.examples) if i not in long]
-        kept.append(Task(task.name, task.descriptions, examples, task.held_out_descriptions))
+        examples, held_out_examples = (list(filter(fits, rows)) for rows in (task.examples, task.held_out_examples))
+        if long := len(task.examples + task.held_out_examples) - len(examples + held_out_examples):
+            report(f"{task.name}: {long} examples left out, whose response does not fit into {max_length} tokens")
+        kept.append(replace(task, examples=examples, held_out_examples=held_out_examples))
     train, splits = split_tasks(kept, split)
     held_out = [example for probes in splits.values() for probe in probes for example in probe.examples]
     train = decontaminate(train, held_out, report)

@@ -57,12 +57,14 @@ class Task:
         descriptions: the wordings that training may see.
         examples: what to answer.
         held_out_descriptions: wordings for validation.
+        held_out_examples: examples for validation; without them, some of `examples` are kept back.
     """
 
     name: str
     descriptions: list[str]
     examples: list[TaskExample]
     held_out_descriptions: list[str] = field(default_factory=list)
+    held_out_examples: list[TaskExample] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,8 @@ def read_tasks(path: Path) -> list[Task]:
     """Read tasks from a YAML or JSON lines file, or from a folder of them.
 
     A task is a mapping with `name` (default: the file's), `descriptions`, `examples` and, if there are,
-    `held_out_descriptions` and `definition`. An example is a mapping with `prompt` (or chat `messages`) and `response`,
-    or a list of the two. `examples` may name a JSON lines file beside the task's.
+    `held_out_descriptions`, `held_out_examples` and `definition`. An example is a mapping with `prompt` (or chat
+    `messages`) and `response`, or a list of the two. Examples may be the name of a JSON lines file beside the task's.
 
     Raises:
         TrainingError: a file that cannot be read, or a task that lacks something, by name.
@@ -181,23 +183,28 @@ def read_lines(path: Path) -> list[Any]:
 
 
 def _task(content: object, path: Path, place: str, described: bool = True) -> Task:
-    keys = ("name", "descriptions", "held_out_descriptions", "definition", "examples")
+    keys = ("name", "descriptions", "held_out_descriptions", "definition", "examples", "held_out_examples")
     where = f"{path}, {place}" if place != path.stem else str(path)
     needed = ["descriptions", "examples"] if described else ["examples"]
     if not isinstance(content, dict) or not set(needed) <= content.keys():
         raise TrainingError(f"{where} is not a task: expected a mapping with `{'` and `'.join(needed)}`")
     if unknown := sorted(set(content) - set(keys)):
         raise TrainingError(f"{where} has no setting {unknown[0]!r}: expected some of {', '.join(keys)}")
-    rows = content["examples"]
-    if isinstance(rows, str):
-        rows = read_lines(path.parent / rows)
     name, definition = str(content.get("name", place)), str(content.get("definition") or "")
+
+    def examples(key: str) -> list[TaskExample]:
+        rows = content.get(key) or []
+        rows = read_lines(path.parent / rows) if isinstance(rows, str) else rows
+        if not isinstance(rows, list):
+            raise TrainingError(f"{where}: `{key}` is {rows!r}, expected a list or the name of a JSON lines file")
+        one = key.removesuffix("s").replace("_", " ")
+        return [_example(row, definition, f"{where}, {one} {i + 1}") for i, row in enumerate(rows)]
+
     texts = [_descriptions(content.get(key) or [], where, key) for key in ("descriptions", "held_out_descriptions")]
-    if not rows or (described and not texts[0]):
-        raise TrainingError(f"{where} has no {'descriptions' if rows else 'examples'}: expected at least one")
-    return Task(
-        name, texts[0], [_example(row, definition, f"{where}, example {i + 1}") for i, row in enumerate(rows)], texts[1]
-    )
+    shown, held_out = examples("examples"), examples("held_out_examples")
+    if not shown or (described and not texts[0]):
+        raise TrainingError(f"{where} has no {'descriptions' if shown else 'examples'}: expected at least one")
+    return Task(name, texts[0], shown, texts[1], held_out)
 
 
 def _descriptions(given: object, where: str, key: str) -> list[str]:
@@ -236,20 +243,20 @@ def read_undescribed(path: Path) -> Task:
 
 def task_to_dict(task: Task) -> dict[str, Any]:
     """The task as `read_tasks` takes it."""
-    definitions = {example.definition for example in task.examples}
-    examples = [
-        {"prompt" if isinstance(prompt, str) else "messages": prompt, "response": response}
-        for prompt, response in (
-            example.without_definition() if len(definitions) == 1 else example.with_definition()
-            for example in task.examples
-        )
-    ]
+    definitions = {example.definition for example in task.examples + task.held_out_examples}
+    same = len(definitions) == 1
+
+    def rows(examples: list[TaskExample]) -> list[dict[str, Any]]:
+        pairs = [e.without_definition() if same else e.with_definition() for e in examples]
+        return [{"prompt" if isinstance(p, str) else "messages": p, "response": response} for p, response in pairs]
+
     found: dict[str, Any] = {"name": task.name, "descriptions": task.descriptions}
     if task.held_out_descriptions:
         found["held_out_descriptions"] = task.held_out_descriptions
-    if len(definitions) == 1 and definitions != {""}:
+    if same and definitions != {""}:
         found["definition"] = definitions.pop()
-    return found | {"examples": examples}
+    found["examples"] = rows(task.examples)
+    return found | ({"held_out_examples": rows(task.held_out_examples)} if task.held_out_examples else {})
 
 
 def load_hub_tasks(source: HubTasks, folder: Path = Path()) -> list[Task]:
@@ -325,7 +332,7 @@ class SplitConfig:
     Attributes:
         unseen_tasks: how many whole tasks, or their names.
         held_out_descriptions: share of the wordings of a task that marks none as held out, if it has several.
-        examples: unseen examples per task, and at most half of them.
+        examples: unseen examples per task, at most those held out, or half of those of a task that holds none out.
         wordings: per task and split, so many descriptions are validated at most.
         seed: of the choice.
     """
@@ -408,12 +415,12 @@ def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task],
         raise TrainingError(f"unseen_tasks leaves none of the {len(tasks)} tasks to train on")
     train: list[Task] = []
     splits: dict[str, list[Probe]] = {"unseen_examples": [], "unseen_descriptions": [], "unseen_tasks": []}
-    if poor := [task.name for task in tasks if len(task.examples) < 2]:
+    if poor := [task.name for task in tasks if len(task.examples) < 2 and not task.held_out_examples]:
         raise TrainingError(
             f"the task {poor[0]!r} has a single example: expected one to train on and one to validate on"
         )
-    smallest = min(len(task.examples) for task in tasks)
-    count = min(config.examples, smallest // 2)  # the same for all, so that tasks weigh the same
+    # the same for all, so that tasks weigh the same
+    count = min(config.examples, *(len(task.held_out_examples) or len(task.examples) // 2 for task in tasks))
     for task in tasks:
         own = random.Random(f"{config.seed} {task.name}")
         wordings, held_out = list(task.descriptions), list(task.held_out_descriptions)
@@ -422,7 +429,11 @@ def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task],
             held_out = own.sample(wordings, min(share, len(wordings) - 1))  # training needs one
             wordings = [text for text in wordings if text not in held_out]
         order = own.sample(task.examples, len(task.examples))
-        held = [example.without_definition() for example in order[:count]]
+        if task.held_out_examples:
+            kept_back = own.sample(task.held_out_examples, count)
+        else:
+            kept_back, order = order[:count], order[count:]
+        held = [example.without_definition() for example in kept_back]
 
         def probes(texts: Sequence[str]) -> list[Probe]:
             return [Probe(text, held) for text in texts[: config.wordings]]  # noqa: B023 - used at once
@@ -432,7 +443,7 @@ def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task],
             continue
         splits["unseen_examples"] += probes(wordings)
         splits["unseen_descriptions"] += probes(held_out)
-        train.append(replace(task, descriptions=wordings, held_out_descriptions=held_out, examples=order[count:]))
+        train.append(replace(task, descriptions=wordings, held_out_descriptions=held_out, examples=order))
     return train, {name: found for name, found in splits.items() if found}
 
 
