@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from text2lora import LoraAdapter, Text2LoraConfig, Text2LoraModel, base_model_path
 from text2lora.cli import app
-from text2lora.errors import MissingExtraError, TrainingError
+from text2lora.errors import InvalidDescriptionError, MissingExtraError, TrainingError
 from text2lora.recipes import FOLDERS, KINDS, run_recipe
 from text2lora.training.recipe import parse, read_recipe
 from text2lora.training.runs import BaseSpec, load_base, load_tasks, set_offset
@@ -49,6 +49,21 @@ def test_the_ten_tasks_of_the_tutorial_train_a_checkpoint(tmp_path: Path) -> Non
     assert not (folder / "descriptions.safetensors").exists()
     adapter = Text2LoraModel.from_pretrained(folder).generate_lora("Give me the town.")
     assert adapter.spec.base_model_name_or_path == "nano"
+
+
+def test_tasks_by_name_are_a_baseline_that_cannot_read(tmp_path: Path) -> None:
+    folder = run_recipe(str(TEN_TASKS / "recipe.yaml"), tmp_path, [*SHORT, "one_hot=true"], silent)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    splits = {name.partition("/")[0] for row in rows for name in row if "/" in name}
+    assert splits == {"unseen_examples", "unseen_examples (shuffled)", "unseen_examples (none)"}
+    model = Text2LoraModel.from_pretrained(folder)
+    assert model.config.task_emb_size == 9
+    assert model.standing("year") is None
+    assert model.generate_lora("year").metadata["description"] == "year"
+    with pytest.raises(
+        InvalidDescriptionError, match=r"'the year' is no task of this checkpoint.* its 9, such as year"
+    ):
+        model.generate_lora("the year")
 
 
 def test_loras_are_saved_for_peft(lora_run: Path, tmp_path: Path) -> None:
