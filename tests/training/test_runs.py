@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from text2lora.cli import app
 from text2lora.errors import InvalidDescriptionError, MissingExtraError, TrainingError
 from text2lora.recipes import FOLDERS, KINDS, run_recipe
 from text2lora.training.recipe import parse, read_recipe
-from text2lora.training.runs import BaseSpec, load_base, load_tasks, set_offset
+from text2lora.training.runs import BaseSpec, _examples, load_base, load_tasks, set_offset
+from text2lora.training.tasks import Task, TaskExample, TaskSet
 
 TEN_TASKS = Path(__file__).parents[2] / "examples" / "ten-tasks"
 SHORT = ["sft.fit.steps=2", "sft.tasks=3", "split.wordings=1", "split.examples=2", "sft.fit.eval_every=1"]
@@ -75,6 +77,14 @@ def test_loras_are_saved_for_peft(lora_run: Path, tmp_path: Path) -> None:
     names = {path.parent.name for path in folder.glob("*/adapter_config.json")}
     assert names == {path.stem for path in (TEN_TASKS / "tasks").iterdir()}
     assert LoraAdapter.from_pretrained(folder / "year").metadata["description"].startswith("Say in which year")
+
+
+def test_one_lora_for_all_tasks_sees_all_of_them_in_a_step() -> None:
+    tasks = [Task(f"t{i}", ["d"], [TaskExample(f"q{i}", "a", "what to do")] * 9) for i in range(6)]
+    mixed = _examples(TaskSet(tasks, definition_dropout=0.0), 24, random.Random(0))
+    assert {prompt for prompt, _ in mixed} == {f"what to do\n\nq{i}" for i in range(6)}
+    own = _examples(TaskSet(tasks[:1], definition_dropout=1.0), 8, random.Random(0))
+    assert own == [("q0", "a")] * 8
 
 
 def test_adapters_start_from_a_multi_task_lora(lora_run: Path, tmp_path: Path) -> None:

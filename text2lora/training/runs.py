@@ -301,13 +301,13 @@ def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, fol
         names = [task.name for task in group] if recipe.per_task else ["multitask"]
         if all((target / slug(name) / "adapter_config.json").is_file() for name in names) and resume:
             continue
-        sets = [TaskSet([task], recipe.definition_dropout) for task in group] if recipe.per_task else [TaskSet(group)]
+        sets = [[task] for task in group] if recipe.per_task else [group]
         report(f"LoRAs of {', '.join(names)}")
         table = train_loras(
             base,
             tokenizer,
             config,
-            [partial(_examples, chosen, recipe.examples) for chosen in sets],
+            [partial(_examples, TaskSet(chosen, recipe.definition_dropout), recipe.examples) for chosen in sets],
             recipe.fit,
             target / f"part-{number}" if len(groups) > 1 else target,
             report,
@@ -323,7 +323,10 @@ def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, fol
 
 
 def _examples(tasks: TaskSet, count: int, rng: random.Random) -> Sequence[Example]:
-    return tasks.draw(rng, count).examples
+    """Examples of one task, or each of a task drawn anew."""
+    if len(tasks.tasks) == 1:
+        return tasks.draw(rng, count).examples
+    return [tasks.draw(rng, 1).examples[0] for _ in range(count)]
 
 
 @dataclass(frozen=True)
