@@ -65,8 +65,9 @@ class OnDemandSettings:
         Raises:
             ServingError: a variable that is none of these, or a value that cannot be one.
         """
-        given = {key.removeprefix(VARIABLES): value for key, value in environ.items() if key.startswith(VARIABLES)}
-        if not given.get("CHECKPOINT"):
+        start = len(VARIABLES)
+        given = {key[start:]: value for key, value in environ.items() if key.startswith(VARIABLES) and value}
+        if "CHECKPOINT" not in given:
             return None
         known = [name.upper() for name in cls.__dataclass_fields__]
         for name in given:
@@ -85,20 +86,20 @@ class OnDemandSettings:
             return value
 
         def choice(name: str, choices: tuple[str, ...]) -> str | None:
-            if given.get(name) and given[name] not in choices:
+            if name in given and given[name] not in choices:
                 raise ServingError(f"{VARIABLES}{name} is {given[name]!r}: expected one of {', '.join(choices)}")
-            return given.get(name) or None
+            return given.get(name)
 
         return cls(
             checkpoint=given["CHECKPOINT"],
-            subfolder=given.get("SUBFOLDER") or None,
-            revision=given.get("REVISION") or None,
-            base=given.get("BASE") or None,
-            cache_dir=Path(given.get("CACHE_DIR") or cls.cache_dir),
+            subfolder=given.get("SUBFOLDER"),
+            revision=given.get("REVISION"),
+            base=given.get("BASE"),
+            cache_dir=Path(given.get("CACHE_DIR", cls.cache_dir)),
             cache_gb=number("CACHE_GB", cls.cache_gb),
             rate=int(number("RATE", cls.rate)),
             dtype=choice("DTYPE", ("float32", "bfloat16", "float16")),
-            device=given.get("DEVICE") or cls.device,
+            device=given.get("DEVICE", cls.device),
             strict=choice("STRICT", ("0", "1")) == "1",
         )
 
