@@ -87,7 +87,8 @@ def test_vllm_reads_what_is_lent(resolver) -> None:
     assert isinstance(request, LoRARequest)
     assert (request.lora_name, request.lora_int_id > 0) == (f"t2l:{TEXT}", True)
     sent = msgspec.msgpack.decode(msgspec.msgpack.encode(request), type=LoRARequest)  # as to the engine's process
-    assert (sent, sent.lora_path) == (request, request.lora_path)
+    assert type(sent) is LoRARequest
+    assert (sent.lora_name, sent.lora_path) == (request.lora_name, request.lora_path)
     spec = LoraAdapter.from_pretrained(request.lora_path).spec
     helper = PEFTHelper.from_local_dir(request.lora_path, max_position_embeddings=None)
     helper.validate_legal(LoRAConfig(max_lora_rank=8))
