@@ -215,8 +215,13 @@ def test_a_server_begins_with_what_is_on_disk_and_stays_within_its_size(
     server.stop()
 
 
-def test_a_server_of_another_base_says_so(start, cache_dir: Path, tmp_path: Path) -> None:
-    server = start(T2L_VLLM_CACHE_DIR=str(cache_dir), T2L_VLLM_BASE="org/another")
+def test_adapters_that_are_there_are_served_and_another_base_is_named(
+    start, cache_dir: Path, tmp_path: Path, expected: dict[str, list[str]]
+) -> None:
+    folder = Text2LoraModel.from_pretrained("nano").generate_lora(TEXTS[0]).save_pretrained(tmp_path / "city")
+    modules = ("--lora-modules", f"city={folder}")
+    server = start(*modules, T2L_VLLM_CACHE_DIR=str(cache_dir), T2L_VLLM_BASE="org/another")
+    assert server.chat("city") == Reply(200, expected[TEXTS[0]][0])
     assert server.chat(f"t2l:{TEXTS[0]}") == Reply(503, "this server cannot make adapters: its log says why")
     assert server.chat("nano").status == 200
     server.stop()
