@@ -33,6 +33,7 @@ LAYERS = [
     "evaluation",
     "nano",
     "recipes",
+    "ui",
     "cli",
     "__main__",
 ]

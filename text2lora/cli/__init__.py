@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from text2lora.cli import adapters, bench, check, compare, convert, describe, evaluate, make, training
+from text2lora.cli import adapters, bench, check, compare, convert, describe, evaluate, make, training, ui
 
 app = typer.Typer(
     name="t2l",
@@ -29,6 +29,7 @@ app.add_typer(training.app, name="train")
 app.command("describe")(describe.describe)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(bench.app, name="bench")
+app.command("ui")(ui.ui)
 
 
 def _version(wanted: bool) -> None:
