@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Annotated
 
 import typer
@@ -47,7 +48,7 @@ def ui(
         import gradio  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("the web app needs Gradio: pip install 'text2lora[ui]'") from error
-    from text2lora.ui.app import serve
+    from text2lora.ui.app import running
     from text2lora.ui.service import Limits, Service
 
     names = model or ["nano"]
@@ -55,8 +56,6 @@ def ui(
     service = Service(names, parse_device(device), limits, own_login=use_login)
     with err.status(f"loading {names[0]}"):
         service.engine(names[0])
-    serve(service, host, port, share, max_queue, _show)
-
-
-def _show(url: str) -> None:
-    out.print(f"[bold green]Open[/] {url}  (Ctrl-C stops it)", highlight=False)
+    with running(service, host, port, share, max_queue) as url:
+        out.print(f"[bold green]Open[/] {url}  (Ctrl-C stops it)", highlight=False)
+        threading.Event().wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -363,27 +364,21 @@ def examples(service: Service, name: str) -> tuple[list[str], list[str]]:
     return (NANO_DESCRIPTIONS, NANO_INPUTS) if is_nano else (DESCRIPTIONS, INPUTS)
 
 
-def serve(
-    service: Service,
-    host: str | None = None,
-    port: int | None = None,
-    share: bool = False,
-    max_queue: int = 32,
-    ready: Callable[[str], object] = print,
-) -> None:
-    """Show the page to a browser until it is interrupted.
+@contextlib.contextmanager
+def running(
+    service: Service, host: str = "127.0.0.1", port: int | None = None, share: bool = False, max_queue: int = 32
+) -> Iterator[str]:
+    """Show the page to browsers while the block runs; gives its address.
 
     Args:
         service: what it offers.
-        host: the address to listen at, `0.0.0.0` for every one that the machine has; None is this machine only, or
-            what GRADIO_SERVER_NAME says.
+        host: the address to listen at; `0.0.0.0` is every one that the machine has.
         port: None takes the first free one from 7860.
-        share: give it a public address for a week, through a server of Gradio's.
+        share: give it a public address, for a week at most, through a server of Gradio's.
         max_queue: requests that may wait; the next one is told to come back.
-        ready: is called with the address.
 
     Raises:
-        ServerError: it cannot listen there.
+        ServerError: it cannot listen there, or there is no public address to be had.
     """
     with tempfile.TemporaryDirectory(prefix="text2lora-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # of downloads: private, and gone at the end
@@ -393,11 +388,14 @@ def serve(
                 server_name=host, server_port=port, share=share, quiet=True, prevent_thread_lock=True, **OPTIONS
             )
         except OSError as error:
-            raise ServerError(
-                f"the web app cannot listen at {host or 'localhost'} ({error}): choose another --port"
-            ) from error
-        ready(public or local)
-        page.block_thread()
+            where = f"{host}:{port}" if port else f"{host} from port 7860 on"
+            raise ServerError(f"the web app cannot listen at {where}: choose another host or port") from error
+        try:
+            if share and not public:
+                raise ServerError("Gradio gives no public address now: leave out --share, or try again later")
+            yield public or local
+        finally:
+            page.close(verbose=False)
 
 
 OPTIONS: dict[str, Any] = {
