@@ -76,11 +76,16 @@ def test_a_chat_model_remembers_each_sides_own_answers(chatty):
     assert second.adapted == continued(adapter.apply_to(base), first.adapted)
 
 
-def test_old_turns_are_forgotten_rather_than_overflow(chatty):
-    turns = [Turn("x" * 40, "y" * 30, "z" * 30)] * 50
-    prompt = chatty._prompt([(turn.message, turn.base) for turn in turns], "now")
-    assert prompt.count("x" * 40) == 2
-    assert prompt.endswith("now<answer>")
+def test_old_turns_are_forgotten_where_the_base_has_no_room_for_them(chatty):
+    turns = [Turn(f"{number:02}" + "x" * 30, "y" * 30, "z" * 30) for number in range(12)]
+    adapter = chatty.make(["the city"])[0].adapter
+    assert last(chatty.chat(adapter, turns, "now")) == last(chatty.chat(adapter, turns[-3:], "now"))
+    assert last(chatty.chat(adapter, turns[-3:], "now")) != last(chatty.chat(adapter, turns[-2:], "now"))
+
+
+def test_nano_reads_one_record_at_a_time(engine):
+    adapter = engine.make([CITY])[0].adapter
+    assert last(engine.chat(adapter, [Turn("x", "y", "z")], RECORD)) == last(engine.chat(adapter, (), RECORD))
 
 
 def test_visitors_at_the_same_time_get_their_own_adapter(engine):

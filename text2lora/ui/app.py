@@ -42,7 +42,7 @@ INPUTS = [
     "Which cools faster, a full or a half-full cup of tea?",
 ]
 STYLE = Path(__file__).with_name("style.css")
-CLICK_DOWNLOAD = "() => document.querySelector('#download-file a, a#download-file')?.click()"
+CLICK_DOWNLOAD = "() => document.getElementById('download-file').click()"
 SESSIONS = 200
 """Visitors whose adapter is kept; beyond, the one who has been away for longest makes it again."""
 PARALLEL = 8
@@ -103,7 +103,7 @@ def lay_out(service: Service) -> Page:
         gr.HTML(render.HEADER)
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
-                parts["checkpoint"] = gr.Dropdown(service.names, value=name, label="Checkpoint", filterable=False)
+                parts["checkpoint"] = gr.Dropdown(service.names, value=name, label="Checkpoint", filterable=False, elem_id="checkpoint")
                 parts["description"] = gr.Textbox(
                     descriptions[0],
                     label="What should the adapter do?",
@@ -129,7 +129,7 @@ def lay_out(service: Service) -> Page:
 
 def _chat_tab(inputs: list[str], limits: Limits) -> dict[str, Any]:
     parts: dict[str, Any] = {
-        "talk": gr.HTML(render.NO_TURNS, elem_id="talk"),
+        "talk": gr.HTML(render.NO_TURNS, max_height=560, autoscroll=True, elem_id="talk"),
         "chat_note": _note("chat-note"),
         "message": _input_box(inputs, limits, "message"),
         "messages": _chips(inputs, "messages"),
@@ -249,7 +249,7 @@ def connect(page: Page, service: Service) -> None:
 
     def ask(name: str, found: Made | None, scale: float, turns: Sequence[Turn], text: str) -> Updates:
         adapter, engine = _adapter(found, scale), service.engine(name)
-        before = tuple(turns) if engine.remembers else ()
+        before = tuple(turns[-service.limits.turns :])
         yield {page.chat_note: ""}
         turn = Turn(text)
         for turn in engine.chat(adapter, before, text):

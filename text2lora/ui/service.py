@@ -20,9 +20,9 @@ from transformers.generation.streamers import BaseStreamer
 from text2lora.adapter import LoraAdapter, LoraSpec
 from text2lora.arithmetic import cosine_matrix
 from text2lora.errors import CheckpointError, HubError, InvalidDescriptionError, InvalidInputError
-from text2lora.hub import CHECKPOINTS, slug, without_paths
+from text2lora.hub import BASES, CHECKPOINTS, slug, without_paths
 from text2lora.hypernetwork import LoraWeights
-from text2lora.inference import Batch, as_turn, pad_left
+from text2lora.inference import as_turn, pad_left
 from text2lora.live import PREFIX
 from text2lora.modeling import Text2LoraModel
 from text2lora.standing import Standing
@@ -35,7 +35,8 @@ class Limits:
 
     Attributes:
         description: characters of a description.
-        message: characters of a message; the turns before it are forgotten beyond four times as many.
+        message: characters of a message.
+        turns: of a conversation that are remembered.
         descriptions: to compare.
         new_tokens: of an answer.
         seconds: for an answer.
@@ -43,6 +44,7 @@ class Limits:
 
     description: int = 1000
     message: int = 4000
+    turns: int = 20
     descriptions: int = 4
     new_tokens: int = 128
     seconds: float = 120.0
@@ -109,14 +111,11 @@ class Engine:
         self.model, self.limits = model.eval(), limits
         self._base: PreTrainedModel = model.load_base_model().eval()
         self._tokenizer = model.base_tokenizer
+        # the bundled base has a template but has never read more than one record
+        self._remembers = bool(self._tokenizer.chat_template) and model.config.base_model_name_or_path not in BASES
         self._injector = LoraInjector(self._base, model.config)
         self._lock = threading.Lock()
         model.encoder  # noqa: B018 - loaded now rather than for the first visitor
-
-    @property
-    def remembers(self) -> bool:
-        """Whether an answer depends on the turns before: that of a base without a chat template does not."""
-        return bool(self._tokenizer.chat_template)
 
     def make(self, descriptions: Sequence[str]) -> list[Made]:
         """Adapters of descriptions, in one pass.
@@ -144,9 +143,9 @@ class Engine:
             InvalidInputError: the message is empty or too long.
         """
         self._check_message(message)
-        before = [(turn.message, turn.base) for turn in turns], [(turn.message, turn.adapted) for turn in turns]
-        prompts = [self._prompt(said, message) for said in before]
-        for base, adapted in self._stream([None, adapter], prompts):
+        kept = turns[-self.limits.turns :] if self._remembers else ()
+        said = [[(turn.message, turn.base) for turn in kept], [(turn.message, turn.adapted) for turn in kept]]
+        for base, adapted in self._stream([None, adapter], said, message):
             yield Turn(message, base, adapted)
 
     def compare(self, descriptions: Sequence[str], message: str) -> Iterator[Comparison]:
@@ -165,7 +164,7 @@ class Engine:
         adapters = [one.adapter for one in made]
         cosines = cosine_matrix(adapters).tolist()
         rows = [None, *adapters]
-        for answers in self._stream(rows, [self._prompt([], message)] * len(rows)):
+        for answers in self._stream(rows, [[]] * len(rows), message):
             yield Comparison(made, cosines, answers)
 
     def _check_message(self, message: str) -> None:
@@ -176,19 +175,10 @@ class Engine:
                 f"the input has {len(message):,} characters: expected {self.limits.message:,} at most"
             )
 
-    def _prompt(self, said: Sequence[tuple[str, str]], message: str) -> str:
-        if not self.remembers:
-            return as_turn(self._tokenizer, message)
-        turns = [{"role": "user", "content": message}]
-        room = 4 * self.limits.message
-        for asked, answered in reversed(said):
-            if (room := room - len(asked) - len(answered)) < 0:
-                break
-            turns[:0] = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-        return as_turn(self._tokenizer, turns)
-
-    def _stream(self, adapters: Sequence[LoraAdapter | None], prompts: Sequence[str]) -> Iterator[list[str]]:
-        """Greedy answers to prompts, each under its adapter, all in one batch, as they grow.
+    def _stream(
+        self, adapters: Sequence[LoraAdapter | None], said: Sequence[Sequence[tuple[str, str]]], message: str
+    ) -> Iterator[list[str]]:
+        """Greedy answers to a message, each under its adapter and after what was said, in one batch, as they grow.
 
         The pass runs in a thread that ends, and gives the model back, when this iterator is closed.
         """
@@ -200,7 +190,7 @@ class Engine:
                 with self._lock, torch.inference_mode(), self._injector.inject(self._rows(adapters)):
                     if not gone.is_set():
                         self._base.generate(
-                            **self._inputs(prompts),
+                            **pad_left(self._tokenizer, [self._ids(before, message) for before in said], self._base.device),
                             max_new_tokens=self.limits.new_tokens,
                             max_time=self.limits.seconds,
                             do_sample=False,
@@ -221,15 +211,19 @@ class Engine:
         finally:
             gone.set()
 
-    def _inputs(self, prompts: Sequence[str]) -> Batch:
-        special = not self._tokenizer.chat_template
-        ids = [self._tokenizer(prompt, add_special_tokens=special)["input_ids"] for prompt in prompts]
-        longest, room = max(map(len, ids)), self._base.config.get_text_config().max_position_embeddings
-        if longest + self.limits.new_tokens > room:
-            raise InvalidInputError(
-                f"the input has {longest:,} tokens: this base model reads {room - self.limits.new_tokens:,} at most"
-            )
-        return pad_left(self._tokenizer, ids, self._base.device)
+    def _ids(self, said: Sequence[tuple[str, str]], message: str) -> list[int]:
+        """The tokens of a conversation, without its oldest turns where it would be too long for the base."""
+        turns = [{"role": "user", "content": message}]
+        for asked, answered in reversed(said):
+            turns[:0] = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+        text = as_turn(self._tokenizer, turns)
+        ids = self._tokenizer(text, add_special_tokens=not self._tokenizer.chat_template)["input_ids"]
+        room = self._base.config.get_text_config().max_position_embeddings - self.limits.new_tokens
+        if len(ids) <= room:
+            return ids
+        if said:
+            return self._ids(said[1:], message)
+        raise InvalidInputError(f"the input has {len(ids):,} tokens: this base model reads {room:,} at most")
 
     def _rows(self, adapters: Sequence[LoraAdapter | None]) -> LoraWeights:
         """Adapters as the injector takes them, their strengths in B; None is one of zeros, which changes nothing."""
