@@ -30,7 +30,10 @@ ARGUMENTS = (
 ).split()
 CITY, INITIALS = app.NANO_DESCRIPTIONS[:2]
 ANSWER = ".t2l-answer.adapted:not(.running) .t2l-text"
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,29 +54,37 @@ def address(service: Service) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
+def browser() -> Iterator[sync_api.BrowserContext]:
+    """One for all, whose cache makes the page quick to open; a visitor's session is one opened page."""
     with sync_api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        context = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS).new_context()
+        context.set_default_timeout(20_000)
+        yield context
 
 
 @pytest.fixture
-def visit(browser: sync_api.Browser, address: str):
-    """Opens the page in a session of its own. Nothing else than this server may be asked for anything."""
-    contexts, foreign = [], []
+def visit(browser: sync_api.BrowserContext, address: str):
+    """Opens the page as another visitor. Nothing else than this server may be asked for anything."""
+    pages, foreign = [], []
+    sync_api.expect.set_options(timeout=20_000)
 
-    def open_page(width: int = 1280, height: int = 900) -> sync_api.Page:
-        context = browser.new_context(viewport={"width": width, "height": height})
-        context.set_default_timeout(20_000)
-        page = context.new_page()
-        page.on("request", lambda request: request.url.startswith((address, "data:", "blob:")) or foreign.append(request.url))
+    def note(request: sync_api.Request) -> None:
+        if not request.url.startswith((address, "data:", "blob:")):
+            foreign.append(request.url)
+
+    def open_page(width: int = 1280, height: int = 900, **media: str) -> sync_api.Page:
+        page = browser.new_page()
+        pages.append(page)
+        page.on("request", note)
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(**media)
         page.goto(address)
         page.wait_for_selector("#make")
-        contexts.append(context)
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert not foreign
 
 
@@ -227,9 +238,10 @@ def test_visitors_see_their_own_adapters_only(visit):
             page.fill("#message textarea", record)
         for page in pages.values():
             page.click("#make" if seed == 1 else "#send")
-        sync_api.expect(pages[CITY].locator("#talk .t2l-answer.adapted").last).to_have_text(re.compile(fields["city"].upper()))
-        initials = re.escape(f"{fields['first'][0]}.{fields['last'][0]}.")
-        sync_api.expect(pages[INITIALS].locator("#talk .t2l-answer.adapted").last).to_have_text(re.compile(initials))
+        right = {CITY: fields["city"].upper(), INITIALS: f"{fields['first'][0]}.{fields['last'][0]}."}
+        for description, page in pages.items():
+            shown = page.locator("#talk .t2l-answer.adapted").last
+            sync_api.expect(shown).to_have_text(re.compile(re.escape(right[description])))
     stranger = visit()
     stranger.click("#send")
     sync_api.expect(stranger.locator("#chat-note .error")).to_contain_text("make one first")
@@ -266,8 +278,7 @@ def test_an_answer_streams_stops_and_ends_with_its_visitor(visit, chatty, monkey
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(visit, scheme):
-    page = visit(390, 844)
-    page.emulate_media(color_scheme=scheme)
+    page = visit(390, 844, color_scheme=scheme)
     make(page, "banana banana")
     assert answers(page)
     tab(page, "Compare")

@@ -103,7 +103,9 @@ def lay_out(service: Service) -> Page:
         gr.HTML(render.HEADER)
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
-                parts["checkpoint"] = gr.Dropdown(service.names, value=name, label="Checkpoint", filterable=False, elem_id="checkpoint")
+                parts["checkpoint"] = gr.Dropdown(
+                    service.names, value=name, label="Checkpoint", filterable=False, elem_id="checkpoint"
+                )
                 parts["description"] = gr.Textbox(
                     descriptions[0],
                     label="What should the adapter do?",

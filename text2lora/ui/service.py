@@ -188,9 +188,10 @@ class Engine:
         def answer() -> None:
             try:
                 with self._lock, torch.inference_mode(), self._injector.inject(self._rows(adapters)):
+                    ids = [self._ids(before, message) for before in said]
                     if not gone.is_set():
                         self._base.generate(
-                            **pad_left(self._tokenizer, [self._ids(before, message) for before in said], self._base.device),
+                            **pad_left(self._tokenizer, ids, self._base.device),
                             max_new_tokens=self.limits.new_tokens,
                             max_time=self.limits.seconds,
                             do_sample=False,
