@@ -110,13 +110,13 @@ def test_a_click_makes_the_adapter_and_shows_what_it_changes(visit):
     assert answers(page) == ["1", "LYON"]
     assert "city/upper" in page.inner_text("#standing")
     page.locator("#messages").get_by_text("new order from Mio Negrom").click()
+    sync_api.expect(page.locator("#talk .t2l-answer.adapted").last).to_have_text(re.compile("QUITO$"))
     sync_api.expect(page.locator("#message textarea")).to_have_value(app.NANO_INPUTS[1])
-    page.click("#send")
-    sync_api.expect(page.locator("#talk .t2l-answer.adapted").last).to_have_text(re.compile("QUITO"))
     page.locator("#descriptions").get_by_text("The price without the cents.").click()
-    sync_api.expect(page.locator("#description textarea")).to_have_value("The price without the cents.")
-    page.click("#make")
     sync_api.expect(page.locator("#talk .t2l-answer.adapted").last).to_have_text(re.compile("54$"))
+    page.fill("#message textarea", app.NANO_INPUTS[0])
+    page.click("#send")
+    sync_api.expect(page.locator("#talk .t2l-answer.adapted").last).to_have_text(re.compile("10$"))
 
 
 def test_the_strength_changes_the_answer_at_once_and_the_code(visit):
@@ -178,7 +178,7 @@ def test_errors_are_shown_and_junk_is_warned_of(visit):
     sync_api.expect(page.locator("#chat-note .error")).to_contain_text("make one first")
     page.fill("#description textarea", " ")
     page.click("#make")
-    sync_api.expect(page.locator("#standing .error")).to_contain_text("the description is empty")
+    sync_api.expect(page.locator("#standing .error")).to_contain_text("The description is empty")
     page.evaluate("document.querySelectorAll('textarea').forEach(box => box.removeAttribute('maxlength'))")
     page.fill("#description textarea", "capital letters " * 100)
     page.click("#make")
@@ -190,7 +190,7 @@ def test_errors_are_shown_and_junk_is_warned_of(visit):
     sync_api.expect(page.locator("#chat-note .error")).to_contain_text("tokens: this base model reads")
     page.fill("#message textarea", "")
     page.click("#send")
-    sync_api.expect(page.locator("#chat-note .error")).to_contain_text("the input is empty")
+    sync_api.expect(page.locator("#chat-note .error")).to_contain_text("The input is empty")
     tab(page, "Compare")
     page.fill("#wording-2 textarea, #wording-2 input", "")
     page.click("#compare")
@@ -218,7 +218,7 @@ def test_a_token_is_forgotten(visit, service, caplog):
     make(page, CITY)
     tab(page, "Take it with you")
     page.click("#push")
-    sync_api.expect(page.locator("#push-note .error")).to_contain_text("no token was given")
+    sync_api.expect(page.locator("#push-note .error")).to_contain_text("No token was given")
     page.fill("#repo input, #repo textarea", "me/city")
     page.fill("#token input", "hf_secrettoken")
     assert page.get_attribute("#token input", "type") == "password"

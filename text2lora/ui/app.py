@@ -234,6 +234,8 @@ def connect(page: Page, service: Service) -> None:
             page.compared: render.NO_COMPARISON,
             page.chat_note: "",
             page.compare_note: "",
+            page.take_note: "",
+            page.push_note: "",
             page.description: descriptions[0],
             page.descriptions: gr.Dataset(samples=[[text] for text in descriptions]),
             page.message: inputs[0],
@@ -262,6 +264,10 @@ def connect(page: Page, service: Service) -> None:
         """The last message once more, under another adapter or strength; at first, the one in the box."""
         if found:
             yield from ask(name, found, scale, turns[:-1], turns[-1].message if turns else text)
+
+    def ask_if_made(name: str, found: Made | None, scale: float, turns: Sequence[Turn], text: str) -> Updates:
+        if found:
+            yield from ask(name, found, scale, turns, text)
 
     def start_again(name: str, found: Made | None, scale: float, turns: Sequence[Turn], text: str) -> Updates:
         """The last message once more, as the first: another adapter has said nothing yet."""
@@ -301,33 +307,36 @@ def connect(page: Page, service: Service) -> None:
             **more,
         )
 
-    chat = {"note": page.chat_note, "changed": [page.talk, page.turns]}
-    asking = [
-        on(page.send.click, ask, [*visitor, page.message], **chat),
-        on(page.message.submit, ask, [*visitor, page.message], **chat),
-    ]
-    asking.append(on(page.scale.release, ask_again, [*visitor, page.message], **chat, cancels=list(asking)))
-    made = [
-        on(
-            trigger,
-            make,
-            [page.checkpoint, page.description],
-            page.standing,
-            [page.made, page.chat_note, page.take_note],
-            cancels=list(asking),
-        )
-        for trigger in (page.make.click, page.description.submit)
-    ]
-    asking += [on(event.then, start_again, [*visitor, page.message], **chat) for event in made]
-    everything = [page.made, page.turns, page.talk, page.compared, page.chat_note, page.compare_note, page.code]
-    everything += [page.description, page.descriptions, page.message, page.messages, page.compare_message]
+    quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    describe = page.descriptions.click(_text, page.descriptions, page.description, **quick)
+    tell = page.messages.click(_text, page.messages, page.message, **quick)
+
+    asking: list[Any] = []
+    for trigger, handler in (
+        (page.send.click, ask),
+        (page.message.submit, ask),
+        (tell.then, ask_if_made),
+        (page.scale.release, ask_again),
+    ):
+        inputs = [*visitor, page.message]
+        asking.append(on(trigger, handler, inputs, page.chat_note, [page.talk, page.turns], cancels=list(asking)))
+    making: list[Any] = []
+    for trigger in (page.make.click, page.description.submit, describe.then):
+        changed = [page.made, page.chat_note, page.take_note]
+        inputs = [page.checkpoint, page.description]
+        making.append(on(trigger, make, inputs, page.standing, changed, cancels=[*asking, *making]))
+    for made in tuple(making):
+        asking.append(on(made.then, start_again, [*visitor, page.message], page.chat_note, [page.talk, page.turns]))
+    everything = [page.made, page.turns, page.talk, page.compared, page.code, page.description, page.descriptions]
+    everything += [page.message, page.messages, page.compare_message, *page.wordings]
+    everything += [page.chat_note, page.compare_note, page.take_note, page.push_note]
     on(
         page.checkpoint.input,
         load,
         [page.checkpoint],
         page.standing,
-        [*everything, *page.wordings],
-        cancels=[*asking, *made],
+        everything,
+        cancels=[*asking, *making],
     )
     on(
         page.compare.click,
@@ -346,16 +355,15 @@ def connect(page: Page, service: Service) -> None:
         [page.token],
     )
 
-    quick = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-    page.stop.click(render.chat, page.turns, page.talk, cancels=asking, **quick)
-    page.clear.click(lambda: ((), render.NO_TURNS, ""), None, [page.turns, page.talk, page.chat_note], **quick)
-    page.descriptions.click(lambda sample: sample[0], page.descriptions, page.description, **quick)
-    page.messages.click(lambda sample: sample[0], page.messages, page.message, **quick)
+    page.stop.click(render.chat, page.turns, page.talk, cancels=asking, queue=False, **quick)
+    emptied = [page.turns, page.talk, page.chat_note]
+    page.clear.click(lambda: ((), render.NO_TURNS, ""), None, emptied, cancels=asking, queue=False, **quick)
     gr.on(
         [page.made.change, page.scale.change, page.description.change],
         write_code,
         [page.checkpoint, page.made, page.scale, page.description],
         page.code,
+        queue=False,
         **quick,
     )
 
@@ -424,6 +432,8 @@ OPTIONS: dict[str, Any] = {
         block_title_text_size="*text_sm",
         block_label_background_fill="transparent",
         block_label_text_color="*body_text_color_subdued",
+        block_label_border_width="0px",
+        block_label_shadow="none",
     ),
     "css_paths": STYLE,
     "run_history": False,  # it would keep what visitors type
@@ -435,6 +445,10 @@ OPTIONS: dict[str, Any] = {
     "mcp_server": False,
     "pwa": False,
 }
+
+
+def _text(sample: list[str]) -> str:
+    return sample[0]
 
 
 def _adapter(found: Made | None, scale: float) -> LoraAdapter:

@@ -22,12 +22,15 @@ def note(kind: Kind, text: str, link: str = "") -> str:
     """A line that says what is going on, or what went wrong."""
     role = "alert" if kind in ("error", "warning") else "status"
     shown = f'<a href="{escape(link)}" target="_blank" rel="noopener">{escape(link)}</a>' if link else ""
-    return f'<div class="t2l-note {kind}" role="{role}"><span>{escape(text)} {shown}</span></div>'
+    return (
+        f'<div class="t2l-note {kind}" role="{role}"><span>{escape(text[:1].upper() + text[1:])} {shown}</span></div>'
+    )
 
 
 def made_card(made: Made) -> str:
     """What was made, and where its description stands."""
     done = note("done", f"Adapter of {made.adapter.num_bytes / 1000:,.0f} kB, written in {made.seconds * 1000:.0f} ms")
+    done += f'<p class="t2l-small t2l-made">for “{escape(made.description)}”</p>'
     if made.standing is None:
         return done + '<p class="t2l-small">This checkpoint holds no statistics of its training descriptions.</p>'
     warning = note("warning", made.standing.warning) if made.standing.warning else ""
@@ -76,7 +79,7 @@ def comparison(found: Comparison, running: bool = False) -> str:
 
 def _standing(standing: Standing) -> str:
     rows = "".join(
-        f'<div class="t2l-near"><span>{escape(task)}</span><span class="t2l-bar" '
+        f'<div class="t2l-near"><span title="{escape(task)}">{escape(task)}</span><span class="t2l-bar" '
         f'style="--at: {100 * max(0.0, similarity):.0f}%; --from: {100 * max(0.0, standing.threshold):.0f}%"></span>'
         f"<span>{similarity:.2f}</span></div>"
         for task, similarity in standing.nearest

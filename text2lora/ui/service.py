@@ -218,7 +218,7 @@ class Engine:
         for asked, answered in reversed(said):
             turns[:0] = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
         text = as_turn(self._tokenizer, turns)
-        ids = self._tokenizer(text, add_special_tokens=not self._tokenizer.chat_template)["input_ids"]
+        ids = self._tokenizer(text, add_special_tokens=not self._tokenizer.chat_template, verbose=False)["input_ids"]
         room = self._base.config.get_text_config().max_position_embeddings - self.limits.new_tokens
         if len(ids) <= room:
             return ids
