@@ -83,6 +83,13 @@ def test_old_turns_are_forgotten_where_the_base_has_no_room_for_them(chatty):
     assert last(chatty.chat(adapter, turns[-3:], "now")) != last(chatty.chat(adapter, turns[-2:], "now"))
 
 
+def test_an_answer_leaves_room_for_the_input(checkpoint_dir):
+    wordy = Engine(Text2LoraModel.from_pretrained(checkpoint_dir), Limits(new_tokens=5000))
+    answers = wordy.chat(wordy.make(["the city"])[0].adapter, (), "hello")
+    assert next(answers).adapted
+    answers.close()
+
+
 def test_nano_reads_one_record_at_a_time(engine):
     adapter = engine.make([CITY])[0].adapter
     assert last(engine.chat(adapter, [Turn("x", "y", "z")], RECORD)) == last(engine.chat(adapter, (), RECORD))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ class Limits:
         message: characters of a message.
         turns: of a conversation that are remembered.
         descriptions: to compare.
-        new_tokens: of an answer.
+        new_tokens: of an answer; half of what the base reads at most.
         seconds: for an answer.
     """
 
@@ -113,6 +114,9 @@ class Engine:
         self._tokenizer = model.base_tokenizer
         # the bundled base has a template but has never read more than one record
         self._remembers = bool(self._tokenizer.chat_template) and model.config.base_model_name_or_path not in BASES
+        room = getattr(self._base.config.get_text_config(), "max_position_embeddings", sys.maxsize)
+        self._new_tokens = min(limits.new_tokens, room // 2)
+        self._room = room - self._new_tokens
         self._injector = LoraInjector(self._base, model.config)
         self._lock = threading.Lock()
         model.encoder  # noqa: B018 - loaded now rather than for the first visitor
@@ -192,7 +196,7 @@ class Engine:
                     if not gone.is_set():
                         self._base.generate(
                             **pad_left(self._tokenizer, ids, self._base.device),
-                            max_new_tokens=self.limits.new_tokens,
+                            max_new_tokens=self._new_tokens,
                             max_time=self.limits.seconds,
                             do_sample=False,
                             streamer=_Steps(steps),
@@ -219,12 +223,11 @@ class Engine:
             turns[:0] = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
         text = as_turn(self._tokenizer, turns)
         ids = self._tokenizer(text, add_special_tokens=not self._tokenizer.chat_template, verbose=False)["input_ids"]
-        room = self._base.config.get_text_config().max_position_embeddings - self.limits.new_tokens
-        if len(ids) <= room:
+        if len(ids) <= self._room:
             return ids
         if said:
             return self._ids(said[1:], message)
-        raise InvalidInputError(f"the input has {len(ids):,} tokens: this base model reads {room:,} at most")
+        raise InvalidInputError(f"the input has {len(ids):,} tokens: this base model reads {self._room:,} at most")
 
     def _rows(self, adapters: Sequence[LoraAdapter | None]) -> LoraWeights:
         """Adapters as the injector takes them, their strengths in B; None is one of zeros, which changes nothing."""
@@ -276,6 +279,8 @@ class Service:
         """
         if name not in self.names:
             raise CheckpointError(f"{name!r} is not offered here: expected one of {', '.join(self.names)}")
+        if self.is_loaded(name):  # whatever else is being loaded
+            return self._engines[name]
         with self._loading:
             if name not in self._engines:
                 source, subfolder = split_name(name)
