@@ -355,16 +355,19 @@ def connect(page: Page, service: Service) -> None:
         [page.token],
     )
 
-    page.stop.click(render.chat, page.turns, page.talk, cancels=asking, queue=False, **quick)
+    instant: dict[str, Any] = {**quick, "queue": False}
     emptied = [page.turns, page.talk, page.chat_note]
-    page.clear.click(lambda: ((), render.NO_TURNS, ""), None, emptied, cancels=asking, queue=False, **quick)
+    # what is under way ends first: its last update would come after what these show
+    page.stop.click(lambda: None, cancels=asking, **instant).then(render.chat, page.turns, page.talk, **instant)
+    page.clear.click(lambda: None, cancels=asking, **instant).then(
+        lambda: ((), render.NO_TURNS, ""), None, emptied, **instant
+    )
     gr.on(
         [page.made.change, page.scale.change, page.description.change],
         write_code,
         [page.checkpoint, page.made, page.scale, page.description],
         page.code,
-        queue=False,
-        **quick,
+        **instant,
     )
 
 
