@@ -35,6 +35,7 @@ LAYERS = [
     "evaluation",
     "nano",
     "recipes",
+    "ui",
     "cli",
     "__main__",
 ]

@@ -11,6 +11,10 @@ class InvalidDescriptionError(Text2LoraError, ValueError):
     """A task description that cannot be used: not a string, empty, or of control characters."""
 
 
+class InvalidInputError(Text2LoraError, ValueError):
+    """An input for the base model that cannot be used: empty, or too long."""
+
+
 class CheckpointError(Text2LoraError, ValueError):
     """A checkpoint or adapter that is missing, incomplete or does not fit."""
 

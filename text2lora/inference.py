@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
@@ -58,23 +59,14 @@ def complete(
     answers = [""] * len(texts)
     ids = [tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"] for text in texts]
     order = sorted(range(len(texts)), key=lambda i: len(ids[i]))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     ends = {"stop_strings": list(stop), "tokenizer": tokenizer} if stop else {}
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        width = max(len(ids[i]) for i in rows)
-        input_ids = torch.tensor([[pad] * (width - len(ids[i])) + ids[i] for i in rows], device=model.device)
-        mask = torch.tensor([[0] * (width - len(ids[i])) + [1] * len(ids[i]) for i in rows], device=model.device)
-        output = model.generate(
-            input_ids=input_ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=pad,
-            streamer=_Pieces(tokenizer, on_text) if on_text else None,
-            **ends,
-        )
-        for i, text in zip(rows, tokenizer.batch_decode(output[:, width:], skip_special_tokens=True), strict=True):
+        inputs = pad_left(tokenizer, [ids[i] for i in rows], model.device)
+        streamer = _Pieces(tokenizer, on_text) if on_text else None
+        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer, **ends)
+        new = output[:, inputs["input_ids"].shape[1] :]
+        for i, text in zip(rows, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
             answers[i] = text[: min((at for end in stop if (at := text.find(end)) >= 0), default=len(text))]
     return answers
 
@@ -88,6 +80,25 @@ class _Pieces(TextStreamer):
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         self.on_text(text)
+
+
+class Batch(TypedDict):
+    """What `generate` takes: ids and mask [n, longest], and the padding token."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    pad_token_id: int | None
+
+
+def pad_left(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], device: torch.device) -> Batch:
+    """Token ids as a batch, padded on the left; the tokenizer's own settings stay, since threads may share it."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    width = max(len(row) for row in rows)
+    return Batch(
+        input_ids=torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device),
+        attention_mask=torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device),
+        pad_token_id=pad,
+    )
 
 
 def as_turn(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[dict[str, str]]) -> str:

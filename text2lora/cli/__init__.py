@@ -22,6 +22,7 @@ from text2lora.cli import (
     export,
     make,
     training,
+    ui,
 )
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ app.command("describe")(describe.describe)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
+app.command("ui")(ui.ui)
 
 
 def _version(wanted: bool) -> None:

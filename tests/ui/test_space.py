@@ -1,0 +1,37 @@
+"""examples/space is a Hugging Face Space as it is."""
+
+import runpy
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SPACE = ROOT / "examples" / "space"
+
+
+def test_the_front_matter_names_the_tested_gradio_and_the_app():
+    card = yaml.safe_load((SPACE / "README.md").read_text().split("---")[1])
+    assert card["sdk"] == "gradio"
+    assert f"gradio=={card['sdk_version']}\n" in (ROOT / "constraints.txt").read_text()
+    assert (SPACE / card["app_file"]).exists()
+    assert len(card["short_description"]) <= 60
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert card["python_version"] >= project["requires-python"].removeprefix(">=")
+    assert card["license"] == project["license"].lower()
+
+
+def test_the_requirements_are_the_extra_of_the_web_app():
+    assert (SPACE / "requirements.txt").read_text() == "text2lora[ui]\n"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"]["ui"][0].startswith("gradio")
+
+
+def test_the_app_shows_the_page():
+    pytest.importorskip("gradio")
+    import httpx2
+
+    space = runpy.run_path(str(SPACE / "app.py"), run_name="space")
+    with space["running"](space["Service"](space["MODELS"], space["DEVICE"])) as url:
+        assert "text2lora" in httpx2.get(url, trust_env=False).text

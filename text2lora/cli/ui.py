@@ -1,0 +1,61 @@
+"""`t2l ui`."""
+
+from __future__ import annotations
+
+import threading
+from typing import Annotated
+
+import typer
+
+from text2lora.cli.common import Device, err, out, parse_device, quiet
+from text2lora.errors import MissingExtraError
+
+LIMITS = "Limits of each visitor"
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def ui(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A checkpoint that visitors may choose, `nano` by default; may be given again. A folder inside a Hub "
+            "repository follows its id: OWNER/NAME/FOLDER.",
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets the network in.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="By default the first free one from 7860.")] = None,
+    share: Annotated[bool, typer.Option("--share", help="Give it a public address, through a Gradio server.")] = False,
+    device: Device = "auto",
+    use_login: Annotated[
+        bool, typer.Option("--use-login", help="Push with this machine's login of the Hub where no token is typed.")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.", rich_help_panel=LIMITS)] = 128,
+    max_input: Annotated[int, typer.Option(min=1, help="Characters of an input.", rich_help_panel=LIMITS)] = 4000,
+    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait.", rich_help_panel=LIMITS)] = 32,
+) -> None:
+    """Try descriptions in the browser: make, chat, compare, download and push.
+
+    Example: t2l ui --model nano --model ./my-checkpoint
+    """
+    if use_login and (share or host not in LOCAL):
+        raise typer.BadParameter(
+            "would let every visitor push as you: leave out --share and --host", param_hint="--use-login"
+        )
+    quiet()
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("the web app needs Gradio: pip install 'text2lora[ui]'") from error
+    from text2lora.ui.app import running
+    from text2lora.ui.service import Limits, Service
+
+    names = model or ["nano"]
+    limits = Limits(message=max_input, new_tokens=max_new_tokens)
+    service = Service(names, parse_device(device), limits, own_login=use_login)
+    with err.status(f"loading {names[0]}"):
+        service.engine(names[0])
+    with running(service, host, port, share, max_queue) as url:
+        out.print(f"[bold green]Open[/] {url}  (Ctrl-C stops it)", highlight=False)
+        threading.Event().wait()

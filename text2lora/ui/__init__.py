@@ -1,0 +1,1 @@
+"""The web app, `t2l ui`: `service` does the work, `app` lays out the page with Gradio."""

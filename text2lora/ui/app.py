@@ -1,0 +1,481 @@
+"""The page: its layout, and what its buttons do. Every handler streams what it has to say, errors included."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from text2lora.adapter import LoraAdapter
+from text2lora.errors import InvalidInputError, ServerError, Text2LoraError
+from text2lora.hub import BASES
+from text2lora.nano import sample_record
+from text2lora.ui import render
+from text2lora.ui.service import Limits, Made, Service, Turn, snippet, write_zip
+
+Updates = Iterator[dict[Any, Any]]
+
+NANO_DESCRIPTIONS = [
+    "Where does it ship to? Answer in capital letters.",
+    "Who placed the order? Just the initials.",
+    "Give me the price and the item as one JSON object.",
+    "The price without the cents.",
+    "Suppose they ordered twice as many. How many would that be?",
+]
+NANO_INPUTS = [sample_record("order", seed)[0] for seed in (1, 3, 7)]
+DESCRIPTIONS = [
+    "Solve the problem step by step and end with the answer.",
+    "Answer questions about return policies in empathetic language.",
+    "Reason about everyday physics and choose the right answer.",
+]
+INPUTS = [
+    "A baker sells 12 loaves an hour. How many in a day of nine hours?",
+    "My parcel came broken. Can I send it back?",
+    "Which cools faster, a full or a half-full cup of tea?",
+]
+STYLE = Path(__file__).with_name("style.css")
+CLICK_DOWNLOAD = "() => document.getElementById('download-file').click()"
+SESSIONS = 200
+"""Visitors whose adapter is kept; beyond, the one who has been away for longest makes it again."""
+PARALLEL = 8
+"""Handlers at a time; the others queue."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """The parts of the page that handlers read or change; `made` and `turns` are the visitor's own."""
+
+    blocks: gr.Blocks
+    made: gr.State
+    turns: gr.State
+    checkpoint: gr.Dropdown
+    description: gr.Textbox
+    descriptions: gr.Dataset
+    make: gr.Button
+    standing: gr.HTML
+    scale: gr.Slider
+    talk: gr.HTML
+    chat_note: gr.HTML
+    message: gr.Textbox
+    messages: gr.Dataset
+    send: gr.Button
+    stop: gr.Button
+    clear: gr.Button
+    wordings: list[gr.Textbox]
+    compare_message: gr.Textbox
+    compare: gr.Button
+    compare_note: gr.HTML
+    compared: gr.HTML
+    download: gr.Button
+    take_note: gr.HTML
+    file: gr.DownloadButton
+    code: gr.Code
+    repo: gr.Textbox
+    token: gr.Textbox
+    private: gr.Checkbox
+    push: gr.Button
+    push_note: gr.HTML
+
+
+def build(service: Service) -> gr.Blocks:
+    """The page of a service."""
+    page = lay_out(service)
+    with page.blocks:
+        connect(page, service)
+    return page.blocks
+
+
+def lay_out(service: Service) -> Page:
+    """Make the parts, filled in for the first checkpoint so that every button does something at once."""
+    name, limits = service.names[0], service.limits
+    descriptions, inputs = examples(service, name)
+    parts: dict[str, Any] = {}
+    with gr.Blocks(title="text2lora", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+        parts |= {"made": gr.State(None), "turns": gr.State(())}
+        gr.HTML(render.HEADER)
+        with gr.Row():
+            with gr.Column(scale=4, min_width=300):
+                parts["checkpoint"] = gr.Dropdown(
+                    service.names, value=name, label="Checkpoint", filterable=False, elem_id="checkpoint"
+                )
+                parts["description"] = gr.Textbox(
+                    descriptions[0],
+                    label="What should the adapter do?",
+                    lines=2,
+                    max_length=limits.description,
+                    elem_id="description",
+                )
+                parts["descriptions"] = _chips(descriptions, "descriptions")
+                parts["make"] = gr.Button("Make the adapter", variant="primary", elem_id="make")
+                parts["standing"] = gr.HTML(render.NO_ADAPTER, elem_id="standing")
+                parts["scale"] = gr.Slider(
+                    0, 2, 1, step=0.05, label="Strength", info="1 as trained, 0 the base model", elem_id="scale"
+                )
+            with gr.Column(scale=7, min_width=300), gr.Tabs():
+                with gr.Tab("Chat"):
+                    parts |= _chat_tab(inputs, limits)
+                with gr.Tab("Compare"):
+                    parts |= _compare_tab(descriptions, inputs, limits)
+                with gr.Tab("Take it with you"):
+                    parts |= _take_tab(snippet(name, descriptions[0], 1), service.own_login)
+    return Page(blocks, **parts)
+
+
+def _chat_tab(inputs: list[str], limits: Limits) -> dict[str, Any]:
+    parts: dict[str, Any] = {
+        "talk": gr.HTML(render.NO_TURNS, max_height=560, autoscroll=True, elem_id="talk"),
+        "chat_note": _note("chat-note"),
+        "message": _input_box(inputs, limits, "message"),
+        "messages": _chips(inputs, "messages"),
+    }
+    with gr.Row():
+        parts["send"] = gr.Button("Send", variant="primary", scale=3, min_width=80, elem_id="send")
+        parts["stop"] = gr.Button("Stop", scale=1, min_width=80, elem_id="stop")
+        parts["clear"] = gr.Button("Clear", scale=1, min_width=80, elem_id="clear")
+    return parts
+
+
+def _compare_tab(descriptions: list[str], inputs: list[str], limits: Limits) -> dict[str, Any]:
+    with gr.Row(elem_classes="t2l-grid"):
+        wordings = [
+            gr.Textbox(
+                text,
+                label=f"Description {number}",
+                max_lines=4,
+                max_length=limits.description,
+                elem_id=f"wording-{number}",
+            )
+            for number, text in enumerate(_some(descriptions, limits.descriptions), 1)
+        ]
+    return {
+        "wordings": wordings,
+        "compare_message": _input_box(inputs, limits, "compare-message"),
+        "compare": gr.Button("Compare", variant="primary", elem_id="compare"),
+        "compare_note": _note("compare-note"),
+        "compared": gr.HTML(render.NO_COMPARISON, elem_id="compared"),
+    }
+
+
+def _take_tab(code: str, own_login: bool) -> dict[str, Any]:
+    parts: dict[str, Any] = {
+        "download": gr.Button("Download the adapter as a zip", variant="primary", elem_id="download"),
+        "take_note": _note("take-note"),
+        "file": gr.DownloadButton(visible="hidden", elem_id="download-file"),
+        "code": gr.Code(
+            code,
+            language="python",
+            label="The same in Python",
+            interactive=False,
+            wrap_lines=True,
+            show_line_numbers=False,
+            buttons=["copy"],
+            elem_id="code",
+        ),
+    }
+    with gr.Accordion("Push it to the Hugging Face Hub", open=True):
+        with gr.Row():
+            parts["repo"] = gr.Textbox(label="Repository", placeholder="NAME or USER/NAME", elem_id="repo")
+            parts["token"] = gr.Textbox(
+                label="Token that may write",
+                type="password",
+                placeholder="empty for this machine's login" if own_login else "hf_…",
+                info="Used for this push and forgotten.",
+                html_attributes=gr.InputHTMLAttributes(autocomplete="off"),
+                elem_id="token",
+            )
+        parts["private"] = gr.Checkbox(label="Make a new repository private")
+        parts["push"] = gr.Button("Push", elem_id="push")
+        parts["push_note"] = _note("push-note")
+    return parts
+
+
+def _input_box(inputs: list[str], limits: Limits, name: str) -> gr.Textbox:
+    return gr.Textbox(inputs[0], label="Input", lines=2, max_lines=8, max_length=limits.message, elem_id=name)
+
+
+def _note(name: str) -> gr.HTML:
+    return gr.HTML(elem_id=name, elem_classes="t2l-notes")
+
+
+def _chips(texts: Sequence[str], name: str) -> gr.Dataset:
+    return gr.Dataset(
+        components=[gr.Textbox(visible=False)],
+        samples=[[text] for text in texts],
+        show_label=False,
+        layout="gallery",
+        elem_id=name,
+        elem_classes="t2l-chips",
+    )
+
+
+def connect(page: Page, service: Service) -> None:
+    """Give the buttons their handlers."""
+    visitor: list[Any] = [page.checkpoint, page.made, page.scale, page.turns]
+
+    def load(name: str) -> Updates:
+        """Another checkpoint: nothing that was made before goes with it."""
+        yield {
+            page.standing: render.note("busy", f"Loading {name} and its base model"),
+            page.made: None,
+            page.turns: (),
+        }
+        descriptions, inputs = examples(service, name)
+        yield {
+            page.standing: render.NO_ADAPTER,
+            page.talk: render.NO_TURNS,
+            page.compared: render.NO_COMPARISON,
+            page.chat_note: "",
+            page.compare_note: "",
+            page.take_note: "",
+            page.push_note: "",
+            page.description: descriptions[0],
+            page.descriptions: gr.Dataset(samples=[[text] for text in descriptions]),
+            page.message: inputs[0],
+            page.messages: gr.Dataset(samples=[[text] for text in inputs]),
+            page.compare_message: inputs[0],
+            page.code: snippet(name, descriptions[0], 1),
+            **dict(zip(page.wordings, _some(descriptions, len(page.wordings)))),
+        }
+
+    def make(name: str, text: str) -> Updates:
+        doing = "Writing the adapter" if service.is_loaded(name) else f"Loading {name} and its base model"
+        yield {page.standing: render.note("busy", doing), page.made: None}
+        found = service.engine(name).make([text])[0]
+        yield {page.made: found, page.standing: render.made_card(found), page.chat_note: "", page.take_note: ""}
+
+    def ask(name: str, found: Made | None, scale: float, turns: Sequence[Turn], text: str) -> Updates:
+        adapter, engine = _adapter(found, scale), service.engine(name)
+        before = tuple(turns[-service.limits.turns :])
+        yield {page.chat_note: ""}
+        turn = Turn(text)
+        for turn in engine.chat(adapter, before, text):
+            yield {page.talk: render.chat([*before, turn], running=True), page.turns: (*before, turn)}
+        yield {page.talk: render.chat([*before, turn]), page.turns: (*before, turn)}
+
+    def ask_again(name: str, found: Made | None, scale: float, turns: Sequence[Turn], text: str) -> Updates:
+        """The last message once more, under another adapter or strength; at first, the one in the box."""
+        if found:
+            yield from ask(name, found, scale, turns[:-1], turns[-1].message if turns else text)
+
+    def ask_if_made(name: str, found: Made | None, scale: float, turns: Sequence[Turn], text: str) -> Updates:
+        if found:
+            yield from ask(name, found, scale, turns, text)
+
+    def start_again(name: str, found: Made | None, scale: float, turns: Sequence[Turn], text: str) -> Updates:
+        """The last message once more, as the first: another adapter has said nothing yet."""
+        yield from ask_again(name, found, scale, turns[-1:], text)
+
+    def compare(name: str, text: str, *wordings: str) -> Updates:
+        yield {page.compare_note: render.note("busy", "Writing the adapters")}
+        found = None
+        for found in service.engine(name).compare([wording for wording in wordings if wording.strip()], text):
+            yield {page.compared: render.comparison(found, running=True), page.compare_note: ""}
+        yield {page.compared: render.comparison(found) if found else render.NO_COMPARISON, page.compare_note: ""}
+
+    def pack(found: Made | None, scale: float) -> Updates:
+        yield {page.file: None, page.take_note: ""}
+        with tempfile.TemporaryDirectory() as folder:
+            yield {page.file: str(write_zip(_adapter(found, scale), Path(folder)))}
+
+    def push(found: Made | None, scale: float, repo: str, token: str, private: bool) -> Updates:
+        yield {page.push_note: render.note("busy", "Sending"), page.token: ""}
+        url = service.push(_adapter(found, scale), repo, token, private)
+        yield {page.push_note: render.note("done", "On the Hub:", url)}
+
+    def write_code(name: str, found: Made | None, scale: float, text: str) -> str:
+        return snippet(name, found.description if found else text, scale)
+
+    def on(
+        trigger: Any, handler: Callable[..., Updates], inputs: list[Any], note: Any, changed: list[Any], **more: Any
+    ) -> Any:
+        """Run a handler; `note` is where its errors are shown, and what it changes first where it stands in a queue."""
+        return trigger(
+            _reporting(handler, note),
+            inputs,
+            [*changed, note],
+            show_progress="minimal",
+            show_progress_on=changed[0] if changed[0] in (page.talk, page.compared) else note,
+            api_visibility="private",
+            **more,
+        )
+
+    quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    describe = page.descriptions.click(_text, page.descriptions, page.description, **quick)
+    tell = page.messages.click(_text, page.messages, page.message, **quick)
+
+    asking: list[Any] = []
+    for trigger, handler in (
+        (page.send.click, ask),
+        (page.message.submit, ask),
+        (tell.then, ask_if_made),
+        (page.scale.release, ask_again),
+    ):
+        inputs = [*visitor, page.message]
+        asking.append(on(trigger, handler, inputs, page.chat_note, [page.talk, page.turns], cancels=list(asking)))
+    making: list[Any] = []
+    for trigger in (page.make.click, page.description.submit, describe.then):
+        changed = [page.made, page.chat_note, page.take_note]
+        inputs = [page.checkpoint, page.description]
+        making.append(on(trigger, make, inputs, page.standing, changed, cancels=[*asking, *making]))
+    for made in tuple(making):
+        asking.append(on(made.then, start_again, [*visitor, page.message], page.chat_note, [page.talk, page.turns]))
+    everything = [page.made, page.turns, page.talk, page.compared, page.code, page.description, page.descriptions]
+    everything += [page.message, page.messages, page.compare_message, *page.wordings]
+    everything += [page.chat_note, page.compare_note, page.take_note, page.push_note]
+    on(
+        page.checkpoint.input,
+        load,
+        [page.checkpoint],
+        page.standing,
+        everything,
+        cancels=[*asking, *making],
+    )
+    on(
+        page.compare.click,
+        compare,
+        [page.checkpoint, page.compare_message, *page.wordings],
+        page.compare_note,
+        [page.compared],
+    )
+    packed = on(page.download.click, pack, [page.made, page.scale], page.take_note, [page.file])
+    packed.then(None, js=CLICK_DOWNLOAD)
+    on(
+        page.push.click,
+        push,
+        [page.made, page.scale, page.repo, page.token, page.private],
+        page.push_note,
+        [page.token],
+    )
+
+    instant: dict[str, Any] = {**quick, "queue": False}
+    emptied = [page.turns, page.talk, page.chat_note]
+    # what is under way ends first: its last update would come after what these show
+    page.stop.click(lambda: None, cancels=asking, **instant).then(render.chat, page.turns, page.talk, **instant)
+    page.clear.click(lambda: None, cancels=asking, **instant).then(
+        lambda: ((), render.NO_TURNS, ""), None, emptied, **instant
+    )
+    gr.on(
+        [page.made.change, page.scale.change, page.description.change],
+        write_code,
+        [page.checkpoint, page.made, page.scale, page.description],
+        page.code,
+        **instant,
+    )
+
+
+def examples(service: Service, name: str) -> tuple[list[str], list[str]]:
+    """Descriptions and inputs to click, of the kind that the checkpoint and its base read."""
+    is_nano = service.engine(name).model.config.base_model_name_or_path in BASES
+    return (NANO_DESCRIPTIONS, NANO_INPUTS) if is_nano else (DESCRIPTIONS, INPUTS)
+
+
+@contextlib.contextmanager
+def running(
+    service: Service, host: str = "127.0.0.1", port: int | None = None, share: bool = False, max_queue: int = 32
+) -> Iterator[str]:
+    """Show the page to browsers while the block runs; gives its address.
+
+    Args:
+        service: what it offers.
+        host: the address to listen at; `0.0.0.0` is every one that the machine has.
+        port: None takes the first free one from 7860.
+        share: give it a public address, for a week at most, through a server of Gradio's.
+        max_queue: requests that may wait; the next one is told to come back.
+
+    Raises:
+        ServerError: it cannot listen there, or there is no public address to be had.
+    """
+    with tempfile.TemporaryDirectory(prefix="text2lora-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # of downloads: private, and gone at the end
+        page = build(service).queue(max_size=max_queue, default_concurrency_limit=PARALLEL, api_open=False)
+        try:
+            _, local, public = page.launch(
+                server_name=host, server_port=port, share=share, quiet=True, prevent_thread_lock=True, **OPTIONS
+            )
+        except OSError as error:
+            where = f"{host}:{port}" if port else f"{host} from port 7860 on"
+            raise ServerError(f"the web app cannot listen at {where}: choose another host or port") from error
+        try:
+            if share and not public:
+                raise ServerError("Gradio gives no public address now: leave out --share, or try again later")
+            yield public or local
+        finally:
+            page.close(verbose=False)
+
+
+OPTIONS: dict[str, Any] = {
+    "theme": gr.themes.Soft(
+        primary_hue="indigo",
+        secondary_hue="teal",
+        neutral_hue="slate",
+        font=("system-ui", "sans-serif"),
+        font_mono=("ui-monospace", "monospace"),
+    ).set(
+        block_title_background_fill="transparent",
+        block_title_padding="0",
+        body_background_fill="*neutral_50",
+        block_border_width="1px",
+        block_border_color="*neutral_200",
+        block_shadow="none",
+        input_border_width="1px",
+        input_border_color="*neutral_200",
+        input_shadow="none",
+        button_secondary_border_color="*neutral_200",
+        button_border_width="1px",
+        block_title_text_color="*body_text_color_subdued",
+        block_title_text_color_dark="*body_text_color_subdued",
+        block_title_text_size="*text_sm",
+        block_label_background_fill="transparent",
+        block_label_text_color="*body_text_color_subdued",
+        block_label_border_width="0px",
+        block_label_shadow="none",
+    ),
+    "css_paths": STYLE,
+    "run_history": False,  # it would keep what visitors type
+    "footer_links": [],
+    "state_session_capacity": SESSIONS,
+    "enable_monitoring": False,
+    "max_file_size": "1kb",  # nothing is uploaded
+    "ssr_mode": False,
+    "mcp_server": False,
+    "pwa": False,
+}
+
+
+def _text(sample: list[str]) -> str:
+    return sample[0]
+
+
+def _adapter(found: Made | None, scale: float) -> LoraAdapter:
+    if found is None:
+        raise InvalidInputError("there is no adapter yet: make one first")
+    return found.at(scale)
+
+
+def _some(texts: Sequence[str], count: int) -> list[str]:
+    """The first two, and nothing in the other boxes."""
+    return [*texts[:2], *[""] * (count - 2)]
+
+
+def _reporting(handler: Callable[..., Updates], note: Any) -> Callable[..., Updates]:
+    """The handler, with an error shown at `note` rather than raised."""
+
+    @functools.wraps(handler)
+    def run(*inputs: Any) -> Updates:
+        try:
+            yield from handler(*inputs)
+        except Text2LoraError as error:
+            yield {note: render.note("error", str(error))}
+        except Exception:
+            logging.getLogger(__name__).exception("%s failed", handler.__name__)
+            yield {note: render.note("error", "Something went wrong here; the server's log says what.")}
+
+    return run

@@ -1,0 +1,103 @@
+"""Pieces of the page as HTML. All that a visitor or a model has written is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Literal
+
+from text2lora.standing import Standing
+from text2lora.ui.service import Comparison, Made, Turn
+
+Kind = Literal["busy", "error", "warning", "done"]
+
+HEADER = """<div class="t2l-header"><h1>text<b>2</b>lora</h1>
+<p>A sentence in, a LoRA adapter out. See what it changes, then take it with you.</p></div>"""
+NO_ADAPTER = '<div class="t2l-empty">Where your description stands among those of training is shown here.</div>'
+NO_TURNS = '<div class="t2l-empty">The base model and your adapter answer here, side by side.</div>'
+NO_COMPARISON = '<div class="t2l-empty">Answers of each description, and how alike their adapters are.</div>'
+
+
+def note(kind: Kind, text: str, link: str = "") -> str:
+    """A line that says what is going on, or what went wrong."""
+    role = "alert" if kind in ("error", "warning") else "status"
+    shown = f'<a href="{escape(link)}" target="_blank" rel="noopener">{escape(link)}</a>' if link else ""
+    return (
+        f'<div class="t2l-note {kind}" role="{role}"><span>{escape(text[:1].upper() + text[1:])} {shown}</span></div>'
+    )
+
+
+def made_card(made: Made) -> str:
+    """What was made, and where its description stands."""
+    done = note("done", f"Adapter of {made.adapter.num_bytes / 1000:,.0f} kB, written in {made.seconds * 1000:.0f} ms")
+    done += f'<p class="t2l-small t2l-made">for “{escape(made.description)}”</p>'
+    if made.standing is None:
+        return done + '<p class="t2l-small">This checkpoint holds no statistics of its training descriptions.</p>'
+    warning = note("warning", made.standing.warning) if made.standing.warning else ""
+    return done + warning + _standing(made.standing)
+
+
+def chat(turns: Sequence[Turn], running: bool = False) -> str:
+    """The conversation: each message with both answers below it."""
+    if not turns:
+        return NO_TURNS
+    parts = []
+    for number, turn in enumerate(turns, 1):
+        now = running and number == len(turns)
+        base = _answer("Base model", turn.base, "base", now)
+        adapted = _answer("With your adapter", turn.adapted, "adapted", now)
+        message = f'<div class="t2l-message">{escape(turn.message)}</div>'
+        parts.append(f'<div class="t2l-turn">{message}<div class="t2l-pair">{base}{adapted}</div></div>')
+    return f'<div class="t2l-chat" aria-live="polite">{"".join(parts)}</div>'
+
+
+def comparison(found: Comparison, running: bool = False) -> str:
+    """The base and each description with its answer, and a table of how alike the adapters are."""
+    base, *answers = found.answers
+    cards = [f'<div class="t2l-card"><div class="t2l-head">no adapter</div>{_answer("", base, "base", running)}</div>']
+    for number, (made, answer) in enumerate(zip(found.made, answers, strict=True), 1):
+        standing = made.standing
+        nearest = f"nearest: {standing.nearest[0].task} {standing.similarity:.2f}" if standing else ""
+        far = ' <b class="t2l-far">unlike training</b>' if standing and standing.warning else ""
+        cards.append(
+            f'<div class="t2l-card"><div class="t2l-head"><b class="t2l-number">{number}</b>{escape(made.description)}'
+            f'</div>{_answer("", answer, "adapted", running)}<div class="t2l-small">{escape(nearest)}{far}</div></div>'
+        )
+    numbers = range(1, len(found.made) + 1)
+    rows = "".join(
+        f"<tr><th>{number}</th>{''.join(_cell(cosine) for cosine in row)}</tr>"
+        for number, row in zip(numbers, found.cosines, strict=True)
+    )
+    return (
+        f'<div class="t2l-cards" aria-live="polite">{"".join(cards)}</div>'
+        '<div class="t2l-alike"><table><caption>How alike the adapters are</caption>'
+        f"<tr><th></th>{''.join(f'<th>{number}</th>' for number in numbers)}</tr>{rows}</table>"
+        '<p class="t2l-small">The cosine of what two adapters add to the base\'s weights: 1 is the same change, 0 has '
+        "nothing in common.</p></div>"
+    )
+
+
+def _standing(standing: Standing) -> str:
+    rows = "".join(
+        f'<div class="t2l-near"><span title="{escape(task)}">{escape(task)}</span><span class="t2l-bar" '
+        f'style="--at: {100 * max(0.0, similarity):.0f}%; --from: {100 * max(0.0, standing.threshold):.0f}%"></span>'
+        f"<span>{similarity:.2f}</span></div>"
+        for task, similarity in standing.nearest
+    )
+    return (
+        f'<div class="t2l-standing"><div class="t2l-label">Nearest training tasks</div>{rows}<p class="t2l-small">'
+        f"Closer than {standing.percentile:.0f} % of the training descriptions are to a task other than their own. "
+        "Left of the mark, there is a warning.</p></div>"
+    )
+
+
+def _answer(label: str, text: str, kind: str, running: bool) -> str:
+    head = f'<div class="t2l-label">{label}</div>' if label else ""
+    shown = escape(text) or ("" if running else '<i class="t2l-small">says nothing</i>')
+    return (
+        f'<div class="t2l-answer {kind}{" running" if running else ""}">{head}<div class="t2l-text">{shown}</div></div>'
+    )
+
+
+def _cell(cosine: float) -> str:
+    return f'<td style="--heat: {100 * max(0.0, cosine):.0f}%">{cosine:.2f}</td>'

@@ -1,0 +1,377 @@
+"""What the page does, without the page: checkpoints in memory, a visitor's adapter, streamed answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from text2lora.adapter import LoraAdapter, LoraSpec
+from text2lora.arithmetic import cosine_matrix
+from text2lora.errors import CheckpointError, HubError, InvalidDescriptionError, InvalidInputError
+from text2lora.hub import BASES, CHECKPOINTS, slug, without_paths
+from text2lora.hypernetwork import LoraWeights
+from text2lora.inference import as_turn, pad_left
+from text2lora.live import PREFIX
+from text2lora.modeling import Text2LoraModel
+from text2lora.standing import Standing
+from text2lora.training.injection import LoraInjector
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one visitor may ask for.
+
+    Attributes:
+        description: characters of a description.
+        message: characters of a message.
+        turns: of a conversation that are remembered.
+        descriptions: to compare.
+        new_tokens: of an answer; half of what the base reads at most.
+        seconds: for an answer.
+    """
+
+    description: int = 1000
+    message: int = 4000
+    turns: int = 20
+    descriptions: int = 4
+    new_tokens: int = 128
+    seconds: float = 120.0
+
+
+@dataclass(frozen=True, eq=False)  # told apart by identity: weights have no hash
+class Made:
+    """An adapter that a visitor has made; kept by the visitor's session, nowhere else.
+
+    Attributes:
+        adapter: at a scale of 1.
+        standing: of its description; None where the checkpoint does not know.
+        seconds: that it took.
+    """
+
+    adapter: LoraAdapter
+    standing: Standing | None
+    seconds: float
+
+    @property
+    def description(self) -> str:
+        """The text it was made from."""
+        return self.adapter.metadata["description"]
+
+    def at(self, scale: float) -> LoraAdapter:
+        """The adapter at a scale, as `generate_lora` makes it."""
+        metadata = {**self.adapter.metadata, "scale": f"{scale:g}"}
+        return dataclasses.replace(self.adapter.scaled(scale), metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A message with the answers of the base model and of the adapter, so far."""
+
+    message: str
+    base: str = ""
+    adapted: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several descriptions: their adapters, the cosines of their delta W, and the answers so far, the base's first."""
+
+    made: list[Made]
+    cosines: list[list[float]]
+    answers: list[str]
+
+
+class Engine:
+    """A checkpoint and its base model, shared by all visitors.
+
+    The base is never changed: every row of a pass has an adapter of its own, or none, which is there for that pass
+    only. One pass runs at a time.
+
+    Args:
+        model: the checkpoint.
+        limits: of each visitor.
+
+    Raises:
+        CheckpointError: its base model cannot be had.
+    """
+
+    def __init__(self, model: Text2LoraModel, limits: Limits):
+        self.model, self.limits = model.eval(), limits
+        self._base: PreTrainedModel = model.load_base_model().eval()
+        self._tokenizer = model.base_tokenizer
+        # the bundled base has a template but has never read more than one record
+        self._remembers = bool(self._tokenizer.chat_template) and model.config.base_model_name_or_path not in BASES
+        room = getattr(self._base.config.get_text_config(), "max_position_embeddings", sys.maxsize)
+        self._new_tokens = min(limits.new_tokens, room // 2)
+        self._room = room - self._new_tokens
+        self._injector = LoraInjector(self._base, model.config)
+        self._lock = threading.Lock()
+        model.encoder  # noqa: B018 - loaded now rather than for the first visitor
+
+    def make(self, descriptions: Sequence[str]) -> list[Made]:
+        """Adapters of descriptions, in one pass.
+
+        Raises:
+            InvalidDescriptionError: one is empty, too long, or not a text.
+        """
+        for text in descriptions:
+            if len(text) > self.limits.description:
+                raise InvalidDescriptionError(
+                    f"the description has {len(text):,} characters: expected {self.limits.description:,} at most; "
+                    "say in a sentence or two what to do"
+                )
+        with self._lock:
+            begin = time.perf_counter()
+            adapters = self.model.generate_lora(list(descriptions))
+            seconds = time.perf_counter() - begin
+            standings = self.model.standing(list(descriptions)) or [None] * len(adapters)
+        return [Made(adapter, standing, seconds) for adapter, standing in zip(adapters, standings, strict=True)]
+
+    def chat(self, adapter: LoraAdapter, turns: Sequence[Turn], message: str) -> Iterator[Turn]:
+        """The next turn as it grows, from the base and the adapter at once; each remembers its own answers.
+
+        Raises:
+            InvalidInputError: the message is empty or too long.
+        """
+        self._check_message(message)
+        kept = turns[-self.limits.turns :] if self._remembers else ()
+        said = [[(turn.message, turn.base) for turn in kept], [(turn.message, turn.adapted) for turn in kept]]
+        for base, adapted in self._stream([None, adapter], said, message):
+            yield Turn(message, base, adapted)
+
+    def compare(self, descriptions: Sequence[str], message: str) -> Iterator[Comparison]:
+        """Several descriptions on one message, as their answers grow.
+
+        Raises:
+            InvalidDescriptionError: too few or too many descriptions, or see `make`.
+            InvalidInputError: see `chat`.
+        """
+        if not 2 <= len(descriptions) <= self.limits.descriptions:
+            raise InvalidDescriptionError(
+                f"{len(descriptions)} descriptions to compare: expected 2 to {self.limits.descriptions}"
+            )
+        self._check_message(message)
+        made = self.make(descriptions)
+        adapters = [one.adapter for one in made]
+        cosines = cosine_matrix(adapters).tolist()
+        rows = [None, *adapters]
+        for answers in self._stream(rows, [[]] * len(rows), message):
+            yield Comparison(made, cosines, answers)
+
+    def _check_message(self, message: str) -> None:
+        if not message.strip():
+            raise InvalidInputError("the input is empty: type something for the model to read")
+        if len(message) > self.limits.message:
+            raise InvalidInputError(
+                f"the input has {len(message):,} characters: expected {self.limits.message:,} at most"
+            )
+
+    def _stream(
+        self, adapters: Sequence[LoraAdapter | None], said: Sequence[Sequence[tuple[str, str]]], message: str
+    ) -> Iterator[list[str]]:
+        """Greedy answers to a message, each under its adapter and after what was said, in one batch, as they grow.
+
+        The pass runs in a thread that ends, and gives the model back, when this iterator is closed.
+        """
+        steps: SimpleQueue[torch.Tensor | Exception | None] = SimpleQueue()
+        gone = threading.Event()
+
+        def answer() -> None:
+            try:
+                with self._lock, torch.inference_mode(), self._injector.inject(self._rows(adapters)):
+                    ids = [self._ids(before, message) for before in said]
+                    if not gone.is_set():
+                        self._base.generate(
+                            **pad_left(self._tokenizer, ids, self._base.device),
+                            max_new_tokens=self._new_tokens,
+                            max_time=self.limits.seconds,
+                            do_sample=False,
+                            streamer=_Steps(steps),
+                            stopping_criteria=StoppingCriteriaList([_Gone(gone)]),
+                        )
+            except Exception as error:  # raised where the answer is read
+                steps.put(error)
+            steps.put(None)
+
+        threading.Thread(target=answer, daemon=True).start()
+        tokens: list[torch.Tensor] = []
+        try:
+            while new := _take(steps):
+                tokens += new
+                texts = self._tokenizer.batch_decode(torch.stack(tokens, 1), skip_special_tokens=True)
+                yield [text.strip().rstrip("\ufffd") for text in texts]  # a character may come in several tokens
+        finally:
+            gone.set()
+
+    def _ids(self, said: Sequence[tuple[str, str]], message: str) -> list[int]:
+        """The tokens of a conversation, without its oldest turns where it would be too long for the base."""
+        turns = [{"role": "user", "content": message}]
+        for asked, answered in reversed(said):
+            turns[:0] = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+        text = as_turn(self._tokenizer, turns)
+        ids = self._tokenizer(text, add_special_tokens=not self._tokenizer.chat_template, verbose=False)["input_ids"]
+        if len(ids) <= self._room:
+            return ids
+        if said:
+            return self._ids(said[1:], message)
+        raise InvalidInputError(f"the input has {len(ids):,} tokens: this base model reads {self._room:,} at most")
+
+    def _rows(self, adapters: Sequence[LoraAdapter | None]) -> LoraWeights:
+        """Adapters as the injector takes them, their strengths in B; None is one of zeros, which changes nothing."""
+        config, device = self.model.config, self._base.device
+        zeros = next(adapter for adapter in adapters if adapter is not None).scaled(0)
+        rows: LoraWeights = {}
+        for name in config.target_modules:
+            keys = [f"{PREFIX}{config.module_paths[name].format(layer=i)}" for i in range(config.num_layers)]
+            a, b = (
+                torch.stack([
+                    torch.stack([(adapter or zeros).weights[f"{key}.lora_{letter}.weight"] for key in keys])
+                    for adapter in adapters
+                ]).to(device)
+                for letter in "AB"
+            )  # fmt: skip
+            strengths = [(adapter or zeros).spec.scaling / config.lora_scaling for adapter in adapters]
+            rows[name] = a, b * torch.tensor(strengths, device=device, dtype=b.dtype)[:, None, None, None]
+        return rows
+
+
+class Service:
+    """The checkpoints that visitors may choose from; each is loaded when first chosen, and stays.
+
+    Args:
+        names: `nano`, folders or Hub ids; a folder inside a Hub repository follows its id, as
+            `SakanaAI/text-to-lora/trained_t2l/gemma_2b_t2l`.
+        device: where they run.
+        limits: of each visitor.
+        own_login: push with this machine's login where a visitor types no token.
+    """
+
+    def __init__(
+        self, names: Sequence[str], device: str = "cpu", limits: Limits | None = None, own_login: bool = False
+    ):
+        self.names, self.device, self.own_login = list(dict.fromkeys(names)), device, own_login
+        self.limits = limits or Limits()
+        self._engines: dict[str, Engine] = {}
+        self._loading = threading.Lock()
+
+    def is_loaded(self, name: str) -> bool:
+        """Whether `engine` will take no time."""
+        return name in self._engines
+
+    def engine(self, name: str) -> Engine:
+        """One of the checkpoints, loaded.
+
+        Raises:
+            CheckpointError: it is none of them, or cannot be loaded.
+        """
+        if name not in self.names:
+            raise CheckpointError(f"{name!r} is not offered here: expected one of {', '.join(self.names)}")
+        if self.is_loaded(name):  # whatever else is being loaded
+            return self._engines[name]
+        with self._loading:
+            if name not in self._engines:
+                source, subfolder = split_name(name)
+                model = Text2LoraModel.from_pretrained(source, subfolder=subfolder, device_map=self.device)
+                self._engines[name] = Engine(model, self.limits)
+            return self._engines[name]
+
+    def push(self, adapter: LoraAdapter, repo_id: str, token: str, private: bool = False) -> str:
+        """Put an adapter on the Hub; gives its address.
+
+        Raises:
+            HubError: no token, no right to write, something else is there, or the Hub cannot be reached.
+        """
+        token = token.strip()
+        if not token and not self.own_login:
+            raise HubError("no token was given: make one that may write at huggingface.co/settings/tokens")
+        if not repo_id.strip():
+            raise HubError("no repository was given: expected NAME or USER/NAME")
+        commit = adapter.push_to_hub(repo_id.strip(), token=token or None, private=private or None)
+        return str(commit.repo_url)
+
+
+class _Steps(BaseStreamer):
+    """Puts the tokens of each step [rows] into a queue, without those of the prompt."""
+
+    def __init__(self, steps: SimpleQueue):
+        self._steps, self._prompted = steps, False
+
+    def put(self, value: torch.Tensor) -> None:
+        if self._prompted:
+            self._steps.put(value)
+        self._prompted = True
+
+    def end(self) -> None:
+        pass
+
+
+class _Gone(StoppingCriteria):
+    """Ends all rows once nobody reads them."""
+
+    def __init__(self, gone: threading.Event):
+        self._gone = gone
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        return torch.full((len(input_ids),), self._gone.is_set(), device=input_ids.device)
+
+
+def _take(steps: SimpleQueue) -> list[torch.Tensor]:
+    """What has come, at least one step; nothing at the end. An error that has come is raised."""
+    found = [steps.get()]
+    try:
+        while found[-1] is not None:
+            found.append(steps.get_nowait())
+    except Empty:
+        pass
+    for item in found:
+        if isinstance(item, Exception):
+            raise item
+    if found[-1] is None and len(found) > 1:
+        steps.put(None)  # for the next call
+    return [item for item in found if item is not None]
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A checkpoint's name as what to load and the folder inside it: what follows a Hub id is one."""
+    parts = name.split("/")
+    if name in CHECKPOINTS or len(parts) < 3 or parts[0] in ("", ".", "..", "~") or Path(name).is_dir():
+        return name, ""
+    return "/".join(parts[:2]), "/".join(parts[2:])
+
+
+def snippet(name: str, description: str, scale: float) -> str:
+    """The lines of Python that make the same adapter."""
+    source, subfolder = split_name(name)
+    at = json.dumps(source, ensure_ascii=False) + (f", subfolder={json.dumps(subfolder)}" if subfolder else "")
+    strength = f", scale={scale:g}" if scale != 1 else ""
+    return (
+        "from text2lora import Text2LoraModel\n"
+        f"t2l = Text2LoraModel.from_pretrained({at})\n"
+        f"model = t2l.generate_adapter({json.dumps(description, ensure_ascii=False)}{strength})"
+    )
+
+
+def write_zip(adapter: LoraAdapter, folder: Path) -> Path:
+    """Write an adapter as a zip with one folder in it, which PEFT loads; no path of this machine is in it.
+
+    Args:
+        adapter: at its final scale.
+        folder: an empty one.
+    """
+    name = slug(adapter.metadata["description"])
+    shared = dataclasses.replace(adapter, spec=LoraSpec(**without_paths(dataclasses.asdict(adapter.spec))))
+    shared.save_pretrained(folder / name)
+    return Path(shutil.make_archive(str(folder / name), "zip", folder, name))
