@@ -84,5 +84,18 @@ def test_notebook_is_saved_with_its_outputs_and_nothing_else(path: Path) -> None
     assert path.stat().st_size < 500_000
 
 
+def test_figures_of_the_map_in_the_docs_are_those_of_the_notebook() -> None:
+    notebook = nbformat.read(ROOT / "examples/adapter-map.ipynb", as_version=4)
+    printed = "".join(output.get("text", "") for cell in code_cells(notebook) for output in cell.outputs)
+    page = (ROOT / "docs/notebooks.md").read_text(encoding="utf-8")
+    figures = re.findall(r"(\d+) %", page)
+    assert len(figures) == 4
+    for figure in figures:
+        assert f"{figure}% find their other wording" in printed
+    warned = re.search(r"it warns of (\d+) of these 511", page)
+    assert warned
+    assert f"\n{warned[1]} get a warning" in printed
+
+
 def test_picture_of_the_map_is_small() -> None:
     assert (ROOT / "docs/images/adapter-map.png").stat().st_size < 200_000
