@@ -6,10 +6,10 @@ DOCS_STAMP := .venv/.docs-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint docs nano table clean
+.PHONY: help venv demo test lint docs nano table notebooks clean
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # torch goes first and pinned, so that no later resolution swaps it. The stamp is written last: no stamp after a failure.
 $(STAMP): pyproject.toml constraints.txt
@@ -49,6 +49,9 @@ nano: $(STAMP)  ## retrain the bundled nano model
 
 table: $(STAMP)  ## measure the bundled nano model: the table of the README
 	$(BIN)/t2l eval nano --output text2lora/nano/results
+
+notebooks: $(STAMP)  ## run the notebooks of examples/ and save their outputs
+	$(BIN)/python examples/save_notebooks.py
 
 clean:  ## remove .venv and everything built
 	rm -rf .venv build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis

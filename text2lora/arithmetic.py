@@ -67,14 +67,15 @@ def cosine_matrix(adapters: Sequence[LoraAdapter]) -> torch.Tensor:
     first = adapters[0]
     if any(_features(other) != _features(first) for other in adapters[1:]):
         raise CheckpointError("these adapters have other modules or shapes: compare adapters of one base")
-    owner = torch.cat([torch.full((adapter.spec.r,), i) for i, adapter in enumerate(adapters)])  # of each rank
-    part = torch.nn.functional.one_hot(owner, len(adapters)).double()  # [all ranks, n]
+    owner = torch.arange(len(adapters)).repeat_interleave(torch.tensor([adapter.spec.r for adapter in adapters]))
     scaling = torch.tensor([adapter.spec.scaling for adapter in adapters], dtype=torch.double)
     products = torch.zeros(len(adapters), len(adapters), dtype=torch.double)
     for key in (key for key in first.weights if key.endswith(".lora_A.weight")):
         a = torch.cat([adapter.weights[key].float() for adapter in adapters])  # [all ranks, in]
         b = torch.cat([adapter.weights[key.replace(".lora_A.", ".lora_B.")].float() for adapter in adapters], 1)
-        products += part.T @ ((a @ a.T) * (b.T @ b)).double() @ part
+        gram = ((a @ a.T) * (b.T @ b)).double()  # [all ranks, all ranks]
+        rows = torch.zeros(len(adapters), len(owner), dtype=torch.double).index_add_(0, owner, gram)
+        products.index_add_(1, owner, rows)
     products *= torch.outer(scaling, scaling)
     norms = products.diagonal().clamp_min(0).sqrt()
     cosine = products / torch.outer(norms, norms)
