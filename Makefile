@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing into .venv (a few minutes the first time)"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) torch
-	@$(PIP) -e ".[demo,train,eval,ui,dev]"
+	@$(PIP) -e ".[demo,train,eval,export,ui,dev]"
 	@touch $@
 
 $(DOCS_STAMP): $(STAMP)

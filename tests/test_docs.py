@@ -42,13 +42,13 @@ def test_readme_code_prints_the_city(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "page", [p for p in PAGES if re.search(r"^t2l (make|run|info) ", p.read_text(), re.M)], ids=lambda p: p.name
+    "page", [p for p in PAGES if re.search(r"^t2l (make|run|info|export) ", p.read_text(), re.M)], ids=lambda p: p.name
 )
 def test_quick_commands_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for code in blocks(page, ""):
         for line in code.splitlines():
-            if re.match(r"t2l (make|run|info) ", line):
+            if re.match(r"t2l (make|run|info|export) ", line):
                 result = CliRunner().invoke(app, shlex.split(line)[1:])
                 assert result.exit_code == 0, (line, result.output)
 

@@ -18,12 +18,14 @@ from text2lora.hub import (
     _patiently,
     _swap,
     adapter_card,
+    atomic_file,
     atomic_folder,
     card_metadata,
     checkpoint_card,
     fetch_files,
     hub_errors,
     hub_fault,
+    merged_card,
     resolve_name,
 )
 
@@ -47,6 +49,30 @@ def test_unknown_built_in_base_is_named() -> None:
 
 def test_version_is_a_string() -> None:
     assert library_version()[0].isdigit()
+
+
+def test_card_of_a_merged_model_names_its_base() -> None:
+    card = ModelCard(merged_card(SPEC, {"description": "Answer in rhymes."}))
+    assert (card.data.base_model, card.data.base_model_relation) == ("google/gemma-2-2b", "finetune")
+    assert "> Answer in rhymes." in card.text
+    assert "merged into it.\n" in merged_card(SPEC, {})
+
+
+def test_file_appears_whole(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_file(tmp_path / "file") as file:  # noqa: PT012
+        file.write_text("new")
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+    with atomic_file(tmp_path / "a" / "file") as file:
+        file.write_text("new")
+        assert not (tmp_path / "a" / "file").exists()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
+    (tmp_path / "folder").mkdir()
+    for name in ("folder", "file/below", "nul\0"):
+        with pytest.raises(OutputError), atomic_file(tmp_path / name):
+            pass
 
 
 def test_folder_appears_whole(tmp_path: Path) -> None:

@@ -123,6 +123,10 @@ class LoraAdapter:
         spec = dataclasses.replace(self.spec, lora_alpha=self.spec.scaling * self.spec.r, use_rslora=False)
         return dataclasses.replace(self, spec=spec) if self.spec.use_rslora else self
 
+    def shareable(self) -> LoraAdapter:
+        """The adapter to give away: a base that is a path on this machine is no longer named."""
+        return dataclasses.replace(self, spec=LoraSpec(**without_paths(dataclasses.asdict(self.spec))))
+
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], dtype: torch.dtype | None = None, fold_rslora: bool = False
     ) -> Path:
@@ -187,9 +191,8 @@ class LoraAdapter:
             HubError: not logged in, no right to write, something else is there, or the Hub cannot be reached.
         """
         target = push_target(repo_id, "adapter", token=token, revision=revision, create_pr=create_pr, force=force)
-        shared = dataclasses.replace(self, spec=LoraSpec(**without_paths(dataclasses.asdict(self.spec))))
         with tempfile.TemporaryDirectory() as parent:
-            folder = shared.save_pretrained(Path(parent, "adapter"))
+            folder = self.shareable().save_pretrained(Path(parent, "adapter"))
             (folder / CARD_NAME).write_text(adapter_card(self.spec, self.metadata, target.repo_id), encoding="utf-8")
             return push_folder(
                 folder,

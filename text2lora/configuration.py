@@ -1,12 +1,15 @@
 """Text2LoraConfig: what a hypernetwork reads, how large it is, and which adapters it writes."""
 
+import dataclasses
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import field
 from typing import Any, Literal, Self
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from text2lora.errors import CheckpointError
 
@@ -27,6 +30,8 @@ class Text2LoraConfig(PreTrainedConfig):
         encoder_full_stop: end a description whose last character is a letter with a full stop.
         encoder_dtype: of the encoder's weights, as `float32`; None takes the encoder's own.
         encoder_instruction: a template with `{description}` in it, or None for the description itself.
+        one_hot_tasks: names of tasks, in place of a text encoder: a description is then one of them, and its embedding
+            is one-hot. Such a hypernetwork knows no other tasks; it is a baseline.
         task_emb_size: features of a task embedding, d.
         task_encoder: `pooled` is the paper's linear map of one vector; `tokens` lets learned latent queries attend
             to the states of all tokens of the description. `softmax`, `vq` and `discrete` read one vector and choose
@@ -61,6 +66,7 @@ class Text2LoraConfig(PreTrainedConfig):
     encoder_full_stop: bool = False
     encoder_dtype: str | None = None
     encoder_instruction: str | None = None
+    one_hot_tasks: list[str] = field(default_factory=list)
     task_emb_size: int = 1024
     task_encoder: Literal["pooled", "tokens", "softmax", "vq", "discrete"] = "pooled"
     codebook_size: int = 32
@@ -91,8 +97,15 @@ class Text2LoraConfig(PreTrainedConfig):
                 raise CheckpointError(
                     f"no shape or path for target module {name!r}: use Text2LoraConfig.from_base_config"
                 )
+        if self.one_hot_tasks and self.task_emb_size != len(self.one_hot_tasks):
+            raise CheckpointError(
+                f"task_emb_size is {self.task_emb_size}: expected {len(self.one_hot_tasks)}, as many as one_hot_tasks"
+            )
         if self.latent_size % 4:
             raise CheckpointError(f"latent_size is {self.latent_size}: expected a multiple of 4")
+        for name in ("lora_r", "latent_size", "head_input_size", "task_emb_size", "encoder_max_length"):
+            if getattr(self, name) < 1:
+                raise CheckpointError(f"{name} is {getattr(self, name)}: expected 1 or more")
         if (self.task_encoder == "tokens") != (self.encoder_pooling == "none"):
             raise CheckpointError(
                 f"task_encoder={self.task_encoder!r} does not go with encoder_pooling={self.encoder_pooling!r}: "
@@ -118,8 +131,18 @@ class Text2LoraConfig(PreTrainedConfig):
 
         Raises:
             CheckpointError: a name that the base has not, that stands for several modules of a layer, or whose shape
-                differs between layers.
+                differs between layers; an attribute that a config has not, or a value that it cannot have.
         """
+        derived = ("target_modules", "module_shapes", "module_paths", "num_layers")
+        known = [field.name for field in dataclasses.fields(cls) if field.name not in derived]
+        if unknown := [name for name in kwargs if name not in known]:
+            near = difflib.get_close_matches(unknown[0], known, 1)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            why = "follows from the base" if unknown[0] in derived else f"is no attribute of a config{hint}"
+            raise CheckpointError(f"{unknown[0]!r} {why}: leave it out")
+        for attribute in dataclasses.fields(cls):
+            if attribute.type is float and isinstance(kwargs.get(attribute.name), int):  # 16 in a recipe is 16.0
+                kwargs[attribute.name] = float(kwargs[attribute.name])
         target_modules = [target_modules] if isinstance(target_modules, str) else target_modules
         shapes, paths, num_layers = find_linear_modules(base_config)
         chosen = list(shapes) if list(target_modules) == ["all-linear"] else list(dict.fromkeys(target_modules))
@@ -130,34 +153,31 @@ class Text2LoraConfig(PreTrainedConfig):
                 f"{base_config.model_type} model: expected some of {', '.join(shapes)}"
             )
         kwargs.setdefault("base_model_name_or_path", base_config.name_or_path or None)
-        return cls(
-            target_modules=chosen,
-            module_shapes={name: list(shapes[name]) for name in chosen},
-            module_paths={name: paths[name] for name in chosen},
-            num_layers=num_layers,
-            **kwargs,
-        )
+        layout = {
+            "target_modules": chosen,
+            "module_shapes": {name: list(shapes[name]) for name in chosen},
+            "module_paths": {name: paths[name] for name in chosen},
+            "num_layers": num_layers,
+        }
+        try:
+            return cls(**layout, **kwargs)
+        except StrictDataclassError as error:
+            raise CheckpointError(" ".join(str(error.__cause__ or error).split())) from error
 
 
 def find_linear_modules(base_config: PreTrainedConfig) -> tuple[dict[str, tuple[int, int]], dict[str, str], int]:
     """The linear modules that all decoder layers of a model have, with one shape, under a name that nothing else has.
 
-    The model is built on the meta device from its config: no weights, no download. PEFT finds modules by the end of
-    their path, so that a name such as GPT-2's `c_proj`, in attention and in MLP, cannot stand for one of the two.
+    PEFT finds modules by the end of their path, so that a name such as GPT-2's `c_proj`, in attention and in MLP,
+    cannot stand for one of the two.
 
     Returns:
         (in, out) features by module name, in the model's order; paths with `{layer}`; the number of layers.
     """
-    import torch
     from torch import nn
-    from transformers import AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
 
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(base_config)
-    except ValueError as error:
-        raise CheckpointError(f"a {base_config.model_type} model does not write text: pass a decoder") from error
+    model = empty_model(base_config)
     shapes: dict[str, dict[int, tuple[int, int]]] = {}
     paths: dict[str, set[str]] = {}
     for path, module in model.named_modules():
@@ -175,3 +195,19 @@ def find_linear_modules(base_config: PreTrainedConfig) -> tuple[dict[str, tuple[
         if len(paths[name]) == 1 and len(by_layer) == num_layers and len({*by_layer.values()}) == 1
     }
     return same, {name: next(iter(paths[name])) for name in same}, num_layers
+
+
+def empty_model(base_config: PreTrainedConfig) -> PreTrainedModel:
+    """A model on the meta device, made from its config: modules and shapes, without weights and without a download.
+
+    Raises:
+        CheckpointError: the config is not a decoder's.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(base_config)
+    except ValueError as error:
+        raise CheckpointError(f"a {base_config.model_type} model does not write text: pass a decoder") from error

@@ -13,14 +13,12 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from safetensors import SafetensorError
-from yaml import YAMLError
 
 from text2lora.errors import CheckpointError, HubError, OutputError, Text2LoraError
 
@@ -43,6 +41,8 @@ BASES = {"nano": PACKAGE / "nano" / "base"}
 
 def library_version() -> str:
     """The installed version of text2lora."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("text2lora")
     except PackageNotFoundError:  # run from a source tree
@@ -52,6 +52,28 @@ def library_version() -> str:
 def resolve_name(name: str | os.PathLike[str], built_in: dict[str, Path]) -> str:
     """The folder of a built-in name; a path or Hub id as it is."""
     return str(built_in[str(name)]) if str(name) in built_in and not Path(name).exists() else str(name)
+
+
+def load_base(auto_class: Any, name: str | None, revision: str | None = None, **kwargs: Any) -> Any:
+    """What an Auto class of transformers makes of a base model: its config, its tokenizer or the model.
+
+    Args:
+        auto_class: `AutoConfig`, `AutoTokenizer` or `AutoModelForCausalLM`.
+        name: a folder, a Hub id or a built-in name.
+        revision: a branch, tag or commit.
+        **kwargs: for its `from_pretrained`.
+
+    Raises:
+        CheckpointError: there is no name, or the model cannot be loaded.
+    """
+    if not name:
+        raise CheckpointError("this adapter names no base model: pass --base (base=)")
+    try:
+        source = resolve_name(name, BASES)
+        return auto_class.from_pretrained(source, revision=revision or "main", trust_remote_code=False, **kwargs)
+    except (OSError, ValueError) as error:
+        reason = hub_fault(error, name, revision) or str(error).strip().split("\n")[0]
+        raise CheckpointError(f"the base model {name!r} cannot be loaded ({reason}): pass --base (base=)") from error
 
 
 def slug(text: str) -> str:
@@ -120,20 +142,65 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)  # after a swap, what was there before
 
 
+def check_output(target: Path, names: Iterable[str]) -> None:
+    """Refuse, before minutes are spent on it, a folder that `atomic_folder` could not or should not replace.
+
+    Args:
+        target: a folder, or nothing yet.
+        names: of the files that it may hold, from an earlier run.
+
+    Raises:
+        OutputError: it is a file, holds something else, or its parent cannot be written.
+    """
+    if target.exists() and not target.is_dir():
+        raise OutputError(f"{target} is a file: choose another folder")
+    if target.is_dir() and (foreign := sorted(set(os.listdir(target)) - set(names))):
+        raise OutputError(f"{target} holds {foreign[0]}, no part of an earlier report: choose another folder")
+    with contextlib.suppress(_TriedOut), atomic_folder(target):
+        raise _TriedOut
+
+
+class _TriedOut(Exception):
+    """Ends the block of `atomic_folder` without a change."""
+
+
+@contextlib.contextmanager
+def atomic_file(target: Path) -> Iterator[Path]:
+    """A temporary sibling file that becomes `target` when the block ends well, and is removed when it does not.
+
+    Raises:
+        OutputError: it cannot be written; a file that was there stays.
+    """
+    try:
+        if target.exists() and not target.is_file():  # a folder, or a device, which must not be replaced
+            raise OutputError(f"{target} is not a file: choose another name")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:48]}-", dir=target.parent)
+        os.close(descriptor)
+    except OutputError:
+        raise
+    except (OSError, ValueError) as error:  # the latter from characters that no path has
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{target} cannot be written ({reason})") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes it private
+        os.replace(temporary, target)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_atomically(target: Path, text: str) -> None:
     """Write a file whole or not at all.
 
     Raises:
         OutputError: it cannot be written; a file that was there stays.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{target} cannot be written ({error.strerror or error})") from error
 
 
 def _swap(one: Path, two: Path) -> bool:
@@ -476,6 +543,27 @@ A description steers a model, it does not guarantee its behaviour: evaluate the 
 licence of the base model applies to its use, and so may that of the checkpoint that made it.
 """
 
+MERGED_CARD = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+{{ base or "A model" }} with a LoRA adapter merged into it
+{%- if description %}, which a hypernetwork made from a sentence:
+
+> {{ description }}
+{% else %}.
+{% endif %}
+| | |
+|---|---|
+{% for name, value in rows -%}
+| {{ name }} | {{ value }} |
+{% endfor %}
+A description steers a model, it does not guarantee its behaviour: evaluate the model before you rely on it. The
+licence of the base model applies, and so may that of the checkpoint that made the adapter.
+"""
+
 CHECKPOINT_CARD = """---
 {{ card_data }}
 ---
@@ -519,31 +607,69 @@ def adapter_card(spec: LoraSpec, metadata: Mapping[str, str], repo_id: str | Non
         metadata: of the adapter; no path of this machine is shown.
         repo_id: where the adapter will be.
     """
+    base, on_hub = _base_for_card(spec.base_model_name_or_path)
+    loadable = base if on_hub or base in BASES else None
+    return _card_of_lora(
+        ADAPTER_CARD,
+        spec,
+        metadata,
+        relation="adapter",
+        library_name="peft",
+        tags=["lora", "text2lora"] + ([f"base_model:adapter:{base}"] if on_hub else []),
+        title="LoRA adapter",
+        snippet=load_snippet(loadable, repo_id or "PATH_OR_REPO_OF_THIS_ADAPTER"),
+    )
+
+
+def merged_card(spec: LoraSpec, metadata: Mapping[str, str]) -> str:
+    """The README of a base with an adapter merged into it.
+
+    Args:
+        spec: of the adapter.
+        metadata: of the adapter; no path of this machine is shown.
+    """
+    return _card_of_lora(
+        MERGED_CARD,
+        spec,
+        metadata,
+        relation="finetune",
+        library_name="transformers",
+        tags=["text2lora"],
+        title="Merged model",
+    )
+
+
+def _card_of_lora(
+    template: str,
+    spec: LoraSpec,
+    metadata: Mapping[str, str],
+    *,
+    relation: str,
+    library_name: str,
+    tags: list[str],
+    title: str,
+    **fields: str,
+) -> str:
+    """What the cards of an adapter and of a merged model have in common."""
     from huggingface_hub import ModelCard, ModelCardData
 
     metadata = {key: value if key == "description" else public_name(value) for key, value in metadata.items()}
     base, on_hub = _base_for_card(spec.base_model_name_or_path)
-    data: Any = ModelCardData(
-        library_name="peft",
-        pipeline_tag="text-generation",
-        tags=["lora", "text2lora"] + ([f"base_model:adapter:{base}"] if on_hub else []),
-        text2lora=metadata,
-    )
+    data: Any = ModelCardData(library_name=library_name, pipeline_tag="text-generation", tags=tags, text2lora=metadata)
     if on_hub:
-        data.base_model, data.base_model_relation = base, "adapter"
+        data.base_model, data.base_model_relation = base, relation
     description = " ".join(metadata.get("description", "").split())
     rows = {key.replace("_", " "): value for key, value in metadata.items() if key != "description"}
     rows |= {"r": str(spec.r), "alpha": f"{spec.lora_alpha:g}", "rsLoRA": "yes" if spec.use_rslora else "no"}
     rows |= {"target modules": ", ".join(spec.target_modules)}
-    loadable = base if on_hub or base in BASES else None
     card = ModelCard.from_template(
         data,
-        template_str=ADAPTER_CARD,
-        title=escape_markdown(description[:80]) or "LoRA adapter",
+        template_str=template,
+        title=escape_markdown(description[:80]) or title,
         description=escape_markdown(description),
         base=escape_markdown(base or ""),
-        snippet=load_snippet(loadable, repo_id or "PATH_OR_REPO_OF_THIS_ADAPTER"),
         rows=[(escape_markdown(name), escape_markdown(value)) for name, value in rows.items()],
+        **fields,
     )
     return str(card)
 
@@ -551,6 +677,7 @@ def adapter_card(spec: LoraSpec, metadata: Mapping[str, str], repo_id: str | Non
 def card_metadata(card: str) -> dict[str, str]:
     """The metadata that `adapter_card` wrote; nothing where the card is another's."""
     from huggingface_hub import ModelCard
+    from yaml import YAMLError
 
     try:
         found = ModelCard(card, ignore_metadata_errors=True).data.to_dict().get("text2lora")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 
 def generate_answers(
@@ -40,6 +40,7 @@ def complete(
     max_new_tokens: int = 64,
     batch_size: int = 32,
     stop: Sequence[str] = (),
+    on_text: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Greedy continuations of texts that are already in the form that the model reads.
 
@@ -50,6 +51,7 @@ def complete(
         max_new_tokens: longest continuation.
         batch_size: texts at a time; those of similar length share a batch, padded on the left.
         stop: a continuation ends before the first of these.
+        on_text: receives a single text's continuation piece by piece, as it is written.
 
     Returns:
         The continuations in the order of the texts, without special tokens.
@@ -61,7 +63,13 @@ def complete(
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         inputs = pad_left(tokenizer, [ids[i] for i in rows], model.device)
-        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, **ends)
+        output = model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            streamer=_Pieces(tokenizer, on_text) if on_text else None,
+            **ends,
+        )
         new = output[:, inputs["input_ids"].shape[1] :]
         for i, text in zip(rows, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
             answers[i] = text[: min((at for end in stop if (at := text.find(end)) >= 0), default=len(text))]
@@ -87,12 +95,24 @@ def pad_left(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], devi
     )
 
 
+class _Pieces(TextStreamer):
+    """Hands on what is written, where transformers' own class prints it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_text: Callable[[str], None]):
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.on_text = on_text
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self.on_text(text)
+
+
 def as_turn(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[dict[str, str]]) -> str:
     """A prompt, or chat messages, as the tokenizer's chat template writes it before an answer.
 
-    Without a template a prompt stays as it is, and messages stand below each other.
+    Without a template a prompt stays as it is, and messages stand below each other. Models that can think before they
+    answer are told not to, in training as in use.
     """
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     if not tokenizer.chat_template:
         return "\n".join(turn["content"] for turn in turns)
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)

@@ -70,14 +70,14 @@ def attach(adapter: LoraAdapter, model: PreTrainedModel | PeftModel, name: str) 
     with _LOCK:
         wrapper = model if isinstance(model, PeftModel) else _wrapper_of(model)
         if wrapper is None:
-            _check_modules(adapter, model)
+            check_modules(adapter, model)
             wrapper = get_peft_model(model, _config(adapter.spec), name, low_cpu_mem_usage=True)
             model.__dict__[WRAPPER] = wrapper  # past nn.Module's __setattr__, which would make it a submodule
             _assign(adapter, wrapper, name)
         else:
             _check_wrapper(wrapper)
             if name not in wrapper.peft_config or not _replace(adapter, wrapper, name):
-                _check_modules(adapter, wrapper.get_base_model())
+                check_modules(adapter, wrapper.get_base_model())
                 if name in wrapper.peft_config:
                     wrapper.delete_adapter(name)
                 wrapper.add_adapter(name, _config(adapter.spec), low_cpu_mem_usage=True)
@@ -145,8 +145,12 @@ def _check_wrapper(model: PeftModel) -> None:
         raise CheckpointError("this PeftModel was unloaded, or its base wrapped again: pass its base or the new one")
 
 
-def _check_modules(adapter: LoraAdapter, model: PreTrainedModel) -> None:
-    """Compare every A and B with the model's linear module before anything is touched."""
+def check_modules(adapter: LoraAdapter, model: PreTrainedModel) -> None:
+    """Compare every A and B with the model's linear module before anything is touched.
+
+    Raises:
+        CheckpointError: the adapter is damaged, or the model has not its modules or shapes.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     base, targets = adapter.spec.base_model_name_or_path or "another base", adapter.spec.target_modules

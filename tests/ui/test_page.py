@@ -154,11 +154,10 @@ def test_the_download_loads_with_peft_and_answers_the_same(visit, tmp_path, serv
     assert waiting.value.suggested_filename == "where-does-it-ship-to-answer-in-capital-letters.zip"
     with zipfile.ZipFile(waiting.value.path()) as archive:
         archive.extractall(tmp_path)
-    (folder,) = tmp_path.iterdir()
     base = AutoModelForCausalLM.from_pretrained(base_model_path("nano"))
     tokenizer = service.engine("nano").model.base_tokenizer
     found = [generate_answers(model, tokenizer, app.NANO_INPUTS[:1])[0] for model in (base,)]
-    found += generate_answers(PeftModel.from_pretrained(base, folder), tokenizer, app.NANO_INPUTS[:1])
+    found += generate_answers(PeftModel.from_pretrained(base, tmp_path), tokenizer, app.NANO_INPUTS[:1])
     assert found == expected
 
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import threading
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import get_peft_model_state_dict
 from transformers import AutoModelForCausalLM
 
 from text2lora import LoraAdapter, Text2LoraModel, base_model_path
 from text2lora.errors import CheckpointError, HubError, InvalidDescriptionError, InvalidInputError
 from text2lora.inference import as_turn, complete, generate_answers
 from text2lora.nano import sample_record
-from text2lora.ui.service import Engine, Limits, Service, Turn, snippet, split_name, write_zip
+from text2lora.ui.service import Engine, Limits, Service, Turn, snippet, split_name
 
 RECORD = sample_record("order", 1)[0]
 CITY, INITIALS = "Where does it ship to? Answer in capital letters.", "Who placed the order? Just the initials."
@@ -158,21 +157,6 @@ def test_compare_shows_answers_and_how_alike_the_adapters_are(engine):
 def test_what_is_empty_or_too_long_is_refused(engine, call, error, reason):
     with pytest.raises(error, match=reason):
         call(engine)
-
-
-def test_the_zip_holds_a_folder_that_peft_loads(engine, tmp_path):
-    path = write_zip(engine.make([CITY])[0].at(1.0), tmp_path)
-    with zipfile.ZipFile(path) as archive:
-        archive.extractall(tmp_path / "there")
-    folder = tmp_path / "there" / path.stem
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_model_path("nano")), folder)
-    assert generate_answers(model, engine.model.base_tokenizer, [RECORD]) == ["LYON"]
-
-
-def test_the_zip_of_a_local_base_names_no_path(chatty, tmp_path):
-    path = write_zip(chatty.make(["the city"])[0].at(1.0), tmp_path)
-    with zipfile.ZipFile(path) as archive:
-        assert str(tmp_path.parent).encode() not in b"".join(archive.read(name) for name in archive.namelist())
 
 
 def test_an_adapter_at_a_scale_is_the_one_that_the_library_makes(engine, tmp_path):

@@ -9,11 +9,25 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from text2lora.cli import adapters, bench, check, compare, convert, describe, evaluate, make, training, ui
+from text2lora.cli import (
+    adapters,
+    bench,
+    chat,
+    check,
+    compare,
+    convert,
+    describe,
+    doctor,
+    evaluate,
+    export,
+    make,
+    training,
+    ui,
+)
 
 app = typer.Typer(
     name="t2l",
-    help="Turn a sentence into a LoRA adapter.",
+    help='Turn a sentence into a LoRA adapter.\n\nExample: t2l make "Return the city in capitals."',
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -21,15 +35,18 @@ app = typer.Typer(
 )
 app.command("make")(make.make)
 app.command("run")(adapters.run)
+app.command("chat")(chat.chat)
 app.command("info")(adapters.info)
 app.command("check")(check.check)
 app.command("compare")(compare.compare)
 app.command("convert")(convert.convert)
+app.add_typer(export.app, name="export")
 app.add_typer(training.app, name="train")
 app.command("describe")(describe.describe)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(bench.app, name="bench")
 app.command("ui")(ui.ui)
+app.command("doctor")(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from text2lora.cli.common import AsJson, Device, err, out, parse_device, quiet, size
+from text2lora.cli.common import (
+    Adapter,
+    AsJson,
+    Base,
+    Device,
+    complete_adapter,
+    complete_checkpoint,
+    err,
+    parse_device,
+    quiet,
+    sample_input,
+    show,
+    size,
+    suggest,
+)
 from text2lora.hub import BASES, hub_fault, resolve_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from text2lora.adapter import LoraAdapter
 
 
 def run(
-    adapter: Annotated[str, typer.Argument(help="A folder or Hub id of a LoRA adapter.")],
+    adapter: Adapter,
     inputs: Annotated[list[str], typer.Argument(help="One or more inputs.", metavar="INPUT...")],
-    base: Annotated[str | None, typer.Option(help="The base model; by default the one that the adapter names.")] = None,
+    base: Base = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -27,39 +46,51 @@ def run(
     """
     quiet()
     from text2lora.adapter import LoraAdapter
-    from text2lora.errors import CheckpointError
-
-    lora = LoraAdapter.from_pretrained(adapter)
-    name = base or lora.spec.base_model_name_or_path
-    if not name:
-        raise CheckpointError(f"{adapter} names no base model: pass --base")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     from text2lora.inference import generate_answers
 
+    lora = LoraAdapter.from_pretrained(adapter)
     with err.status("loading the base model") as status:
-        try:
-            path, revision = resolve_name(name, BASES), None if base else lora.spec.revision
-            tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                path, revision=revision or "main", trust_remote_code=False, device_map=parse_device(device)
-            )
-        except (OSError, ValueError) as error:
-            reason = hub_fault(error, name, revision) or str(error).strip().split("\n")[0]
-            raise CheckpointError(f"the base model {name!r} cannot be loaded ({reason}): pass --base") from error
+        model, tokenizer = load_base(lora, adapter, base, device)
         status.update("answering")
-        before = generate_answers(model.eval(), tokenizer, inputs, max_new_tokens)
+        before = generate_answers(model, tokenizer, inputs, max_new_tokens)
         after = generate_answers(lora.apply_to(model), tokenizer, inputs, max_new_tokens)
     rows = [{"input": i, "base": b, "adapter": a} for i, b, a in zip(inputs, before, after, strict=True)]
     if as_json:
         print(json.dumps(rows, ensure_ascii=False, indent=2))
         return
-    out.print(answer_table(rows))
+    show(answer_table(rows))
+    suggest("t2l", "chat", adapter)
 
 
-def answer_table(rows: list[dict[str, str]]) -> Table:
+def load_base(
+    lora: LoraAdapter, adapter: str, base: str | None, device: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model of an adapter, or another one, with its tokenizer.
+
+    Raises:
+        CheckpointError: the adapter names none, or it cannot be had.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from text2lora.errors import CheckpointError
+
+    name = base or lora.spec.base_model_name_or_path
+    if not name:
+        raise CheckpointError(f"{adapter} names no base model: pass --base")
+    path, revision = resolve_name(name, BASES), None if base else lora.spec.revision
+    options = {"revision": revision or "main", "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        model = AutoModelForCausalLM.from_pretrained(path, **options, device_map=parse_device(device))
+    except (OSError, ValueError) as error:
+        reason = hub_fault(error, name, revision) or str(error).strip().split("\n")[0]
+        raise CheckpointError(f"the base model {name!r} cannot be loaded ({reason}): pass --base") from error
+    return model.eval(), tokenizer
+
+
+def answer_table(rows: list[dict[str, str]], header: bool = True) -> Table:
     """Inputs with the answers of base and adapter side by side."""
-    table = Table("input", "base", "adapter", show_lines=True)
+    table = Table("input", "base", "adapter", show_lines=True, show_header=header)
     for row in rows:
         table.add_row(
             escape(row["input"]), f"[dim]{escape(row['base'])}[/]", f"[bold green]{escape(row['adapter'])}[/]"
@@ -68,7 +99,13 @@ def answer_table(rows: list[dict[str, str]]) -> Table:
 
 
 def info(
-    name: Annotated[str, typer.Argument(help="A checkpoint or an adapter: `nano`, a folder or a Hub id.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A checkpoint or an adapter: `nano`, a folder or a Hub id.",
+            autocompletion=lambda incomplete: [*complete_checkpoint(incomplete), *complete_adapter(incomplete)],
+        ),
+    ],
     subfolder: Annotated[str | None, typer.Option(help="Inside it.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -86,7 +123,12 @@ def info(
         table.add_row(
             f"[bold]{key.replace('_', ' ')}[/]", escape(", ".join(value) if isinstance(value, list) else str(value))
         )
-    out.print(table)
+    show(table)
+    if facts["what"] == "LoRA adapter":
+        suggest("t2l", "run", name, sample_input(facts["base_model"]))
+    else:
+        where = ["--subfolder", subfolder] if subfolder else []
+        suggest("t2l", "make", "what the adapter should do", "--model", name, *where)
 
 
 def _facts(name: str, subfolder: str | None) -> dict[str, Any]:

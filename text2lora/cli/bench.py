@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from text2lora.cli.common import AsJson, Device, err, out, parse_device, parse_dtype, quiet, size
+from text2lora.cli.common import AsJson, Device, err, out, parse_device, parse_dtype, quiet, show, size, suggest
 
-app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measure speed on this machine.\n\nExample: t2l bench generate --shape nano", no_args_is_help=True
+)
 
 
 @app.callback()
@@ -57,8 +59,9 @@ def generate(
             f"{row.batched / row.one:.2f}x",
             f"{row.error:.4f}",
         )
-    out.print(table)
+    show(table)
     out.print(f"replacing the adapter of a live model, 64 modules: {replacement * 1000:.2f} ms")
+    suggest("t2l", "bench", "start")
 
 
 @app.command()
@@ -79,6 +82,7 @@ def start(
         print(json.dumps({"make": made, "imports": imported}))
         return
     out.print(f"t2l make with nano: {made:.2f} s, of it {imported:.2f} s imports ({made / imported:.2f}x)")
+    suggest("t2l", "bench", "memory")
 
 
 @app.command()
@@ -106,7 +110,8 @@ def memory(
     table.add_row("peak of t2l make", f"{size(use.peak)}  ({use.peak / use.weights:.2f}x)")
     table.add_row("of it, imports alone", size(use.imports))
     table.add_row("the base model would add", size(use.base))
-    out.print(table)
+    show(table)
+    suggest("t2l", "doctor")
 
 
 @app.command()
@@ -170,7 +175,8 @@ def standing(
     for name, row in found.items():
         shares = f"{row.caught:.1%}", f"{row.warned:.1%}"
         table.add_row(name, str(row.real), str(row.junk), f"{row.auc:.4f}", *shares)
-    out.print(table)
+    show(table)
+    suggest("t2l", "check", "nano")
 
 
 @app.command()
@@ -207,13 +213,14 @@ def train(
     ):
         part = seconds - costs.base
         table.add_row(name, f"{seconds:.2f} s", f"{part:.2f} s", f"{part / costs.base:.0%}", size(memory))
-    out.print(table)
+    show(table)
     speed = costs.flops / costs.base
     out.print(
         f"the LoRA part is {costs.speedup:.1f} times as fast as per token; the base runs at {speed / 1e9:.0f} GFLOP/s, "
         f"{speed / costs.peak_flops:.0%} of what a large matrix product reaches here; drawing and tokenising the batch "
         f"takes {costs.data * 1000:.1f} ms"
     )
+    suggest("t2l", "train", "sft", "examples/ten-tasks/recipe.yaml")
 
 
 @app.command()
@@ -239,5 +246,6 @@ def recon(
     table = Table("way", "time", "memory")
     table.add_row("Gram matrices", f"{costs.ours * 1000:.1f} ms", size(max(0, costs.ours_memory)))
     table.add_row("delta W", f"{costs.naive * 1000:.1f} ms", size(max(0, costs.naive_memory)))
-    out.print(table)
+    show(table)
     out.print(f"delta W takes {costs.naive / costs.ours:.1f} times as long")
+    suggest("t2l", "train", "recon", "my-library.yaml")

@@ -10,8 +10,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from text2lora.cli.common import AsJson, Device, err, out, parse_device, quiet
-from text2lora.hub import BASES, atomic_folder
+from text2lora.cli.common import AsJson, Device, complete_checkpoint, err, out, parse_device, quiet, say, show, suggest
+from text2lora.hub import BASES, atomic_folder, check_output
 
 if TYPE_CHECKING:
     from text2lora.evaluation.check import CheckTask, ConditioningReport
@@ -26,7 +26,9 @@ Examples = Annotated[int, typer.Option(min=1, help="Examples of a task, at most.
 
 
 def check(
-    checkpoint: Annotated[str, typer.Argument(help="`nano`, a folder or a Hub id.")] = "nano",
+    checkpoint: Annotated[
+        str, typer.Argument(help="`nano`, a folder or a Hub id.", autocompletion=complete_checkpoint)
+    ] = "nano",
     tasks: Tasks = None,
     examples: Examples = 8,
     subfolder: Annotated[str | None, typer.Option(help="Inside the checkpoint's folder or repository.")] = None,
@@ -46,6 +48,7 @@ def check(
 
     if output:
         require_matplotlib()
+        check_output(output, ("report.json", "conditions.png", "similarity.png"))
     with err.status("loading") as status:
         model = Text2LoraModel.from_pretrained(checkpoint, subfolder=subfolder or "", device_map=parse_device(device))
         chosen = load_tasks(tasks, model.config.base_model_name_or_path, examples)
@@ -62,7 +65,7 @@ def check(
     if as_json:
         print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
         return
-    out.print(condition_table(report))
+    show(condition_table(report))
     found = report.similarities
     if found.pearson == found.pearson:
         out.print(
@@ -72,7 +75,8 @@ def check(
         )
     out.print(f"[bold green]Verdict[/] {report.verdict}", highlight=False)
     if output:
-        out.print(f"Report and pictures are in {escape(str(output))}", highlight=False)
+        say(f"Report and pictures are in {escape(str(output))}")
+    suggest("t2l", "compare", "one wording", "another wording", "--model", checkpoint)
 
 
 def condition_table(report: ConditioningReport) -> Table:

@@ -3,19 +3,92 @@
 from __future__ import annotations
 
 import os
+import shlex
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from text2lora.hub import BASES, CHECKPOINTS, MARKERS, PACKAGE
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
-Model = Annotated[str, typer.Option("--model", "-m", help="A checkpoint: `nano`, a folder or a Hub id.")]
-Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, ...")]
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def folders_with(marker: str, incomplete: str) -> list[str]:
+    """Folders that begin as it stands and hold a file of that name."""
+    return sorted(str(path.parent) for path in Path().glob(f"{incomplete}*/{marker}")) if incomplete[:1] != "/" else []
+
+
+def complete_checkpoint(incomplete: str) -> list[str]:
+    """For the shell: built-in checkpoints, and folders that may be one."""
+    built_in = [name for name in CHECKPOINTS if name.startswith(incomplete)]
+    return built_in + folders_with(MARKERS["checkpoint"], incomplete)
+
+
+def complete_adapter(incomplete: str) -> list[str]:
+    """For the shell: folders with an adapter."""
+    return folders_with(MARKERS["adapter"], incomplete)
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """For the shell: recipes that ship with the package."""
+    return sorted(path.stem for path in PACKAGE.glob(f"*/recipes/{incomplete}*.yaml"))
+
+
+def complete_device(incomplete: str) -> list[str]:
+    """For the shell: devices that PyTorch may have."""
+    return [name for name in ("auto", "cpu", "cuda", "mps") if name.startswith(incomplete)]
+
+
+def complete_dtype(incomplete: str) -> list[str]:
+    """For the shell: dtypes of weights."""
+    return [name for name in DTYPES if name.startswith(incomplete)]
+
+
+Adapter = Annotated[str, typer.Argument(help="A folder or Hub id of a LoRA adapter.", autocompletion=complete_adapter)]
+Base = Annotated[str | None, typer.Option(help="The base model; by default the one that the adapter names.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="A checkpoint: `nano`, a folder or a Hub id.", autocompletion=complete_checkpoint
+    ),
+]
+Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, ...", autocompletion=complete_device)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
-DTYPES = ("float32", "bfloat16", "float16")
+
+def say(message: str) -> None:
+    """A line for people: on the terminal, or beside what a script reads."""
+    (out if out.is_terminal else err).print(message, highlight=False)
+
+
+def result(value: object) -> None:
+    """What was made, in one line for a script that reads stdout; people have been told."""
+    if not out.is_terminal:
+        print(value)
+
+
+def show(table: Table) -> None:
+    """A table; where a script reads it, a line for each row and tabs between its cells."""
+    if out.is_terminal:
+        out.print(table)
+        return
+    columns = [[*([column.header] if table.show_header else []), *column.cells] for column in table.columns]
+    for row in zip(*columns, strict=True):
+        print("\t".join(" ".join(Text.from_markup(str(cell)).plain.split()) for cell in row))
+
+
+def suggest(*words: str) -> None:
+    """The command that comes next, for people at a terminal."""
+    if out.is_terminal:
+        out.print(f"\n[dim]Next: {escape(shlex.join(words))}[/]", highlight=False)
 
 
 def quiet() -> None:
@@ -67,11 +140,9 @@ def size(num_bytes: int) -> str:
 
 
 def sample_input(base: str | None) -> str:
-    """An input that the base understands, quoted for a shell."""
-    from text2lora.hub import BASES
-
+    """An input that the base understands."""
     if base in BASES:
         from text2lora.nano import sample_record
 
-        return sample_record("order", 7)[0].replace("$", "\\$")
+        return sample_record("order", 7)[0]
     return "your input"

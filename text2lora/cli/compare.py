@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from text2lora.cli.check import load_tasks
-from text2lora.cli.common import AsJson, Device, Model, err, out, parse_device, quiet
+from text2lora.cli.common import AsJson, Device, Model, err, parse_device, quiet, say, show, suggest
 from text2lora.hub import BASES
 
 if TYPE_CHECKING:
@@ -58,11 +58,13 @@ def compare(
         print(json.dumps(found.as_dict(), ensure_ascii=False, indent=2))
         return
     _show(found)
+    best = max(found.wordings, key=lambda wording: wording.exact_match or 0)  # the first where none was scored
+    suggest("t2l", "make", best.description or "", *([] if model == "nano" else ["--model", model]))
 
 
 def _show(found: Comparison) -> None:
     for number, wording in enumerate(found.wordings, 1):
-        out.print(f"[bold]{number}[/] {escape(wording.description or '')}", highlight=False)
+        say(f"[bold]{number}[/] {escape(wording.description or '')}")
         if wording.standing and wording.standing.warning:
             err.print(f"  [bold yellow]Warning:[/] {escape(wording.standing.warning)}", highlight=False)
     numbers = [str(number) for number in range(1, len(found.wordings) + 1)]
@@ -78,4 +80,4 @@ def _show(found: Comparison) -> None:
         table.add_row("nearest task", *(f"{escape(cell.task)} {cell.similarity:.2f}" if cell else "" for cell in cells))
     for name, row in zip(numbers, found.cosines, strict=True):
         table.add_row(f"cosine of ΔW with {name}", "", *(f"{cosine:.2f}" for cosine in row))
-    out.print(table)
+    show(table)

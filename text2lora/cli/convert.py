@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from text2lora.cli.common import err, out, parse_dtype, quiet
+from text2lora.cli.common import complete_dtype, err, parse_dtype, quiet, result, say, suggest
 
 
 def convert(
@@ -16,7 +16,10 @@ def convert(
     output: Annotated[Path, typer.Argument(help="The new folder.")],
     subfolder: Annotated[str | None, typer.Option(help="Inside SOURCE, as trained_t2l/gemma_2b_t2l.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default as it is.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16; by default as it is.", autocompletion=complete_dtype),
+    ] = None,
     push: Annotated[bool, typer.Option("--push", help="Put the result on the Hub, too.")] = False,
     repo_id: Annotated[str | None, typer.Option(help="USER/NAME or NAME; by default the folder's name.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
@@ -50,7 +53,8 @@ def convert(
         if push and repo_id:
             status.update("sending")
             commit = model.push_to_hub(repo_id, private=private or None, token=token)
-    out.print(f"[bold green]Converted[/] {escape(str(output))}  ({model.num_parameters():,} parameters)")
+    say(f"[bold green]Converted[/] {escape(str(output))}  ({model.num_parameters():,} parameters)")
     if commit:
-        out.print(f"[bold green]On the Hub[/] {escape(str(commit.repo_url))}", highlight=False)
-    out.print(f'\nUse it:\n\n  t2l make "what the adapter should do" --model {escape(str(output))}')
+        say(f"[bold green]On the Hub[/] {escape(str(commit.repo_url))}")
+    result(commit.repo_url if commit else output)
+    suggest("t2l", "make", "what the adapter should do", "--model", str(output))

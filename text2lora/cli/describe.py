@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
-from text2lora.cli.common import err, out, quiet
+from text2lora.cli.common import err, quiet, result, say, suggest
 
 
 def describe(
@@ -74,4 +75,6 @@ def describe(
         print(text, end="")
         return
     write_atomically(output, text)
-    out.print(f"[bold green]Wrote[/] {len(train)} descriptions, and {len(held)} held out, to {output}")
+    say(f"[bold green]Wrote[/] {len(train)} descriptions, and {len(held)} held out, to {escape(str(output))}")
+    result(output)
+    suggest("t2l", "train", "sft", "recipe.yaml", "--set", f"tasks.0.path={output}")

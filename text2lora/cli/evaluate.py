@@ -12,9 +12,21 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from text2lora.cli.common import AsJson, Device, err, out, parse_device, parse_dtype, quiet
+from text2lora.cli.common import (
+    AsJson,
+    Device,
+    complete_adapter,
+    complete_dtype,
+    err,
+    parse_device,
+    parse_dtype,
+    quiet,
+    say,
+    show,
+    suggest,
+)
 from text2lora.errors import EvaluationError
-from text2lora.hub import is_local, push_target
+from text2lora.hub import check_output, is_local, push_target
 
 if TYPE_CHECKING:
     from text2lora.evaluation.report import EvalReport
@@ -22,17 +34,37 @@ if TYPE_CHECKING:
 NANO, HUB = "The bundled model: t2l eval nano", "On the Hub"
 
 
+def complete_tasks(incomplete: str) -> list[str]:
+    """For the shell: the last one of the names between commas."""
+    from text2lora.evaluation.tasks import BENCHMARKS
+
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in BENCHMARKS if name.startswith(last)]
+
+
 def evaluate(
     what: Annotated[str | None, typer.Argument(help="`nano` for the table of the bundled model.")] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="The base: `nano`, a folder or a Hub id.")] = None,
     adapter: Annotated[
-        list[str] | None, typer.Option("--adapter", "-a", help="A folder or Hub id of a LoRA; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--adapter",
+            "-a",
+            help="A folder or Hub id of a LoRA; may be repeated.",
+            autocompletion=complete_adapter,
+        ),
     ] = None,
     description: Annotated[
         str | None, typer.Option("--description", "-d", help="Also try the base with this text in the prompt.")
     ] = None,
     tasks: Annotated[
-        str | None, typer.Option("--tasks", "-t", help="Benchmarks, files of JSON lines, lm_eval:NAME; with commas.")
+        str | None,
+        typer.Option(
+            "--tasks",
+            "-t",
+            help="Benchmarks, files of JSON lines, lm_eval:NAME; with commas.",
+            autocompletion=complete_tasks,
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Questions of a task, the first ones; else all.")] = None,
     shots: Annotated[int, typer.Option(min=0, help="Also try the base after so many demonstrations.")] = 3,
@@ -49,7 +81,9 @@ def evaluate(
         int | None, typer.Option(min=1, help="Longest answer; by default the task's own.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers at a time; on a server, requests.")] = 16,
-    dtype: Annotated[str | None, typer.Option(help="Of the base: float32, bfloat16 or float16.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of the base: float32, bfloat16 or float16.", autocompletion=complete_dtype)
+    ] = None,
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Of the intervals.")] = 0,
     lm_eval_path: Annotated[
@@ -100,10 +134,10 @@ def evaluate(
     from text2lora.evaluation.data import load_task
     from text2lora.evaluation.harness import check_code, evaluate_tasks, make_conditions, summarise
     from text2lora.evaluation.lm_harness import PREFIX, evaluate_with_lm_eval, find_tasks
-    from text2lora.evaluation.report import EvalReport, check_output, push_report, write_report
+    from text2lora.evaluation.report import REPORT_NAMES, EvalReport, push_report, write_report
 
     if output:
-        check_output(output)
+        check_output(output, REPORT_NAMES)
     own = [name for name in names if not name.startswith(PREFIX)]
     theirs = [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
     if theirs and server:
@@ -139,11 +173,13 @@ def evaluate(
     if as_json:
         print(json.dumps({"figures": report.summary(), "pushed": urls}, indent=2))
         return
-    out.print(_table(report))
+    show(_table(report))
     for url in urls.values():
-        out.print(f"[bold green]Pushed[/] {url}")
+        say(f"[bold green]Pushed[/] {url}")
     if output:
-        out.print(f"[bold green]Written[/] {escape(str(output))}")
+        say(f"[bold green]Written[/] {escape(str(output))}")
+    if adapter:
+        suggest("t2l", "chat", adapter[0])
 
 
 def _check_push(adapters: list[str], token: str | None, create_pr: bool) -> None:
@@ -181,6 +217,7 @@ def _evaluate_nano(split: str, records: int, checkpoint: str, output: Path | Non
 
     if output:
         require_matplotlib()
+        check_output(output, ("table.md", "results.json", "tasks.csv", "table.png"))
     with err.status("loading") as status:
         model = Text2LoraModel.from_pretrained(checkpoint)
         rows = evaluate_nano(split, records, model, status.update)
@@ -190,3 +227,4 @@ def _evaluate_nano(split: str, records: int, checkpoint: str, output: Path | Non
         print(json.dumps({row.name: row.estimate._asdict() for row in rows}, indent=2))
     else:
         print(as_markdown(rows))
+        suggest("t2l", "check", checkpoint)

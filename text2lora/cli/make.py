@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from text2lora.cli.common import AsJson, Device, Model, err, out, parse_device, parse_dtype, quiet, sample_input, size
+from text2lora.cli.common import (
+    AsJson,
+    Device,
+    Model,
+    complete_dtype,
+    err,
+    out,
+    parse_device,
+    parse_dtype,
+    quiet,
+    result,
+    sample_input,
+    say,
+    size,
+    suggest,
+)
 from text2lora.errors import CheckpointError, InvalidDescriptionError, OutputError
 from text2lora.hub import load_snippet, push_target, slug
 
@@ -31,6 +47,9 @@ def make(
     file: Annotated[
         Path | None, typer.Option("--file", help="Descriptions: a .txt with one a line, or a .jsonl of objects.")
     ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Make one part of the file's adapters, as 2/8: the second of eight machines.")
+    ] = None,
     mix: Annotated[
         str | None, typer.Option(help="Make one adapter between the descriptions, in these shares: 70,30.")
     ] = None,
@@ -41,7 +60,8 @@ def make(
     ] = None,
     scale: Annotated[float, typer.Option(help="Strength of the adapter; 1.0 is as trained.")] = 1.0,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's.")
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's.", autocompletion=complete_dtype),
     ] = None,
     fold_rslora: Annotated[
         bool, typer.Option("--fold-rslora", help="Fold rsLoRA into alpha, for engines that ignore it.")
@@ -75,6 +95,9 @@ def make(
         raise typer.BadParameter("missing beside an option for the Hub", param_hint="--push")
     if bool(descriptions) == bool(file):
         raise typer.BadParameter("give descriptions or --file, one of the two", param_hint="DESCRIPTION")
+    if shard and not file:
+        raise typer.BadParameter("works on the descriptions of a --file", param_hint="--shard")
+    part = _parse_shard(shard) if shard else None
     many = bool(file) or (len(descriptions or []) > 1 and mix is None)
     if many and (push or mix):
         raise typer.BadParameter("works on one adapter at a time", param_hint="--push" if push else "--mix")
@@ -88,10 +111,11 @@ def make(
         )
 
     if many:
-        from text2lora.batch import AdapterSettings, read_descriptions
+        from text2lora.batch import AdapterSettings, choose_shard, read_descriptions
 
         quiet()
         texts = read_descriptions(file) if file else list(descriptions or [])
+        texts = choose_shard(texts, *part) if part else texts
         settings = AdapterSettings(scale, torch_dtype, fold_rslora)
         _make_many(load, texts, output or Path("adapters"), settings, as_json, strict)
         return
@@ -161,15 +185,16 @@ def make(
         f"{(encoded - begin) * 1000:.0f} ms to read the description, {(made - placed) * 1000:.0f} ms to write"
     )
     shown = str(folder or repo_id)
-    out.print(f"[bold green]Adapter[/] {escape(shown)}  ({size(adapter.num_bytes)}; {milliseconds})")
+    say(f"[bold green]Adapter[/] {escape(shown)}  ({size(adapter.num_bytes)}; {milliseconds})")
     show_standings(standings)
     if commit:
-        out.print(f"[bold green]On the Hub[/] {escape(str(commit.pr_url or commit.repo_url))}", highlight=False)
-    if create_pr and not folder:  # nothing to load before it is merged
+        say(f"[bold green]On the Hub[/] {escape(str(commit.pr_url or commit.repo_url))}")
+    result(commit.pr_url or commit.repo_url if commit else folder)
+    if not out.is_terminal or (create_pr and not folder):  # nothing to load before it is merged
         return
     out.print("\nLoad it:\n")
     out.print(indent(load_snippet(base, shown), "  "), markup=False, highlight=False)
-    out.print(f'\nTry it:\n\n  t2l run {escape(shown)} "{escape(sample_input(base))}"')
+    suggest("t2l", "run", shown, sample_input(base))
 
 
 def refuse_far(standings: Sequence[Standing] | None) -> None:
@@ -189,10 +214,10 @@ def refuse_far(standings: Sequence[Standing] | None) -> None:
 def show_standings(standings: Sequence[Standing] | None) -> None:
     """A line for each description, and a warning for one that is far from all of training."""
     if standings is None:
-        out.print(f"[dim]Standing[/] unknown: {NO_STATISTICS}", highlight=False)
+        say(f"[dim]Standing[/] unknown: {NO_STATISTICS}")
         return
     for standing in standings:
-        out.print(f"[dim]Standing[/] {escape(str(standing))}", highlight=False)
+        say(f"[dim]Standing[/] {escape(str(standing))}")
         if standing.warning:
             err.print(f"[bold yellow]Warning:[/] {escape(standing.warning)}", highlight=False)
 
@@ -209,7 +234,7 @@ def _make_many(load: Any, texts: Sequence[str], output: Path, settings: Any, as_
         raise OutputError(f"{output} is a file: choose another folder with --output")
     with err.status("loading the model"):
         t2l = load()
-    if strict:
+    if strict and texts:  # a shard may be empty
         with err.status("reading the descriptions"):
             refuse_far(t2l.standing(texts))
     begin = time.perf_counter()
@@ -226,15 +251,22 @@ def _make_many(load: Any, texts: Sequence[str], output: Path, settings: Any, as_
         return
     skipped = sum(row["skipped"] for row in rows)
     there = f", {skipped} were there already" if skipped else ""
-    out.print(
+    say(
         f"[bold green]{len(rows) - skipped} adapters[/] in {escape(str(output))}{there}  "
-        f"({size(t2l.adapter_bytes)} each; {seconds:.1f} s)",
-        highlight=False,
+        f"({size(t2l.adapter_bytes)} each; {seconds:.1f} s)"
     )
+    for row in rows:
+        result(row["path"])
     if rows:
-        first = escape(rows[0]["path"])
-        sample = escape(sample_input(t2l.config.base_model_name_or_path))
-        out.print(f'\nTry one:\n\n  t2l run {first} "{sample}"')
+        suggest("t2l", "run", rows[0]["path"], sample_input(t2l.config.base_model_name_or_path))
+
+
+def _parse_shard(shard: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d{0,6})/([1-9]\d{0,6})", shard)
+    number, count = map(int, found.groups()) if found else (1, 0)
+    if number > count:
+        raise typer.BadParameter(f"{shard!r}: expected NUMBER/COUNT, from 1/8 to 8/8", param_hint="--shard")
+    return number, count
 
 
 def _parse_shares(mix: str, count: int) -> list[float]:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
-from text2lora.cli.common import err, out, quiet
+from text2lora.cli.common import complete_checkpoint, complete_recipe, err, quiet, result, say, suggest
+from text2lora.hub import MARKERS
 
-app = typer.Typer(help="Train a hypernetwork, its base or its baselines.", no_args_is_help=True)
+app = typer.Typer(
+    help="Train a hypernetwork, its base or its baselines.\n\nExample: t2l train sft qwen3-0.6b", no_args_is_help=True
+)
 
-Recipes = Annotated[list[str], typer.Argument(help="Names of bundled recipes, or YAML files; run in this order.")]
+Recipes = Annotated[
+    list[str],
+    typer.Argument(help="Names of bundled recipes, or YAML files; run in this order.", autocompletion=complete_recipe),
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: KEY=VALUE, as sft.fit.steps=100.")]
 OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Gets one folder per recipe.")]
 
@@ -38,7 +46,18 @@ def _run(recipes: list[str], settings: list[str] | None, output_dir: Path, resum
     for recipe in recipes:
         folder = run_recipe(recipe, output_dir, settings or [], report, resume, kinds)
         if main:
-            out.print(f"[bold green]Trained[/] {folder}")
+            say(f"[bold green]Trained[/] {escape(str(folder))}")
+            result(folder)
+    if main and recipes:
+        _suggest_for(folder)
+
+
+def _suggest_for(folder: Path) -> None:
+    config = folder / MARKERS["checkpoint"]
+    if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "text2lora":
+        suggest("t2l", "make", "what the adapter should do", "--model", str(folder))
+    elif adapters := sorted(folder.glob(f"*/{MARKERS['adapter']}")):
+        suggest("t2l", "run", str(adapters[0].parent), "your input")
 
 
 @app.command()
@@ -60,7 +79,7 @@ def sft(
         from text2lora.nano import train
 
         train.bundle(output_dir)
-        out.print("[bold green]Bundled[/] into the package")
+        say("[bold green]Bundled[/] into the package")
 
 
 @app.command()
@@ -83,7 +102,9 @@ def lora(recipes: Recipes, settings: Set = None, output_dir: OutputDir = Path("r
 
 @app.command()
 def standing(
-    checkpoint: Annotated[str, typer.Argument(help="A folder; `nano` for the one in the package.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="A folder; `nano` for the one in the package.", autocompletion=complete_checkpoint)
+    ],
     tasks: Annotated[
         Path | None, typer.Option(help="The training tasks: a file or folder of them; of `nano` its own.")
     ] = None,
@@ -116,4 +137,6 @@ def standing(
     if statistics is None:
         raise TrainingError(f"{tasks} holds descriptions of fewer than two tasks: expected those of training")
     path = statistics.save(folder)
-    out.print(f"[bold green]Written[/] {path}, of {len(statistics.names):,} tasks", highlight=False)
+    say(f"[bold green]Written[/] {escape(str(path))}, of {len(statistics.names):,} tasks")
+    result(path)
+    suggest("t2l", "make", "what the adapter should do", "--model", checkpoint)

@@ -18,6 +18,8 @@ from text2lora.modeling import Text2LoraModel
 from text2lora.training.data import DescriptionBank, perturb
 from text2lora.training.engine import EngineConfig, start_engine
 from text2lora.training.fit import FitConfig, StepResult, fit, step_rng
+from text2lora.training.recipe import check_least, check_shares
+from text2lora.training.state import save_checkpoint
 
 PREFIX = "base_model.model."
 
@@ -125,8 +127,13 @@ def load_library(
             raise TrainingError(f"{entry.path} has no description: give `descriptions` for it")
         descriptions.append([check_description(text) for text in texts])
     held_out = [[check_description(text) for text in entry.held_out_descriptions] for entry in entries]
-    names = [Path(entry.path).name or entry.path for entry in entries]
+    names = [adapter_name(entry) for entry in entries]
     return AdapterLibrary(names, weights, descriptions, held_out), config
+
+
+def adapter_name(entry: LibraryEntry) -> str:
+    """The name of an adapter's folder or repository."""
+    return Path(entry.path).name or entry.path
 
 
 def squared_error(made: LoraWeights, wanted: LoraWeights) -> torch.Tensor:
@@ -193,6 +200,8 @@ class ReconConfig:
             raise TrainingError(f"objective is {self.objective!r}: expected 'delta' or 'factors'")
         if self.select not in ("last", "best"):
             raise TrainingError(f"select is {self.select!r}: expected 'last' or 'best'")
+        check_least(self, tasks=1, noise=0, unseen=0)
+        check_shares(self, "token_dropout")
 
 
 @torch.no_grad()
@@ -262,7 +271,8 @@ def train_recon(
         report(f"{len(seen)} adapters to train on, {len(unseen)} unseen; embedding {len(texts)} descriptions")
     with accelerator.main_process_first():
         bank = DescriptionBank(model.encoder, texts, cache)
-    model.description_statistics = bank.summarise([library.names[i] for i in owners])
+    if not model.config.one_hot_tasks:
+        model.description_statistics = bank.summarise([library.names[i] for i in owners])
     model.to(device)
     forward = accelerator.prepare_model(model)
     sizes = inner_product(library.weights, library.weights)  # [n]
@@ -300,7 +310,7 @@ def train_recon(
     )
     figures.pop("score", None)
     if accelerator.is_main_process:
-        model.save_pretrained(output_dir, eval_results=figures)
+        save_checkpoint(output_dir, model, eval_results=figures)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return figures

@@ -16,10 +16,11 @@ import gradio as gr
 
 from text2lora.adapter import LoraAdapter
 from text2lora.errors import InvalidInputError, ServerError, Text2LoraError
-from text2lora.hub import BASES
+from text2lora.export.zip import export_zip
+from text2lora.hub import BASES, slug
 from text2lora.nano import sample_record
 from text2lora.ui import render
-from text2lora.ui.service import Limits, Made, Service, Turn, snippet, write_zip
+from text2lora.ui.service import Limits, Made, Service, Turn, snippet
 
 Updates = Iterator[dict[Any, Any]]
 
@@ -282,8 +283,10 @@ def connect(page: Page, service: Service) -> None:
 
     def pack(found: Made | None, scale: float) -> Updates:
         yield {page.file: None, page.take_note: ""}
+        adapter = _adapter(found, scale)
         with tempfile.TemporaryDirectory() as folder:
-            yield {page.file: str(write_zip(_adapter(found, scale), Path(folder)))}
+            path = Path(folder, f"{slug(adapter.metadata['description'])}.zip")
+            yield {page.file: str(export_zip(adapter, path))}
 
     def push(found: Made | None, scale: float, repo: str, token: str, private: bool) -> Updates:
         yield {page.push_note: render.note("busy", "Sending"), page.token: ""}

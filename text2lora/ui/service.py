@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import sys
 import threading
 import time
@@ -18,10 +17,10 @@ import torch
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from text2lora.adapter import LoraAdapter, LoraSpec
+from text2lora.adapter import LoraAdapter
 from text2lora.arithmetic import cosine_matrix
 from text2lora.errors import CheckpointError, HubError, InvalidDescriptionError, InvalidInputError
-from text2lora.hub import BASES, CHECKPOINTS, slug, without_paths
+from text2lora.hub import BASES, CHECKPOINTS
 from text2lora.hypernetwork import LoraWeights
 from text2lora.inference import as_turn, pad_left
 from text2lora.live import PREFIX
@@ -362,16 +361,3 @@ def snippet(name: str, description: str, scale: float) -> str:
         f"t2l = Text2LoraModel.from_pretrained({at})\n"
         f"model = t2l.generate_adapter({json.dumps(description, ensure_ascii=False)}{strength})"
     )
-
-
-def write_zip(adapter: LoraAdapter, folder: Path) -> Path:
-    """Write an adapter as a zip with one folder in it, which PEFT loads; no path of this machine is in it.
-
-    Args:
-        adapter: at its final scale.
-        folder: an empty one.
-    """
-    name = slug(adapter.metadata["description"])
-    shared = dataclasses.replace(adapter, spec=LoraSpec(**without_paths(dataclasses.asdict(adapter.spec))))
-    shared.save_pretrained(folder / name)
-    return Path(shutil.make_archive(str(folder / name), "zip", folder, name))

@@ -1,0 +1,251 @@
+"""`t2l chat`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from text2lora.cli.adapters import answer_table, load_base
+from text2lora.cli.common import Adapter, AsJson, Base, Device, err, out, quiet, sample_input, show, suggest
+from text2lora.errors import CheckpointError, InvalidDescriptionError
+from text2lora.hub import BASES
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+    from text2lora.adapter import LoraAdapter
+
+Turn = dict[str, str]
+SIDES = ("base", "adapter")
+HELP = "/scale 0.5 changes the strength of the adapter, /reset forgets the conversation, /quit leaves"
+
+
+def chat(
+    adapter: Adapter,
+    base: Base = None,
+    scale: Annotated[float, typer.Option(help="Strength of the adapter; 1.0 is as trained.")] = 1.0,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget each line before the next, as nano always does.")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Talk to the base model and to the adapter side by side; from a pipe, each line is answered.
+
+    Example: t2l chat city-upper
+    """
+    quiet()
+    from text2lora.adapter import LoraAdapter
+
+    lora = LoraAdapter.from_pretrained(adapter)
+    with err.status("loading the base model"):
+        model, tokenizer = load_base(lora, adapter, base, device)
+        pair = Pair(lora, lora.scaled(scale).apply_to(model), tokenizer, scale, max_new_tokens)
+    pair.remembers = not fresh and (base or lora.spec.base_model_name_or_path) not in BASES and keeps_turns(tokenizer)
+    live = out.is_terminal and not as_json
+    if live:
+        _greet(pair)
+    for line in read_lines(live):
+        if line.startswith("/"):
+            if line.split()[0] == "/quit":
+                break
+            _obey(pair, line)
+        elif line := line.strip():
+            try:
+                answers = _show_live(pair, line) if live else pair.answer(line)
+            except InvalidDescriptionError as error:
+                err.print(f"[yellow]{escape(str(error))}[/]", highlight=False)
+            except KeyboardInterrupt:
+                if not sys.stdin.isatty():
+                    raise
+                err.print("[dim]stopped; /quit leaves[/]")
+            else:
+                if as_json:
+                    print(json.dumps({"input": line, **answers, "scale": pair.scale}, ensure_ascii=False), flush=True)
+                elif not live:
+                    show(answer_table([{"input": line, **answers}], header=False))
+                    sys.stdout.flush()
+    if live:
+        suggest(
+            "t2l",
+            "eval",
+            "--model",
+            base or lora.spec.base_model_name_or_path or "BASE",
+            "--adapter",
+            adapter,
+            "--tasks",
+            "tasks.jsonl",
+        )
+
+
+@dataclass
+class Pair:
+    """A base model and an adapter on it, in a conversation with the same person.
+
+    Attributes:
+        lora: the adapter as it was read.
+        model: the base with the adapter, at `scale`.
+        tokenizer: of the base.
+        scale: strength of the adapter.
+        max_new_tokens: longest answer.
+        remembers: whether a line is read after the lines and answers before it, or alone.
+        turns: what each side has heard and said.
+    """
+
+    lora: LoraAdapter
+    model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    scale: float
+    max_new_tokens: int
+    remembers: bool = False
+    turns: dict[str, list[Turn]] = field(default_factory=lambda: {side: [] for side in SIDES})
+
+    def answer(self, line: str, on_text: Callable[[str, str], None] | None = None) -> dict[str, str]:
+        """The greedy answers of both sides, by side. The conversation grows only when both have answered.
+
+        Args:
+            line: what is said to both.
+            on_text: receives the side and a piece of its answer, as it is written.
+
+        Raises:
+            InvalidDescriptionError: the line alone is longer than the model's context.
+        """
+        from text2lora.inference import complete
+
+        answers, turns = {}, {}
+        for side in SIDES:
+            turns[side], text = self._fitting([*self.turns[side], {"role": "user", "content": line}])
+            with self.model.disable_adapter() if side == "base" else contextlib.nullcontext():
+                pieces = (lambda piece, side=side: on_text(side, piece)) if on_text else None
+                answers[side] = complete(self.model, self.tokenizer, [text], self.max_new_tokens, on_text=pieces)[
+                    0
+                ].strip()
+        if self.remembers:
+            self.turns = {side: [*turns[side], {"role": "assistant", "content": answers[side]}] for side in SIDES}
+        return answers
+
+    def rescale(self, scale: float) -> None:
+        """Change the strength of the adapter in place.
+
+        Raises:
+            CheckpointError: not a number from 0 upwards.
+        """
+        self.lora.scaled(scale).apply_to(self.model)
+        self.scale = scale
+
+    def reset(self) -> None:
+        """Forget what was said."""
+        self.turns = {side: [] for side in SIDES}
+
+    def _fitting(self, turns: list[Turn]) -> tuple[list[Turn], str]:
+        """The last turns that leave room for an answer, and their text; the oldest question goes with its answer."""
+        from text2lora.inference import as_turn
+
+        room = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
+        while True:
+            text = as_turn(self.tokenizer, turns)
+            length = len(self.tokenizer(text, add_special_tokens=not self.tokenizer.chat_template)["input_ids"])
+            if length < room - min(self.max_new_tokens, room // 4):
+                return turns, text
+            if len(turns) == 1:
+                raise InvalidDescriptionError(
+                    f"{length:,} tokens do not fit into the model's {room:,} beside an answer: say less"
+                )
+            turns = turns[2:]
+
+
+def keeps_turns(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template writes a question, its answer and the next question, in this order."""
+    from jinja2 import TemplateError
+
+    words = ("alpha", "beta", "gamma")
+    roles = ("user", "assistant", "user")
+    turns = [{"role": role, "content": word} for role, word in zip(roles, words, strict=True)]
+    if not tokenizer.chat_template:
+        return False
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except TemplateError:
+        return False
+    places = [text.find(word) for word in words]
+    return -1 < places[0] < places[1] < places[2]
+
+
+def read_lines(live: bool) -> Iterator[str]:
+    """What is typed at a prompt, until Ctrl-D or Ctrl-C; or the lines of a pipe."""
+    if live and sys.stdin.isatty():
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - input() then edits lines and remembers them
+        while True:
+            try:
+                yield input("> ")
+            except (EOFError, KeyboardInterrupt):
+                print()
+                return
+    for line in sys.stdin:
+        if live:
+            out.print(f"[dim]>[/] {escape(line.rstrip())}", highlight=False)
+        yield line.rstrip("\n")
+
+
+def _greet(pair: Pair) -> None:
+    description = pair.lora.metadata.get("description")
+    if description:
+        out.print(f"[bold green]Adapter[/] {escape(description)}", highlight=False)
+    turns = "each line stands alone" if not pair.remembers else "a line is read after those before it"
+    out.print(f"[dim]{HELP}; {turns}[/]", highlight=False)
+    if (base := pair.lora.spec.base_model_name_or_path) in BASES:
+        out.print(f"[dim]nano reads records, like: {escape(sample_input(base))}[/]", highlight=False)
+
+
+def _obey(pair: Pair, line: str) -> None:
+    command, *values = line.split()
+    if command == "/reset":
+        pair.reset()
+        err.print("[dim]forgotten[/]")
+    elif command == "/scale" and len(values) < 2:
+        try:
+            if values:
+                pair.rescale(float(values[0]))
+        except (ValueError, CheckpointError):
+            err.print(
+                f"[yellow]{escape(values[0])} is no strength: expected a number from 0 upwards[/]", highlight=False
+            )
+        err.print(f"[dim]scale {pair.scale:g}[/]", highlight=False)
+    else:
+        err.print(
+            f"[yellow]{escape(line)} is no command: {HELP}; a space before / makes it an input[/]", highlight=False
+        )
+
+
+def _show_live(pair: Pair, line: str) -> dict[str, str]:
+    answers = dict.fromkeys(SIDES, "")
+    with Live(_table(answers, pair.scale), console=out, auto_refresh=False, vertical_overflow="visible") as live:
+
+        def grow(side: str, piece: str) -> None:
+            answers[side] += piece
+            live.update(_table(answers, pair.scale), refresh=True)
+
+        answers = pair.answer(line, grow)
+        live.update(_table(answers, pair.scale), refresh=True)
+    return answers
+
+
+def _table(answers: dict[str, str], scale: float) -> Table:
+    table = Table(box=box.SIMPLE, expand=True)
+    table.add_column("base", ratio=1)
+    table.add_column("adapter" if scale == 1 else f"adapter, scale {scale:g}", ratio=1)
+    table.add_row(f"[dim]{escape(answers['base'])}[/]", f"[bold green]{escape(answers['adapter'])}[/]")
+    return table

@@ -1,0 +1,220 @@
+"""`t2l doctor`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from text2lora.cli.common import AsJson, err, quiet, say, show, size, suggest
+from text2lora.hub import BASES, CHECKPOINTS, library_version
+
+CORE = ("torch", "transformers", "peft", "huggingface_hub")
+FOR_DEVELOPERS = ("dev", "docs")
+SHARE = 0.8
+"""Of the memory, for the weights of a base; the rest is for what it computes, and for the system."""
+
+
+def doctor(
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that the Hub has to answer.")] = 5.0,
+    as_json: AsJson = False,
+) -> None:
+    """Say what this machine can run, and what to install for the rest. Exit code 1 if the library itself is broken.
+
+    Example: t2l doctor
+    """
+    with err.status("looking around"):
+        broken = find_broken()
+        report = {"broken": broken, **_versions(), "extras": find_extras()}
+        if not broken:
+            quiet()
+            report |= {"device": find_device(), "hub": ask_hub(timeout), "cache": measure_cache()}
+            report["fits"] = estimate_fits(report["device"]["memory"])
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        _show(report)
+    if broken:
+        raise typer.Exit(1)
+
+
+def find_broken() -> dict[str, str]:
+    """What the library cannot do without and is not whole, with the reason."""
+    broken = {}
+    for name in CORE:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a damaged installation raises anything
+            broken[name] = " ".join(str(error).split()) or type(error).__name__
+    for name, folder in (CHECKPOINTS | {f"{name} (base)": path for name, path in BASES.items()}).items():
+        if missing := [file for file in ("config.json", "model.safetensors") if not (folder / file).is_file()]:
+            broken[name] = f"{folder} has no {missing[0]}"
+    return broken
+
+
+def find_extras() -> dict[str, list[str]]:
+    """By extra of this library, the requirements that are not met here."""
+    from importlib.metadata import PackageNotFoundError, metadata
+
+    from packaging.requirements import Requirement
+
+    try:
+        found = metadata("text2lora")
+    except PackageNotFoundError:  # run from a source tree
+        return {}
+    requirements = [Requirement(text) for text in found.get_all("Requires-Dist") or []]
+    return {
+        extra: [
+            f"{requirement.name}{requirement.specifier}"
+            for requirement in requirements
+            if requirement.marker
+            and requirement.marker.evaluate({"extra": extra})
+            and not requirement.marker.evaluate({"extra": ""})  # needed without the extra, too
+            and not requirement.specifier.contains(_installed(requirement.name) or "0a0", prereleases=True)
+        ]
+        for extra in found.get_all("Provides-Extra") or []
+        if extra not in FOR_DEVELOPERS
+    }
+
+
+def _installed(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _versions() -> dict[str, Any]:
+    return {
+        "text2lora": library_version(),
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "packages": {name: _installed(name) for name in CORE},
+    }
+
+
+def find_device() -> dict[str, Any]:
+    """What `--device auto` takes, and the memory that models find there, in bytes."""
+    import torch
+
+    memory = host_memory()
+    if torch.cuda.is_available():
+        found, gpus = torch.cuda.get_device_properties(0), torch.cuda.device_count()
+        return {"name": "cuda", "model": found.name, "gpus": gpus, "memory": found.total_memory, "host_memory": memory}
+    device: dict[str, Any] = {"name": "cpu", "model": platform.machine(), "threads": torch.get_num_threads()}
+    device |= {"memory": memory, "host_memory": memory}
+    if torch.backends.mps.is_available():
+        device["other"] = "mps"
+    return device
+
+
+def host_memory() -> int:
+    """Of the machine, or what its control group leaves of it to a container, in bytes."""
+    import psutil  # comes with accelerate
+
+    limits = [psutil.virtual_memory().total]
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        path = Path(file)
+        if path.is_file() and (text := path.read_text().strip()).isdigit():
+            limits.append(int(text))
+    return min(limits)
+
+
+def ask_hub(timeout: float) -> dict[str, Any]:
+    """Whether there is a token and whose; the Hub is asked only if there is one. A token is never shown."""
+    import httpx2
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
+
+    answer: dict[str, Any] = {"endpoint": constants.ENDPOINT, "user": None}
+    if not (token := get_token()):
+        return answer | {"status": "not logged in"}
+    if constants.is_offline_mode():
+        return answer | {"status": "offline: a token is there, HF_HUB_OFFLINE is set"}
+    try:
+        address, headers = f"{constants.ENDPOINT}/api/whoami-v2", build_hf_headers(token=token)
+        response = get_session().get(address, headers=headers, timeout=timeout)
+        if response.status_code == 200:
+            return answer | {"status": f"logged in as {(user := response.json()['name'])}", "user": user}
+        told = "the token is not valid" if response.status_code == 401 else f"it answers {response.status_code}"
+        return answer | {"status": f"a token is there, {told}"}
+    except (httpx2.HTTPError, ValueError, KeyError, TypeError):
+        return answer | {"status": f"a token is there, no answer in {timeout:g} s or none that can be read"}
+
+
+def measure_cache() -> dict[str, Any]:
+    """Where downloads are kept, how many bytes they are, and for how many there is room."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE)
+    # blobs are linked to, and links are not followed
+    files = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    size = sum(file.lstat().st_size for file in files if not file.is_symlink())
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return {"folder": str(folder), "bytes": size, "free": shutil.disk_usage(there).free}
+
+
+def estimate_fits(memory: int) -> dict[str, float]:
+    """The parameters of the largest base that fits, by dtype, as far as its weights are concerned."""
+    return {dtype: SHARE * memory / size for dtype, size in (("float32", 4), ("bfloat16", 2))}
+
+
+def _show(report: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+
+    def row(name: str, text: str, good: bool = True) -> None:
+        table.add_row(f"[bold]{name}[/]", f"[green]✓[/] {escape(text)}" if good else f"[yellow]–[/] {escape(text)}")
+
+    row("text2lora", f"{report['text2lora']}, Python {report['python']}, {report['platform']}")
+    row(
+        "libraries",
+        ", ".join(f"{name} {found or 'missing'}" for name, found in report["packages"].items()),
+        not report["broken"],
+    )
+    for name, reason in report["broken"].items():
+        row(name, reason, False)
+    if device := report.get("device"):
+        what = f"{device['name']}: {device['model']}, {size(device['memory'])}"
+        if device["name"] == "cpu":
+            what += f", {device['threads']} threads"
+            what += "; an Apple GPU with --device mps" if "other" in device else "; PyTorch sees no GPU"
+        elif device["gpus"] > 1:
+            what += f", the first of {device['gpus']}"
+        row("device", what)
+        fits = report["fits"]
+        row(
+            "bases that fit",
+            f"up to {billions(fits['bfloat16'])} parameters in bfloat16, {billions(fits['float32'])} in float32 "
+            f"(2 and 4 bytes each, in {SHARE * 100:.0f} % of the memory)",
+        )
+        hub, cache = report["hub"], report["cache"]
+        row("Hub", f"{hub['status']}, {hub['endpoint']}", bool(hub["user"]))
+        row("cache", f"{size(cache['bytes'])} in {cache['folder']}, room for {size(cache['free'])}")
+    for name, missing in report["extras"].items():
+        row(
+            f"extra {name}",
+            f"missing {', '.join(missing)}: pip install 'text2lora[{name}]'" if missing else "installed",
+            not missing,
+        )
+    show(table)
+    if report["broken"]:
+        say("[bold red]Broken[/]: install the library again, pip install --force-reinstall text2lora")
+        return
+    if not report["hub"]["user"]:
+        say("[dim]Pushing and gated bases need a login: hf auth login. Everything with nano works without.[/]")
+    suggest("t2l", "make", "Return the city in capital letters.")
+
+
+def billions(number: float) -> str:
+    """A number of parameters for people: 4.8 B."""
+    return f"{number / 1e9:.1f} B" if number >= 1e8 else f"{number / 1e6:.0f} M"

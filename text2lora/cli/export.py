@@ -1,0 +1,138 @@
+"""`t2l export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from text2lora.cli.common import Adapter, Base, complete_dtype, err, parse_dtype, quiet, result, say, size, suggest
+
+if TYPE_CHECKING:
+    from text2lora.adapter import LoraAdapter
+
+app = typer.Typer(
+    help="Write an adapter for llama.cpp, as one merged model, or as a zip.\n\nExample: t2l export gguf city-upper",
+    no_args_is_help=True,
+)
+
+Scale = Annotated[float, typer.Option(help="Strength to write; 1.0 is as trained.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file; by default named after the adapter.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace a file that is there.")]
+
+
+@app.command()
+def gguf(
+    adapter: Adapter,
+    output: Output = None,
+    base: Base = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16; by default the adapter's.", autocompletion=complete_dtype),
+    ] = None,
+    scale: Scale = 1.0,
+    ollama: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Write a Modelfile for this model, too; Ollama up to 0.34.0 reads it."),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Write a GGUF file for llama.cpp; only the config of the base is read.
+
+    Example: t2l export gguf city-upper -o city-upper.gguf
+    """
+    if ollama is not None and not ollama.strip():
+        raise typer.BadParameter("expected a model of Ollama, as llama3.1:8b-instruct-fp16", param_hint="--ollama")
+    target = _free(output or Path(f"{_name(adapter)}.gguf"), force)
+    if ollama:
+        _free(target.with_suffix(".Modelfile"), force)
+    wanted = parse_dtype(dtype)
+    quiet()
+    from text2lora.export import export_gguf, write_modelfile
+
+    with err.status("writing"):
+        export_gguf(_load(adapter, scale), target, base=base, dtype=wanted)
+        modelfile = write_modelfile(target, ollama) if ollama else None
+    _written(target)
+    if modelfile:
+        _written(modelfile)
+        suggest("ollama", "create", target.stem, "-f", str(modelfile))
+    else:
+        suggest("llama-server", "-m", "BASE.gguf", "--lora", str(target))
+
+
+@app.command()
+def merged(
+    adapter: Adapter,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A new folder; by default named after the adapter.")
+    ] = None,
+    base: Base = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16; by default the base's.", autocompletion=complete_dtype),
+    ] = None,
+    scale: Scale = 1.0,
+    shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
+) -> None:
+    """Write base and adapter as one model of transformers, with its tokenizer.
+
+    Example: t2l export merged city-upper -o city-upper-model --dtype bfloat16
+    """
+    target = output or Path(f"{_name(adapter)}-merged")
+    wanted = parse_dtype(dtype)
+    quiet()
+    from text2lora.export import export_merged
+
+    with err.status("merging"):
+        export_merged(_load(adapter, scale), target, base=base, dtype=wanted, max_shard_size=shard_size)
+    _written(target)
+    suggest("python", "convert_hf_to_gguf.py", str(target), "--outfile", f"{target.name}.gguf")
+
+
+@app.command("zip")
+def zip_(adapter: Adapter, output: Output = None, scale: Scale = 1.0, force: Force = False) -> None:
+    """Write a zip of the adapter's files, to hand to someone who has PEFT.
+
+    Example: t2l export zip city-upper -o city-upper.zip
+    """
+    target = _free(output or Path(f"{_name(adapter)}.zip"), force)
+    quiet()
+    from text2lora.export import export_zip
+
+    export_zip(_load(adapter, scale), target)
+    _written(target)
+    suggest("unzip", str(target), "-d", target.stem)
+
+
+def _name(adapter: str) -> str:
+    return Path(adapter).resolve().name
+
+
+def _free(path: Path, force: bool) -> Path:
+    from text2lora.errors import OutputError
+
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists: choose another name, or replace it with --force")
+    return path
+
+
+def _load(adapter: str, scale: float) -> LoraAdapter:
+    import dataclasses
+
+    from text2lora.adapter import LoraAdapter
+
+    lora = LoraAdapter.from_pretrained(adapter).scaled(scale)
+    if scale == 1:
+        return lora
+    told = f"{lora.metadata.get('scale', '1')} x {scale:g}"
+    return dataclasses.replace(lora, metadata={**lora.metadata, "scale": told})
+
+
+def _written(path: Path) -> None:
+    files = path.rglob("*") if path.is_dir() else [path]
+    total = sum(file.stat().st_size for file in files if file.is_file())
+    say(f"[bold green]Written[/] {escape(str(path))}  ({size(total)})")
+    result(path)

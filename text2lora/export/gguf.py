@@ -1,0 +1,181 @@
+"""An adapter as a GGUF file for llama.cpp, and a Modelfile for Ollama."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from text2lora.configuration import empty_model
+from text2lora.errors import CheckpointError, MissingExtraError, OutputError
+from text2lora.hub import atomic_file, is_local, load_base, public_name, write_atomically
+from text2lora.live import PREFIX, check_modules
+
+if TYPE_CHECKING:
+    import gguf
+    from transformers import PreTrainedConfig
+
+    from text2lora.adapter import LoraAdapter
+
+ARCHITECTURES = {
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "granite": "granite",
+    "llama": "llama",
+    "mistral": "llama",
+    "olmo2": "olmo2",
+    "phi3": "phi3",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "smollm3": "smollm3",
+}
+"""llama.cpp's name of the models that adapters are exported for, by `model_type`; the tests run each in llama.cpp."""
+
+PERMUTED = ("granite", "llama", "smollm3")
+"""Those whose rotary embedding llama.cpp applies to neighbouring features, not to the halves of a head."""
+
+MODELFILE_NOTE = "# Ollama up to 0.34.0 takes adapters; a later one takes the GGUF file of a merged model."
+
+
+def export_gguf(
+    adapter: LoraAdapter,
+    path: str | os.PathLike[str],
+    *,
+    base: str | PreTrainedConfig | None = None,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write an adapter for llama.cpp: `llama-server -m BASE.gguf --lora FILE.gguf`.
+
+    What llama.cpp cannot know is part of the numbers: rsLoRA is folded into alpha, and B of queries and keys has its
+    rows in llama.cpp's order. The same adapter gives the same bytes. Needs the extra `export`.
+
+    Args:
+        adapter: for a model of one of `ARCHITECTURES`.
+        path: the file; one that is there is replaced.
+        base: a folder, a Hub id, `nano` or a config; None is the base that the adapter names. No weights are read.
+        dtype: float32, float16 or bfloat16; None keeps the adapter's, with float32 for float64.
+
+    Raises:
+        CheckpointError: llama.cpp has no place for this adapter, or the base is another one or cannot be loaded.
+        MissingExtraError: the package `gguf` is not installed.
+        OutputError: the file cannot be written.
+    """
+    try:
+        import gguf
+    except ImportError as error:
+        raise MissingExtraError("GGUF files need the package gguf: pip install 'text2lora[export]'") from error
+    from transformers import AutoConfig
+
+    spec, target = adapter.spec, Path(path)
+    if base is None or isinstance(base, str):
+        name, revision = base or spec.base_model_name_or_path, None if base else spec.revision
+        return export_gguf(adapter, path, base=load_base(AutoConfig, name, revision), dtype=dtype)
+    config = base.get_text_config()
+    if config.model_type not in ARCHITECTURES:
+        raise CheckpointError(
+            f"adapters of {config.model_type} models cannot be written for llama.cpp: expected one of "
+            f"{', '.join(ARCHITECTURES)}; or merge the adapter with `t2l export merged`"
+        )
+    check_modules(adapter, empty_model(base))
+    if dtype is None and next(iter(adapter.weights.values())).dtype == torch.float64:
+        dtype = torch.float32
+    folded = adapter.folded().to(dtype, "cpu")
+    writer = gguf.GGUFWriter(None, ARCHITECTURES[config.model_type])
+    _describe(writer, adapter)
+    alpha = torch.tensor(folded.spec.lora_alpha, dtype=torch.float32).item()
+    # llama.cpp reads an alpha of 0 as none at all, and then applies B A at full strength
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha or 1.0)
+    for name, weight in _tensors(folded, config):
+        _add(writer, name, weight if alpha or name.endswith(".lora_a") else torch.zeros_like(weight))
+    with atomic_file(target) as temporary:
+        writer.write_header_to_file(temporary)
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return target
+
+
+def write_modelfile(path: str | os.PathLike[str], base: str) -> Path:
+    """Write `FILE.Modelfile` beside an exported `FILE.gguf`: `ollama create NAME -f FILE.Modelfile`.
+
+    Ollama takes adapters up to version 0.34.0; a later one needs a merged model.
+
+    Args:
+        path: of the GGUF file.
+        base: a model of Ollama, as `llama3.1:8b-instruct-fp16`, or a GGUF file; the one that the adapter was made for.
+
+    Raises:
+        OutputError: the file cannot be written, or a name has characters that no Modelfile can hold.
+    """
+    adapter = Path(path)
+    target = adapter.with_suffix(".Modelfile")
+    if os.path.isfile(base):  # Ollama looks from the Modelfile
+        base = os.path.relpath(base, target.parent)
+        base = base if os.path.isabs(base) or base.startswith(".") else f"./{base}"
+    for name in (base, adapter.name):
+        if not name.strip() or not name.isprintable():
+            raise OutputError(f"{name!r} cannot stand in a Modelfile: expected printable characters")
+    write_atomically(target, f"{MODELFILE_NOTE}\nFROM {base}\nADAPTER ./{adapter.name}\n")
+    return target
+
+
+def permute_heads(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """Rows [out, ...] of a query or key matrix in llama.cpp's order.
+
+    transformers pairs feature i of a head with feature i + half of it for the rotation; llama.cpp pairs neighbours.
+    """
+    halves = weight.unflatten(0, (num_heads, 2, -1))  # [heads, 2, half, ...]
+    return halves.transpose(1, 2).flatten(0, 2)
+
+
+def _tensors(adapter: LoraAdapter, config: PreTrainedConfig) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every A and B with llama.cpp's name for it."""
+    import gguf
+
+    architecture = ARCHITECTURES[config.model_type]
+    by_name = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(by_name[architecture], config.num_hidden_layers)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for key in sorted(adapter.weights):
+        path, factor = key.removeprefix(PREFIX).removesuffix(".weight").rsplit(".", 1)
+        # a model that also sees has its text model one floor deeper
+        name = names.get_name(path.replace("model.language_model.", "model."))
+        if name is None or (path == "lm_head" and config.tie_word_embeddings):
+            raise CheckpointError(
+                f"llama.cpp has no weight for {path} of a {config.model_type} model: leave this module out of the "
+                "adapter, or merge it with `t2l export merged`"
+            )
+        weight, module = adapter.weights[key], path.rpartition(".")[2]
+        if factor == "lora_B" and architecture in PERMUTED and module in heads:
+            weight = permute_heads(weight, heads[module])
+        yield f"{name}.weight.{factor.lower()}", weight
+
+
+def _describe(writer: gguf.GGUFWriter, adapter: LoraAdapter) -> None:
+    import gguf
+
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    description = " ".join(adapter.metadata.get("description", "").split())
+    writer.add_name(description[:80] or "LoRA adapter")
+    if description:
+        writer.add_description(description)
+    if base := adapter.spec.base_model_name_or_path:
+        writer.add_base_model_count(1)
+        writer.add_base_model_name(0, public_name(base))
+        if "/" in base and not is_local(base):
+            writer.add_base_model_repo_url(0, f"https://huggingface.co/{base}")
+
+
+def _add(writer: gguf.GGUFWriter, name: str, weight: torch.Tensor) -> None:
+    import gguf
+
+    if weight.dtype == torch.bfloat16:  # which numpy does not have
+        data = weight.contiguous().view(torch.uint8).numpy()
+        writer.add_tensor(name, data, raw_dtype=gguf.GGMLQuantizationType.BF16)
+    else:
+        writer.add_tensor(name, weight.contiguous().numpy())

@@ -1,0 +1,86 @@
+"""Base and adapter as one plain model of transformers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from text2lora.errors import CheckpointError, OutputError
+from text2lora.hub import CARD_NAME, atomic_folder, load_base, merged_card
+from text2lora.live import PREFIX, check_modules
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from text2lora.adapter import LoraAdapter
+
+
+def export_merged(
+    adapter: LoraAdapter,
+    path: str | os.PathLike[str],
+    *,
+    base: str | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_size: str = "5GB",
+) -> Path:
+    """Write base and adapter as one model, with its tokenizer and a card: `AutoModelForCausalLM` loads it.
+
+    Sums are made in float32 and then cast. Takes the memory of the base in its own dtype, and of one of its matrices.
+
+    Args:
+        adapter: the adapter.
+        path: a new or empty folder; it appears whole or not at all.
+        base: a folder, a Hub id or `nano`; None is the base that the adapter names.
+        dtype: of the file; None keeps the base's.
+        max_shard_size: of one file of weights, in KB, MB, GB or TB.
+
+    Raises:
+        CheckpointError: the adapter is for another base, the base is quantised or cannot be loaded, or a weight is too
+            large for float16.
+        OutputError: the folder cannot be written or holds something, or the size of a file is none.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    target = Path(path)
+    if not re.fullmatch(r"[1-9]\d*(\.\d+)?[KMGT]B", max_shard_size):
+        raise OutputError(f"the size of a file is {max_shard_size!r}: expected one such as 5GB or 500MB")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise OutputError(f"{target} exists: choose another folder")
+    name, revision = base or adapter.spec.base_model_name_or_path, None if base else adapter.spec.revision
+    tokenizer = load_base(AutoTokenizer, name, revision)
+    model = load_base(AutoModelForCausalLM, name, revision, dtype="auto")
+    if getattr(model, "hf_quantizer", None):
+        raise CheckpointError(f"the base model {name!r} is quantised: merge into its unquantised original")
+    check_modules(adapter, model)
+    _merge(adapter, model, dtype)
+    with atomic_folder(target) as folder:
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        tokenizer.save_pretrained(folder)
+        spec = dataclasses.replace(adapter.spec, base_model_name_or_path=name)
+        (folder / CARD_NAME).write_text(merged_card(spec, adapter.metadata), encoding="utf-8")
+    return target
+
+
+@torch.no_grad()
+def _merge(adapter: LoraAdapter, model: PreTrainedModel, dtype: torch.dtype | None) -> None:
+    from transformers.pytorch_utils import Conv1D
+
+    output = model.get_output_embeddings()
+    for key_a in (key for key in adapter.weights if key.endswith(".lora_A.weight")):
+        path = key_a.removeprefix(PREFIX).removesuffix(".lora_A.weight")
+        module = model.get_submodule(path)
+        if module is output and model.config.tie_word_embeddings:
+            raise CheckpointError(f"{path} is tied to the embeddings, which a merge would change: it cannot be merged")
+        a, b = adapter.weights[key_a], adapter.weights[key_a.replace(".lora_A.", ".lora_B.")]
+        delta = adapter.spec.scaling * b.float().cpu() @ a.float().cpu()
+        merged = module.weight.float() + (delta.T if isinstance(module, Conv1D) else delta)
+        module.weight.data = merged.to(dtype or module.weight.dtype)
+    if dtype:
+        model.to(dtype)
+    if model.dtype == torch.float16 and not all(weight.isfinite().all() for weight in model.parameters()):
+        raise CheckpointError("a weight of this model is too large for float16: choose bfloat16")

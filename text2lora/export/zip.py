@@ -1,0 +1,44 @@
+"""An adapter as a zip of its PEFT folder."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from text2lora.hub import atomic_file
+
+if TYPE_CHECKING:
+    from text2lora.adapter import LoraAdapter
+
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can name
+
+
+def zip_adapter(adapter: LoraAdapter) -> bytes:
+    """The adapter's files in a zip, without a folder around them; unpacked into one, PEFT loads it.
+
+    The same adapter gives the same bytes: no clock, no user, no compression, which gains little on weights. A base that
+    is a path on this machine is not named.
+    """
+    buffer = io.BytesIO()
+    with tempfile.TemporaryDirectory() as parent, zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        folder = adapter.shareable().save_pretrained(Path(parent, "adapter"))
+        for file in sorted(folder.iterdir()):
+            entry = zipfile.ZipInfo(file.name, EPOCH)
+            entry.create_system, entry.external_attr = 3, 0o100644 << 16  # a file of Unix that all may read
+            archive.writestr(entry, file.read_bytes())
+    return buffer.getvalue()
+
+
+def export_zip(adapter: LoraAdapter, path: str | os.PathLike[str]) -> Path:
+    """Write `zip_adapter` to a file; one that is there is replaced.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with atomic_file(Path(path)) as temporary:
+        temporary.write_bytes(zip_adapter(adapter))
+    return Path(path)
