@@ -116,6 +116,26 @@ def test_no_weights_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {device.type for device in made} == {"meta"}
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"latent_sise": 64}, "'latent_sise' is no attribute of a config: did you mean 'latent_size'"),
+        ({"zzz": 64}, "'zzz' is no attribute of a config: leave it out"),
+        ({"num_layers": 2}, "'num_layers' follows from the base"),
+        ({"latent_size": 3}, "^latent_size is 3: expected a multiple of 4"),
+        ({"lora_r": 0}, "^lora_r is 0: expected 1 or more"),
+        ({"lora_r": "8"}, "'lora_r' expected int"),
+    ],
+)
+def test_settings_that_a_config_cannot_have_are_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        Text2LoraConfig.from_base_config(BASES["llama"], **settings)
+
+
+def test_whole_numbers_are_numbers_too() -> None:
+    assert Text2LoraConfig.from_base_config(BASES["llama"], lora_alpha=16, lora_r=4).lora_scaling == 8.0
+
+
 def test_scaling_is_pefts() -> None:
     plain = Text2LoraConfig(lora_r=4, lora_alpha=8.0, use_rslora=False)
     rank_stabilised = Text2LoraConfig(lora_r=4, lora_alpha=8.0, use_rslora=True)

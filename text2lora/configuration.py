@@ -1,11 +1,14 @@
 """Text2LoraConfig: what a hypernetwork reads, how large it is, and which adapters it writes."""
 
+import dataclasses
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import field
 from typing import Any, Literal, Self
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from text2lora.errors import CheckpointError
@@ -93,6 +96,9 @@ class Text2LoraConfig(PreTrainedConfig):
                 )
         if self.latent_size % 4:
             raise CheckpointError(f"latent_size is {self.latent_size}: expected a multiple of 4")
+        for name in ("lora_r", "latent_size", "head_input_size", "task_emb_size", "encoder_max_length"):
+            if getattr(self, name) < 1:
+                raise CheckpointError(f"{name} is {getattr(self, name)}: expected 1 or more")
         if (self.task_encoder == "tokens") != (self.encoder_pooling == "none"):
             raise CheckpointError(
                 f"task_encoder={self.task_encoder!r} does not go with encoder_pooling={self.encoder_pooling!r}: "
@@ -118,8 +124,18 @@ class Text2LoraConfig(PreTrainedConfig):
 
         Raises:
             CheckpointError: a name that the base has not, that stands for several modules of a layer, or whose shape
-                differs between layers.
+                differs between layers; an attribute that a config has not, or a value that it cannot have.
         """
+        derived = ("target_modules", "module_shapes", "module_paths", "num_layers")
+        known = [field.name for field in dataclasses.fields(cls) if field.name not in derived]
+        if unknown := [name for name in kwargs if name not in known]:
+            near = difflib.get_close_matches(unknown[0], known, 1)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            why = "follows from the base" if unknown[0] in derived else f"is no attribute of a config{hint}"
+            raise CheckpointError(f"{unknown[0]!r} {why}: leave it out")
+        for attribute in dataclasses.fields(cls):
+            if attribute.type is float and isinstance(kwargs.get(attribute.name), int):  # 16 in a recipe is 16.0
+                kwargs[attribute.name] = float(kwargs[attribute.name])
         target_modules = [target_modules] if isinstance(target_modules, str) else target_modules
         shapes, paths, num_layers = find_linear_modules(base_config)
         chosen = list(shapes) if list(target_modules) == ["all-linear"] else list(dict.fromkeys(target_modules))
@@ -130,13 +146,16 @@ class Text2LoraConfig(PreTrainedConfig):
                 f"{base_config.model_type} model: expected some of {', '.join(shapes)}"
             )
         kwargs.setdefault("base_model_name_or_path", base_config.name_or_path or None)
-        return cls(
-            target_modules=chosen,
-            module_shapes={name: list(shapes[name]) for name in chosen},
-            module_paths={name: paths[name] for name in chosen},
-            num_layers=num_layers,
-            **kwargs,
-        )
+        layout = {
+            "target_modules": chosen,
+            "module_shapes": {name: list(shapes[name]) for name in chosen},
+            "module_paths": {name: paths[name] for name in chosen},
+            "num_layers": num_layers,
+        }
+        try:
+            return cls(**layout, **kwargs)
+        except StrictDataclassError as error:
+            raise CheckpointError(" ".join(str(error.__cause__ or error).split())) from error
 
 
 def find_linear_modules(base_config: PreTrainedConfig) -> tuple[dict[str, tuple[int, int]], dict[str, str], int]:

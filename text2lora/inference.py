@@ -93,9 +93,10 @@ class _Pieces(TextStreamer):
 def as_turn(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[dict[str, str]]) -> str:
     """A prompt, or chat messages, as the tokenizer's chat template writes it before an answer.
 
-    Without a template a prompt stays as it is, and messages stand below each other.
+    Without a template a prompt stays as it is, and messages stand below each other. Models that can think before they
+    answer are told not to, in training as in use.
     """
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     if not tokenizer.chat_template:
         return "\n".join(turn["content"] for turn in turns)
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)

@@ -116,7 +116,9 @@ def test_truth_is_read(output: str, parsed: str | None) -> None:
         ("The answer is 1200.", "1200"), ("The answer is $1,200.00", "1200"), ("#### 1200", "1200"),
         ("2 and 3 make 5", "5"), ("10-5", "5"), ("The answer is -5", "-5"), ("so x = -0.50", "-0.5"),
         ("The answer is 7. The answer is 8.", "7"), ("The answer is **12** apples", "12"), ("none", None), ("", None),
-        ("The answer is: 3", "3"), ("0.0", "0"),
+        ("The answer is: 3", "3"), ("0.0", "0"), ("To answer this, we multiply 3 by 4. That is 12.", "12"),
+        ("The answer to part one: 5. In all, 12.", "12"), ("The answer is 3 + 9 = 12.", "12"),
+        ("The answer is 3 x 4 = $12 for 2", "12"), ("**Answer:** 12", "12"), ("The answer is \\boxed{12}.", "12"),
     ],
 )  # fmt: skip
 def test_numbers_are_read(output: str, parsed: str | None) -> None:

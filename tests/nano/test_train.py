@@ -103,8 +103,13 @@ def test_a_recipe_that_was_broken_off_is_resumed(tmp_path: Path) -> None:
     run_recipe("nano-base-1", tmp_path / "whole", settings, silent)
     with pytest.raises(OSError, match="the terminal is gone"):
         run_recipe("nano-base-1", tmp_path / "broken", settings, break_off)
+    begun = (tmp_path / "broken" / "nano-base-1" / "recipe.json").read_text()
+    other = [*settings, "weighting=answer", "documents.shots=2"]
     with pytest.raises(TrainingError, match="holds an unfinished run"):
-        run_recipe("nano-base-1", tmp_path / "broken", settings, silent)
-    run_recipe("nano-base-1", tmp_path / "broken", settings, silent, resume=True)
+        run_recipe("nano-base-1", tmp_path / "broken", other, silent)
+    with pytest.raises(TrainingError, match=r"begun with other settings: documents.shots 1 \(now 2\), weighting"):
+        run_recipe("nano-base-1", tmp_path / "broken", other, silent, resume=True)
+    assert (tmp_path / "broken" / "nano-base-1" / "recipe.json").read_text() == begun
+    run_recipe("nano-base-1", tmp_path / "broken", [*settings, "fit.keep=3"], silent, resume=True)
     one, two = (load_file(tmp_path / run / "nano-base-1" / "model.safetensors") for run in ("whole", "broken"))
     assert all(torch.equal(one[key], two[key]) for key in one)

@@ -31,7 +31,7 @@ class Tasks:
 
 def main(checkpoint: str, base: str, output: str, settings: str, *more: str) -> None:
     given = json.loads(settings)
-    stop_at = given.pop("stop_at", None)
+    stop_at, probes = given.pop("stop_at", None), given.pop("probes", len(ANSWERS))
 
     def report(line: str) -> None:
         if stop_at and line.startswith(f"step {stop_at}/"):
@@ -45,7 +45,7 @@ def main(checkpoint: str, base: str, output: str, settings: str, *more: str) -> 
         Tasks(),
         parse(SftConfig, given),
         Path(output),
-        {"seen": [Probe(text, [("x", answer), ("zz", answer)]) for text, answer in ANSWERS.items()]},
+        {"seen": [Probe(text, [("x", answer), ("zz", answer)]) for text, answer in list(ANSWERS.items())[:probes]]},
         report,
         resume="resume" in more,
     )

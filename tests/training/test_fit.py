@@ -78,6 +78,20 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, value: float) -
         fit(net, summed(lambda step: [net() * value]), FitConfig(steps=2), tmp_path)
 
 
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(tmp_path: Path) -> None:
+    net = Net()
+
+    def losses(step: int) -> list[torch.Tensor]:
+        loss = net()
+        if step == 2:
+            loss = loss + (0 * net.linear.bias).sum().sqrt()  # 0, with a slope of infinity
+        return [loss]
+
+    with pytest.raises(TrainingError, match=r"the gradient's norm is (nan|inf) at step 2: .*last good state is"):
+        fit(net, summed(losses), FitConfig(steps=4, save_every=1), tmp_path, report=lambda line: None)
+    assert all(p.isfinite().all() for p in net.parameters())
+
+
 def test_schedule_rises_then_falls_to_nearly_zero() -> None:
     shares = [schedule(step, 100, 0.1) for step in range(100)]
     assert shares[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
@@ -128,15 +142,15 @@ class Net(nn.Module):
         torch.manual_seed(0)
         self.embedding, self.linear = nn.Embedding(5, 4), nn.Linear(4, 4)
 
-def run(folder, resume=False, after_step=lambda step: None, steps=12, **more):
+def run(folder, resume=False, after_step=lambda step: None, steps=12, eval_every=0, **more):
     net = Net()
     def losses(step):
         rng = step_rng(3, step)
         rows = torch.tensor([rng.randrange(5) for _ in range(3)])
         yield (net.linear(net.embedding(rows) + 0.1 * torch.randn(3, 4)) - 1).square().mean()
         after_step(step)
-    config = FitConfig(steps=steps, lr=0.02, adamw_lr=0.02, log_every=1, save_every=2, seed=3)
-    fit(net, summed(losses), config, Path(folder), report=lambda line: None, resume=resume, **more)
+    config = FitConfig(steps=steps, lr=0.02, adamw_lr=0.02, log_every=1, save_every=2, seed=3, eval_every=eval_every)
+    net.figures = fit(net, summed(losses), config, Path(folder), report=lambda line: None, resume=resume, **more)
     return net
 """
 
@@ -149,7 +163,7 @@ def noisy() -> dict:
 
 def losses_of(folder: Path) -> list[tuple[int, float]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [(row["step"], row["loss"]) for row in rows]
+    return [(row["step"], row["loss"]) for row in rows if "loss" in row]
 
 
 @pytest.mark.parametrize("killed_at", [1, 2, 5, 11])
@@ -196,6 +210,18 @@ def test_an_unfinished_run_is_not_thrown_away(tmp_path: Path) -> None:
         run(tmp_path, resume=True)
 
 
+def test_a_line_that_was_cut_off_is_no_hindrance(tmp_path: Path) -> None:
+    run = noisy()["run"]
+    whole = run(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path / "cut", after_step=stop_at_six)
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 7, "lo')
+    resumed = run(tmp_path / "cut", resume=True)
+    assert losses_of(tmp_path / "cut") == losses_of(tmp_path / "whole")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
 def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, save, calls = noisy()["run"], torch.save, []
 
@@ -225,3 +251,19 @@ def test_the_best_weights_are_kept_where_asked(tmp_path: Path) -> None:
     assert figures == {"unseen": 0.9}
     assert torch.equal(net.linear.weight, kept[1])
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_the_best_figures_survive_a_resumption(tmp_path: Path) -> None:
+    run, scores = noisy()["run"], {2: 0.1, 4: 0.9, 6: 0.5, 8: 0.7, 10: 0.2, 12: 0.3}
+    done: list[int] = []
+
+    def validate() -> dict[str, float]:
+        done.append(max(step for step, _ in losses_of(tmp_path)))
+        return {"unseen": scores[done[-1]]}
+
+    more = {"best": "unseen", "validate": validate}
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path, after_step=stop_at_six, eval_every=2, **more)
+    figures = run(tmp_path, resume=True, eval_every=2, **more).figures
+    assert done == [2, 4, 6, 8, 10, 12]
+    assert figures == {"unseen": 0.9}

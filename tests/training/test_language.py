@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import Gemma2ForCausalLM, GraniteForCausalLM, Qwen3ForCausalLM
 
 from text2lora.errors import TrainingError
-from text2lora.inference import generate_answers
+from text2lora.inference import as_turn, generate_answers
 from text2lora.training.language import AnswerCollator, answer_logits, answer_loss, exact_match, prompt_batch
 
 EXAMPLES = [("city?", "Oslo"), ("a much longer question", "no"), ("x", "")]
@@ -28,6 +29,23 @@ def test_prompt_ends_where_generation_begins(tokenizer) -> None:
     assert batch.is_target[0].nonzero()[0].item() == len(begin) - 1  # that position predicts the first answer token
 
 
+def test_models_that_can_think_learn_and_give_answers_only(tokenizer) -> None:
+    """The empty thought of Qwen3's template is part of the prompt, not of what is learned."""
+    template, tokenizer.chat_template = (
+        tokenizer.chat_template,
+        "{% for m in messages %}{% if m.role == 'user' %}<user>{{ m.content }}{% else %}<answer><unk>{{ m.content }}"
+        "<eos>{% endif %}{% endfor %}{% if add_generation_prompt %}<answer>"
+        "{% if enable_thinking is defined and enable_thinking is false %}<unk>{% endif %}{% endif %}",
+    )
+    try:
+        batch = prompt_batch(tokenizer, [("a", "c")])
+        assert tokenizer.decode(batch.ids[0]) == "<user>a<answer><unk>c<eos>"
+        assert tokenizer.decode(batch.ids[0][1:][batch.is_target[0]]) == "c<eos>"
+        assert as_turn(tokenizer, "a") == "<user>a<answer><unk>"
+    finally:
+        tokenizer.chat_template = template
+
+
 @torch.no_grad()
 def test_loss_equals_that_of_one_unpadded_row_at_a_time(base, tokenizer) -> None:
     expected = torch.tensor(0.0)
@@ -38,6 +56,26 @@ def test_loss_equals_that_of_one_unpadded_row_at_a_time(base, tokenizer) -> None
         for position in range(len(begin), len(ids)):
             expected -= log_probs[position - 1, ids[position]]
     torch.testing.assert_close(answer_loss(base, prompt_batch(tokenizer, EXAMPLES)), expected, rtol=1e-4, atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        (Gemma2ForCausalLM, {"head_dim": 8, "final_logit_softcapping": 2.0}),
+        (GraniteForCausalLM, {"logits_scaling": 0.1}),
+        (Qwen3ForCausalLM, {"head_dim": 8}),
+    ],
+)
+def test_loss_is_that_of_the_models_own_logits(tokenizer, kind: type, more: dict) -> None:
+    """Some architectures cap or scale what their output layer gives."""
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    base = kind(kind.config_class(vocab_size=261, num_key_value_heads=2, pad_token_id=0, **sizes, **more)).eval()
+    base.get_output_embeddings().weight.normal_()
+    batch = prompt_batch(tokenizer, EXAMPLES)
+    logits = base(batch.ids[:, :-1]).logits[batch.is_target]
+    expected = torch.nn.functional.cross_entropy(logits, batch.ids[:, 1:][batch.is_target], reduction="sum")
+    torch.testing.assert_close(answer_loss(base, batch), expected, rtol=1e-4, atol=1e-3)
 
 
 @torch.no_grad()

@@ -68,6 +68,11 @@ def test_two_processes_take_the_same_steps_as_one(train, alone: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_process_may_have_nothing_to_validate(train) -> None:
+    assert_same_run(*(train(n, probes=1, fit=FIT | {"steps": 1, "eval_every": 1}) for n in (1, 2)))
+
+
+@pytest.mark.slow
 def test_a_base_split_over_two_processes_changes_nothing(train) -> None:
     assert_same_run(train(1, tasks=4), train(2, tasks=4, engine={"shard_base": True}))
 

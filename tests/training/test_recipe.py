@@ -25,6 +25,11 @@ def test_recipe_becomes_a_dataclass(recipe: Path) -> None:
     assert isinstance(config.fit.lr, float)
 
 
+def test_numbers_may_be_written_as_programmers_write_them(recipe: Path) -> None:
+    config = parse(SftConfig, read_recipe(recipe, ["sft.fit.lr=1e-4", "sft.noise=2E-1"])["sft"])
+    assert (config.fit.lr, config.noise) == (1e-4, 0.2)
+
+
 def test_overrides_win_and_may_be_new(recipe: Path) -> None:
     settings = ["sft.fit.steps=100", "sft.noise=0.5", "new.key=[a, b]"]
     data = read_recipe(recipe, settings)
@@ -42,6 +47,18 @@ def test_overrides_win_and_may_be_new(recipe: Path) -> None:
         (["sft.tasks=1.5"], "recipe.tasks is 1.5: expected int"),
         (["sft.fit=3"], "recipe.fit is 3: expected a mapping"),
         (["sft.tasks"], "'sft.tasks': expected KEY=VALUE"),
+        (["sft.fit.lr=fast"], "recipe.fit.lr is 'fast': expected float"),
+        (["sft.engine.mixed_precision=no"], "mixed_precision is False: expected str .*`no`.* need quotes"),
+        (["sft.tasks=0"], "tasks is 0: expected 1 or more"),
+        (["sft.buckets=0"], "buckets is 0: expected 1 or more"),
+        (["sft.max_length=-5"], "max_length is -5: expected 2 or more"),
+        (["sft.noise=-1"], "noise is -1.0: expected 0 or more"),
+        (["sft.token_dropout=5"], "token_dropout is 5.0: expected a share from 0 to 1"),
+        (["sft.weighting=word"], "weighting is 'word': expected 'token' or 'answer'"),
+        (["sft.fit.steps=0"], "steps is 0: expected 1 or more"),
+        (["sft.fit.lr=.nan"], "lr is nan: expected 0 or more"),
+        (["sft.fit.log_every=0"], "log_every is 0: expected 1 or more"),
+        (["sft.fit.keep=0"], "keep is 0: expected 1 or more"),
     ],
 )
 def test_mistakes_are_named(recipe: Path, settings: list[str], message: str) -> None:

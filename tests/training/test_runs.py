@@ -111,6 +111,7 @@ def test_an_offset_that_does_not_fit_is_refused(lora_run: Path) -> None:
         (["sft.engine.trackers=[moon]"], "trackers are"),
         (["sft.fitt.steps=1"], "has no setting 'fitt': did you mean 'fit'"),
         (["sft.max_length=20"], "has a single example"),
+        (["definition_dropout=9"], "definition_dropout is 9.0: expected a share"),
     ],
 )
 def test_what_is_wrong_with_a_recipe_is_said(tmp_path: Path, settings: list[str], message: str) -> None:

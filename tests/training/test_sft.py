@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
-from text2lora import Text2LoraModel
+from text2lora import Text2LoraModel, TrainingError
 from text2lora.inference import generate_answers
 from text2lora.training.data import Probe, TaskDraw
 from text2lora.training.fit import FitConfig
 from text2lora.training.injection import LoraInjector
 from text2lora.training.lora import LoraTable, train_loras
 from text2lora.training.sft import SftConfig, match_examples, train_sft
+from text2lora.training.state import save_checkpoint
 
 ANSWERS = {"say a": "aa", "say the city": "12"}
 
@@ -51,6 +54,31 @@ def test_sft_teaches_descriptions_and_its_checkpoint_loads(
     loaded = Text2LoraModel.from_pretrained(tmp_path)
     for text, answer in ANSWERS.items():  # what was trained through hooks works through PEFT
         assert generate_answers(loaded.generate_adapter(text, load_base()), tokenizer, ["y"], 4) == [answer]
+
+
+def test_long_prompts_are_cut_in_validation_as_in_training(make_config, base, tokenizer, tmp_path: Path) -> None:
+    shapes: list[torch.Size] = []
+    base.register_forward_pre_hook(lambda *args: shapes.append(args[2]["input_ids"].shape), with_kwargs=True)
+    probes = {"seen": [Probe(text, [("x" * 200, "aa")] * 40) for text in ANSWERS]}
+    config = dataclasses.replace(CONFIG, max_length=32, conditions=["matched", "none"], fit=FitConfig(steps=1))
+    train_sft(Text2LoraModel(make_config()), base, tokenizer, Tasks(), config, tmp_path, probes, lambda line: None)
+    assert max(length for _, length in shapes) == 31  # the last token is read by nobody
+    assert max(rows for rows, _ in shapes) == 40  # a task at a time, for two would be more than 64
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(make_model, tmp_path: Path, monkeypatch) -> None:
+    save_checkpoint(tmp_path, make_model())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(self, folder: Path, **options: object) -> None:
+        Path(folder).mkdir()
+        Path(folder, "model.safetensors").write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(Text2LoraModel, "save_pretrained", full)
+    with pytest.raises(TrainingError, match=r"cannot be written \(I/O error: No space left.*last good state stays"):
+        save_checkpoint(tmp_path, make_model())
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @torch.no_grad()

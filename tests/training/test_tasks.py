@@ -21,6 +21,7 @@ from text2lora.training.tasks import (
     load_hub_tasks,
     read_tasks,
     split_tasks,
+    task_to_dict,
 )
 
 YAML = """
@@ -166,6 +167,16 @@ def test_splits_share_nothing_with_training() -> None:
     assert [task.name for task in named] == ["task0", "task1", "task2", "task4"]
 
 
+def test_training_keeps_a_wording_of_every_task() -> None:
+    for share in (0.0, 0.9, 1.0):
+        train, _ = split_tasks(make_tasks(3), SplitConfig(held_out_descriptions=share))
+        assert all(task.descriptions for task in train)
+    with pytest.raises(TrainingError, match=r"held_out_descriptions is 3.0: expected a share"):
+        SplitConfig(held_out_descriptions=3.0)
+    with pytest.raises(TrainingError, match="examples is 0: expected 1 or more"):
+        SplitConfig(examples=0)
+
+
 @pytest.mark.parametrize(
     ("tasks", "unseen", "message"),
     [
@@ -196,6 +207,18 @@ def test_decontamination_finds_pairs_and_long_overlaps() -> None:
     assert said == ["decontamination: 2 training examples left out, for validation has them"]
     with pytest.raises(TrainingError, match="all examples of 't'"):
         decontaminate([Task("t", ["d"], examples[:1])], held_out)
+
+
+def test_the_form_of_a_tasks_prompts_is_no_overlap() -> None:
+    form = "Classify the following review of a customer as positive or negative, and answer with one word: "
+    text = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+    examples = [TaskExample(f"{form}thing {i}", "positive") for i in range(5)]
+    held_out = [(f"{form}other", "negative"), (f"{form}{text}", "negative")]
+    leaked = TaskExample(f"{form}so {text}", "negative")
+    (task,) = decontaminate([Task("t", ["d"], [*examples, leaked])], held_out, lambda line: None)
+    assert task.examples == examples
+    few = [Task(f"t{i}", ["d"], [TaskExample(f"{form}{i}", "x"), TaskExample(f"a {i}", "x")]) for i in range(11)]
+    assert decontaminate(few, held_out) == few  # half of each task, but of eleven
 
 
 def test_most_draws_lack_the_definition() -> None:
@@ -240,3 +263,19 @@ def test_the_end_of_a_turn_is_the_templates(tokenizer) -> None:
         assert tokenizer.decode(batch.ids[0][1:][batch.is_target[0]]) == "-c<unk>"
     finally:
         tokenizer.chat_template = template
+
+
+def test_examples_held_out_by_hand_are_those_of_validation(tmp_path: Path) -> None:
+    (tmp_path / "held.jsonl").write_text('["y", "Y"]\n["z", "Z"]\n["w", "W"]\n')
+    (tmp_path / "loud.yaml").write_text(
+        "definition: In capitals.\ndescriptions: [shout, louder]\n"
+        "examples: [[a, A], [b, B]]\nheld_out_examples: held.jsonl\n"
+    )
+    (task,) = read_tasks(tmp_path / "loud.yaml")
+    (tmp_path / "again.jsonl").write_text(json.dumps(task_to_dict(task)))
+    assert read_tasks(tmp_path / "again.jsonl") == [task]
+    (trained,), splits = split_tasks([task], SplitConfig(examples=2))
+    assert {example.response for example in trained.examples} == {"A", "B"}
+    for probes in splits.values():
+        assert {response for _, response in probes[0].examples} <= {"Y", "Z", "W"}
+        assert len(probes[0].examples) == 2

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from text2lora.adapter import LoraAdapter
 from text2lora.errors import CheckpointError, ServerError
 from text2lora.hub import BASES, hub_fault, resolve_name
-from text2lora.inference import complete
+from text2lora.inference import as_turn, complete
 from text2lora.server import ChatServer
 
 
@@ -141,10 +141,7 @@ class TransformersBackend:
     def render(self, request: Request) -> str:
         """A request as the text that the model reads."""
         if self.chat:
-            text = self.tokenizer.apply_chat_template(
-                request.messages(), tokenize=False, add_generation_prompt=True, enable_thinking=False
-            )
-            return str(text) + request.prefill
+            return as_turn(self.tokenizer, request.messages()) + request.prefill
         *before, last = request.turns
         shown = [f"{user}\n{answer}\n\n" for user, answer in zip(before[::2], before[1::2], strict=True)]
         return "".join(shown) + f"{last}\n{request.prefill}"

@@ -172,7 +172,8 @@ NUMBER = r"(?:(?<![\w.)])-)?\d[\d,]*(?:\.\d+)?"
 def parse_number(output: str, example: Example) -> str | None:
     """The number that the answer is said to be; where none is, the last number."""
     text = output.replace("$", "").replace("**", "")
-    said = re.search(rf"(?:(?i:\banswer(?:\s+is)?\s*:?)|####)[^\d\n-]{{0,24}}({NUMBER})", text)
+    sum_first = rf"(?:{NUMBER}(?:\s*[-+*/x×÷]\s*{NUMBER})+\s*=\s*)?"  # the answer is 3 + 4 = 7
+    said = re.search(rf"(?:(?i:\banswer(?:\s+is\b|\s*:))|####)[^\d\n-]{{0,24}}{sum_first}({NUMBER})", text)
     found = [said[1]] if said else re.findall(NUMBER, text)
     return as_number(found[-1]) if found else None
 

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from text2lora.errors import TrainingError, TrainingInterrupted
 from text2lora.training.optim import build_optimizers, schedule, set_learning_rate
+from text2lora.training.recipe import check_least, check_shares
 from text2lora.training.state import (
     FOLDER,
     RunState,
@@ -46,7 +47,7 @@ class FitConfig:
         adamw_lr: peak learning rate of AdamW on the rest.
         warmup: share of the steps with a rising learning rate; it decays linearly to zero after that.
         weight_decay: on matrices.
-        clip: largest gradient norm.
+        clip: largest gradient norm; 0 for no limit.
         seed: of initial weights and data.
         log_every: steps between lines of `metrics.jsonl`.
         eval_every: steps between validations; 0 for one at the end only.
@@ -65,6 +66,11 @@ class FitConfig:
     eval_every: int = 0
     save_every: int = 0
     keep: int = 1
+
+    def __post_init__(self) -> None:
+        check_least(self, steps=1, lr=0, adamw_lr=0, weight_decay=0, clip=0, log_every=1, eval_every=0, save_every=0)
+        check_least(self, keep=1)
+        check_shares(self, "warmup")
 
 
 class StepResult(NamedTuple):
@@ -141,12 +147,12 @@ def fit(
     if accelerator:
         accelerator.wait_for_everyone()
     save_every = config.save_every or config.eval_every
-    figures: dict[str, float] = {}
+    figures = dict(run.figures)
     begin, running, top, tokens = time.monotonic() - run.seconds, run.loss, run.best, 0
     here = time.monotonic()
 
     def save(step: int) -> Path:
-        state = RunState(step, running, time.monotonic() - begin, top, settings)
+        state = RunState(step, running, time.monotonic() - begin, top, settings, figures)
         return save_state(output_dir, state, module, optimizers, config.keep) if main else state_path(output_dir, step)
 
     with ExitStack() as stack:
@@ -174,12 +180,13 @@ def fit(
             set_learning_rate(optimizers, schedule(step, config.steps, config.warmup))
             total, seen, stop = _over_processes(accelerator, *backward(step), interrupted())
             tokens += int(seen)
-            if not math.isfinite(total):
+            norm = float(nn.utils.clip_grad_norm_(parameters, config.clip or math.inf))
+            if not (math.isfinite(total) and math.isfinite(norm)):
                 saved = find_state(output_dir)
                 kept = f"; the last good state is {saved}" if saved else ""
-                raise TrainingError(f"the loss is {total} at step {step}: lower `lr` ({config.lr}) or `adamw_lr`{kept}")
+                what = f"loss is {total}" if not math.isfinite(total) else f"gradient's norm is {norm}"
+                raise TrainingError(f"the {what} at step {step}: lower `lr` ({config.lr}) or `adamw_lr`{kept}")
             running = total if math.isnan(running) else 0.95 * running + 0.05 * total
-            norm = nn.utils.clip_grad_norm_(parameters, config.clip)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -190,7 +197,7 @@ def fit(
             bar.update()
             if done % config.log_every == 0 or last:
                 seconds = time.monotonic() - begin
-                row = {"step": done, "loss": running, "grad_norm": float(norm), "seconds": seconds}
+                row = {"step": done, "loss": running, "grad_norm": norm, "seconds": seconds}
                 write(row | ({"tokens_per_second": speed} if tokens else {}))
                 if bar.disable:
                     rate = f"  {speed:,.0f} tokens/s" if tokens else ""
@@ -277,9 +284,17 @@ def _begin(
         was = ", ".join(f"{key} {run.settings.get(key)!r} (now {settings[key]!r})" for key in changed)
         raise TrainingError(f"{path} was made with other settings: {was}")
     if main:
-        rows = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= run.step]
-        metrics.write_text("".join(f"{row}\n" for row in rows))
+        lines = metrics.read_text().splitlines() if metrics.is_file() else []
+        metrics.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= run.step))
     return run
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of `metrics.jsonl`; infinity of a line that a full disk or a crash cut off."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.errors import TrainingError
@@ -66,10 +67,19 @@ class AnswerCollator:
 def answer_logits(model: PreTrainedModel, batch: AnswerBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [targets, vocabulary] and labels [targets] of all answer tokens of the batch.
 
-    Right padding under causal attention needs no mask, and the output layer runs on the answers only.
+    Right padding under causal attention needs no mask. The output layer runs on the answers only. The model is called
+    as a whole, for some change their logits after that layer: Gemma caps them, Granite and Cohere scale them.
     """
-    hidden = model.base_model(input_ids=batch.ids[:, :-1], use_cache=False).last_hidden_state
-    return model.get_output_embeddings()(hidden[batch.is_target]), batch.ids[:, 1:][batch.is_target]
+
+    def pick(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        return (args[0][batch.is_target][None],)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(pick)
+    try:
+        logits = model(input_ids=batch.ids[:, :-1], use_cache=False).logits[0]
+    finally:
+        handle.remove()
+    return logits, batch.ids[:, 1:][batch.is_target]
 
 
 def answer_loss(

@@ -69,14 +69,45 @@ def parse(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
         wanted = hints[key]
         if dataclasses.is_dataclass(wanted):
             value = parse(typing.cast(type, wanted), value, f"{where}.{key}")
-        elif wanted is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        elif isinstance(wanted, type) and (
+        elif wanted is float and isinstance(value, int | str) and not isinstance(value, bool):
+            value = _number(value)
+        if isinstance(wanted, type) and (
             not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool))
         ):
-            raise TrainingError(f"{where}.{key} is {value!r}: expected {wanted.__name__}")
+            quotes = " (`yes`, `no`, `on` and `off` need quotes)" if wanted is str and isinstance(value, bool) else ""
+            raise TrainingError(f"{where}.{key} is {value!r}: expected {wanted.__name__}{quotes}")
         values[key] = value
     try:
         return kind(**values)
     except TypeError as error:
         raise TrainingError(f"{where} is incomplete ({error})") from error
+
+
+def _number(value: int | str) -> float | int | str:
+    """The float that is meant: 1e-4 is text to YAML 1.1, which wants 1.0e-4."""
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+def check_least(config: object, **least: float) -> None:
+    """Check numeric settings of a dataclass.
+
+    Raises:
+        TrainingError: one is less than the bound of that name, or not a number.
+    """
+    for name, bound in least.items():
+        if not getattr(config, name) >= bound:
+            raise TrainingError(f"{name} is {getattr(config, name)!r}: expected {bound:g} or more")
+
+
+def check_shares(config: object, *names: str) -> None:
+    """Check settings of a dataclass that are shares.
+
+    Raises:
+        TrainingError: one is not from 0 to 1.
+    """
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise TrainingError(f"{name} is {getattr(config, name)!r}: expected a share from 0 to 1")

@@ -18,6 +18,8 @@ from text2lora.modeling import Text2LoraModel
 from text2lora.training.data import DescriptionBank, perturb
 from text2lora.training.engine import EngineConfig, start_engine
 from text2lora.training.fit import FitConfig, StepResult, fit, step_rng
+from text2lora.training.recipe import check_least, check_shares
+from text2lora.training.state import save_checkpoint
 
 PREFIX = "base_model.model."
 
@@ -193,6 +195,8 @@ class ReconConfig:
             raise TrainingError(f"objective is {self.objective!r}: expected 'delta' or 'factors'")
         if self.select not in ("last", "best"):
             raise TrainingError(f"select is {self.select!r}: expected 'last' or 'best'")
+        check_least(self, tasks=1, noise=0, unseen=0)
+        check_shares(self, "token_dropout")
 
 
 @torch.no_grad()
@@ -300,7 +304,7 @@ def train_recon(
     )
     figures.pop("score", None)
     if accelerator.is_main_process:
-        model.save_pretrained(output_dir, eval_results=figures)
+        save_checkpoint(output_dir, model, eval_results=figures)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return figures

@@ -21,13 +21,14 @@ from text2lora.training.data import Example, Probe
 from text2lora.training.engine import EngineConfig
 from text2lora.training.fit import FitConfig
 from text2lora.training.lora import train_loras
-from text2lora.training.recipe import parse
+from text2lora.training.recipe import check_least, check_shares, parse
 from text2lora.training.recon import LibraryEntry, ReconConfig, load_library, train_recon
 from text2lora.training.sft import SftConfig, train_sft
 from text2lora.training.tasks import (
     HubTasks,
     SplitConfig,
     Task,
+    TaskExample,
     TaskSet,
     decontaminate,
     load_hub_tasks,
@@ -93,6 +94,9 @@ class SftRecipe:
     definition_dropout: float = 0.9
     sft: SftConfig = field(default_factory=SftConfig)
 
+    def __post_init__(self) -> None:
+        check_shares(self, "definition_dropout")
+
 
 @dataclass(frozen=True)
 class LoraRecipe:
@@ -123,6 +127,10 @@ class LoraRecipe:
     definition_dropout: float = 0.9
     engine: EngineConfig = field(default_factory=EngineConfig)
     fit: FitConfig = field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        check_shares(self, "definition_dropout")
+        check_least(self, lora_r=1, at_once=1, examples=1, max_length=2)
 
 
 def load_base(spec: BaseSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -182,19 +190,18 @@ def prepare_tasks(
     tasks: list[Task], split: SplitConfig, tokenizer: PreTrainedTokenizerBase, max_length: int, report: Report
 ) -> tuple[list[Task], dict[str, list[Probe]]]:
     """Leave out answers that do not fit, split, and decontaminate."""
+
+    def fits(example: TaskExample) -> bool:
+        # a token is a byte or more, so that only long texts need a closer look
+        room = max_length - 64
+        return len(example.response.encode()) <= room or len(tokenizer(example.response)["input_ids"]) <= room
+
     kept = []
     for task in tasks:
-        # a token is a byte or more, so that only long texts need a closer look
-        long = {
-            i
-            for i, example in enumerate(task.examples)
-            if len(example.response.encode()) > max_length - 64
-            and len(tokenizer(example.response)["input_ids"]) > max_length - 64
-        }
-        if long:
-            report(f"{task.name}: {len(long)} examples left out, whose response does not fit into {max_length} tokens")
-        examples = [example for i, example in enumerate(task.examples) if i not in long]
-        kept.append(Task(task.name, task.descriptions, examples, task.held_out_descriptions))
+        examples, held_out_examples = (list(filter(fits, rows)) for rows in (task.examples, task.held_out_examples))
+        if long := len(task.examples + task.held_out_examples) - len(examples + held_out_examples):
+            report(f"{task.name}: {long} examples left out, whose response does not fit into {max_length} tokens")
+        kept.append(replace(task, examples=examples, held_out_examples=held_out_examples))
     train, splits = split_tasks(kept, split)
     held_out = [example for probes in splits.values() for probe in probes for example in probe.examples]
     train = decontaminate(train, held_out, report)

@@ -21,6 +21,8 @@ from text2lora.training.engine import EngineConfig, prepare_base, start_engine
 from text2lora.training.fit import FitConfig, StepResult, fit, step_rng
 from text2lora.training.injection import LoraInjector
 from text2lora.training.language import answer_logits, answer_loss, count_matches, prompt_batch
+from text2lora.training.recipe import check_least, check_shares
+from text2lora.training.state import save_checkpoint
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -75,6 +77,10 @@ class SftConfig:
             raise TrainingError(f"conditions hold {wrong[0]!r}: expected some of {', '.join(known)}")
         if self.select != "last" and "matched" not in self.conditions:
             raise TrainingError(f"select is {self.select!r}: conditions must hold 'matched'")
+        if self.weighting not in ("token", "answer"):
+            raise TrainingError(f"weighting is {self.weighting!r}: expected 'token' or 'answer'")
+        check_least(self, tasks=1, examples=1, buckets=1, max_length=2, noise=0, neftune=0, l2=0)
+        check_shares(self, "token_dropout", "label_smoothing")
 
 
 class TaskScore(NamedTuple):
@@ -191,7 +197,7 @@ def train_sft(
     )
     figures.pop("score", None)
     if accelerator.is_main_process:
-        model.save_pretrained(output_dir, eval_results=figures)
+        save_checkpoint(output_dir, model, eval_results=figures)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return figures
@@ -229,9 +235,15 @@ def _validation(
             return junk_emb[torch.arange(len(own)) % len(junk_emb)]
         return None
 
+    def score(
+        model: Text2LoraModel | None, task_emb: torch.Tensor | None, examples: Sequence[Sequence[Example]]
+    ) -> list[TaskScore]:
+        at_a_time = max(1, 64 // len(examples[0])) if examples else 1
+        return score_examples(model, injector, base, tokenizer, task_emb, examples, at_a_time, config.max_length)
+
     def validate(output_dir: Path) -> dict[str, float]:
         if accelerator.is_main_process:
-            model.save_pretrained(output_dir)
+            save_checkpoint(output_dir, model)
         figures: dict[str, float] = {}
         for condition in config.conditions:
             for split, chosen in probes.items():
@@ -239,13 +251,14 @@ def _validation(
                 examples = [probe.examples for probe in chosen[mine]]
                 task_emb = embeddings(condition, split)
                 if task_emb is not None:
-                    scores = score_examples(model, injector, base, tokenizer, task_emb[mine], examples)
+                    scores = score(model, task_emb[mine], examples)
                 else:
                     if split not in without:
-                        without[split] = score_examples(None, injector, base, tokenizer, None, examples)
+                        without[split] = score(None, None, examples)
                     scores = without[split]
                 sums = torch.tensor(
                     [sum(score.matches.float().mean().item() for score in scores), sum(score.loss for score in scores)],
+                    dtype=torch.float32,  # of a process without a probe, too
                     device=device,
                 )
                 if world > 1:
@@ -321,6 +334,7 @@ def score_examples(
     task_emb: torch.Tensor | None,
     examples: Sequence[Sequence[Example]],
     batch_size: int = 32,
+    max_length: int | None = None,
 ) -> list[TaskScore]:
     """How well every task's examples are answered under its own adapter, or by the base alone.
 
@@ -329,11 +343,13 @@ def score_examples(
         task_emb: one embedding per task, [n, d] or [n, tokens, d]; None for the base alone.
         examples: equally many for each task.
         batch_size: tasks at a time.
+        max_length: see `prompt_batch`.
     """
     results: list[TaskScore] = []
     for start in range(0, len(examples), batch_size):
         chosen = examples[start : start + batch_size]
-        batch = prompt_batch(tokenizer, [example for group in chosen for example in group]).to(base.device)
+        rows = [example for group in chosen for example in group]
+        batch = prompt_batch(tokenizer, rows, max_length).to(base.device)
         weights = model(task_emb[start : start + batch_size]) if model is not None and task_emb is not None else {}
         with injector.inject(weights):
             logits, labels = answer_logits(base, batch)

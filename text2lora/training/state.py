@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
+from transformers import PreTrainedModel
 
 from text2lora.errors import TrainingError
 
@@ -27,6 +29,7 @@ class RunState:
         seconds: spent so far.
         best: the best validation score so far, or None.
         settings: that the run was started with.
+        figures: of the validation with that score, or of the last one.
     """
 
     step: int
@@ -34,6 +37,7 @@ class RunState:
     seconds: float
     best: float | None
     settings: Mapping[str, Any]
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 def state_path(output_dir: Path, step: int) -> Path:
@@ -50,7 +54,7 @@ def save_state(
         TrainingError: it cannot be written; earlier states stay.
     """
     path = state_path(output_dir, state.step)
-    parts: dict[str, Any] = {"run": vars(state) | {"settings": dict(state.settings)}, "module": _trained(module)}
+    parts: dict[str, Any] = {"run": asdict(state), "module": _trained(module)}
     parts["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
     _write(parts, path)
     for old in sorted(path.parent.glob("step-*.pt"))[:-keep]:
@@ -61,6 +65,11 @@ def save_state(
 def find_state(output_dir: Path) -> Path | None:
     """The newest state of a run that did not end."""
     return max((output_dir / FOLDER).glob("step-*.pt"), default=None)
+
+
+def find_states(folder: Path) -> list[Path]:
+    """All states of unfinished runs in a folder and those below it."""
+    return sorted(folder.glob(f"**/{FOLDER}/step-*.pt"))
 
 
 def load_state(path: Path, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> RunState:
@@ -92,6 +101,24 @@ def load_best(output_dir: Path, module: nn.Module) -> None:
         _restore(module, torch.load(path, map_location="cpu", weights_only=True))
 
 
+def save_checkpoint(output_dir: Path, model: PreTrainedModel, **options: Any) -> None:
+    """Write what `save_pretrained` writes, each file whole or not at all.
+
+    Raises:
+        TrainingError: it cannot be written; earlier files stay.
+    """
+    temporary = output_dir / ".checkpoint"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+        model.save_pretrained(temporary, **options)
+        for path in sorted(temporary.iterdir()):
+            os.replace(path, output_dir / path.name)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise _cannot_write(output_dir, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def remove_states(output_dir: Path) -> None:
     """Remove what only an unfinished run needs."""
     shutil.rmtree(output_dir / FOLDER, ignore_errors=True)
@@ -118,5 +145,9 @@ def _write(content: object, path: Path) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
-        raise TrainingError(f"{path} cannot be written ({reason}): the last good state stays; make room") from error
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: Exception) -> TrainingError:
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
+    return TrainingError(f"{path} cannot be written ({reason}): the last good state stays; make room")

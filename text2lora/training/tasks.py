@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, MissingExtraError, TrainingError
 from text2lora.training.data import Example, Probe, Prompt, TaskDraw
+from text2lora.training.recipe import check_least, check_shares
 
 LOTS_OF_LORAS = {
     "prompt": "{input}",
@@ -55,12 +57,14 @@ class Task:
         descriptions: the wordings that training may see.
         examples: what to answer.
         held_out_descriptions: wordings for validation.
+        held_out_examples: examples for validation; without them, some of `examples` are kept back.
     """
 
     name: str
     descriptions: list[str]
     examples: list[TaskExample]
     held_out_descriptions: list[str] = field(default_factory=list)
+    held_out_examples: list[TaskExample] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,8 @@ def read_tasks(path: Path) -> list[Task]:
     """Read tasks from a YAML or JSON lines file, or from a folder of them.
 
     A task is a mapping with `name` (default: the file's), `descriptions`, `examples` and, if there are,
-    `held_out_descriptions` and `definition`. An example is a mapping with `prompt` (or chat `messages`) and `response`,
-    or a list of the two. `examples` may name a JSON lines file beside the task's.
+    `held_out_descriptions`, `held_out_examples` and `definition`. An example is a mapping with `prompt` (or chat
+    `messages`) and `response`, or a list of the two. Examples may be the name of a JSON lines file beside the task's.
 
     Raises:
         TrainingError: a file that cannot be read, or a task that lacks something, by name.
@@ -179,23 +183,28 @@ def read_lines(path: Path) -> list[Any]:
 
 
 def _task(content: object, path: Path, place: str, described: bool = True) -> Task:
-    keys = ("name", "descriptions", "held_out_descriptions", "definition", "examples")
+    keys = ("name", "descriptions", "held_out_descriptions", "definition", "examples", "held_out_examples")
     where = f"{path}, {place}" if place != path.stem else str(path)
     needed = ["descriptions", "examples"] if described else ["examples"]
     if not isinstance(content, dict) or not set(needed) <= content.keys():
         raise TrainingError(f"{where} is not a task: expected a mapping with `{'` and `'.join(needed)}`")
     if unknown := sorted(set(content) - set(keys)):
         raise TrainingError(f"{where} has no setting {unknown[0]!r}: expected some of {', '.join(keys)}")
-    rows = content["examples"]
-    if isinstance(rows, str):
-        rows = read_lines(path.parent / rows)
     name, definition = str(content.get("name", place)), str(content.get("definition") or "")
+
+    def examples(key: str) -> list[TaskExample]:
+        rows = content.get(key) or []
+        rows = read_lines(path.parent / rows) if isinstance(rows, str) else rows
+        if not isinstance(rows, list):
+            raise TrainingError(f"{where}: `{key}` is {rows!r}, expected a list or the name of a JSON lines file")
+        one = key.removesuffix("s").replace("_", " ")
+        return [_example(row, definition, f"{where}, {one} {i + 1}") for i, row in enumerate(rows)]
+
     texts = [_descriptions(content.get(key) or [], where, key) for key in ("descriptions", "held_out_descriptions")]
-    if not rows or (described and not texts[0]):
-        raise TrainingError(f"{where} has no {'descriptions' if rows else 'examples'}: expected at least one")
-    return Task(
-        name, texts[0], [_example(row, definition, f"{where}, example {i + 1}") for i, row in enumerate(rows)], texts[1]
-    )
+    shown, held_out = examples("examples"), examples("held_out_examples")
+    if not shown or (described and not texts[0]):
+        raise TrainingError(f"{where} has no {'descriptions' if shown else 'examples'}: expected at least one")
+    return Task(name, texts[0], shown, texts[1], held_out)
 
 
 def _descriptions(given: object, where: str, key: str) -> list[str]:
@@ -234,20 +243,20 @@ def read_undescribed(path: Path) -> Task:
 
 def task_to_dict(task: Task) -> dict[str, Any]:
     """The task as `read_tasks` takes it."""
-    definitions = {example.definition for example in task.examples}
-    examples = [
-        {"prompt" if isinstance(prompt, str) else "messages": prompt, "response": response}
-        for prompt, response in (
-            example.without_definition() if len(definitions) == 1 else example.with_definition()
-            for example in task.examples
-        )
-    ]
+    definitions = {example.definition for example in task.examples + task.held_out_examples}
+    same = len(definitions) == 1
+
+    def rows(examples: list[TaskExample]) -> list[dict[str, Any]]:
+        pairs = [e.without_definition() if same else e.with_definition() for e in examples]
+        return [{"prompt" if isinstance(p, str) else "messages": p, "response": response} for p, response in pairs]
+
     found: dict[str, Any] = {"name": task.name, "descriptions": task.descriptions}
     if task.held_out_descriptions:
         found["held_out_descriptions"] = task.held_out_descriptions
-    if len(definitions) == 1 and definitions != {""}:
+    if same and definitions != {""}:
         found["definition"] = definitions.pop()
-    return found | {"examples": examples}
+    found["examples"] = rows(task.examples)
+    return found | ({"held_out_examples": rows(task.held_out_examples)} if task.held_out_examples else {})
 
 
 def load_hub_tasks(source: HubTasks, folder: Path = Path()) -> list[Task]:
@@ -323,7 +332,7 @@ class SplitConfig:
     Attributes:
         unseen_tasks: how many whole tasks, or their names.
         held_out_descriptions: share of the wordings of a task that marks none as held out, if it has several.
-        examples: unseen examples per task, and at most half of them.
+        examples: unseen examples per task, at most those held out, or half of those of a task that holds none out.
         wordings: per task and split, so many descriptions are validated at most.
         seed: of the choice.
     """
@@ -337,6 +346,10 @@ class SplitConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.unseen_tasks, int | list):
             raise TrainingError(f"unseen_tasks is {self.unseen_tasks!r}: expected a number or a list of names")
+        check_least(self, examples=1, wordings=1)
+        check_shares(self, "held_out_descriptions")
+        if isinstance(self.unseen_tasks, int):
+            check_least(self, unseen_tasks=0)
 
 
 @dataclass
@@ -402,21 +415,25 @@ def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task],
         raise TrainingError(f"unseen_tasks leaves none of the {len(tasks)} tasks to train on")
     train: list[Task] = []
     splits: dict[str, list[Probe]] = {"unseen_examples": [], "unseen_descriptions": [], "unseen_tasks": []}
-    if poor := [task.name for task in tasks if len(task.examples) < 2]:
+    if poor := [task.name for task in tasks if len(task.examples) < 2 and not task.held_out_examples]:
         raise TrainingError(
             f"the task {poor[0]!r} has a single example: expected one to train on and one to validate on"
         )
-    smallest = min(len(task.examples) for task in tasks)
-    count = min(config.examples, smallest // 2)  # the same for all, so that tasks weigh the same
+    # the same for all, so that tasks weigh the same
+    count = min(config.examples, *(len(task.held_out_examples) or len(task.examples) // 2 for task in tasks))
     for task in tasks:
         own = random.Random(f"{config.seed} {task.name}")
         wordings, held_out = list(task.descriptions), list(task.held_out_descriptions)
         if not held_out and len(wordings) > 1:
             share = max(1, round(config.held_out_descriptions * len(wordings))) if config.held_out_descriptions else 0
-            held_out = own.sample(wordings, share)
+            held_out = own.sample(wordings, min(share, len(wordings) - 1))  # training needs one
             wordings = [text for text in wordings if text not in held_out]
         order = own.sample(task.examples, len(task.examples))
-        held = [example.without_definition() for example in order[:count]]
+        if task.held_out_examples:
+            kept_back = own.sample(task.held_out_examples, count)
+        else:
+            kept_back, order = order[:count], order[count:]
+        held = [example.without_definition() for example in kept_back]
 
         def probes(texts: Sequence[str]) -> list[Probe]:
             return [Probe(text, held) for text in texts[: config.wordings]]  # noqa: B023 - used at once
@@ -426,7 +443,7 @@ def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task],
             continue
         splits["unseen_examples"] += probes(wordings)
         splits["unseen_descriptions"] += probes(held_out)
-        train.append(replace(task, descriptions=wordings, held_out_descriptions=held_out, examples=order[count:]))
+        train.append(replace(task, descriptions=wordings, held_out_descriptions=held_out, examples=order))
     return train, {name: found for name, found in splits.items() if found}
 
 
@@ -444,7 +461,9 @@ def decontaminate(
     """Leave out the training examples that evaluation would recognise.
 
     An example goes where an evaluation example has its prompt and response, case and punctuation aside, or where the
-    two prompts share so many words in a row as `ngram` (13, as in Brown et al. 2020, appendix C).
+    two prompts share so many words in a row as `ngram`. Words that are in more than ten training examples, or in more
+    than half of a task's, are a form that examples are put into, and do not count (both as in Brown et al. 2020,
+    appendix C, but for the half).
 
     Raises:
         TrainingError: nothing of a task would be left.
@@ -454,17 +473,20 @@ def decontaminate(
     for prompt, response in held_out:
         words = _words(prompt)
         pairs.add((" ".join(words), " ".join(_words(response))))
-        grams.update(tuple(words[i : i + ngram]) for i in range(len(words) - ngram + 1))
-
-    def known(example: TaskExample) -> bool:
-        words = _words(example.prompt)
-        if (" ".join(words), " ".join(_words(example.response))) in pairs:
-            return True
-        return any(tuple(words[i : i + ngram]) in grams for i in range(len(words) - ngram + 1))
-
+        grams |= _grams(words, ngram)
+    everywhere: Counter[tuple[str, ...]] = Counter()
+    shared = [[_grams(_words(example.prompt), ngram) & grams for example in task.examples] for task in train]
+    for found in shared:
+        everywhere.update(gram for own in found for gram in own)
     clean, gone = [], 0
-    for task in train:
-        examples = [example for example in task.examples if not known(example)]
+    for task, found in zip(train, shared, strict=True):
+        here = Counter(gram for own in found for gram in own)
+        forms = {gram for gram, count in here.items() if everywhere[gram] > 10 or 1 < count > len(found) / 2}
+        examples = [
+            example
+            for example, own in zip(task.examples, found, strict=True)
+            if own <= forms and (" ".join(_words(example.prompt)), " ".join(_words(example.response))) not in pairs
+        ]
         if not examples:
             raise TrainingError(f"all examples of {task.name!r} are in the evaluation data, too: take other ones")
         gone += len(task.examples) - len(examples)
@@ -472,6 +494,10 @@ def decontaminate(
     if gone:
         report(f"decontamination: {gone} training examples left out, for validation has them")
     return clean
+
+
+def _grams(words: Sequence[str], size: int) -> set[tuple[str, ...]]:
+    return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
 
 
 def source_kind(entry: object) -> type[TaskFiles] | type[HubTasks]:
