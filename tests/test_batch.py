@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from text2lora import InvalidDescriptionError, LoraAdapter, OutputError
-from text2lora.batch import AdapterSettings, folder_name, read_descriptions, write_adapters
+from text2lora.batch import AdapterSettings, choose_shard, folder_name, read_descriptions, write_adapters
 from text2lora.encoder import check_description
 
 TEXTS = ["upper case the city", "lower case", "the city, the city", "upper case the city!"]
@@ -62,15 +62,15 @@ def test_a_broken_run_goes_on_where_it_stopped(model, tmp_path: Path, count_pass
 
 
 def test_other_settings_make_other_folders(model, tmp_path: Path) -> None:
-    settings = [
+    several = [
         AdapterSettings(),
         AdapterSettings(2.0),
         AdapterSettings(dtype=torch.bfloat16),
         AdapterSettings(1.0, None, True),
     ]
-    for each in settings:
+    for each in several:
         assert not next(write_adapters(model, TEXTS[:1], tmp_path, each)).skipped
-    assert len(list(tmp_path.iterdir())) == len(settings)
+    assert len(list(tmp_path.iterdir())) == len(several)
 
 
 def test_a_description_that_stands_twice_is_made_once(model, tmp_path: Path) -> None:
@@ -140,3 +140,32 @@ def test_json_lines_may_hold_any_text(tmp_path: Path) -> None:
     texts = ["عربي", "emoji 🎈", "a" * 10_000, "tab\tand\nline"]
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"description": t}) for t in texts))
     assert read_descriptions(tmp_path / "a.jsonl") == texts
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(), unique=True), st.integers(1, 9))
+def test_every_description_falls_to_one_shard(numbers: list[int], count: int) -> None:
+    texts = [f"task {number}" for number in numbers]
+    shards = [choose_shard(texts, number, count) for number in range(1, count + 1)]
+    assert sorted(text for shard in shards for text in shard) == sorted(texts)
+
+
+def test_shards_are_of_like_size_and_keep_when_a_list_changes() -> None:
+    texts = [f"task {number}" for number in range(4000)]
+    shards = [choose_shard(texts, number, 4) for number in (1, 2, 3, 4)]
+    assert all(900 < len(shard) < 1100 for shard in shards)
+    changed = [*reversed(texts[1000:]), " new\n"]
+    assert set(choose_shard(changed, 2, 4)) - {"new"} == set(shards[1]) - set(texts[:1000])
+
+
+def test_shards_resume_and_together_make_what_one_machine_makes(model, tmp_path: Path) -> None:
+    def run(number: int) -> list[bool]:
+        return [made.skipped for made in write_adapters(model, choose_shard(TEXTS, number, 2), tmp_path / str(number))]
+
+    first, second = run(1), run(2)
+    assert len(first) + len(second) == len(TEXTS)
+    assert not any(first + second)
+    assert all(run(1) + run(2))
+    list(write_adapters(model, TEXTS, tmp_path / "all"))
+    names = sorted(path.name for number in "12" for path in (tmp_path / number).glob("*"))
+    assert names == sorted(path.name for path in (tmp_path / "all").iterdir())

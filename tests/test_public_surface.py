@@ -27,6 +27,7 @@ LAYERS = [
     "arithmetic",
     "modeling",
     "batch",
+    "integrations",
     "inference",
     "export",
     "server",

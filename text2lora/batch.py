@@ -71,6 +71,23 @@ def read_descriptions(path: Path) -> list[str]:
     return found
 
 
+def choose_shard(descriptions: Sequence[str], number: int, count: int) -> list[str]:
+    """The descriptions of one machine of many, so that each falls to exactly one.
+
+    A description's shard depends on its text alone: a list that grows or is sorted anew keeps its split.
+
+    Args:
+        descriptions: all of them.
+        number: of the shard, from 1 to `count`.
+        count: of shards.
+    """
+
+    def shard(text: str) -> int:
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % count + 1
+
+    return [text for text in map(check_description, descriptions) if shard(text) == number]
+
+
 def write_adapters(
     model: Text2LoraModel,
     descriptions: Sequence[str],

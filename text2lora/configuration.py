@@ -30,6 +30,8 @@ class Text2LoraConfig(PreTrainedConfig):
         encoder_full_stop: end a description whose last character is a letter with a full stop.
         encoder_dtype: of the encoder's weights, as `float32`; None takes the encoder's own.
         encoder_instruction: a template with `{description}` in it, or None for the description itself.
+        one_hot_tasks: names of tasks, in place of a text encoder: a description is then one of them, and its embedding
+            is one-hot. Such a hypernetwork knows no other tasks; it is a baseline.
         task_emb_size: features of a task embedding, d.
         task_encoder: `pooled` is the paper's linear map of one vector; `tokens` lets learned latent queries attend
             to the states of all tokens of the description. `softmax`, `vq` and `discrete` read one vector and choose
@@ -64,6 +66,7 @@ class Text2LoraConfig(PreTrainedConfig):
     encoder_full_stop: bool = False
     encoder_dtype: str | None = None
     encoder_instruction: str | None = None
+    one_hot_tasks: list[str] = field(default_factory=list)
     task_emb_size: int = 1024
     task_encoder: Literal["pooled", "tokens", "softmax", "vq", "discrete"] = "pooled"
     codebook_size: int = 32
@@ -94,6 +97,10 @@ class Text2LoraConfig(PreTrainedConfig):
                 raise CheckpointError(
                     f"no shape or path for target module {name!r}: use Text2LoraConfig.from_base_config"
                 )
+        if self.one_hot_tasks and self.task_emb_size != len(self.one_hot_tasks):
+            raise CheckpointError(
+                f"task_emb_size is {self.task_emb_size}: expected {len(self.one_hot_tasks)}, as many as one_hot_tasks"
+            )
         if self.latent_size % 4:
             raise CheckpointError(f"latent_size is {self.latent_size}: expected a multiple of 4")
         for name in ("lora_r", "latent_size", "head_input_size", "task_emb_size", "encoder_max_length"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import math
 import threading
@@ -109,6 +110,8 @@ class TextEncoder:
         Raises:
             CheckpointError: it cannot be loaded, from the Hub or from a package.
         """
+        if config.one_hot_tasks:
+            return OneHotEncoder(config.one_hot_tasks, kwargs.get("device_map", "cpu"))
         name = str(encoder or config.encoder_name_or_path or "")
         if not name:
             raise CheckpointError(
@@ -213,6 +216,41 @@ class TextEncoder:
 
     def _scale(self, vectors: torch.Tensor) -> torch.Tensor:
         return F.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1]) if self.normalize else vectors
+
+
+class OneHotEncoder(TextEncoder):
+    """Names of tasks as one-hot vectors, in place of a text encoder; of length sqrt(d), as those of texts.
+
+    Args:
+        tasks: their names.
+        device: of the vectors.
+    """
+
+    def __init__(self, tasks: Sequence[str], device: str = "cpu"):
+        self.tasks, self.device, self.pooling = list(tasks), device, "one-hot"
+
+    @property
+    def signature(self) -> list[object]:
+        """See `TextEncoder`."""
+        return [self.pooling, *self.tasks]
+
+    def encode(self, descriptions: Sequence[str], batch_size: int = 64) -> torch.Tensor:
+        """The vectors of tasks, [n, d].
+
+        Raises:
+            InvalidDescriptionError: no name of a task.
+        """
+        rows = []
+        for name in map(check_description, descriptions):
+            if name not in self.tasks:
+                near = difflib.get_close_matches(name, self.tasks, 3, 0) or self.tasks[:3]
+                raise InvalidDescriptionError(
+                    f"{name[:60]!r} is no task of this checkpoint, which reads names and no texts: expected one of its "
+                    f"{len(self.tasks)}, such as {', '.join(near)}"
+                )
+            rows.append(self.tasks.index(name))
+        index = torch.tensor(rows, dtype=torch.long, device=self.device)
+        return F.one_hot(index, len(self.tasks)).float() * math.sqrt(len(self.tasks))
 
 
 def _positions(model: PreTrainedModel) -> int:

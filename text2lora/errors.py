@@ -41,3 +41,11 @@ class TrainingInterrupted(TrainingError):
 
 class EvaluationError(Text2LoraError, RuntimeError):
     """An evaluation that cannot be run: an unknown task, data that cannot be read, a server that does not answer."""
+
+
+class ServingError(Text2LoraError, RuntimeError):
+    """Adapters that a server cannot make: a setting that cannot be used, or another base."""
+
+
+class LimitError(ServingError):
+    """An adapter that a server does not make now: too many new ones in a minute, or no room."""

@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -140,6 +140,28 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         raise OutputError(f"{target} cannot be written ({reason}): choose another folder") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # after a swap, what was there before
+
+
+def check_output(target: Path, names: Iterable[str]) -> None:
+    """Refuse, before minutes are spent on it, a folder that `atomic_folder` could not or should not replace.
+
+    Args:
+        target: a folder, or nothing yet.
+        names: of the files that it may hold, from an earlier run.
+
+    Raises:
+        OutputError: it is a file, holds something else, or its parent cannot be written.
+    """
+    if target.exists() and not target.is_dir():
+        raise OutputError(f"{target} is a file: choose another folder")
+    if target.is_dir() and (foreign := sorted(set(os.listdir(target)) - set(names))):
+        raise OutputError(f"{target} holds {foreign[0]}, no part of an earlier report: choose another folder")
+    with contextlib.suppress(_TriedOut), atomic_folder(target):
+        raise _TriedOut
+
+
+class _TriedOut(Exception):
+    """Ends the block of `atomic_folder` without a change."""
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from text2lora.cli import app
+from text2lora.errors import OutputError
 
 ROWS = [
     {"name": name, "descriptions": [f"the {name}", f"{name} case"], "examples": [["x", answer], ["y", answer]]}
@@ -33,6 +34,19 @@ def test_own_tasks_give_a_verdict_a_report_and_pictures(checkpoint_dir: Path, ta
     ]  # fmt: skip
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["conditions"]["matched"]["loss"]["samples"] == 6
+
+
+def test_a_folder_with_something_else_stays_as_it_is(checkpoint_dir: Path, tasks: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    for command in (["check", str(checkpoint_dir), "--tasks", str(tasks)], ["eval", "nano"]):
+        for target, told in (("mine", "holds thesis.txt"), ("mine/thesis.txt", "is a file"), ("tasks.jsonl/x", "")):
+            result = CliRunner().invoke(app, [*command, "-o", str(tmp_path / target)])
+            assert isinstance(result.exception, OutputError)
+            assert told in str(result.exception)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "tasks.jsonl"]
 
 
 def test_json_is_all_that_goes_to_stdout(checkpoint_dir: Path, tasks: Path) -> None:

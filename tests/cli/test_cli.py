@@ -248,6 +248,29 @@ def test_several_descriptions_make_several_adapters(t2l_command, checkpoint_dir:
     assert len(list((tmp_path / "out").iterdir())) == 3
 
 
+def test_shards_of_a_file_are_made_apart(t2l_command, checkpoint_dir: Path, tmp_path: Path) -> None:
+    texts = [f"city {number}" for number in range(6)]
+    (tmp_path / "tasks.txt").write_text("\n".join(texts))
+    made = []
+    for number in (1, 2, 3):
+        shard = ("--shard", f"{number}/3", "-m", checkpoint_dir, "-o", f"out{number}", "--json")
+        rows = json.loads(t2l_command("make", "--file", "tasks.txt", *shard).out)
+        assert not any(row["skipped"] for row in rows)
+        made += [row["description"] for row in rows]
+        assert all(row["skipped"] for row in json.loads(t2l_command("make", "--file", "tasks.txt", *shard).out))
+    assert sorted(made) == texts
+
+
+def test_a_shard_may_be_empty(t2l_command, checkpoint_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "tasks.txt").write_text("upper case")
+    results = [
+        t2l_command("make", "--file", "tasks.txt", "--shard", f"{n}/2", "-m", checkpoint_dir, "-o", "out")
+        for n in (1, 2)
+    ]
+    assert [result.code for result in results] == [0, 0]
+    assert sorted(result.out.split()[0] for result in results) == ["0", "1"]
+
+
 def test_a_mix_is_one_adapter_between_the_descriptions(t2l_command, checkpoint_dir: Path) -> None:
     result = t2l_command("make", "upper case", "the city", "--mix", "70,30", "-m", checkpoint_dir, "-o", "mixed")
     assert result.code == 0, result.err
@@ -268,6 +291,11 @@ def test_a_mix_is_one_adapter_between_the_descriptions(t2l_command, checkpoint_d
         ["make", "a", "b", "--mix", "x,y"],
         ["make", "a", "--mix", "1"],
         ["make", "--file", "x.txt", "--mix", "1,2"],
+        ["make", "a", "--shard", "1/2"],
+        *(
+            ["make", "--file", "x.txt", "--shard", shard]
+            for shard in ("0/2", "3/2", "1/0", "1", "a/b", "-1/2", "1/2/3")
+        ),
     ],
 )
 def test_calls_that_say_two_things_exit_with_two(t2l_command, tmp_path: Path, args: list[str]) -> None:

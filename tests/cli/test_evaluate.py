@@ -70,7 +70,7 @@ def test_what_cannot_work_is_refused_before_the_model_is_loaded(tasks: Path) -> 
         (["-t", "humaneval", "--data", "code.jsonl"], EvaluationError, "allow it with --allow-code-execution"),
         (["-t", "mine.jsonl,more/mine.jsonl"], EvaluationError, "two tasks have the same name"),
         (["-t", "lm_eval:sciq", "--server", "http://x"], EvaluationError, "leave out --server"),
-        (["-t", "mine.jsonl", "-o", "more"], OutputError, "holds mine.jsonl, no part of a report"),
+        (["-t", "mine.jsonl", "-o", "more"], OutputError, "holds mine.jsonl, no part of an earlier report"),
         (["-t", "nothing"], EvaluationError, "'nothing' is no task"),
     ]:
         result = t2l("eval", "-m", "./no-such-model", *args)

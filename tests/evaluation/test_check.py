@@ -145,6 +145,16 @@ def test_missing_matplotlib_is_said_in_one_line(monkeypatch) -> None:
         require_matplotlib()
 
 
+def test_of_a_prompt_that_is_too_long_the_middle_is_left_out(make_model, base, tokenizer) -> None:
+    tasks = [CheckTask(name, [name], [("x" * 900 + name, "A")]) for name in ("city", "case")]
+    report = check_conditioning(make_model(), base, tokenizer, tasks)
+    cut = [CheckTask(t.name, t.descriptions, [("x" * (254 - 2 - len(t.name)) + t.name, "A")]) for t in tasks]
+    assert (
+        report.conditions["none"].losses
+        == check_conditioning(make_model(), base, tokenizer, cut).conditions["none"].losses
+    )
+
+
 def test_one_task_cannot_be_shuffled(make_model, base, tokenizer) -> None:
     with pytest.raises(TrainingError, match=r"1 task\(s\) to check with: expected two or more"):
         check_conditioning(make_model(), base, tokenizer, TASKS[:1])

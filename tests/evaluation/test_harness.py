@@ -98,7 +98,7 @@ def test_report_replaces_only_a_report(report: EvalReport, tmp_path: Path) -> No
     for _ in range(2):
         write_report(report, tmp_path / "out")
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError, match=r"holds mine\.txt, no part of a report"):
+    with pytest.raises(OutputError, match=r"holds mine\.txt, no part of an earlier report"):
         write_report(report, tmp_path / "out")
 
 

@@ -131,6 +131,19 @@ def test_a_library_is_learned(library: Path, tmp_path: Path, objective: str) -> 
     assert (folder / "training.png").is_file()
 
 
+def test_a_library_is_learned_by_the_names_of_its_adapters(library: Path, tmp_path: Path) -> None:
+    fit = {"steps": 100, "lr": 0.01, "adamw_lr": 0.01}
+    recipe = str(write_recipe(library, tasks=8, noise=0.0, fit=fit))
+    with pytest.raises(TrainingError, match="unseen is 1: expected 0"):
+        run_recipe(recipe, tmp_path, ["one_hot=true", "recon.unseen=1"], silent)
+    folder = run_recipe(recipe, tmp_path, ["one_hot=true"], silent)
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["seen/error"] < 0.5 * last["seen (mean)/error"]
+    made = Text2LoraModel.from_pretrained(folder).generate_lora("adapter-2")
+    wanted = LoraAdapter.from_pretrained(library / "adapter-2")
+    assert norm(combine([made, wanted], [1, -1])) < 0.5 * norm(wanted)
+
+
 def test_unseen_adapters_and_wordings_are_validated_apart(library: Path, tmp_path: Path) -> None:
     recipe = write_recipe(library, unseen=2, select="best", fit={"steps": 2, "eval_every": 1})
     data = yaml.safe_load(recipe.read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ from typer.testing import CliRunner
 
 from text2lora import LoraAdapter, Text2LoraConfig, Text2LoraModel, base_model_path
 from text2lora.cli import app
-from text2lora.errors import MissingExtraError, TrainingError
+from text2lora.errors import InvalidDescriptionError, MissingExtraError, TrainingError
 from text2lora.recipes import FOLDERS, KINDS, run_recipe
 from text2lora.training.recipe import parse, read_recipe
-from text2lora.training.runs import BaseSpec, load_base, load_tasks, set_offset
+from text2lora.training.runs import BaseSpec, _examples, load_base, load_tasks, set_offset
+from text2lora.training.tasks import Task, TaskExample, TaskSet
 
 TEN_TASKS = Path(__file__).parents[2] / "examples" / "ten-tasks"
 SHORT = ["sft.fit.steps=2", "sft.tasks=3", "split.wordings=1", "split.examples=2", "sft.fit.eval_every=1"]
@@ -51,6 +53,21 @@ def test_the_ten_tasks_of_the_tutorial_train_a_checkpoint(tmp_path: Path) -> Non
     assert adapter.spec.base_model_name_or_path == "nano"
 
 
+def test_tasks_by_name_are_a_baseline_that_cannot_read(tmp_path: Path) -> None:
+    folder = run_recipe(str(TEN_TASKS / "recipe.yaml"), tmp_path, [*SHORT, "one_hot=true"], silent)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    splits = {name.partition("/")[0] for row in rows for name in row if "/" in name}
+    assert splits == {"unseen_examples", "unseen_examples (shuffled)", "unseen_examples (none)"}
+    model = Text2LoraModel.from_pretrained(folder)
+    assert model.config.task_emb_size == 9
+    assert model.standing("year") is None
+    assert model.generate_lora("year").metadata["description"] == "year"
+    with pytest.raises(
+        InvalidDescriptionError, match=r"'the year' is no task of this checkpoint.* its 9, such as year"
+    ):
+        model.generate_lora("the year")
+
+
 def test_loras_are_saved_for_peft(lora_run: Path, tmp_path: Path) -> None:
     base = AutoModelForCausalLM.from_pretrained(base_model_path())
     model = PeftModel.from_pretrained(base, lora_run / "multitask")
@@ -60,6 +77,14 @@ def test_loras_are_saved_for_peft(lora_run: Path, tmp_path: Path) -> None:
     names = {path.parent.name for path in folder.glob("*/adapter_config.json")}
     assert names == {path.stem for path in (TEN_TASKS / "tasks").iterdir()}
     assert LoraAdapter.from_pretrained(folder / "year").metadata["description"].startswith("Say in which year")
+
+
+def test_one_lora_for_all_tasks_sees_all_of_them_in_a_step() -> None:
+    tasks = [Task(f"t{i}", ["d"], [TaskExample(f"q{i}", "a", "what to do")] * 9) for i in range(6)]
+    mixed = _examples(TaskSet(tasks, definition_dropout=0.0), 24, random.Random(0))
+    assert {prompt for prompt, _ in mixed} == {f"what to do\n\nq{i}" for i in range(6)}
+    own = _examples(TaskSet(tasks[:1], definition_dropout=1.0), 8, random.Random(0))
+    assert own == [("q0", "a")] * 8
 
 
 def test_adapters_start_from_a_multi_task_lora(lora_run: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from text2lora.cli.common import AsJson, Device, complete_checkpoint, err, out, parse_device, quiet, say, show, suggest
-from text2lora.hub import BASES, atomic_folder
+from text2lora.hub import BASES, atomic_folder, check_output
 
 if TYPE_CHECKING:
     from text2lora.evaluation.check import CheckTask, ConditioningReport
@@ -48,6 +48,7 @@ def check(
 
     if output:
         require_matplotlib()
+        check_output(output, ("report.json", "conditions.png", "similarity.png"))
     with err.status("loading") as status:
         model = Text2LoraModel.from_pretrained(checkpoint, subfolder=subfolder or "", device_map=parse_device(device))
         chosen = load_tasks(tasks, model.config.base_model_name_or_path, examples)

@@ -26,7 +26,7 @@ from text2lora.cli.common import (
     suggest,
 )
 from text2lora.errors import EvaluationError
-from text2lora.hub import is_local, push_target
+from text2lora.hub import check_output, is_local, push_target
 
 if TYPE_CHECKING:
     from text2lora.evaluation.report import EvalReport
@@ -134,10 +134,10 @@ def evaluate(
     from text2lora.evaluation.data import load_task
     from text2lora.evaluation.harness import check_code, evaluate_tasks, make_conditions, summarise
     from text2lora.evaluation.lm_harness import PREFIX, evaluate_with_lm_eval, find_tasks
-    from text2lora.evaluation.report import EvalReport, check_output, push_report, write_report
+    from text2lora.evaluation.report import REPORT_NAMES, EvalReport, push_report, write_report
 
     if output:
-        check_output(output)
+        check_output(output, REPORT_NAMES)
     own = [name for name in names if not name.startswith(PREFIX)]
     theirs = [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
     if theirs and server:
@@ -217,6 +217,7 @@ def _evaluate_nano(split: str, records: int, checkpoint: str, output: Path | Non
 
     if output:
         require_matplotlib()
+        check_output(output, ("table.md", "results.json", "tasks.csv", "table.png"))
     with err.status("loading") as status:
         model = Text2LoraModel.from_pretrained(checkpoint)
         rows = evaluate_nano(split, records, model, status.update)

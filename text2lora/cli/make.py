@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,9 @@ def make(
     ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", help="Descriptions: a .txt with one a line, or a .jsonl of objects.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Make one part of the file's adapters, as 2/8: the second of eight machines.")
     ] = None,
     mix: Annotated[
         str | None, typer.Option(help="Make one adapter between the descriptions, in these shares: 70,30.")
@@ -91,6 +95,9 @@ def make(
         raise typer.BadParameter("missing beside an option for the Hub", param_hint="--push")
     if bool(descriptions) == bool(file):
         raise typer.BadParameter("give descriptions or --file, one of the two", param_hint="DESCRIPTION")
+    if shard and not file:
+        raise typer.BadParameter("works on the descriptions of a --file", param_hint="--shard")
+    part = _parse_shard(shard) if shard else None
     many = bool(file) or (len(descriptions or []) > 1 and mix is None)
     if many and (push or mix):
         raise typer.BadParameter("works on one adapter at a time", param_hint="--push" if push else "--mix")
@@ -104,10 +111,11 @@ def make(
         )
 
     if many:
-        from text2lora.batch import AdapterSettings, read_descriptions
+        from text2lora.batch import AdapterSettings, choose_shard, read_descriptions
 
         quiet()
         texts = read_descriptions(file) if file else list(descriptions or [])
+        texts = choose_shard(texts, *part) if part else texts
         settings = AdapterSettings(scale, torch_dtype, fold_rslora)
         _make_many(load, texts, output or Path("adapters"), settings, as_json, strict)
         return
@@ -226,7 +234,7 @@ def _make_many(load: Any, texts: Sequence[str], output: Path, settings: Any, as_
         raise OutputError(f"{output} is a file: choose another folder with --output")
     with err.status("loading the model"):
         t2l = load()
-    if strict:
+    if strict and texts:  # a shard may be empty
         with err.status("reading the descriptions"):
             refuse_far(t2l.standing(texts))
     begin = time.perf_counter()
@@ -251,6 +259,14 @@ def _make_many(load: Any, texts: Sequence[str], output: Path, settings: Any, as_
         result(row["path"])
     if rows:
         suggest("t2l", "run", rows[0]["path"], sample_input(t2l.config.base_model_name_or_path))
+
+
+def _parse_shard(shard: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d{0,6})/([1-9]\d{0,6})", shard)
+    number, count = map(int, found.groups()) if found else (1, 0)
+    if number > count:
+        raise typer.BadParameter(f"{shard!r}: expected NUMBER/COUNT, from 1/8 to 8/8", param_hint="--shard")
+    return number, count
 
 
 def _parse_shares(mix: str, count: int) -> list[float]:

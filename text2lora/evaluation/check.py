@@ -200,7 +200,8 @@ def check_conditioning(
     Args:
         model: the checkpoint.
         base: its base model, with no adapter on it.
-        tokenizer: of the base; prompts are in its chat format, if it has one.
+        tokenizer: of the base; prompts are in its chat format, if it has one. Of one that is longer than the base
+            can read, the middle is left out.
         tasks: two or more; a task with one description is left out of paraphrased.
         rows: examples in a batch, or those of one task.
         draws: bootstrap samples.
@@ -233,7 +234,9 @@ def check_conditioning(
             emb = None if task_emb is None else task_emb[places].to(model.device, model.dtype)
             examples = [tasks[chosen[place]].examples for place in places]
             at_a_time = max(1, rows // count)
-            scores = score_examples(None if emb is None else make, injector, base, tokenizer, emb, examples, at_a_time)
+            scores = score_examples(
+                None if emb is None else make, injector, base, tokenizer, emb, examples, at_a_time, context_of(base)
+            )
             for place, value in zip(places, scores, strict=True):
                 found[chosen[place]] = value
         return _condition(name, found, draws, seed)
@@ -252,6 +255,11 @@ def check_conditioning(
     gain, explained = _explained(losses, draws, seed)
     names = [task.name for task in tasks]
     return ConditioningReport(names, made, gain, explained, _similarities(model, own, other, reworded))
+
+
+def context_of(base: PreTrainedModel) -> int | None:
+    """The longest text that a model reads, in tokens; None where its config does not say."""
+    return getattr(base.config.get_text_config(), "max_position_embeddings", None)
 
 
 def _condition(name: str, found: Sequence[TaskScore | None], draws: int, seed: int) -> Condition:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.arithmetic import cosine_matrix
 from text2lora.encoder import check_description
-from text2lora.evaluation.check import CheckTask
+from text2lora.evaluation.check import CheckTask, context_of
 from text2lora.inference import generate_answers
 from text2lora.modeling import Text2LoraModel
 from text2lora.standing import Standing
@@ -101,8 +101,9 @@ def compare_descriptions(
 
     def wording(row: int | None) -> Wording:
         emb = None if row is None else task_emb[row : row + 1].to(model.device, model.dtype)
+        make = None if emb is None else model
         scores = [
-            score_examples(None if emb is None else model, injector, base, tokenizer, emb, [task.examples])[0]
+            score_examples(make, injector, base, tokenizer, emb, [task.examples], max_length=context_of(base))[0]
             for task in tasks
         ]
         with injector.inject({} if emb is None else model(emb)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -11,13 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from text2lora.errors import OutputError
 from text2lora.evaluation.harness import AVERAGE, Condition, Figure, Sample
 from text2lora.evaluation.metrics import Estimate
 from text2lora.evaluation.tasks import BENCHMARKS
 from text2lora.hub import (
     CARD_NAME,
     atomic_folder,
+    check_output,
     escape_markdown,
     fetch_files,
     hub_errors,
@@ -30,7 +29,7 @@ from text2lora.hub import (
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
-RESULTS_NAME, TABLE_NAME = "results.json", "table.md"
+REPORT_NAMES = RESULTS_NAME, TABLE_NAME = "results.json", "table.md"
 BEGIN, END = "<!-- begin: t2l eval -->", "<!-- end: t2l eval -->"
 """Around the table in a card, so that the next one takes its place."""
 
@@ -104,25 +103,13 @@ def cells_of(figure: Figure) -> list[str]:
     return cells + ([f"{d.mean:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}"] if d else ["", ""])
 
 
-def check_output(folder: Path) -> None:
-    """Refuse a folder that holds something else than an earlier report.
-
-    Raises:
-        OutputError: it does.
-    """
-    if folder.is_file():
-        raise OutputError(f"{folder} is a file: choose another folder")
-    if folder.is_dir() and (foreign := sorted(set(os.listdir(folder)) - {RESULTS_NAME, TABLE_NAME})):
-        raise OutputError(f"{folder} holds {foreign[0]}, no part of a report: choose another folder")
-
-
 def write_report(report: EvalReport, folder: Path) -> None:
     """Write `results.json` and `table.md`; the folder appears whole or not at all.
 
     Raises:
         OutputError: it cannot be written, or holds something else.
     """
-    check_output(folder)
+    check_output(folder, REPORT_NAMES)
     with atomic_folder(folder) as temporary:
         # surrogates: a model may say half a character
         (temporary / RESULTS_NAME).write_text(report.to_json(), encoding="utf-8", errors="backslashreplace")

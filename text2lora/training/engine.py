@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,12 +54,14 @@ def start_engine(config: EngineConfig, output_dir: Path) -> Accelerator:
 
     trackers = list(config.trackers)
     try:
-        accelerator = Accelerator(
-            cpu=config.device == "cpu",
-            mixed_precision=config.mixed_precision,
-            log_with=trackers or None,
-            project_dir=str(output_dir) if trackers else None,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".log_with")  # the error below says it
+            accelerator = Accelerator(
+                cpu=config.device == "cpu",
+                mixed_precision=config.mixed_precision,
+                log_with=trackers or None,
+                project_dir=str(output_dir) if trackers else None,
+            )
     except ValueError as error:
         if not trackers:
             raise

@@ -127,8 +127,13 @@ def load_library(
             raise TrainingError(f"{entry.path} has no description: give `descriptions` for it")
         descriptions.append([check_description(text) for text in texts])
     held_out = [[check_description(text) for text in entry.held_out_descriptions] for entry in entries]
-    names = [Path(entry.path).name or entry.path for entry in entries]
+    names = [adapter_name(entry) for entry in entries]
     return AdapterLibrary(names, weights, descriptions, held_out), config
+
+
+def adapter_name(entry: LibraryEntry) -> str:
+    """The name of an adapter's folder or repository."""
+    return Path(entry.path).name or entry.path
 
 
 def squared_error(made: LoraWeights, wanted: LoraWeights) -> torch.Tensor:
@@ -266,7 +271,8 @@ def train_recon(
         report(f"{len(seen)} adapters to train on, {len(unseen)} unseen; embedding {len(texts)} descriptions")
     with accelerator.main_process_first():
         bank = DescriptionBank(model.encoder, texts, cache)
-    model.description_statistics = bank.summarise([library.names[i] for i in owners])
+    if not model.config.one_hot_tasks:
+        model.description_statistics = bank.summarise([library.names[i] for i in owners])
     model.to(device)
     forward = accelerator.prepare_model(model)
     sizes = inner_product(library.weights, library.weights)  # [n]

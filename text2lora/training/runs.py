@@ -22,7 +22,7 @@ from text2lora.training.engine import EngineConfig
 from text2lora.training.fit import FitConfig
 from text2lora.training.lora import train_loras
 from text2lora.training.recipe import check_least, check_shares, parse
-from text2lora.training.recon import LibraryEntry, ReconConfig, load_library, train_recon
+from text2lora.training.recon import LibraryEntry, ReconConfig, adapter_name, load_library, train_recon
 from text2lora.training.sft import SftConfig, train_sft
 from text2lora.training.tasks import (
     HubTasks,
@@ -78,6 +78,8 @@ class SftRecipe:
         start_from: a checkpoint of text2lora that is trained further; its sizes hold.
         offset_from: a LoRA, of all tasks for instance, that every adapter starts from; see `t2l train lora`.
         train_offset: whether that offset is trained, too.
+        one_hot: tasks by name in place of descriptions, as one-hot vectors: a baseline that cannot read, and so knows
+            no other tasks and wordings. Validation is then on unseen examples alone, without junk.
         split: what validation keeps for itself.
         definition_dropout: see `TaskSet`.
         sft: how to train.
@@ -90,6 +92,7 @@ class SftRecipe:
     start_from: str = ""
     offset_from: str = ""
     train_offset: bool = True
+    one_hot: bool = False
     split: SplitConfig = field(default_factory=SplitConfig)
     definition_dropout: float = 0.9
     sft: SftConfig = field(default_factory=SftConfig)
@@ -215,6 +218,10 @@ def run_sft(recipe: SftRecipe, target: Path, report: Report, resume: bool, folde
     if recipe.start_from and (recipe.model or recipe.offset_from):
         raise TrainingError("start_from goes on with a checkpoint as it is: leave `model` and `offset_from` out")
     tasks = load_tasks(recipe.tasks, folder)
+    sft = recipe.sft
+    if recipe.one_hot:
+        tasks = [replace(task, descriptions=[task.name], held_out_descriptions=[]) for task in tasks]
+        sft = replace(sft, conditions=[name for name in sft.conditions if name != "junk"])
     base, tokenizer = load_base(recipe.base)
     train, probes = prepare_tasks(tasks, recipe.split, tokenizer, recipe.sft.max_length, report)
     torch.manual_seed(recipe.sft.fit.seed)
@@ -222,14 +229,26 @@ def run_sft(recipe: SftRecipe, target: Path, report: Report, resume: bool, folde
         model = Text2LoraModel.from_pretrained(str(locate(recipe.start_from, folder)), dtype=torch.float32)
     else:
         names = {"base_model_name_or_path": recipe.base.name, "base_model_revision": recipe.base.revision or None}
-        config = Text2LoraConfig.from_base_config(base.config, recipe.target_modules, **{**names, **recipe.model})
+        settings = names | recipe.model
+        if recipe.one_hot:
+            probes.pop("unseen_tasks", None)
+            settings |= one_hot_settings([task.name for task in train])
+        config = Text2LoraConfig.from_base_config(base.config, recipe.target_modules, **settings)
         model = Text2LoraModel(config)
         if recipe.offset_from:
             set_offset(model, LoraAdapter.from_pretrained(locate(recipe.offset_from, folder)), recipe.train_offset)
     source = TaskSet(train, recipe.definition_dropout)
     cache = target / "descriptions.safetensors"
-    train_sft(model, base, tokenizer, source, recipe.sft, target, probes, report, cache, resume)
+    train_sft(model, base, tokenizer, source, sft, target, probes, report, cache, resume)
     cache.unlink(missing_ok=True)
+
+
+def one_hot_settings(names: list[str]) -> dict[str, Any]:
+    """What a config has for tasks by name, in place of what it has for a text encoder."""
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise TrainingError(f"there are several tasks {min(twice)!r}: expected names that differ")
+    text = {"encoder_name_or_path": None, "encoder_pooling": "mean", "task_encoder": "pooled"}
+    return text | {"one_hot_tasks": names, "task_emb_size": len(names)}
 
 
 def set_offset(model: Text2LoraModel, adapter: LoraAdapter, trained: bool = True) -> None:
@@ -282,13 +301,13 @@ def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, fol
         names = [task.name for task in group] if recipe.per_task else ["multitask"]
         if all((target / slug(name) / "adapter_config.json").is_file() for name in names) and resume:
             continue
-        sets = [TaskSet([task], recipe.definition_dropout) for task in group] if recipe.per_task else [TaskSet(group)]
+        sets = [[task] for task in group] if recipe.per_task else [group]
         report(f"LoRAs of {', '.join(names)}")
         table = train_loras(
             base,
             tokenizer,
             config,
-            [partial(_examples, chosen, recipe.examples) for chosen in sets],
+            [partial(_examples, TaskSet(chosen, recipe.definition_dropout), recipe.examples) for chosen in sets],
             recipe.fit,
             target / f"part-{number}" if len(groups) > 1 else target,
             report,
@@ -304,7 +323,10 @@ def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, fol
 
 
 def _examples(tasks: TaskSet, count: int, rng: random.Random) -> Sequence[Example]:
-    return tasks.draw(rng, count).examples
+    """Examples of one task, or each of a task drawn anew."""
+    if len(tasks.tasks) == 1:
+        return tasks.draw(rng, count).examples
+    return [tasks.draw(rng, 1).examples[0] for _ in range(count)]
 
 
 @dataclass(frozen=True)
@@ -316,6 +338,7 @@ class ReconRecipe:
         adapters: more of them, each a mapping with the keys of `LibraryEntry`.
         base: of the adapters, where it is another name than they have.
         model: what differs from the defaults of `Text2LoraConfig`.
+        one_hot: adapters by name in place of descriptions, as in `SftRecipe`.
         recon: how to train.
     """
 
@@ -323,6 +346,7 @@ class ReconRecipe:
     adapters: list = field(default_factory=list)
     base: str = ""
     model: dict = field(default_factory=dict)
+    one_hot: bool = False
     recon: ReconConfig = field(default_factory=ReconConfig)
 
 
@@ -335,6 +359,11 @@ def run_recon(recipe: ReconRecipe, target: Path, report: Report, resume: bool, f
         if not found:
             raise TrainingError(f"{recipe.library} holds no adapters: expected folders with an adapter_config.json")
         entries = [LibraryEntry(str(path)) for path in found] + entries
+    names = [adapter_name(entry) for entry in entries]
+    if recipe.one_hot:
+        if recipe.recon.unseen:
+            raise TrainingError(f"unseen is {recipe.recon.unseen}: expected 0, for one_hot knows no other adapters")
+        entries = [LibraryEntry(entry.path, [name]) for entry, name in zip(entries, names, strict=True)]
 
     def make_config(first: LoraAdapter) -> Text2LoraConfig:
         name = recipe.base or first.spec.base_model_name_or_path or ""
@@ -351,7 +380,8 @@ def run_recon(recipe: ReconRecipe, target: Path, report: Report, resume: bool, f
             "output_std": True,
             "offset": True,
         }
-        return Text2LoraConfig.from_base_config(base, first.spec.target_modules, **(settings | recipe.model))
+        settings |= recipe.model | (one_hot_settings(names) if recipe.one_hot else {})
+        return Text2LoraConfig.from_base_config(base, first.spec.target_modules, **settings)
 
     library, config = load_library(entries, make_config)
     torch.manual_seed(recipe.recon.fit.seed)

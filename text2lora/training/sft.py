@@ -142,7 +142,7 @@ def train_sft(
     with accelerator.main_process_first():  # the others read what the first one embedded, where there is a cache
         bank = DescriptionBank(model.encoder, tasks.descriptions, cache)
     names: Sequence[str] | None = getattr(tasks, "task_names", None)
-    model.description_statistics = bank.summarise(names) if names else None
+    model.description_statistics = bank.summarise(names) if names and not model.config.one_hot_tasks else None
     model.to(device)
     forward = accelerator.prepare_model(model)
 

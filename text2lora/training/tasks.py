@@ -226,7 +226,7 @@ def _example(row: object, definition: str, where: str) -> TaskExample:
             return TaskExample(prompt, response, definition)
     raise TrainingError(
         f"{where} is {str(row)[:80]}: expected a `prompt` (or `messages` of `role` and `content`) and a `response`, "
-        "both texts"
+        "both texts; numbers, yes and no need quotes"
     )
 
 

@@ -1,0 +1,228 @@
+"""A real vLLM server with the plugin, on the CPU, against transformers and PEFT.
+
+Runs where T2L_TEST_VLLM_PYTHON names the interpreter of an environment with vLLM (for the CPU) and text2lora's other
+dependencies.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx2
+import pytest
+
+import text2lora
+from text2lora import Text2LoraModel
+from text2lora.inference import generate_answers
+from text2lora.nano.records import sample_record
+
+ROOT = Path(__file__).parents[2]
+PYTHON = os.environ.get("T2L_TEST_VLLM_PYTHON", "")
+TEXTS = [
+    "Return the city in capitals.",
+    "Who placed the order? Just the initials.",
+    "Give me the price and the item as one JSON object.",
+    "Where does it ship to? Put it in brackets.",
+]
+RECORDS = [sample_record("order", seed)[0] for seed in (1, 2, 3)]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PYTHON, reason="T2L_TEST_VLLM_PYTHON names no interpreter with vLLM"),
+]
+
+
+class Reply(NamedTuple):
+    """Status, and the answer or what was wrong."""
+
+    status: int
+    text: str
+
+
+class Server:
+    """A vLLM server in a process of its own."""
+
+    def __init__(self, log: Path, path: str, *flags: str, **variables: str):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        command = [
+            # `vllm serve` without its command line, which the CPU wheel's other name breaks
+            *(PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", text2lora.base_model_path("nano")),
+            *("--host", "127.0.0.1", "--port", self.url.rpartition(":")[2], "--dtype", "float32", "--enforce-eager"),
+            *("--max-model-len", "256", "--max-num-seqs", "8", "--served-model-name", "nano"),
+            *("--enable-lora", "--max-lora-rank", "8", "--max-loras", "2", *flags),
+        ]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("T2L_")} | {
+            "PYTHONPATH": path,
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+            "T2L_VLLM_CHECKPOINT": "nano",
+            **variables,
+        }
+        self.log = log
+        self._client = httpx2.Client(base_url=self.url, timeout=300)
+        with log.open("w") as file:
+            self._process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        for _ in range(600):
+            time.sleep(0.5)
+            if self._process.poll() is not None:
+                break
+            try:
+                if self._client.get("/health").status_code == 200:
+                    return
+            except httpx2.TransportError:
+                continue
+        self.stop()
+        raise RuntimeError(f"no vLLM server: {log.read_text()[-3000:]}")
+
+    def chat(self, model: str, record: str = RECORDS[0]) -> Reply:
+        messages = [{"role": "user", "content": record}]
+        body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 64}
+        response = self._client.post("/v1/chat/completions", json=body)
+        found = response.json()
+        if response.status_code != 200:
+            return Reply(response.status_code, found["error"]["message"])
+        return Reply(200, found["choices"][0]["message"]["content"].strip())
+
+    def models(self) -> list[str]:
+        return [entry["id"] for entry in self._client.get("/v1/models").json()["data"]]
+
+    def unload(self, name: str) -> None:
+        self._client.post("/v1/unload_lora_adapter", json={"lora_name": name}).raise_for_status()
+
+    def stop(self) -> None:
+        self._client.close()
+        self._process.terminate()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Starts servers that find this source tree with its plugin, as if it were installed."""
+    site = tmp_path_factory.mktemp("site")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    info = site / f"text2lora-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: text2lora\nVersion: {project['version']}\n")
+    ((group, points),) = project["entry-points"].items()
+    (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *(f"{k} = {v}" for k, v in points.items())]))
+    started: list[Server] = []
+
+    def run(*flags: str, **variables: str) -> Server:
+        path = os.pathsep.join([str(site), str(ROOT)])
+        started.append(Server(site / f"{len(started)}.log", path, *flags, **variables))
+        return started[-1]
+
+    yield run
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, list[str]]:
+    """The answers of transformers and PEFT."""
+    t2l = Text2LoraModel.from_pretrained("nano")
+    return {text: generate_answers(t2l.generate_adapter(text), t2l.base_tokenizer, RECORDS) for text in TEXTS}
+
+
+def folders(cache_dir: Path) -> set[str]:
+    return {path.name for path in (cache_dir / "adapters").iterdir()}
+
+
+def test_a_server_makes_adapters_on_demand(start, cache_dir: Path, expected: dict[str, list[str]]) -> None:
+    """One server throughout, since it takes a while to start; room in memory for two adapters, on disk for many."""
+    server = start("--max-cpu-loras", "2", T2L_VLLM_CACHE_DIR=str(cache_dir), T2L_VLLM_RATE=str(len(TEXTS)))
+    assert server.models() == ["nano"]
+    base = server.chat("nano")
+    assert base.status == 200
+
+    # All descriptions at once, each from several clients, in three spellings: made once, or the rate would not do.
+    asked = [(text, n, f"t2l:{left}{text}") for text in TEXTS for n in range(len(RECORDS)) for left in ("", " ", "\n")]
+    with ThreadPoolExecutor(16) as pool:
+        replies = list(pool.map(lambda ask: server.chat(ask[2], RECORDS[ask[1]]), asked))
+    assert [reply.status for reply in replies] == [200] * len(asked)
+    assert [reply.text for reply in replies] == [expected[text][n] for text, n, _ in asked]
+    assert base.text not in [answers[0] for answers in expected.values()]
+    assert len(folders(cache_dir)) == len(TEXTS)
+    assert f"t2l:{TEXTS[0]}" in server.models()
+
+    # One by one, so that vLLM reads each again from disk.
+    for text in TEXTS * 2:
+        assert server.chat(f"t2l:{text}") == Reply(200, expected[text][0])
+
+    # Names that are none.
+    assert server.chat("t2l:") == Reply(400, "the description is empty: say in plain words what the adapter should do")
+    assert server.chat("t2l: \n").status == 400
+    assert server.chat("t2l:ring the \x07").text == "the description has control characters (U+0007): remove them"
+    assert server.chat("t2l:" + "long " * 1000).status == 400
+    assert server.chat("nothing").status == 404
+    assert server.chat("../../etc").status == 404
+
+    # One too many.
+    refused = server.chat("t2l:../../../etc/passwd")
+    assert refused.status == 429
+    assert refused.text.startswith("more than 4 new adapters in a minute: try again in ")
+    assert len(folders(cache_dir)) == len(TEXTS)
+    assert server.chat(f"t2l:{TEXTS[1]}", RECORDS[1]) == Reply(200, expected[TEXTS[1]][1])
+    assert "Traceback" not in server.log.read_text()
+    server.stop()
+
+
+def test_a_server_begins_with_what_is_on_disk_and_stays_within_its_size(
+    start, cache_dir: Path, expected: dict[str, list[str]]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in cache_dir.rglob("*.safetensors")}
+    size = sum(path.stat().st_size for path in before)
+    server = start(T2L_VLLM_CACHE_DIR=str(cache_dir), T2L_VLLM_RATE="3", T2L_VLLM_CACHE_GB=str(size / 1e9))
+    for text in TEXTS:
+        assert server.chat(f"t2l:{text}", RECORDS[2]) == Reply(200, expected[text][2])
+    assert {path: path.stat().st_mtime_ns for path in cache_dir.rglob("*.safetensors")} == before
+
+    # vLLM goes back to the folder of every adapter that it has not unloaded: none of them may give way.
+    full = server.chat("t2l:../../../etc/passwd")
+    assert full.status == 429
+    assert "the 4 adapters in use take" in full.text
+    server.unload(f"t2l:{TEXTS[2]}")
+    made = server.chat("t2l:../../../etc/passwd")
+    assert made.status == 200
+    assert len(folders(cache_dir)) == 4
+    assert any(name.startswith("etc-passwd-") for name in folders(cache_dir))
+    gone = {path for path in before if not path.exists()}
+    assert len(gone) == 1
+    for text in [*TEXTS[:2], TEXTS[3]]:
+        assert server.chat(f"t2l:{text}") == Reply(200, expected[text][0])
+    server.stop()
+
+
+def test_adapters_that_are_there_are_served_and_another_base_is_named(
+    start, cache_dir: Path, tmp_path: Path, expected: dict[str, list[str]]
+) -> None:
+    folder = Text2LoraModel.from_pretrained("nano").generate_lora(TEXTS[0]).save_pretrained(tmp_path / "city")
+    modules = ("--lora-modules", f"city={folder}")
+    server = start(*modules, T2L_VLLM_CACHE_DIR=str(cache_dir), T2L_VLLM_BASE="org/another")
+    assert server.chat("city") == Reply(200, expected[TEXTS[0]][0])
+    assert server.chat(f"t2l:{TEXTS[0]}") == Reply(503, "this server cannot make adapters: its log says why")
+    assert server.chat("nano").status == 200
+    server.stop()
+    assert "the checkpoint 'nano' makes adapters for 'nano', but the model that is served is" in server.log.read_text()

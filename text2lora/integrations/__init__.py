@@ -1,0 +1,1 @@
+"""text2lora inside other programs: adapters on demand for servers."""

@@ -1,0 +1,134 @@
+"""A folder of adapters with a limit on its size, which several processes may share."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from text2lora.adapter import CONFIG_NAME, WEIGHTS_NAME, LoraAdapter
+from text2lora.errors import LimitError, OutputError
+
+
+class Lease:
+    """An adapter that stays on disk until `release`, or until the process ends, however it ends.
+
+    Attributes:
+        folder: of the adapter.
+    """
+
+    def __init__(self, folder: Path, lock: BinaryIO):
+        self.folder, self._lock = folder, lock
+        os.utime(lock.fileno())
+
+    def release(self) -> None:
+        """Let the adapter be evicted, when its turn comes."""
+        if not self._lock.closed:
+            os.utime(self._lock.fileno())
+            self._lock.close()
+
+
+class AdapterCache:
+    """Adapters on disk by name; the least recently used give way to new ones, those in use never.
+
+    For each adapter there is a lock file. Whoever uses the adapter holds it shared; whoever makes or evicts it, alone.
+    So an adapter is made once, by whichever thread or process comes first. The system lets go of the locks of a process
+    that dies. A lock file's time is when its adapter was last taken or given back.
+
+    Args:
+        directory: gets `adapters` and `locks`.
+        max_bytes: size of the weights of all adapters together.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int):
+        self.adapters, self.locks, self.max_bytes = directory / "adapters", directory / "locks", max_bytes
+        try:
+            self.adapters.mkdir(parents=True, exist_ok=True)
+            self.locks.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{directory} cannot be written ({error.strerror}): choose another folder") from error
+
+    def lend(self, name: str, make: Callable[[], LoraAdapter]) -> Lease:
+        """The adapter of a name, made if it is not there; waits while another thread or process makes it.
+
+        Args:
+            name: of a folder; never a user's text.
+            make: called when the adapter is not there.
+
+        Raises:
+            LimitError: the adapters in use leave no room for it.
+            OutputError: the folder cannot be written.
+        """
+        folder = self.adapters / name
+        try:
+            while True:
+                lock = self._lock(name, fcntl.LOCK_SH)
+                if (folder / CONFIG_NAME).is_file():
+                    return Lease(folder, lock)
+                lock.close()
+                with self._lock(name, fcntl.LOCK_EX):
+                    if not (folder / CONFIG_NAME).is_file():  # else made while this one waited
+                        self._write(folder, make())
+        except OSError as error:
+            if isinstance(error, OutputError):
+                raise
+            raise OutputError(f"{self.locks} cannot be written ({error.strerror}): choose another folder") from error
+
+    def _write(self, folder: Path, adapter: LoraAdapter) -> None:
+        with self._lock(".room", fcntl.LOCK_EX):  # one at a time, so that the limit holds for all processes together
+            self._make_room(adapter.num_bytes)
+            adapter.save_pretrained(folder)
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Evict the least recently used adapters until a new one fits."""
+        for path in self.adapters.glob(".*"):  # of a process that was killed here: the lock says that no other is
+            shutil.rmtree(path)
+        there = list(self.adapters.iterdir())
+        sizes = {path: (path / WEIGHTS_NAME).stat().st_size for path in there}
+        free = self.max_bytes - sum(sizes.values()) - num_bytes
+        for path in sorted(there, key=self._last_use) if free < 0 else ():
+            with contextlib.suppress(BlockingIOError), self._lock(path.name, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                gone = tempfile.mkdtemp(prefix=".", dir=self.adapters)
+                path.rename(gone)  # whole or not at all, like its coming
+                shutil.rmtree(gone)
+                (self.locks / path.name).unlink()
+                free += sizes.pop(path)
+            if free >= 0:
+                break
+        if free < 0:
+            raise LimitError(
+                f"no room for an adapter of {num_bytes:,} bytes: the {len(sizes)} adapters in use take "
+                f"{sum(sizes.values()):,} of {self.max_bytes:,} bytes; unload some, or allow more"
+            )
+
+    def _last_use(self, path: Path) -> float:
+        lock = self.locks / path.name
+        return lock.stat().st_mtime if lock.exists() else 0
+
+    def _lock(self, name: str, operation: int) -> BinaryIO:
+        """The open lock file of a name; closing it gives the lock back.
+
+        Raises:
+            BlockingIOError: another holds it, and the operation is not to wait.
+        """
+        path = self.locks / name
+        while True:
+            file = path.open("ab")
+            try:
+                fcntl.flock(file, operation)
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
+            except FileNotFoundError:  # evicted between opening and locking: what is locked is no file of the cache
+                pass
+            except OSError:
+                file.close()
+                raise
+            file.close()
