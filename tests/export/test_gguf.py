@@ -125,10 +125,15 @@ def test_each_dtype_is_exact(dtype: torch.dtype, name: str, tmp_path: Path) -> N
     np.testing.assert_array_equal(gguf.dequantize(tensor.data, tensor.tensor_type), want.numpy())
 
 
-def test_float64_becomes_float32(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e4m3fn])
+def test_what_llama_cpp_does_not_read_becomes_float32(dtype: torch.dtype, tmp_path: Path) -> None:
     config = LlamaConfig(**SIZES)
-    _, tensors = read(export_gguf(adapter_for(config, "v_proj").to(torch.float64), tmp_path / "a.gguf", base=config))
-    assert {tensor.dtype for tensor in tensors.values()} == {np.dtype("float32")}
+    adapter = adapter_for(config, "v_proj")
+    weights = {key: weight.to(dtype) if ".lora_B." in key else weight for key, weight in adapter.weights.items()}
+    path = export_gguf(LoraAdapter(weights, adapter.spec), tmp_path / "a.gguf", base=config)
+    assert {tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors} == {"F32"}
+    with pytest.raises(CheckpointError, match=r"dtype is torch\.\w+: llama\.cpp reads float32, float16 and bfloat16"):
+        export_gguf(adapter, tmp_path / "b.gguf", base=config, dtype=dtype)
 
 
 def test_the_text_model_of_one_that_sees_is_found(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,6 +93,14 @@ def test_weights_are_split_into_files(adapter: LoraAdapter, tmp_path: Path) -> N
     assert (folder / "model.safetensors.index.json").is_file()
     assert len(list(folder.glob("model-*.safetensors"))) > 1
     AutoModelForCausalLM.from_pretrained(folder)
+
+
+def test_the_vocabulary_that_converters_read_comes_along(adapter: LoraAdapter, tmp_path: Path, base_dir: Path) -> None:
+    assert not (export_merged(adapter, tmp_path / "without") / "tokenizer.model").exists()
+    shutil.copytree(base_dir, tmp_path / "base")
+    (tmp_path / "base" / "tokenizer.model").write_bytes(b"pieces")
+    folder = export_merged(adapter, tmp_path / "with", base=str(tmp_path / "base"))
+    assert (folder / "tokenizer.model").read_bytes() == b"pieces"
 
 
 @pytest.mark.parametrize("size", ["", "foo", "5", "0GB", "-1MB"])

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from text2lora import hub
 from text2lora.cli.common import (
     Adapter,
     AsJson,
@@ -24,7 +25,6 @@ from text2lora.cli.common import (
     size,
     suggest,
 )
-from text2lora.hub import BASES, hub_fault, resolve_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,7 +50,7 @@ def run(
 
     lora = LoraAdapter.from_pretrained(adapter)
     with err.status("loading the base model") as status:
-        model, tokenizer = load_base(lora, adapter, base, device)
+        model, tokenizer = load_base(lora, base, device)
         status.update("answering")
         before = generate_answers(model, tokenizer, inputs, max_new_tokens)
         after = generate_answers(lora.apply_to(model), tokenizer, inputs, max_new_tokens)
@@ -62,9 +62,7 @@ def run(
     suggest("t2l", "chat", adapter)
 
 
-def load_base(
-    lora: LoraAdapter, adapter: str, base: str | None, device: str
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base(lora: LoraAdapter, base: str | None, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model of an adapter, or another one, with its tokenizer.
 
     Raises:
@@ -72,19 +70,9 @@ def load_base(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from text2lora.errors import CheckpointError
-
-    name = base or lora.spec.base_model_name_or_path
-    if not name:
-        raise CheckpointError(f"{adapter} names no base model: pass --base")
-    path, revision = resolve_name(name, BASES), None if base else lora.spec.revision
-    options = {"revision": revision or "main", "trust_remote_code": False}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        model = AutoModelForCausalLM.from_pretrained(path, **options, device_map=parse_device(device))
-    except (OSError, ValueError) as error:
-        reason = hub_fault(error, name, revision) or str(error).strip().split("\n")[0]
-        raise CheckpointError(f"the base model {name!r} cannot be loaded ({reason}): pass --base") from error
+    name, revision = base or lora.spec.base_model_name_or_path, None if base else lora.spec.revision
+    tokenizer = hub.load_base(AutoTokenizer, name, revision)
+    model = hub.load_base(AutoModelForCausalLM, name, revision, device_map=parse_device(device))
     return model.eval(), tokenizer
 
 
@@ -134,11 +122,10 @@ def info(
 def _facts(name: str, subfolder: str | None) -> dict[str, Any]:
     from text2lora.adapter import CONFIG_NAME, WEIGHTS_NAME, LoraAdapter
     from text2lora.errors import CheckpointError
-    from text2lora.hub import CHECKPOINTS, fetch_files
 
-    path = resolve_name(name, CHECKPOINTS)
+    path = hub.resolve_name(name, hub.CHECKPOINTS)
     try:
-        fetch_files(path, [CONFIG_NAME, WEIGHTS_NAME], subfolder)
+        hub.fetch_files(path, [CONFIG_NAME, WEIGHTS_NAME], subfolder)
     except CheckpointError:
         from text2lora.modeling import Text2LoraModel
 

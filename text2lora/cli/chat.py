@@ -51,7 +51,7 @@ def chat(
 
     lora = LoraAdapter.from_pretrained(adapter)
     with err.status("loading the base model"):
-        model, tokenizer = load_base(lora, adapter, base, device)
+        model, tokenizer = load_base(lora, base, device)
         pair = Pair(lora, lora.scaled(scale).apply_to(model), tokenizer, scale, max_new_tokens)
     pair.remembers = not fresh and (base or lora.spec.base_model_name_or_path) not in BASES and keeps_turns(tokenizer)
     live = out.is_terminal and not as_json

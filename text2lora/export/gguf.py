@@ -38,6 +38,8 @@ ARCHITECTURES = {
 PERMUTED = ("granite", "llama", "smollm3")
 """Those whose rotary embedding llama.cpp applies to neighbouring features, not to the halves of a head."""
 
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
 MODELFILE_NOTE = "# Ollama up to 0.34.0 takes adapters; a later one takes the GGUF file of a merged model."
 
 
@@ -57,7 +59,7 @@ def export_gguf(
         adapter: for a model of one of `ARCHITECTURES`.
         path: the file; one that is there is replaced.
         base: a folder, a Hub id, `nano` or a config; None is the base that the adapter names. No weights are read.
-        dtype: float32, float16 or bfloat16; None keeps the adapter's, with float32 for float64.
+        dtype: float32, float16 or bfloat16; None keeps the adapter's, or is float32 for any other.
 
     Raises:
         CheckpointError: llama.cpp has no place for this adapter, or the base is another one or cannot be loaded.
@@ -74,6 +76,8 @@ def export_gguf(
     if base is None or isinstance(base, str):
         name, revision = base or spec.base_model_name_or_path, None if base else spec.revision
         return export_gguf(adapter, path, base=load_base(AutoConfig, name, revision), dtype=dtype)
+    if dtype not in (None, *DTYPES):
+        raise CheckpointError(f"dtype is {dtype}: llama.cpp reads float32, float16 and bfloat16")
     config = base.get_text_config()
     if config.model_type not in ARCHITECTURES:
         raise CheckpointError(
@@ -81,7 +85,7 @@ def export_gguf(
             f"{', '.join(ARCHITECTURES)}; or merge the adapter with `t2l export merged`"
         )
     check_modules(adapter, empty_model(base))
-    if dtype is None and next(iter(adapter.weights.values())).dtype == torch.float64:
+    if dtype is None and any(weight.dtype not in DTYPES for weight in adapter.weights.values()):
         dtype = torch.float32
     folded = adapter.folded().to(dtype, "cpu")
     writer = gguf.GGUFWriter(None, ARCHITECTURES[config.model_type])

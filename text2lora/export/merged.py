@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from text2lora.errors import CheckpointError, OutputError
-from text2lora.hub import CARD_NAME, atomic_folder, load_base, merged_card
+from text2lora.hub import BASES, CARD_NAME, atomic_folder, fetch_files, load_base, merged_card, resolve_name
 from text2lora.live import PREFIX, check_modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from text2lora.adapter import LoraAdapter
+
+SENTENCEPIECE = "tokenizer.model"
+"""What llama.cpp's converter reads the vocabulary of some bases from, and transformers does not save."""
 
 
 def export_merged(
@@ -61,6 +66,9 @@ def export_merged(
     with atomic_folder(target) as folder:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(folder)
+        with contextlib.suppress(CheckpointError):  # most bases have none
+            found = fetch_files(resolve_name(str(name), BASES), [SENTENCEPIECE], revision=revision)
+            shutil.copyfile(found[SENTENCEPIECE], folder / SENTENCEPIECE)
         spec = dataclasses.replace(adapter.spec, base_model_name_or_path=name)
         (folder / CARD_NAME).write_text(merged_card(spec, adapter.metadata), encoding="utf-8")
     return target

@@ -1,0 +1,168 @@
+"""`t2l chat`: base and adapter in one conversation, typed or from a pipe."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from text2lora import InvalidDescriptionError, LoraAdapter
+from text2lora.cli.chat import Pair, keeps_turns
+from text2lora.inference import complete, generate_answers
+
+TEMPLATE = (
+    "{% for m in messages %}{{ '<user>' if m['role'] == 'user' else '<answer>' }}{{ m['content'] }}{% endfor %}<answer>"
+)
+
+
+@pytest.fixture
+def adapter(t2l) -> LoraAdapter:
+    return t2l.generate_lora("upper case the city", scale=2)
+
+
+@pytest.fixture
+def chat_tokenizer(base_dir: Path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_dir)
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+@pytest.fixture
+def pair(adapter: LoraAdapter, base, chat_tokenizer) -> Pair:
+    return Pair(adapter, adapter.apply_to(base), chat_tokenizer, 1.0, 6)
+
+
+@pytest.fixture
+def say(t2l_command, adapter: LoraAdapter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Pipes lines into `t2l chat`."""
+    adapter.save_pretrained(tmp_path / "mine")
+
+    def call(lines: str, *options: object):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+        return t2l_command("chat", "mine", "--max-new-tokens", 6, *options)
+
+    return call
+
+
+def test_both_sides_answer_as_they_do_alone(pair: Pair, adapter: LoraAdapter, load_base, chat_tokenizer) -> None:
+    alone = generate_answers(load_base(), chat_tokenizer, ["x"], 6)
+    adapted = generate_answers(adapter.apply_to(load_base()), chat_tokenizer, ["x"], 6)
+    assert pair.answer("x") == {"base": alone[0], "adapter": adapted[0]}
+    assert alone != adapted
+
+
+def test_pieces_make_up_the_answers(pair: Pair) -> None:
+    pieces = {"base": "", "adapter": ""}
+
+    def grow(side: str, piece: str) -> None:
+        pieces[side] += piece
+
+    answers = pair.answer("x", grow)
+    assert {side: text.strip() for side, text in pieces.items()} == answers
+
+
+def test_each_side_remembers_its_own_answers(pair: Pair, load_base, chat_tokenizer) -> None:
+    pair.remembers = True
+    first, second = pair.answer("x"), pair.answer("y")
+    text = f"<user>x<answer>{first['base']}<user>y<answer>"
+    assert second["base"] == complete(load_base(), chat_tokenizer, [text], 6)[0].strip()
+    assert [turn["content"] for turn in pair.turns["adapter"]] == ["x", first["adapter"], "y", second["adapter"]]
+    pair.reset()
+    assert pair.answer("x") == first
+
+
+def test_nothing_is_remembered_unless_asked_for(pair: Pair) -> None:
+    first = pair.answer("x")
+    pair.answer("y")
+    assert pair.answer("x") == first
+
+
+def test_the_oldest_turns_make_room(pair: Pair) -> None:
+    pair.remembers = True
+    for word in ("a" * 100, "b" * 100, "c" * 100):  # the context has 256 tokens, a byte each
+        pair.answer(word)
+    assert [turn["content"][0] for turn in pair.turns["base"] if turn["role"] == "user"] == ["b", "c"]
+    with pytest.raises(InvalidDescriptionError, match="do not fit into the model's 256"):
+        pair.answer("d" * 300)
+    assert len(pair.turns["base"]) == 4
+
+
+def test_strength_changes_in_place(pair: Pair) -> None:
+    before = pair.answer("x")
+    pair.rescale(0)
+    silent = pair.answer("x")
+    assert silent["adapter"] == silent["base"] == before["base"]
+    pair.rescale(1)
+    assert pair.answer("x") == before
+
+
+def test_a_template_is_tried_before_it_is_given_a_conversation(chat_tokenizer) -> None:
+    assert keeps_turns(chat_tokenizer)
+    for template in (None, "{{ messages[-1]['content'] }}", "{{ raise_exception('one turn only') }}"):
+        chat_tokenizer.chat_template = template
+        assert not keeps_turns(chat_tokenizer)
+
+
+def test_lines_of_a_pipe_are_answered(say) -> None:
+    result = say("x\n\n  y\n")
+    assert result.code == 0, result.err
+    assert [line.split("\t")[0] for line in result.out.splitlines()] == ["x", "y"]
+
+
+def test_commands_work_in_a_pipe(say) -> None:
+    result = say("x\n/scale 0\nx\n/scale -1\n/scale\n/reset\n/dance\n /x\n/quit\nnever\n", "--json", "--fresh")
+    rows = [json.loads(line) for line in result.out.splitlines()]
+    assert [(row["input"], row["scale"]) for row in rows] == [("x", 1.0), ("x", 0.0), ("/x", 0.0)]
+    assert rows[0]["adapter"] != rows[0]["base"]
+    assert rows[1]["adapter"] == rows[1]["base"]
+    for told in ("-1 is no strength", "scale 0", "forgotten", "/dance is no command"):
+        assert told in result.err
+
+
+def test_a_line_that_does_not_fit_is_passed_over(say) -> None:
+    result = say(f"{'x' * 999}\ny\n")
+    assert result.code == 0
+    assert [line.split("\t")[0] for line in result.out.splitlines()] == ["y"]
+    assert "do not fit" in result.err
+
+
+def test_terminal_shows_sides_and_what_comes_next(say, terminal) -> None:
+    result = say("[bold]x\n")
+    assert "upper case the city" in result.out
+    assert "[bold]x" in result.out
+    assert result.out.split().index("base") < result.out.split().index("adapter")
+    assert result.out.splitlines()[-1].startswith("Next: t2l eval")
+
+
+def test_what_is_no_adapter_is_one_line(t2l_command) -> None:
+    result = t2l_command("chat", "/nothing/here")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == "Error: /nothing/here does not exist: pass a folder or a Hub id"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leave", ["sendeof", "sendintr"])
+def test_typed_at_a_real_terminal(tmp_path: Path, leave: str) -> None:
+    pexpect = pytest.importorskip("pexpect")
+    from text2lora import Text2LoraModel
+
+    Text2LoraModel.from_pretrained("nano").generate_lora("Return the city in capital letters.").save_pretrained(
+        tmp_path / "city"
+    )
+    command = ["-m", "text2lora", "chat", str(tmp_path / "city")]
+    child = pexpect.spawn(sys.executable, command, dimensions=(30, 90), encoding="utf-8", timeout=60)
+    child.expect("each line stands alone")
+    child.expect("\n> ")
+    child.sendline("order A12: 2 x tent for Ada Berg, ship to Oslo, total $80.00, 2024-05-01")
+    child.expect("OSLO")
+    child.expect("h> ")  # after the cursor was shown again
+    getattr(child, leave)()
+    child.expect("Next: t2l eval")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0

@@ -1,0 +1,114 @@
+"""`t2l doctor`: what this machine can run."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from hub_server import HubClient, HubServer
+
+from text2lora.cli import doctor
+
+
+def test_report_is_about_this_machine(t2l_command) -> None:
+    result = t2l_command("doctor", "--json")
+    report = json.loads(result.out)
+    assert (result.code, report["broken"]) == (0, {})
+    import torch
+
+    assert report["packages"]["torch"] == importlib.metadata.version("torch")
+    assert report["device"]["name"] == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert report["device"]["memory"] > 0
+    assert report["fits"]["bfloat16"] == pytest.approx(0.4 * report["device"]["memory"])
+    assert {"demo", "train", "eval"} <= report["extras"].keys()
+    assert not {"dev", "docs"} & report["extras"].keys()
+
+
+def test_people_get_a_table(t2l_command, terminal) -> None:
+    out = t2l_command("doctor").out
+    for what in ("text2lora", "device", "bases that fit", "Hub", "cache", "extra train"):
+        assert what in out
+    assert "Next: t2l make" in out
+
+
+def test_what_is_missing_comes_with_its_command(t2l_command, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = doctor._installed
+    monkeypatch.setattr(doctor, "_installed", lambda name: None if name == "matplotlib" else installed(name))
+    out = t2l_command("doctor").out
+    assert "missing matplotlib>=3.8: pip install 'text2lora[train]'" in out
+
+
+def test_too_old_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = doctor._installed
+    monkeypatch.setattr(doctor, "_installed", lambda name: "1.0" if name == "matplotlib" else installed(name))
+    assert doctor.find_extras()["train"] == ["matplotlib>=3.8"]
+
+
+def test_broken_core_is_exit_code_one(t2l_command, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = importlib.import_module
+
+    def break_torch(name: str):
+        if name == "torch":
+            raise OSError("libc10.so:\ncannot open")
+        return whole(name)
+
+    monkeypatch.setattr(doctor.importlib, "import_module", break_torch)
+    result = t2l_command("doctor")
+    assert result.code == 1
+    assert "libc10.so: cannot open" in result.out
+    assert "install the library again" in result.err
+    assert json.loads(t2l_command("doctor", "--json").out)["broken"] == {"torch": "libc10.so: cannot open"}
+
+
+def test_missing_part_of_the_bundled_model_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "BASES", {"nano": tmp_path})
+    assert doctor.find_broken() == {"nano (base)": f"{tmp_path} has no config.json"}
+
+
+def test_memory_is_what_a_container_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    whole = doctor.host_memory()
+    (tmp_path / "limit").write_text("1000000\n")
+    monkeypatch.setattr(doctor, "Path", lambda file: tmp_path / "limit" if "memory.max" in file else Path(file))
+    assert doctor.host_memory() == 1_000_000 < whole
+
+
+def test_cache_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert doctor.measure_cache()["bytes"] == 0
+    blobs = tmp_path / "hub" / "models--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "x").write_bytes(b"123")
+    (blobs.parent / "link").symlink_to(blobs / "x")
+    assert doctor.measure_cache() == {
+        "folder": str(tmp_path / "hub"),
+        "bytes": 3,
+        "free": doctor.measure_cache()["free"],
+    }
+
+
+def test_login_is_told_without_the_token(tmp_path: Path) -> None:
+    code = """
+        from text2lora.cli.doctor import ask_hub
+        result = ask_hub(5)
+    """
+    with HubServer() as hub, HubClient(hub.url, tmp_path) as client:
+        assert client(code)["status"] == "not logged in"
+        known = next(iter(hub.users))
+        assert client(code, token=known)["user"] == hub.users[known].name
+        wrong = client(code, token="hf_wrong")
+        assert wrong["user"] is None
+        assert "hf_wrong" not in str(wrong)
+        assert "not valid" in wrong["status"]
+
+
+def test_no_answer_is_waited_for_a_short_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: True)
+    assert doctor.ask_hub(1)["status"] == "offline: a token is there, HF_HUB_OFFLINE is set"
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    told = doctor.ask_hub(1)
+    assert "no answer in 1 s" in told["status"]
+    assert "hf_secret" not in str(told)
