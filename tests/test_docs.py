@@ -6,6 +6,8 @@ import io
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -233,14 +235,27 @@ def test_readme_shows_the_table_that_the_command_wrote():
 
 
 def test_demo_shows_base_and_adapter_side_by_side(tmp_path):
-    import subprocess
-    import sys
-
     run = subprocess.run(
         [sys.executable, ROOT / "examples/quickstart.py"], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert run.stdout.count("adapter") >= 3
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.slow
+def test_site_builds_strictly_and_asks_nobody_else_for_anything(tmp_path):
+    pytest.importorskip("material")
+    pytest.importorskip("mkdocstrings")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) >= len(PAGES)
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:link|script|img|iframe|source)\b[^>]*?(?:href|src)=[\"']?(?:https?:)?//[^>]*>", text)
+        assert [tag for tag in loaded if "canonical" not in tag] == [], page
+    assert not list((tmp_path / "site").rglob("*.py"))
 
 
 def test_links_between_pages_exist():
