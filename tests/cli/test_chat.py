@@ -42,8 +42,9 @@ def say(t2l_command, adapter: LoraAdapter, monkeypatch: pytest.MonkeyPatch, tmp_
     """Pipes lines into `t2l chat`."""
     adapter.save_pretrained(tmp_path / "mine")
 
-    def call(lines: str, *options: object):
-        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    def call(lines: str | bytes, *options: object):
+        data = lines if isinstance(lines, bytes) else lines.encode()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
         return t2l_command("chat", "mine", "--max-new-tokens", 6, *options)
 
     return call
@@ -129,6 +130,12 @@ def test_a_line_that_does_not_fit_is_passed_over(say) -> None:
     assert result.code == 0
     assert [line.split("\t")[0] for line in result.out.splitlines()] == ["y"]
     assert "do not fit" in result.err
+
+
+def test_bytes_that_are_no_text_are_replaced(say) -> None:
+    result = say(b"\xffx\x00\n\ny\n", "--json")
+    assert result.code == 0, result.err
+    assert [json.loads(line)["input"] for line in result.out.splitlines()] == ["\ufffdx\x00", "y"]
 
 
 def test_terminal_shows_sides_and_what_comes_next(say, terminal) -> None:

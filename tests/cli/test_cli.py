@@ -58,8 +58,8 @@ def test_help_takes_less_than_a_third_of_a_second() -> None:
         end = resource.getrusage(resource.RUSAGE_CHILDREN)  # of the processor: other tests run beside this one
         return end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime
 
-    pairs = [seconds("-m", "text2lora", "--help") - seconds("-c", "pass") for _ in range(5)]
-    assert min(pairs) < 0.3
+    pairs = (seconds("-m", "text2lora", "--help") - seconds("-c", "pass") for _ in range(10))
+    assert any(difference < 0.3 for difference in pairs)  # once is enough where the machine is busy
 
 
 @pytest.mark.parametrize(

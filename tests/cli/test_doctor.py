@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hub_server import HubClient, HubServer
@@ -65,6 +66,16 @@ def test_broken_core_is_exit_code_one(t2l_command, monkeypatch: pytest.MonkeyPat
 def test_missing_part_of_the_bundled_model_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(doctor, "BASES", {"nano": tmp_path})
     assert doctor.find_broken() == {"nano (base)": f"{tmp_path} has no config.json"}
+
+
+def test_a_gpu_is_what_auto_takes(t2l_command, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = SimpleNamespace(name="H100", total_memory=80_000_000_000)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda number: gpu)
+    out = t2l_command("doctor").out
+    assert "cuda: H100, 80.0 GB, the first of 2" in out
+    assert "up to 32.0 B parameters in bfloat16, 16.0 B in float32" in out
 
 
 def test_memory_is_what_a_container_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -156,8 +157,8 @@ class Pair:
         room = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
         while True:
             text = as_turn(self.tokenizer, turns)
-            length = len(self.tokenizer(text, add_special_tokens=not self.tokenizer.chat_template)["input_ids"])
-            if length < room - min(self.max_new_tokens, room // 4):
+            tokens = self.tokenizer(text, add_special_tokens=not self.tokenizer.chat_template, verbose=False)
+            if (length := len(tokens["input_ids"])) < room - min(self.max_new_tokens, room // 4):
                 return turns, text
             if len(turns) == 1:
                 raise InvalidDescriptionError(
@@ -185,6 +186,8 @@ def keeps_turns(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def read_lines(live: bool) -> Iterator[str]:
     """What is typed at a prompt, until Ctrl-D or Ctrl-C; or the lines of a pipe."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # tokenizers refuse what is not text
     if live and sys.stdin.isatty():
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - input() then edits lines and remembers them

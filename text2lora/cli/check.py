@@ -83,7 +83,9 @@ def condition_table(report: ConditioningReport) -> Table:
     """Loss and exact match under each condition, with their intervals."""
     from text2lora.evaluation.check import CONDITIONS
 
-    table = Table("adapter made from", "loss", "exact match", "tasks", "samples")
+    table = Table("adapter made from")
+    for head in ("loss", "exact match", "tasks", "samples"):
+        table.add_column(head, no_wrap=True)
     for condition in report.conditions.values():
         loss, match = condition.loss, condition.exact_match
         table.add_row(
