@@ -177,7 +177,8 @@ def train_sft(
             total += loss.detach()
             gradients.append([factor.grad for factors in leaves.values() for factor in factors])
         outputs = [factor for factors in weights.values() for factor in factors]
-        penalty = config.l2 * torch.stack([factor.float().square().mean() for factor in outputs]).mean()
+        squares = torch.stack([factor.float().square().mean() for factor in outputs]).mean()
+        penalty = config.l2 * squares * (len(draws) * world / config.tasks)  # processes may have unequal shares
         # the processes' gradients are averaged, and their losses are shares of one sum
         upstream: list[torch.Tensor] = [torch.cat(pieces) * world for pieces in zip(*gradients, strict=True)]
         torch.autograd.backward([*outputs, penalty], [*upstream, torch.ones_like(penalty)])
