@@ -47,13 +47,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_recipe("nano-base-3", folder, MORE, silent)
     run_recipe("nano-base", folder, MORE, silent)
     run_recipe("nano-2", folder, HYPERNETWORK, silent)
+    run_recipe("nano-3", folder, HYPERNETWORK, silent)
     run_recipe("nano", folder, HYPERNETWORK, silent)
     return folder
 
 
 def test_a_recipe_goes_on_from_the_run_that_it_starts_from(runs: Path) -> None:
     bases = ["nano-base-1", "nano-base-2", "nano-base-3", "nano-base"]
-    for first, second in [*itertools.pairwise(bases), *itertools.pairwise(["nano-1", "nano-2", "nano"])]:
+    for first, second in [*itertools.pairwise(bases), *itertools.pairwise(["nano-1", "nano-2", "nano-3", "nano"])]:
         before, after = (load_file(runs / name / "model.safetensors") for name in (first, second))
         assert before.keys() == after.keys()
         changes = [(before[key] - after[key]).abs().max().item() for key in before]
@@ -69,10 +70,10 @@ def test_a_missing_first_part_is_named(tmp_path: Path) -> None:
         run_recipe("nano-base", tmp_path, [], silent)
 
 
-def test_all_parts_of_the_hypernetwork_read_the_same_descriptions() -> None:
-    parts = [read_recipe(find_recipe(name)) for name in ("nano-1", "nano-2", "nano")]
+def test_only_the_last_part_of_the_hypernetwork_reads_new_descriptions() -> None:
+    parts = [read_recipe(find_recipe(name)) for name in ("nano-1", "nano-2", "nano-3", "nano")]
     assert all(part["descriptions"] == parts[0]["descriptions"] for part in parts)
-    assert {part.get("description_seed", 0) for part in parts} == {0}
+    assert [part.get("description_seed", 0) for part in parts] == [0, 0, 0, 1]
 
 
 def test_training_is_the_same_twice(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_training_is_the_same_twice(tmp_path: Path) -> None:
 def test_the_bundled_curves_name_every_part_in_order() -> None:
     for folder, parts in (
         (BASES["nano"], ["nano-base-1", "nano-base-2", "nano-base-3", "nano-base"]),
-        (CHECKPOINTS["nano"], ["nano-1", "nano-2", "nano"]),
+        (CHECKPOINTS["nano"], ["nano-1", "nano-2", "nano-3", "nano"]),
     ):
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert [row["recipe"] for row in rows if "recipe" in row] == parts
