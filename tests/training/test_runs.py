@@ -81,7 +81,7 @@ def test_loras_are_saved_for_peft(lora_run: Path, tmp_path: Path) -> None:
 
 def test_one_lora_for_all_tasks_sees_all_of_them_in_a_step() -> None:
     tasks = [Task(f"t{i}", ["d"], [TaskExample(f"q{i}", "a", "what to do")] * 9) for i in range(6)]
-    mixed = _examples(TaskSet(tasks, definition_dropout=0.0), 24, random.Random(0))
+    mixed = _examples(TaskSet(tasks, definition_dropout=0.0), 100, random.Random(0))
     assert {prompt for prompt, _ in mixed} == {f"what to do\n\nq{i}" for i in range(6)}
     own = _examples(TaskSet(tasks[:1], definition_dropout=1.0), 8, random.Random(0))
     assert own == [("q0", "a")] * 8
