@@ -43,7 +43,7 @@ def test_adapter_map_shows_other_descriptions(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("T2L_QUICK", "1")
     monkeypatch.setenv("T2L_DESCRIPTIONS", str(shared / "data/t2l_task_descriptions.jsonl.gz"))
     shown = run(nbclient, notebook, tmp_path)
-    assert shown.count("the other wording is nearest") == 4
+    assert shown.count("find their other wording") == 6
     assert (tmp_path / "adapter-map.png").is_file()
 
 
