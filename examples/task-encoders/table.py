@@ -26,10 +26,11 @@ def last_figures(run: Path) -> dict[str, float]:
 
 
 def table(folder: Path) -> str:
-    """A row for each task encoder that was trained into `folder/SEED`, in Markdown."""
+    """A row for each task encoder that was trained into `folder/SEED`, in Markdown; unfinished runs are left out."""
     lines = [f"| task encoder | seeds | {' | '.join(SPLITS.values())} |", "|---|---|---|---|---|"]
-    for encoder in sorted({run.name for run in folder.glob("*/*") if (run / "metrics.jsonl").is_file()}):
-        found = [last_figures(run) for run in sorted(folder.glob(f"*/{encoder}"))]
+    runs = sorted(path.parent for path in folder.glob("*/*/config.json"))
+    for encoder in sorted({run.name for run in runs}):
+        found = [last_figures(run) for run in runs if run.name == encoder]
         cells = []
         for split in SPLITS:
             values = [figures[f"{split}/exact_match"] for figures in found]

@@ -74,8 +74,9 @@ class AdapterCache:
                 if (folder / CONFIG_NAME).is_file():
                     return Lease(folder, lock)
                 lock.close()
-                with self._lock(name, fcntl.LOCK_EX):
-                    if not (folder / CONFIG_NAME).is_file():  # else made while this one waited
+                # Not waiting for the lock: who made it meanwhile may hold it as a lease, for as long as it likes.
+                with contextlib.suppress(BlockingIOError), self._lock(name, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    if not (folder / CONFIG_NAME).is_file():
                         self._write(folder, make())
         except OSError as error:
             if isinstance(error, OutputError):
