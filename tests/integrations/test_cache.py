@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -54,6 +55,23 @@ def test_an_adapter_is_made_once_and_can_be_loaded(cache: AdapterCache) -> None:
     folders = {cache.lend("one", lambda: made.append(1) or adapter()).folder for _ in range(3)}
     assert len(made) == len(folders) == 1
     assert LoraAdapter.from_pretrained(folders.pop()).num_bytes == SIZE
+
+
+def test_one_who_finds_nothing_does_not_wait_for_the_lease_of_who_was_quicker(cache: AdapterCache, monkeypatch) -> None:
+    lock, quicker = cache._lock, []
+
+    def late(name: str, operation: int):
+        if name == "one" and operation & fcntl.LOCK_EX and not quicker:
+            quicker.append(None)
+            quicker[0] = cache.lend("one", adapter)  # between the look and the lock
+        return lock(name, operation)
+
+    monkeypatch.setattr(cache, "_lock", late)
+    lent: list[Path] = []
+    thread = threading.Thread(target=lambda: lent.append(cache.lend("one", adapter).folder), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert lent == [quicker[0].folder]
 
 
 def test_the_least_recently_used_gives_way(cache: AdapterCache, use: Callable[..., None]) -> None:
