@@ -1,0 +1,422 @@
+"""Tasks made from given ones: other questions on their inputs, other words and other forms for their answers.
+
+Whatever is held out of a given task (pairs, wordings) is held out of the tasks made from it. The words of the
+descriptions are in `wordings`; for held-out descriptions there are patterns and phrases that no training uses.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Pair = tuple[str, str]
+SPLITS = ("train", "dev", "test")
+WORDINGS, HELD_OUT_WORDINGS = 20, 4
+FEWEST = {"train": 16, "dev": 8, "test": 8}
+"""Pairs of a made task; with fewer it isn't made."""
+MOST = {"train": 120, "dev": 24, "test": 24}
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task with its pairs by split, the wordings for training and the held-out ones."""
+
+    name: str
+    family: str
+    pairs: dict[str, list[Pair]]
+    wordings: list[str]
+    held_out: list[str]
+    labels: list[str] = field(default_factory=list)
+
+
+@cache
+def read_words(name: str) -> Any:
+    return yaml.safe_load((HERE / "wordings" / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def fill(pattern: str, values: Mapping[str, str]) -> str:
+    """The pattern with its `{name}`s replaced; `{Name}` begins with a capital. Other braces stay."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in values:
+            return values[name]
+        lowered = name[0].lower() + name[1:]
+        return capitalised(values[lowered]) if lowered in values else match[0]
+
+    return re.sub(r"\{([A-Za-z]\w*)\}", value, pattern)
+
+
+def capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def uncapitalised(text: str) -> str:
+    """Without the capital of an ordinary first word, and without the last full stop."""
+    text = text[0].lower() + text[1:] if re.match(r"[A-Z][a-z]+ ", text) else text
+    return text[:-1] if text.endswith(".") and not text.endswith("..") else text
+
+
+class Voices:
+    """Patterns said in many ways; each call of `say` gives other descriptions."""
+
+    def __init__(self) -> None:
+        self.words = read_words("voices")
+
+    def say(
+        self, patterns: Sequence[str], values: Callable[[random.Random], Mapping[str, str]], rng: random.Random,
+        count: int, kind: str = "train",
+    ) -> list[str]:  # fmt: skip
+        """So many different descriptions: each pattern once before any comes again.
+
+        Args:
+            patterns: see `fill`.
+            values: draws what is filled in.
+            rng: of all choices.
+            count: of descriptions; fewer where the patterns do not give so many.
+            kind: `train`, with slips of the pen, or `held_out`.
+        """
+        found: dict[str, None] = {}
+        queue: list[str] = []
+        for _ in range(count * 8):
+            queue = queue or rng.sample(list(patterns), len(patterns))
+            pattern = self._slip(queue.pop(), rng) if kind == "train" else queue.pop()
+            found[self._voice(fill(capitalised(pattern), values(rng)), rng, kind)] = None
+            if len(found) == count:
+                break
+        return list(found)
+
+    def _slip(self, pattern: str, rng: random.Random) -> str:
+        if rng.random() < 0.9:
+            return pattern
+        return re.sub(r"\b[a-z]+\b(?![}'\"])", lambda match: self.words["typos"].get(match[0], match[0]), pattern)
+
+    def _voice(self, text: str, rng: random.Random, kind: str) -> str:
+        chance = rng.random()
+        if chance < 0.5:
+            return text
+        if chance < 0.7:
+            return uncapitalised(text)
+        closed = text if text[-1] in ".!?)" else f"{text}."
+        return rng.choice(self.words[kind]).replace("{x}", closed).replace("{x~}", uncapitalised(text))
+
+
+def listed(items: Sequence[str], joint: str = "or") -> str:
+    return f"{', '.join(items[:-1])} {joint} {items[-1]}"
+
+
+def slug(text: str) -> str:
+    return re.sub(r"\W+", "_", text.lower()).strip("_") or "".join(f"u{ord(c):x}" for c in text)
+
+
+def even(groups: Sequence[Sequence[Pair]], rng: random.Random, most: int) -> list[Pair]:
+    """As many pairs of one group as of another, shuffled."""
+    size = min(most // len(groups), *map(len, groups))
+    found = [pair for group in groups for pair in rng.sample(list(group), size)]
+    rng.shuffle(found)
+    return found
+
+
+def enough(pairs: Mapping[str, Sequence[Pair]]) -> bool:
+    return all(len(pairs[split]) >= FEWEST[split] for split in SPLITS)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition on an input: as clauses and questions, and the inputs where it holds and where it does not."""
+
+    name: str
+    clauses: list[tuple[str, str]]
+    held_out_clauses: list[tuple[str, str]]
+    holds: dict[str, list[Pair]]
+    fails: dict[str, list[Pair]]
+
+    def pairs(self, yes: str, no: str, rng: random.Random) -> dict[str, list[Pair]]:
+        return {
+            split: even(
+                [[(p, yes) for p, _ in self.holds[split]], [(p, no) for p, _ in self.fails[split]]], rng, MOST[split]
+            )
+            for split in SPLITS
+        }
+
+
+class Maker:
+    """Makes tasks from the given ones.
+
+    Args:
+        given: by name, none that is held out whole.
+        seed: of all choices.
+    """
+
+    def __init__(self, given: Mapping[str, Task], seed: int = 0) -> None:
+        self.given = dict(sorted(given.items()))
+        self.seed = seed
+        self.voices = Voices()
+        self.labels = {k: v for k, v in read_words("labels").items() if k in self.given}
+
+    def rng(self, name: str) -> random.Random:
+        return random.Random(f"{self.seed} {name}")
+
+    def make(self) -> list[Task]:
+        """All of them, by family."""
+        conditions = self.label_conditions()
+        found = [
+            *self.questions(conditions, 120),
+            *self.choices(150),
+            *self.answer_words(conditions, 60),
+            *self.forms(250),
+        ]
+        return [task for task in found if enough(task.pairs)]
+
+    # -- conditions -------------------------------------------------------------------------------------------------
+
+    def label_conditions(self) -> list[Condition]:
+        """For every label with words, whether an input has it."""
+        found = []
+        for name, words in self.labels.items():
+            inputs = words["input"]
+            for label, phrases in words["labels"].items():
+                clauses = [
+                    [(f"{what} is {phrase}", f"is {what} {phrase}") for what in inputs_ for phrase in phrases_]
+                    for inputs_, phrases_ in ((inputs[:2], phrases[:2]), (inputs[2:], phrases[2:]))
+                ]
+                pairs = self.given[name].pairs
+                split = [{s: [p for p in pairs[s] if (p[1] == label) is has] for s in SPLITS} for has in (True, False)]
+                found.append(Condition(f"{name}_{slug(label)}", clauses[0], clauses[1], split[0], split[1]))
+        return found
+
+    def given_conditions(self) -> list[Condition]:
+        """Those of the given yes-or-no tasks."""
+        found = []
+        for name, clauses in read_words("yes_or_no")["conditions"].items():
+            if name in self.given:
+                pairs = self.given[name].pairs
+                holds, fails = (
+                    {s: [p for p in pairs[s] if (p[1].lower() in ("yes", "true")) is has] for s in SPLITS}
+                    for has in (True, False)
+                )
+                said = [(clause, question) for clause, question in clauses]
+                found.append(Condition(name, said[:2], said[2:], holds, fails))
+        return found
+
+    def _two_answers(self, condition: Condition, name: str, family: str, yes: str, no: str) -> Task:
+        rng = self.rng(name)
+        words = read_words("yes_or_no")
+
+        def texts(kind: str, clauses: Sequence[tuple[str, str]], count: int) -> list[str]:
+            def values(rng: random.Random) -> dict[str, str]:
+                clause, question = rng.choice(list(clauses))
+                return {"cond": clause, "question": question, "yes": yes, "no": no}
+
+            return self.voices.say(words[kind], values, rng, count, kind)
+
+        return Task(
+            name,
+            family,
+            condition.pairs(yes, no, rng),
+            texts("train", condition.clauses, WORDINGS),
+            texts("held_out", condition.held_out_clauses, HELD_OUT_WORDINGS),
+        )
+
+    def questions(self, conditions: Sequence[Condition], count: int) -> list[Task]:
+        """Whether an input has one label of many: yes or no."""
+        usable = [c for c in conditions if enough(c.pairs("yes", "no", self.rng(c.name)))]
+        chosen = self.rng("questions").sample(usable, min(count, len(usable)))
+        return [self._two_answers(c, f"is_{c.name}", "question", "yes", "no") for c in chosen]
+
+    def answer_words(self, conditions: Sequence[Condition], count: int) -> list[Task]:
+        """Two answers other than yes and no."""
+        rng = self.rng("answer words")
+        groups = [
+            [c for c in group if enough(c.pairs("yes", "no", self.rng(c.name)))]
+            for group in (self.given_conditions(), list(conditions))
+        ]
+        groups = [rng.sample(group, len(group)) for group in groups if group]
+        answers = read_words("yes_or_no")["answers"]
+        found = []
+        for i in range(count if groups else 0):
+            group, (yes, no) = groups[i % len(groups)], answers[i // 2 % len(answers)]
+            condition = group[i // 2 % len(group)]
+            name = f"{condition.name}_as_{slug(yes)}_{slug(no)}"
+            found.append(self._two_answers(condition, name, "answer words", yes, no))
+        return list({task.name: task for task in found}.values())
+
+    # -- choices ----------------------------------------------------------------------------------------------------
+
+    def choices(self, count: int) -> list[Task]:
+        """Two or three labels of many, in their own words or in others."""
+        rng, words = self.rng("choices"), read_words("choice")
+        names = [name for name in self.labels if len(self.labels[name]["labels"]) > 1]
+        found: dict[str, Task] = {}
+        for i in range(count * 10):
+            if len(found) == count or not names:
+                break
+            if i % len(names) == 0:
+                order = rng.sample(names, len(names))
+            name = order[i % len(names)]
+            known = list(self.labels[name]["labels"])
+            labels = sorted(rng.sample(known, min(len(known), rng.choice((2, 3)))))
+            renamed = i % 2 == 0
+            answers = self._answers(len(labels), words, rng) if renamed else labels
+            title = f"choice_{name}_{'_'.join(map(slug, labels))}"
+            title += f"_as_{'_'.join(map(slug, answers))}" if renamed else ""
+            task = self._choice(title, name, dict(zip(labels, answers, strict=True)), words, renamed)
+            if enough(task.pairs) and title not in found:
+                found[title] = task
+        return list(found.values())
+
+    def _answers(self, count: int, words: Mapping[str, Any], rng: random.Random) -> list[str]:
+        if rng.random() < 0.5:
+            return rng.sample(words["words"].split(), count)
+        answers = list(rng.choice(words["pairs" if count == 2 else "triples"]))
+        rng.shuffle(answers)
+        return answers
+
+    def _choice(
+        self, title: str, name: str, answers: Mapping[str, str], words: Mapping[str, Any], renamed: bool
+    ) -> Task:
+        rng, said = self.rng(title), self.labels[name]
+        pairs = self.given[name].pairs
+        kept = {
+            split: even(
+                [[(p, new) for p, label in pairs[split] if label == old] for old, new in answers.items()],
+                rng,
+                MOST[split],
+            )
+            for split in SPLITS
+        }
+
+        def texts(kind: str, count: int) -> list[str]:
+            few = slice(2) if kind == "train" else slice(2, None)
+
+            def values(rng: random.Random) -> dict[str, str]:
+                order = rng.sample(list(answers), len(answers))
+                what, rule = rng.choice(said["input"][few]), rng.choice(words["rule"][kind])
+                rules = [
+                    fill(rule, {"input": what, "phrase": rng.choice(said["labels"][old][few]), "answer": answers[old]})
+                    for old in order
+                ]
+                names = [answers[old] for old in order]
+                if rng.random() < 0.2:
+                    names = [f'"{name}"' for name in names]
+                joined = rng.choice((", ", "; ", ", and ")).join(rules)
+                return {"list": listed(names), "both": listed(names, "and"), "rules": joined, "input": what}
+
+            return self.voices.say(words["renamed" if renamed else "own"][kind], values, rng, count, kind)
+
+        return Task(
+            title, "choice", kept, texts("train", WORDINGS), texts("held_out", HELD_OUT_WORDINGS), [*answers.values()]
+        )
+
+    # -- forms ------------------------------------------------------------------------------------------------------
+
+    def forms(self, count: int) -> list[Task]:
+        """Given tasks with short answers, and a form for the answer; every form and every task several times."""
+        rng, words = self.rng("forms"), read_words("forms")
+        short = [
+            name
+            for name, task in self.given.items()
+            if task.family not in ("formatting", "rewriting", "other")
+            and all(len(answer) <= 40 and "\n" not in answer for _, answer in task.pairs["train"])
+            and task.wordings
+        ]
+        found: dict[str, Task] = {}
+        queue: list[str] = []
+        for i in range(count * 3):
+            if len(found) == count or not short:
+                break
+            form = list(FORMS)[i % len(FORMS)]
+            queue = queue or rng.sample(short, len(short))
+            name = queue.pop()
+            task = self._formed(name, form, words[form])
+            if task is not None and enough(task.pairs):
+                found[task.name] = task
+        return list(found.values())
+
+    def _formed(self, name: str, form: str, words: Mapping[str, list[str]]) -> Task | None:
+        task, rng, change = self.given[name], self.rng(f"{name} {form}"), FORMS[form]
+        longest = 14 if form.endswith("_spelled") else 40
+        pairs = {
+            split: [(p, change(a)) for p, a in task.pairs[split] if len(a) <= longest][: MOST[split]]
+            for split in SPLITS
+        }
+        answers = {a for _, a in task.pairs["train"]}
+        if sum(change(a) != a for a in answers) < 0.5 * len(answers):
+            return None
+
+        def texts(kind: str, count: int) -> list[str]:
+            clauses = words["held_out"] if kind == "held_out" else [*words["after"], *words["before"]]
+            tasks = task.held_out if kind == "held_out" and task.held_out else task.wordings
+
+            def values(rng: random.Random) -> dict[str, str]:
+                task = rng.choice(tasks)
+                return {"task": task, "ended": task if task[-1] in ".!?:)" else f"{task}."}
+
+            patterns = [c if "{task}" in c else f"{{ended}} {c}" for c in clauses]
+            return self.voices.say(patterns, values, rng, count, kind)
+
+        return Task(f"{name}_in_{form}", "form", pairs, texts("train", WORDINGS), texts("held_out", HELD_OUT_WORDINGS))
+
+
+FORMS: dict[str, Callable[[str], str]] = {
+    "upper": str.upper,
+    "lower": str.lower,
+    "double_quotes": lambda a: f'"{a}"',
+    "single_quotes": lambda a: f"'{a}'",
+    "round_brackets": lambda a: f"({a})",
+    "square_brackets": lambda a: f"[{a}]",
+    "curly_braces": lambda a: f"{{{a}}}",
+    "angle_brackets": lambda a: f"<{a}>",
+    "json_answer": lambda a: json.dumps({"answer": a}, ensure_ascii=False),
+    "json_result": lambda a: json.dumps({"result": a}, ensure_ascii=False),
+    "json_value": lambda a: json.dumps({"value": a}, ensure_ascii=False),
+    "json_output": lambda a: json.dumps({"output": a}, ensure_ascii=False),
+    "bold": lambda a: f"**{a}**",
+    "italics": lambda a: f"*{a}*",
+    "underscores": lambda a: f"_{a}_",
+    "code_ticks": lambda a: f"`{a}`",
+    "hashtag": lambda a: f"#{a}",
+    "at_sign": lambda a: f"@{a}",
+    "full_stop": lambda a: a if a.endswith(".") else f"{a}.",
+    "exclamation": lambda a: f"{a}!",
+    "question_mark": lambda a: f"{a}?",
+    "ellipsis": lambda a: f"{a}...",
+    "answer_prefix": lambda a: f"Answer: {a}",
+    "result_prefix": lambda a: f"Result: {a}",
+    "output_prefix": lambda a: f"Output = {a}",
+    "arrow": lambda a: f"-> {a}",
+    "bullet": lambda a: f"- {a}",
+    "numbered": lambda a: f"1. {a}",
+    "it_is": lambda a: f"It is {a}.",
+    "the_answer_is": lambda a: f"The answer is {a}.",
+    "i_think": lambda a: f"I think it's {a}.",
+    "sure_thing": lambda a: f"Sure! {a}",
+    "of_course_sir": lambda a: f"{a}, sir",
+    "twice": lambda a: f"{a} {a}",
+    "twice_comma": lambda a: f"{a}, {a}",
+    "thrice": lambda a: f"{a} {a} {a}",
+    "hyphen_spelled": lambda a: "-".join(a),
+    "space_spelled": lambda a: " ".join(a.replace(" ", "")),
+    "first_letter": lambda a: a[0],
+    "last_letter": lambda a: a[-1],
+    "first_three_letters": lambda a: a[:3],
+    "check_mark": lambda a: f"{a} ✅",
+    "smile": lambda a: f"{a} 🙂",
+    "star": lambda a: f"⭐ {a}",
+    "xml_answer": lambda a: f"<answer>{a}</answer>",
+    "html_b": lambda a: f"<b>{a}</b>",
+    "key_value": lambda a: f"answer={a}",
+    "yaml": lambda a: f"answer: {a}",
+    "tildes": lambda a: f"~{a}~",
+    "pipes": lambda a: f"| {a} |",
+    "length": lambda a: str(len(a)),
+}
