@@ -20,6 +20,7 @@ from transformers.utils.hub import resolve_revision
 from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import CheckpointError, InvalidDescriptionError
 from text2lora.hub import hub_fault
+from text2lora.processor import widen
 
 logger = logging.get_logger(__name__)
 _TOKENIZING = threading.Lock()  # a fast tokenizer keeps its truncation as state
@@ -124,6 +125,7 @@ class TextEncoder:
         elif commit := resolve_revision(source, None if encoder else config.encoder_revision, **hub):
             hub["revision"] = commit  # the same one for tokenizer and model
         kwargs = {k: v for k, v in kwargs.items() if k not in ("token", "local_files_only", "cache_dir")}
+        chosen = "dtype" in kwargs
         if encoder is None and config.encoder_dtype:
             kwargs.setdefault("dtype", config.encoder_dtype)
         try:
@@ -145,7 +147,7 @@ class TextEncoder:
             reason = hub_fault(error, name, config.encoder_revision) or _first_line(error)
             raise CheckpointError(f"the text encoder {name!r} cannot be loaded ({reason}): {hint}") from error
         return cls(
-            model,
+            model if chosen else widen(model),
             tokenizer,
             config.encoder_pooling,
             config.encoder_normalize,

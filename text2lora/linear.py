@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import nn
 
+from text2lora.processor import is_slow, onednn_dtypes
 
-@functools.cache
-def _onednn_dtypes() -> tuple[torch.dtype, ...]:
-    """What oneDNN multiplies on this CPU; nothing where PyTorch was built without it."""
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return ()
-    has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return (torch.float32, torch.bfloat16) if has_bfloat16 else (torch.float32,)
+WIDEN_FROM, WIDENED = 16, 256
+"""Rows of input from which widening half-precision weights pays, and rows of weights that are widened at a time."""
 
 
 class Linear(nn.Linear):
     """`nn.Linear`, which on the CPU and without a gradient goes through oneDNN, as compiled models do.
 
-    PyTorch itself takes MKL for float32: a third of the speed on an AMD processor.
+    PyTorch itself takes MKL for float32: a third of the speed on an AMD processor. Half-precision weights are widened
+    piece by piece on a processor that cannot multiply them.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        on_cpu = x.device.type == "cpu" and not torch.is_grad_enabled()
-        if on_cpu and x.dtype == self.weight.dtype and x.dtype in _onednn_dtypes():
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return super().forward(x)
+        if x.device.type != "cpu" or torch.is_grad_enabled() or x.dtype != self.weight.dtype:
+            return super().forward(x)
+        if is_slow(x.dtype) and x[..., 0].numel() >= WIDEN_FROM:
+            wide, bias = x.float(), None if self.bias is None else self.bias.float()
+            parts = [_multiply(wide, weight.float()) for weight in self.weight.split(WIDENED)]
+            out = torch.cat(parts, -1)
+            return (out if bias is None else out + bias).to(x.dtype)
+        return _multiply(x, self.weight, self.bias)
+
+
+def _multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    if x.dtype in onednn_dtypes():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return nn.functional.linear(x, weight, bias)

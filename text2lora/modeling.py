@@ -41,6 +41,7 @@ from text2lora.hub import (
 )
 from text2lora.hypernetwork import HyperNetwork, LoraWeights
 from text2lora.live import PREFIX
+from text2lora.processor import widen
 from text2lora.standing import FILE_NAME, DescriptionStatistics, Standing
 from text2lora.task_encoder import SoftmaxTaskEncoder, TokenTaskEncoder, VectorQuantizedTaskEncoder
 from text2lora.upstream import find_upstream, read_upstream
@@ -311,7 +312,7 @@ class Text2LoraModel(PreTrainedModel):
         return max(1, (512 if self.device.type == "cpu" else 8192) // rows)
 
     def load_base_model(self, **kwargs: Any) -> PreTrainedModel:
-        """Load the base model that the adapters are for.
+        """Load the base model that the adapters are for, in its own dtype or, where that is slow, in float32.
 
         Args:
             **kwargs: for `AutoModelForCausalLM.from_pretrained`, over `base_model_kwargs` of `from_pretrained`.
@@ -324,13 +325,14 @@ class Text2LoraModel(PreTrainedModel):
         options = {"device_map": str(self.device), **self._base_source()}
         options |= self._load_kwargs.get("base", {}) | kwargs
         try:
-            return AutoModelForCausalLM.from_pretrained(self._base_path(), **({"trust_remote_code": False} | options))
+            base = AutoModelForCausalLM.from_pretrained(self._base_path(), **({"trust_remote_code": False} | options))
         except (OSError, ValueError) as error:
             name = str(self.config.base_model_name_or_path)
             reason = hub_fault(error, name, self.config.base_model_revision) or str(error).strip().split("\n")[0]
             raise CheckpointError(
                 f"the base model {self.config.base_model_name_or_path!r} cannot be loaded ({reason}): pass base_model="
             ) from error
+        return base if {"dtype", "torch_dtype"} & options.keys() else widen(base)
 
     @property
     def base_tokenizer(self) -> PreTrainedTokenizerBase:

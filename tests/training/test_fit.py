@@ -14,7 +14,7 @@ from torch import nn
 from text2lora import TrainingError
 from text2lora.errors import TrainingInterrupted
 from text2lora.training.fit import FitConfig, fit, summed
-from text2lora.training.optim import build_optimizers, schedule, set_learning_rate
+from text2lora.training.optim import Muon, build_optimizers, orthogonalise, schedule, set_learning_rate
 
 
 class Net(nn.Module):
@@ -108,11 +108,38 @@ def test_schedule_of_short_runs_stays_in_range(steps: int, warmup: float) -> Non
 def test_matrices_go_to_muon_and_the_rest_to_adamw() -> None:
     net = Net()
     muon, adamw = build_optimizers(net, lr=0.1, adamw_lr=0.2, weight_decay=0.3)
-    assert isinstance(muon, torch.optim.Muon)
+    assert isinstance(muon, Muon)
     assert [p is net.linear.weight for p in muon.param_groups[0]["params"]] == [True]
     rest = {id(p) for p in adamw.param_groups[0]["params"]}
     assert rest == {id(net.embedding.weight), id(net.linear.bias), id(net.norm.weight), id(net.norm.bias)}
     assert (muon.param_groups[0]["weight_decay"], adamw.param_groups[0]["weight_decay"]) == (0.3, 0.0)
+
+
+@pytest.mark.parametrize("shape", [(7, 12), (12, 7), (5, 5)])
+def test_muon_is_pytorchs_where_bfloat16_is_native(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]) -> None:
+    monkeypatch.setattr("text2lora.training.optim.is_slow", lambda dtype, device: False)
+    ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    optimizers = [
+        Muon([ours], lr=0.02, weight_decay=0.1),
+        torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for _ in range(3):
+        ours.grad = theirs.grad = torch.randn(shape)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.equal(ours, theirs)
+    optimizers[0].load_state_dict(optimizers[1].state_dict())  # states of earlier versions are read
+    assert set(optimizers[0].state[ours]) == {"momentum_buffer"}
+
+
+def test_muon_computes_in_float32_where_bfloat16_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = torch.randn(24, 40)
+    for slow, dtype in ((True, torch.float32), (False, torch.bfloat16)):
+        monkeypatch.setattr("text2lora.training.optim.is_slow", lambda dtype, device, slow=slow: slow)
+        update = orthogonalise(matrix)
+        assert update.dtype == dtype
+        assert torch.linalg.svdvals(update.float()).min() > 0.5
+        assert torch.linalg.svdvals(update.float()).max() < 1.5
 
 
 def test_learning_rate_zero_leaves_everything_to_adamw() -> None:

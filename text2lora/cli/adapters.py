@@ -70,10 +70,12 @@ def load_base(lora: LoraAdapter, base: str | None, device: str) -> tuple[PreTrai
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from text2lora.processor import widen
+
     name, revision = base or lora.spec.base_model_name_or_path, None if base else lora.spec.revision
     tokenizer = hub.load_base(AutoTokenizer, name, revision)
     model = hub.load_base(AutoModelForCausalLM, name, revision, device_map=parse_device(device))
-    return model.eval(), tokenizer
+    return widen(model).eval(), tokenizer
 
 
 def answer_table(rows: list[dict[str, str]], header: bool = True) -> Table:

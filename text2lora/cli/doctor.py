@@ -19,8 +19,6 @@ from text2lora.hub import BASES, CHECKPOINTS, library_version
 
 CORE = ("torch", "transformers", "peft", "huggingface_hub")
 FOR_DEVELOPERS = ("dev", "docs")
-SHARE = 0.8
-"""Of the memory, for the weights of a base; the rest is for what it computes, and for the system."""
 
 
 def doctor(
@@ -107,6 +105,8 @@ def find_device() -> dict[str, Any]:
     """What `--device auto` takes, and the memory that models find there, in bytes."""
     import torch
 
+    from text2lora.processor import host_memory
+
     memory = host_memory()
     if torch.cuda.is_available():
         found, gpus = torch.cuda.get_device_properties(0), torch.cuda.device_count()
@@ -116,18 +116,6 @@ def find_device() -> dict[str, Any]:
     if torch.backends.mps.is_available():
         device["other"] = "mps"
     return device
-
-
-def host_memory() -> int:
-    """Of the machine, or what its control group leaves of it to a container, in bytes."""
-    import psutil  # comes with accelerate
-
-    limits = [psutil.virtual_memory().total]
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        path = Path(file)
-        if path.is_file() and (text := path.read_text().strip()).isdigit():
-            limits.append(int(text))
-    return min(limits)
 
 
 def ask_hub(timeout: float) -> dict[str, Any]:
@@ -166,7 +154,9 @@ def measure_cache() -> dict[str, Any]:
 
 def estimate_fits(memory: int) -> dict[str, float]:
     """The parameters of the largest base that fits, by dtype, as far as its weights are concerned."""
-    return {dtype: SHARE * memory / size for dtype, size in (("float32", 4), ("bfloat16", 2))}
+    from text2lora.processor import MODEL_SHARE
+
+    return {dtype: MODEL_SHARE * memory / size for dtype, size in (("float32", 4), ("bfloat16", 2))}
 
 
 def _show(report: dict[str, Any]) -> None:
@@ -191,11 +181,13 @@ def _show(report: dict[str, Any]) -> None:
         elif device["gpus"] > 1:
             what += f", the first of {device['gpus']}"
         row("device", what)
+        from text2lora.processor import MODEL_SHARE
+
         fits = report["fits"]
         row(
             "bases that fit",
             f"up to {billions(fits['bfloat16'])} parameters in bfloat16, {billions(fits['float32'])} in float32 "
-            f"(2 and 4 bytes each, in {SHARE * 100:.0f} % of the memory)",
+            f"(2 and 4 bytes each, in {MODEL_SHARE * 100:.0f} % of the memory)",
         )
         hub, cache = report["hub"], report["cache"]
         row("Hub", f"{hub['status']}, {hub['endpoint']}", bool(hub["user"]))

@@ -15,6 +15,7 @@ from text2lora.adapter import LoraAdapter
 from text2lora.errors import CheckpointError, ServerError
 from text2lora.hub import BASES, hub_fault, resolve_name
 from text2lora.inference import as_turn, complete
+from text2lora.processor import widen
 from text2lora.server import ChatServer
 
 
@@ -100,7 +101,7 @@ class TransformersBackend:
         except (OSError, ValueError) as error:
             reason = hub_fault(error, model) or str(error).strip().split("\n")[0]
             raise CheckpointError(f"the base model {model!r} cannot be loaded ({reason})") from error
-        backend = cls(base, tokenizer, loras, batch_size)
+        backend = cls(widen(base) if dtype == "auto" else base, tokenizer, loras, batch_size)
         for name in loras:  # one that does not fit is told now, not after an hour
             with backend.use(name):
                 pass

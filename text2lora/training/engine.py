@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from text2lora.errors import MissingExtraError, TrainingError
+from text2lora.processor import is_slow, widen
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -22,7 +24,7 @@ class EngineConfig:
 
     Attributes:
         device: `auto`, the GPU where there is one, or `cpu`.
-        mixed_precision: `no`, or `bf16` for autocast.
+        mixed_precision: `no`, or `bf16` for autocast, where the device has arithmetic for it.
         gradient_checkpointing: keep less of the base's forward pass in memory and run it again in the backward pass.
         shard_base: split the frozen base over the processes (FSDP), layer by layer.
         trackers: names that accelerate knows: `trackio`, `tensorboard`, `wandb`, `mlflow`, ...; none by default.
@@ -50,15 +52,16 @@ def start_engine(config: EngineConfig, output_dir: Path) -> Accelerator:
         MissingExtraError: a tracker that is not installed.
         TrainingError: a tracker that accelerate does not know.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
 
     trackers = list(config.trackers)
+    device = PartialState(cpu=config.device == "cpu").device
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".log_with")  # the error below says it
             accelerator = Accelerator(
                 cpu=config.device == "cpu",
-                mixed_precision=config.mixed_precision,
+                mixed_precision="no" if is_slow(torch.bfloat16, device.type) else config.mixed_precision,
                 log_with=trackers or None,
                 project_dir=str(output_dir) if trackers else None,
             )
@@ -75,12 +78,13 @@ def start_engine(config: EngineConfig, output_dir: Path) -> Accelerator:
 
 
 def prepare_base(base: PreTrainedModel, config: EngineConfig, accelerator: Accelerator) -> PreTrainedModel:
-    """Freeze the base and put it where it is used."""
+    """Freeze the base and put it where it is used, in float32 where its dtype is slow there."""
     base.requires_grad_(False).eval()
     if config.shard_base:
         _shard(base, accelerator)
     elif not getattr(base, "is_quantized", False) and getattr(base, "hf_device_map", None) is None:
         base.to(accelerator.device)
+        widen(base)
     if config.gradient_checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})
         base.train()  # transformers checkpoints in this mode only

@@ -2,14 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import nn
+
+from text2lora.processor import is_slow
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients a, b, c of one step: a X + b (X X^T) X + c (X X^T)^2 X."""
+NEWTON_SCHULZ_STEPS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) with Nesterov momentum, its updates scaled to AdamW's size (Liu et al. 2025).
+
+    As `torch.optim.Muon(..., adjust_lr_fn="match_rms_adamw")`, bit for bit where bfloat16 is native. Where it is not,
+    updates are orthogonalised in float32, for PyTorch's are then up to forty times as slow.
+
+    Args:
+        params: matrices.
+        lr: of an update whose entries have a root mean square of about 0.2.
+        weight_decay: decoupled, as a share of `lr`.
+        momentum: share of the last step's buffer.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            lr, momentum = group["lr"], group["momentum"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+                buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
+                update = orthogonalise(parameter.grad.lerp(buffer, momentum))
+                parameter.mul_(1 - lr * group["weight_decay"])
+                parameter.add_(update, alpha=-lr * (0.2 * max(parameter.shape) ** 0.5))
+        return loss
+
+
+def orthogonalise(matrix: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Nearly U V^T of a matrix [rows, columns] = U S V^T: its singular values are between 0.5 and 1.5.
+
+    Args:
+        matrix: of any dtype.
+        dtype: to compute in; None is bfloat16 where the device multiplies it, else float32.
+
+    Returns:
+        A matrix [rows, columns] in that dtype.
+    """
+    if dtype is None:
+        dtype = torch.float32 if is_slow(torch.bfloat16, matrix.device.type) else torch.bfloat16
+    a, b, c = NEWTON_SCHULZ
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if tall else matrix).to(dtype)
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
 
 
 def build_optimizers(
     module: nn.Module, lr: float, adamw_lr: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.98)
 ) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024; scaled to AdamW's step size, Liu et al. 2025) on hidden matrices, AdamW elsewhere.
+    """Muon on hidden matrices, AdamW elsewhere.
 
     Args:
         module: its parameters that require a gradient are optimised.
@@ -27,7 +95,7 @@ def build_optimizers(
             (matrices if hidden else rest).append(parameter)
     optimizers: list[torch.optim.Optimizer] = []
     if matrices:
-        optimizers.append(torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon(matrices, lr, weight_decay))
     if rest:
         optimizers.append(torch.optim.AdamW(rest, lr=adamw_lr, betas=betas, weight_decay=0.0))
     return optimizers

@@ -48,7 +48,7 @@ class BaseSpec:
     Attributes:
         name: a Hub id, a folder, or `nano`.
         revision: its commit, branch or tag.
-        dtype: `auto`, as it was saved, or a dtype of torch.
+        dtype: `auto`, as it was saved, or a dtype of torch; a processor without arithmetic for it takes float32.
         quantization: `none`, or `4bit` (NF4) or `8bit` through bitsandbytes; the base is frozen.
         attention: implementation, as `attn_implementation` of transformers; empty for its default.
     """

@@ -1,0 +1,69 @@
+"""What the processor computes well: few have half-precision arithmetic, and software is up to forty times as slow."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+INSTRUCTIONS = {
+    torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16"),  # the last one on ARM
+    torch.float16: ("avx512_fp16", "amx_fp16"),
+}
+"""By dtype, the capabilities of a processor one of which multiplies it."""
+
+MODEL_SHARE = 0.8
+"""Of the memory, for the weights of a model; the rest is for what it computes, and for the system."""
+
+
+@functools.cache
+def onednn_dtypes() -> tuple[torch.dtype, ...]:
+    """What oneDNN multiplies on this processor, if need be in software; nothing where PyTorch was built without it."""
+    found, ops = [torch.float32], torch.ops.mkldnn
+    if not hasattr(ops, "_linear_pointwise"):
+        return ()
+    for dtype, check in ((torch.bfloat16, "_is_mkldnn_bf16_supported"), (torch.float16, "_is_mkldnn_fp16_supported")):
+        if hasattr(ops, check) and getattr(ops, check)():
+            found.append(dtype)
+    return tuple(found)
+
+
+@functools.cache
+def is_slow(dtype: torch.dtype, device_type: str = "cpu") -> bool:
+    """Whether a device of this type has no arithmetic of its own for a half-precision dtype, so that float32 is faster.
+
+    oneDNN calls bfloat16 supported on every processor with AVX-512, most of which widen each number first.
+    """
+    if device_type != "cpu" or dtype not in INSTRUCTIONS:
+        return False
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return dtype not in onednn_dtypes() or not any(capabilities.get(name) for name in INSTRUCTIONS[dtype])
+
+
+def widen(model: Module) -> Module:
+    """A model in float32 where its own dtype is slow on the processor and float32 fits into the memory.
+
+    The values stay the same. A quantised model, and one that is not wholly in the memory, stays as it is.
+    """
+    weights = list(model.parameters())
+    slow = [is_slow(weight.dtype, weight.device.type) for weight in weights]
+    whole = all(weight.device.type == "cpu" for weight in weights) and not getattr(model, "is_quantized", False)
+    fits = 4 * sum(weight.numel() for weight in weights) <= MODEL_SHARE * host_memory()
+    return model.float() if any(slow) and whole and fits else model
+
+
+def host_memory() -> int:
+    """Of the machine, or what its control group leaves of it to a container, in bytes."""
+    import psutil  # comes with accelerate
+
+    limits = [psutil.virtual_memory().total]
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        path = Path(file)
+        if path.is_file() and (text := path.read_text().strip()).isdigit():
+            limits.append(int(text))
+    return min(limits)
