@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -41,7 +42,7 @@ def is_slow(dtype: torch.dtype, device_type: str = "cpu") -> bool:
     """
     if device_type != "cpu" or dtype not in INSTRUCTIONS:
         return False
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return dtype not in onednn_dtypes() or not any(capabilities.get(name) for name in INSTRUCTIONS[dtype])
 
 
