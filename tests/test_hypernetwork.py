@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from text2lora import Text2LoraModel
-from text2lora.hypernetwork import HyperNetwork
+from text2lora.hypernetwork import MixtureHyperNetwork, TrunkHyperNetwork
 
-HEADS = ["large", "medium", "rankwise", "small"]
+TRUNK_HEADS = ["large", "medium", "rankwise", "small"]
+HEADS = [*TRUNK_HEADS, "mixture"]
 VARIANTS = [*itertools.product(HEADS, ["pooled", "tokens"], [True, False])]
 
 
@@ -95,7 +96,9 @@ def residual_free(block: torch.nn.Sequential, x: torch.Tensor) -> torch.Tensor:
     return F.silu(linear(second, F.silu(linear(first, x))))
 
 
-def reference(net: HyperNetwork, task_emb: torch.Tensor, layer: int, module: int) -> tuple[torch.Tensor, torch.Tensor]:
+def reference(
+    net: TrunkHyperNetwork, task_emb: torch.Tensor, layer: int, module: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The paper's forward for one description, one layer and one module, a vector at a time."""
     config = net.config
     name = config.target_modules[module]
@@ -150,7 +153,7 @@ def reference(net: HyperNetwork, task_emb: torch.Tensor, layer: int, module: int
 @pytest.mark.parametrize(
     ("head", "more"),
     [
-        *itertools.product(HEADS, [{"offset": False}, {"output_std": True}, {"head_bias": False}]),
+        *itertools.product(TRUNK_HEADS, [{"offset": False}, {"output_std": True}, {"head_bias": False}]),
         *itertools.product(["rankwise", "small"], [{"rank_position": "rotary"}, {"lora_r": 1}]),
     ],
 )
@@ -164,6 +167,28 @@ def test_forward_equals_plain_loops(make_model, head: str, more: dict) -> None:
             a, b = reference(net, task_emb[task], layer, module)
             torch.testing.assert_close(weights[name][0][task, layer], a, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(weights[name][1][task, layer], b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("more", [{"offset": False}, {"output_std": True}, {}])
+@torch.no_grad()
+def test_a_mixture_is_a_sum_of_shared_matrices(make_model, more: dict) -> None:
+    """Every layer's matrices, one at a time, from the coefficients and the columns of the heads."""
+    net = make_model(("v_proj", "q_proj", "down_proj"), head="mixture", **more).hypernet
+    assert isinstance(net, MixtureHyperNetwork)
+    config, task_emb = net.config, torch.randn(2, 24)
+    weights, h, r = net(task_emb), config.head_input_size, config.lora_r
+    for task, layer, (module, name) in itertools.product(range(2), range(2), enumerate(config.target_modules)):
+        z = net.task_encoder.norm(linear(net.task_encoder.proj, task_emb[task]))
+        mixing = linear(net.coefficients[1], F.gelu(z)).view(2, 3, 2, h)[layer, module]
+        d_in, d_out = config.module_shapes[name]
+        a = sum(mixing[0, k] * net.heads[name]["a"].weight[:, k].view(r, d_in) for k in range(h))
+        b = sum(mixing[1, k] * net.heads[name]["b"].weight[:, k].view(r, d_out) for k in range(h)).T
+        if config.output_std:
+            a, b = a * net.std_a[name][layer], b * net.std_b[name][layer]
+        if config.offset:
+            a, b = a + net.offset_a[name][layer], b + net.offset_b[name][layer]
+        torch.testing.assert_close(weights[name][0][task, layer], a, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(weights[name][1][task, layer], b, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

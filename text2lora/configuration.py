@@ -40,7 +40,8 @@ class Text2LoraConfig(PreTrainedConfig):
         latent_size: width L of the trunk; half of it is the task's, a quarter the layer's and the module's each.
         head_input_size: width H before the heads.
         head: `large` gives A and B at once, `medium` one of the two, `rankwise` one rank of both, `small` one rank of
-            one of the two.
+            one of the two. `mixture` has no trunk: it writes `head_input_size` coefficients for each A and each B,
+            which mix as many learned matrices that all layers share.
         rank_position: how `rankwise` and `small` are told the rank.
         head_bias: whether heads have a bias.
         output_std: whether heads give z-scores, to be multiplied by a standard deviation per weight.
@@ -76,7 +77,7 @@ class Text2LoraConfig(PreTrainedConfig):
     task_encoder_heads: int = 4
     latent_size: int = 128
     head_input_size: int = 512
-    head: Literal["large", "medium", "rankwise", "small"] = "large"
+    head: Literal["large", "medium", "rankwise", "small", "mixture"] = "large"
     rank_position: Literal["learned", "rotary"] = "learned"
     head_bias: bool = True
     output_std: bool = False

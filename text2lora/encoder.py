@@ -68,7 +68,7 @@ class TextEncoder:
         tokenizer: its tokenizer.
         pooling: `mean`, `cls` (first token), `last` (last token) or `none` (all token states).
         normalize: scale each vector to length sqrt(d). With `none`, each token's states to length sqrt(d).
-        layers: hidden states to read; several are concatenated.
+        layers: hidden states to read; several are concatenated, each scaled by itself.
         max_length: in tokens; longer texts are cut, with a warning.
         instruction: template with `{description}`, or None.
         full_stop: end a description whose last character is a letter with a full stop.
@@ -217,7 +217,11 @@ class TextEncoder:
         return list(self._scale(pooled))
 
     def _scale(self, vectors: torch.Tensor) -> torch.Tensor:
-        return F.normalize(vectors, dim=-1) * math.sqrt(vectors.shape[-1]) if self.normalize else vectors
+        """Each layer's part of vectors [..., layers * d] at length sqrt(d)."""
+        if not self.normalize:
+            return vectors
+        parts = vectors.unflatten(-1, (len(self.layers), -1))  # [..., layers, d]
+        return (F.normalize(parts, dim=-1) * math.sqrt(parts.shape[-1])).flatten(-2)
 
 
 class OneHotEncoder(TextEncoder):

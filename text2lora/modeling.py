@@ -39,7 +39,7 @@ from text2lora.hub import (
     resolve_name,
     without_paths,
 )
-from text2lora.hypernetwork import HyperNetwork, LoraWeights
+from text2lora.hypernetwork import LoraWeights, TrunkHyperNetwork, build_hypernetwork
 from text2lora.live import PREFIX
 from text2lora.processor import widen
 from text2lora.standing import FILE_NAME, DescriptionStatistics, Standing
@@ -74,7 +74,7 @@ class Text2LoraModel(PreTrainedModel):
 
     def __init__(self, config: Text2LoraConfig):
         super().__init__(config)
-        self.hypernet = HyperNetwork(config)
+        self.hypernet = build_hypernetwork(config)
         self._lazy: dict[str, Any] = {}
         self._load_kwargs: dict[str, Any] = {}
         self.post_init()
@@ -94,7 +94,7 @@ class Text2LoraModel(PreTrainedModel):
             init.normal_(module.latents)
         elif isinstance(module, SoftmaxTaskEncoder | VectorQuantizedTaskEncoder):
             init.normal_(module.codebook)
-        elif isinstance(module, HyperNetwork) and module.factors == 2:
+        elif isinstance(module, TrunkHyperNetwork) and module.factors == 2:
             init.normal_(module.factor_embedding)
 
     def initialize_weights(self) -> None:
@@ -308,8 +308,7 @@ class Text2LoraModel(PreTrainedModel):
     @property
     def tasks_per_pass(self) -> int:
         """As many as fill the processor: more would only hold more of the heads' output in memory, beside the copy."""
-        rows = self.config.num_layers * self.hypernet.factors * self.hypernet.ranks
-        return max(1, (512 if self.device.type == "cpu" else 8192) // rows)
+        return max(1, (512 if self.device.type == "cpu" else 8192) // self.hypernet.rows_per_task)
 
     def load_base_model(self, **kwargs: Any) -> PreTrainedModel:
         """Load the base model that the adapters are for, in its own dtype or, where that is slow, in float32.

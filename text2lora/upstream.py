@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig
 from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import CheckpointError
 from text2lora.hub import fetch_files
-from text2lora.hypernetwork import HyperNetwork
+from text2lora.hypernetwork import build_hypernetwork
 
 WEIGHTS_NAME, ARGS_NAME, ADAPTER_NAME = "hypermod.pt", "args.yaml", "adapter_config.json"
 FILES = (WEIGHTS_NAME, ARGS_NAME, ADAPTER_NAME)
@@ -327,7 +327,7 @@ def _convert(
 ) -> dict[str, torch.Tensor]:
     """Rename, strictly: the file has exactly the tensors that the reference writes for this config."""
     with torch.device("meta"):
-        ours = {key: list(value.shape) for key, value in HyperNetwork(config).state_dict().items()}
+        ours = {key: list(value.shape) for key, value in build_hypernetwork(config).state_dict().items()}
     expected = _dead_buffers(config)
     for key, shape in ours.items():
         expected |= dict.fromkeys(_upstream_names(key, config), _upstream_shape(key, shape, config))

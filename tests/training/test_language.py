@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import Gemma2ForCausalLM, GraniteForCausalLM, Qwen3ForCausalLM
+from transformers import (
+    Gemma2ForCausalLM,
+    GPT2LMHeadModel,
+    GraniteForCausalLM,
+    LlamaForCausalLM,
+    Qwen3ForCausalLM,
+)
 
 from text2lora.errors import TrainingError
 from text2lora.inference import as_turn, generate_answers
@@ -76,6 +82,38 @@ def test_loss_is_that_of_the_models_own_logits(tokenizer, kind: type, more: dict
     logits = base(batch.ids[:, :-1]).logits[batch.is_target]
     expected = torch.nn.functional.cross_entropy(logits, batch.ids[:, 1:][batch.is_target], reduction="sum")
     torch.testing.assert_close(answer_loss(base, batch), expected, rtol=1e-4, atol=1e-3)
+
+
+PACKABLE = {
+    "llama": (LlamaForCausalLM, {"num_key_value_heads": 2}),
+    "gemma2": (Gemma2ForCausalLM, {"head_dim": 8, "num_key_value_heads": 2, "sliding_window": 256}),
+    "gpt2": (GPT2LMHeadModel, {"n_positions": 128}),
+}
+
+
+@pytest.mark.parametrize("name", PACKABLE)
+@pytest.mark.parametrize("pack", [2, 3, 6])
+@torch.no_grad()
+def test_packed_examples_are_read_as_if_each_stood_alone(tokenizer, name: str, pack: int) -> None:
+    kind, more = PACKABLE[name]
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = kind(kind.config_class(vocab_size=261, pad_token_id=0, **sizes, **more)).eval()
+    model.get_output_embeddings().weight.normal_()
+    examples = [(f"the same beginning, {prompt}", response) for prompt, response in [*EXAMPLES, *EXAMPLES[::-1]]]
+    alone, packed = prompt_batch(tokenizer, examples), prompt_batch(tokenizer, examples, pack=pack)
+    assert packed.ids.shape[0] == 6 // pack
+    assert packed.num_tokens < alone.num_tokens
+    for weighting in ("token", "answer"):
+        assert packed.units(weighting) == alone.units(weighting)
+        expected = answer_loss(model, alone, weighting)
+        torch.testing.assert_close(answer_loss(model, packed, weighting), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(exact_match(model, packed), exact_match(model, alone))
+
+
+def test_one_prompt_that_begins_another_can_be_packed(base, tokenizer) -> None:
+    examples = [("a", "b"), ("a", "c"), ("aa", "d")]
+    alone, packed = prompt_batch(tokenizer, examples), prompt_batch(tokenizer, examples, pack=3)
+    torch.testing.assert_close(answer_loss(base, packed), answer_loss(base, alone), rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

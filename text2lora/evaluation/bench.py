@@ -121,7 +121,7 @@ def _products(model: Text2LoraModel) -> Callable[[], object]:
     """What no implementation can leave out: the input of each head times its weights."""
     hypernet = model.hypernet
     heads = [(head.get_parameter("weight"), head.get_parameter("bias")) for head in hypernet.heads.values()]
-    rows = model.config.num_layers * hypernet.factors * hypernet.ranks
+    rows = hypernet.rows_per_task
     x = torch.randn(rows, model.config.head_input_size, dtype=model.dtype)
 
     @torch.inference_mode()

@@ -17,10 +17,36 @@ from text2lora.training.data import Example
 
 @dataclass
 class AnswerBatch:
-    """Token ids [batch, tokens], right-padded, and which of them are predicted [batch, tokens - 1]."""
+    """Token ids [batch, tokens], right-padded, and which of them are predicted [batch, tokens - 1].
+
+    Attributes:
+        ids: token ids.
+        is_target: whether the token after this one is part of an answer.
+        examples: [batch, tokens], for rows that hold several examples: the example that a token belongs to, from 1;
+            0 is what all examples of the row begin with, and -1 is padding. None where a row is one text.
+    """
 
     ids: torch.Tensor
     is_target: torch.Tensor
+    examples: torch.Tensor | None = None
+
+    def inputs(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """What the model reads: all tokens but the last, and where a row holds several examples, what sees what.
+
+        A token sees the common beginning and its own example, and its position is counted from these alone, so that
+        every example is read as if it stood by itself.
+
+        Args:
+            dtype: of the model; the mask is added to the attention scores.
+        """
+        ids = self.ids[:, :-1]
+        if self.examples is None:
+            return {"input_ids": ids}
+        own = self.examples[:, :-1]
+        visible = own[:, :, None] == own[:, None]  # [batch, tokens, tokens]
+        visible = (visible | (own == 0)[:, None]).tril()
+        mask = torch.zeros(visible.shape, dtype=dtype, device=ids.device).masked_fill(~visible, torch.finfo(dtype).min)
+        return {"input_ids": ids, "attention_mask": mask[:, None], "position_ids": visible.sum(-1) - 1}
 
     @property
     def starts(self) -> torch.Tensor:
@@ -34,7 +60,8 @@ class AnswerBatch:
 
     def to(self, device: torch.device) -> AnswerBatch:
         """The batch on another device."""
-        return AnswerBatch(self.ids.to(device), self.is_target.to(device))
+        examples = None if self.examples is None else self.examples.to(device)
+        return AnswerBatch(self.ids.to(device), self.is_target.to(device), examples)
 
     def units(self, weighting: str) -> int:
         """How many answer tokens there are, or answers: what a loss with this weighting is divided by for a mean."""
@@ -76,7 +103,7 @@ def answer_logits(model: PreTrainedModel, batch: AnswerBatch) -> tuple[torch.Ten
 
     handle = model.get_output_embeddings().register_forward_pre_hook(pick)
     try:
-        logits = model(input_ids=batch.ids[:, :-1], use_cache=False).logits[0]
+        logits = model(**batch.inputs(model.dtype), use_cache=False).logits[0]
     finally:
         handle.remove()
     return logits, batch.ids[:, 1:][batch.is_target]
@@ -130,7 +157,7 @@ def count_matches(logits: torch.Tensor, batch: AnswerBatch, last_only: bool = Fa
 
 
 def prompt_batch(
-    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_length: int | None = None
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_length: int | None = None, pack: int = 1
 ) -> AnswerBatch:
     """Prompts and responses in the tokenizer's chat format; the loss is on the response and the end of its turn.
 
@@ -139,6 +166,8 @@ def prompt_batch(
         examples: prompts, as texts or chat messages, and responses.
         max_length: of a row, in tokens. The middle of a longer prompt is left out, so that both ends of the chat format
             stay; a response is never cut.
+        pack: how many neighbouring examples share a row. What their prompts have in common at the beginning, such as
+            the system turn of a chat template, is then read once for all of them.
 
     Raises:
         TrainingError: a response alone is longer.
@@ -150,7 +179,7 @@ def prompt_batch(
     ids = tokenizer(prompts, add_special_tokens=special)["input_ids"]
     ids += tokenizer(texts[len(prompts) :], add_special_tokens=False)["input_ids"]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    rows, sizes = [], []
+    pairs: list[tuple[list[int], list[int]]] = []
     for prompt, response in zip(ids[: len(examples)], ids[len(examples) :], strict=True):
         if max_length and len(prompt) + len(response) > max_length:
             room = max_length - len(response)
@@ -159,12 +188,28 @@ def prompt_batch(
                     f"a response has {len(response)} tokens: raise max_length ({max_length}), or leave it out"
                 )
             prompt = prompt[: room // 2] + prompt[len(prompt) - (room - room // 2) :]
-        rows.append(torch.tensor(prompt + response))
-        sizes.append((len(prompt), len(prompt) + len(response)))
-    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
-    position = torch.arange(1, padded.shape[1])[None]
-    begin, end = torch.tensor(sizes).T[..., None]
-    return AnswerBatch(padded, (position >= begin) & (position < end))
+        pairs.append((prompt, response))
+    rows = [_pack(pairs[start : start + pack]) for start in range(0, len(pairs), pack)]
+
+    def padded(column: int, value: int) -> torch.Tensor:
+        tensors = [torch.tensor(row[column]) for row in rows]
+        return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
+
+    return AnswerBatch(padded(0, pad), padded(1, 0)[:, 1:].bool(), padded(2, -1) if pack > 1 else None)
+
+
+def _pack(pairs: Sequence[tuple[list[int], list[int]]]) -> tuple[list[int], list[int], list[int]]:
+    """Prompts and responses in one row: token ids, which of them are answers, and the example of each."""
+    prompts = [prompt for prompt, _ in pairs]
+    shortest = min(map(len, prompts)) - 1  # the last token of a prompt predicts the answer: it belongs to its example
+    common = next((i for i in range(shortest) if len({prompt[i] for prompt in prompts}) > 1), shortest)
+    common = max(0, common) if len(pairs) > 1 else 0
+    ids, answer, examples = list(prompts[0][:common]), [0] * common, [0] * common
+    for number, (prompt, response) in enumerate(pairs, 1):
+        ids += prompt[common:] + response
+        answer += [0] * (len(prompt) - common) + [1] * len(response)
+        examples += [number] * (len(prompt) - common + len(response))
+    return ids, answer, examples
 
 
 def _turn_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:

@@ -55,6 +55,7 @@ def train_loras(
     resume: bool = False,
     engine: EngineConfig | None = None,
     max_length: int | None = None,
+    pack: int = 1,
 ) -> LoraTable:
     """Train one LoRA per entry of `draws`, all of them in every step, through one frozen base.
 
@@ -69,6 +70,7 @@ def train_loras(
         resume: go on from where a run into `output_dir` was broken off.
         engine: on what it runs, in one process.
         max_length: see `prompt_batch`.
+        pack: how many of a LoRA's examples share a row; see `prompt_batch`.
 
     Raises:
         TrainingError: see `fit`; or there are several processes.
@@ -87,7 +89,7 @@ def train_loras(
     def losses(step: int) -> Iterator[torch.Tensor]:
         rng = step_rng(fit_config.seed, step)
         examples = [example for draw in draws for example in draw(rng)]
-        batch = prompt_batch(tokenizer, examples, max_length).to(accelerator.device)
+        batch = prompt_batch(tokenizer, examples, max_length, pack).to(accelerator.device)
         with injector.inject(table(range(len(draws)))), accelerator.autocast():
             yield answer_loss(base, batch) / batch.is_target.sum() * len(draws)
 

@@ -112,6 +112,8 @@ class LoraRecipe:
         at_once: tasks whose LoRAs are trained side by side.
         examples: per LoRA and step.
         max_length: of a prompt and its response, in tokens.
+        pack: how many of a LoRA's examples share a row, and so read the common beginning of their prompts once; it
+            divides `examples`.
         engine: on what it runs, in one process.
         fit: how to optimise.
     """
@@ -126,6 +128,7 @@ class LoraRecipe:
     at_once: int = 16
     examples: int = 8
     max_length: int = 1024
+    pack: int = 1
     split: SplitConfig = field(default_factory=SplitConfig)
     definition_dropout: float = 0.9
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -133,7 +136,9 @@ class LoraRecipe:
 
     def __post_init__(self) -> None:
         check_shares(self, "definition_dropout")
-        check_least(self, lora_r=1, at_once=1, examples=1, max_length=2)
+        check_least(self, lora_r=1, at_once=1, examples=1, max_length=2, pack=1)
+        if self.examples % self.pack:
+            raise TrainingError(f"pack is {self.pack}: expected a number that divides the {self.examples} examples")
 
 
 def load_base(spec: BaseSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -314,6 +319,7 @@ def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, fol
             resume,
             engine=recipe.engine,
             max_length=recipe.max_length,
+            pack=recipe.pack,
         )
         notes = [{"description": task.descriptions[0]} for task in group] if recipe.per_task else [{}]
         with torch.no_grad():
