@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM  # noqa: E402
 from text2lora import base_model_path  # noqa: E402
 from text2lora.inference import generate_answers  # noqa: E402
 from text2lora.nano import sample_record  # noqa: E402
-from text2lora.ui import app  # noqa: E402
+from text2lora.ui import app, samples  # noqa: E402
 from text2lora.ui.service import Engine, Limits, Service  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -28,7 +28,7 @@ ARGUMENTS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
-CITY, INITIALS = app.NANO_DESCRIPTIONS[:2]
+CITY, INITIALS = samples.NANO.descriptions[:2]
 ANSWER = ".t2l-answer.adapted:not(.running) .t2l-text"
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here"),
@@ -111,10 +111,10 @@ def test_a_click_makes_the_adapter_and_shows_what_it_changes(visit):
     assert "city/upper" in page.inner_text("#standing")
     page.locator("#messages").get_by_text("new order from Mio Negrom").click()
     sync_api.expect(page.locator("#talk .t2l-answer.adapted").last).to_have_text(re.compile("QUITO$"))
-    sync_api.expect(page.locator("#message textarea")).to_have_value(app.NANO_INPUTS[1])
+    sync_api.expect(page.locator("#message textarea")).to_have_value(samples.NANO.inputs[1])
     page.locator("#descriptions").get_by_text("The price without the cents.").click()
     sync_api.expect(page.locator("#talk .t2l-answer.adapted").last).to_have_text(re.compile("54$"))
-    page.fill("#message textarea", app.NANO_INPUTS[0])
+    page.fill("#message textarea", samples.NANO.inputs[0])
     page.click("#send")
     sync_api.expect(page.locator("#talk .t2l-answer.adapted").last).to_have_text(re.compile("10$"))
 
@@ -130,6 +130,53 @@ def test_the_strength_changes_the_answer_at_once_and_the_code(visit):
     sync_api.expect(page.locator("#code")).to_contain_text("scale=0)")
 
 
+def test_enter_sends_and_shift_enter_starts_a_new_line(visit):
+    page = visit()
+    page.press("#description textarea", "Enter")
+    assert answers(page) == ["1", "LYON"]
+    page.fill("#message textarea", "first")
+    page.press("#message textarea", "Shift+Enter")
+    page.type("#message textarea", "second")
+    sync_api.expect(page.locator("#message textarea")).to_have_value("first\nsecond")
+    page.press("#message textarea", "Enter")
+    sync_api.expect(page.locator("#talk .t2l-message").last).to_have_text("first\nsecond")
+    tab(page, "Compare")
+    page.press("#compare-message textarea", "Enter")
+    page.wait_for_selector(f"#compared {ANSWER}")
+    page.fill("#wording-1 textarea, #wording-1 input", INITIALS)
+    page.press("#wording-1 textarea, #wording-1 input", "Enter")
+    sync_api.expect(page.locator("#compared .t2l-text").nth(1)).to_have_text("R.F.")
+
+
+def test_a_typed_strength_counts_on_enter_whatever_was_typed(visit, caplog, capsys):
+    page = visit()
+    make(page, CITY)
+    assert answers(page) == ["1", "LYON"]
+    tab(page, "Take it with you")
+    for typed, written in (("0", "scale=0)"), ("5", "scale=2)"), ("-1", "scale=0)"), ("0.5", "scale=0.5)")):
+        page.fill("#scale input[type=number]", typed)
+        page.press("#scale input[type=number]", "Enter")
+        sync_api.expect(page.locator("#code")).to_contain_text(written)
+    page.fill("#scale input[type=number]", "")
+    sync_api.expect(page.locator("#code")).not_to_contain_text("scale")
+    tab(page, "Chat")
+    page.fill("#scale input[type=number]", "-3")
+    page.press("#scale input[type=number]", "Enter")
+    sync_api.expect(page.locator("#talk .t2l-answer.adapted").last).to_have_text(re.compile("1$"))
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.out + captured.err + caplog.text
+
+
+def test_the_page_says_what_the_model_can_read(visit):
+    page = visit()
+    sync_api.expect(page.locator("#message")).to_contain_text("an order, ticket, contact, event, log or invoice record")
+    page.click("#checkpoint input")
+    page.get_by_role("option").nth(1).click()
+    for name in ("#message", "#compare-message"):
+        tab(page, "Chat" if name == "#message" else "Compare")
+        sync_api.expect(page.locator(name)).to_contain_text("This model reads any text of up to")
+
+
 def test_compare_shows_the_answers_side_by_side(visit):
     page = visit()
     tab(page, "Compare")
@@ -142,6 +189,7 @@ def test_compare_shows_the_answers_side_by_side(visit):
     assert cells[0] == cells[4] == cells[8] == "1.00"
     assert float(cells[1]) > float(cells[2])
     assert page.locator("#compared .t2l-far").count() == 1
+    sync_api.expect(page.locator("#compared .t2l-alike")).to_contain_text("have cosines from 0.41 to 0.74")
 
 
 def test_the_download_loads_with_peft_and_answers_the_same(visit, tmp_path, service):
@@ -156,8 +204,8 @@ def test_the_download_loads_with_peft_and_answers_the_same(visit, tmp_path, serv
         archive.extractall(tmp_path)
     base = AutoModelForCausalLM.from_pretrained(base_model_path("nano"))
     tokenizer = service.engine("nano").model.base_tokenizer
-    found = [generate_answers(model, tokenizer, app.NANO_INPUTS[:1])[0] for model in (base,)]
-    found += generate_answers(PeftModel.from_pretrained(base, tmp_path), tokenizer, app.NANO_INPUTS[:1])
+    found = [generate_answers(model, tokenizer, samples.NANO.inputs[:1])[0] for model in (base,)]
+    found += generate_answers(PeftModel.from_pretrained(base, tmp_path), tokenizer, samples.NANO.inputs[:1])
     assert found == expected
 
 
@@ -168,7 +216,7 @@ def test_the_code_runs(visit):
     sync_api.expect(page.locator("#code")).to_contain_text(INITIALS)
     names: dict = {}
     exec("\n".join(page.locator("#code .cm-line").all_inner_texts()), names)
-    assert generate_answers(names["model"], names["t2l"].base_tokenizer, app.NANO_INPUTS[:1]) == ["R.F."]
+    assert generate_answers(names["model"], names["t2l"].base_tokenizer, samples.NANO.inputs[:1]) == ["R.F."]
 
 
 def test_errors_are_shown_and_junk_is_warned_of(visit):
@@ -255,7 +303,9 @@ def test_an_answer_streams_stops_and_ends_with_its_visitor(visit, chatty, monkey
     page = visit()
     page.click("#checkpoint input")
     page.get_by_role("option").nth(1).click()
-    sync_api.expect(page.locator("#description textarea")).to_have_value(app.DESCRIPTIONS[0])
+    sync_api.expect(page.locator("#description textarea")).to_have_value(
+        "Solve the problem step by step and end with the answer."
+    )
     page.click("#make")
     page.wait_for_selector("#talk .t2l-answer.adapted.running")
     lengths = set()
@@ -275,9 +325,88 @@ def test_an_answer_streams_stops_and_ends_with_its_visitor(visit, chatty, monkey
     chatty._lock.release()
 
 
+TOO_PALE = """() => {
+    // each text with the background that it is on, both as they are painted: [r, g, b] of 0 to 255
+    const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+    const rgba = (colour) => {
+        canvas.clearRect(0, 0, 1, 1);
+        canvas.fillStyle = colour;
+        canvas.fillRect(0, 0, 1, 1);
+        const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
+        return [r, g, b, a / 255];
+    };
+    const over = ([r, g, b, a], below) => [r, g, b].map((c, i) => a * c + (1 - a) * below[i]);
+    const behind = (element) => {
+        const below = element.parentElement ? behind(element.parentElement) : [255, 255, 255];
+        return over(rgba(getComputedStyle(element).backgroundColor), below);
+    };
+    const light = (colour) => {
+        const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+        const [r, g, b] = colour.map((c) => linear(c / 255));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+    };
+    const contrast = (one, other) => Math.max(light(one), light(other)) / Math.min(light(one), light(other));
+    const opacity = (element) =>
+        (element.parentElement ? opacity(element.parentElement) : 1) * getComputedStyle(element).opacity;
+    const found = [];
+    const check = (element, what, colour, least, ground = behind(element)) => {
+        const [r, g, b, a] = rgba(colour);
+        const ratio = contrast(over([r, g, b, a * opacity(element)], ground), ground);
+        found.push([what, Math.round(ratio * 100) / 100, ratio >= least]);
+    };
+    for (const element of document.body.querySelectorAll("*")) {
+        if (!element.checkVisibility({ visibilityProperty: true }) || !element.getClientRects().length) continue;
+        const style = getComputedStyle(element);
+        const texts = [...element.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE);
+        const text = texts.map((node) => node.data.trim()).join("");
+        const points = parseFloat(style.fontSize) * 0.75;
+        const least = points >= 18 || (points >= 14 && style.fontWeight >= 700) ? 3 : 4.5;
+        if (text) check(element, text, style.color, least);
+        if (!element.matches("input, textarea") || ["file", "range"].includes(element.type)) continue;
+        const name = `${element.type} of ${element.closest("[id]").id}`;
+        if (element.type !== "checkbox") check(element, name, style.color, least);
+        const hint = getComputedStyle(element, "::placeholder").color;
+        if (element.placeholder) check(element, element.placeholder, hint, least);
+        let framed = element;
+        while (!parseFloat(getComputedStyle(framed).borderTopWidth)) framed = framed.parentElement;
+        check(framed, `frame of ${name}`, getComputedStyle(framed).borderTopColor, 3, behind(framed.parentElement));
+    }
+    return found;
+}"""
+"""By https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio: what is shown, its contrast, and whether AA is met."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_and_all_boxes_have_the_contrast_that_wcag_asks_for(visit, scheme):
+    page = visit(color_scheme=scheme)
+    make(page, "banana banana")
+    assert answers(page)
+    page.fill("#message textarea", "")
+    page.click("#send")
+    page.wait_for_selector("#chat-note .error")
+    seen: dict[str, float] = {}
+
+    def look() -> None:
+        page.wait_for_timeout(300)  # transitions of colours
+        found = page.evaluate(TOO_PALE)
+        assert [(what, ratio) for what, ratio, enough in found if not enough] == []
+        seen.update((what, ratio) for what, ratio, _ in found)
+
+    for name in ("Chat", "Compare", "Take it with you"):
+        tab(page, name)
+        if name == "Compare":
+            page.click("#compare")
+            page.wait_for_selector(f"#compared {ANSWER}")
+        look()
+    for name in ("#make", "#push", "#download", "#descriptions .gallery-item"):
+        page.hover(f"{name} >> nth=0")
+        look()
+    assert seen.keys() > {"Strength", "Make the adapter", "NAME or USER/NAME", "frame of checkbox of private", "Push"}
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(visit, scheme):
-    page = visit(390, 844, color_scheme=scheme)
+    page = visit(390, 844, color_scheme=scheme, reduced_motion="reduce")
     make(page, "banana banana")
     assert answers(page)
     tab(page, "Compare")
@@ -287,3 +416,18 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(visit, scheme):
         tab(page, name)
         page.wait_for_timeout(100)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+
+
+def test_a_phone_scrolls_to_what_was_made(visit):
+    page = visit(390, 844, reduced_motion="reduce")
+    page.locator("#descriptions").get_by_text(CITY).click()
+    assert answers(page) == ["1", "LYON"]
+    for made in ("#standing .t2l-note.done", "#talk .t2l-answer.adapted"):
+        sync_api.expect(page.locator(made)).to_be_in_viewport(ratio=1)
+    page.locator("#messages").get_by_text("new order from Mio Negrom").click()
+    sync_api.expect(page.locator("#talk .t2l-answer.adapted").last).to_have_text(re.compile("QUITO$"))
+    sync_api.expect(page.locator("#talk .t2l-answer.adapted").last).to_be_in_viewport(ratio=1)
+    tab(page, "Compare")
+    page.click("#compare")
+    page.wait_for_selector(f"#compared {ANSWER}")
+    sync_api.expect(page.locator("#compared .t2l-answer.adapted").last).to_be_in_viewport(ratio=1)

@@ -82,6 +82,16 @@ def test_old_turns_are_forgotten_where_the_base_has_no_room_for_them(chatty):
     assert last(chatty.chat(adapter, turns[-3:], "now")) != last(chatty.chat(adapter, turns[-2:], "now"))
 
 
+def test_a_base_that_names_no_longest_context_reads_any_length(checkpoint_dir, monkeypatch):
+    model = Text2LoraModel.from_pretrained(checkpoint_dir)
+    base = model.load_base_model()
+    vars(base.config)["max_position_embeddings"] = None  # as some published configs have it
+    monkeypatch.setattr(model, "load_base_model", lambda: base)
+    free = Engine(model, Limits(new_tokens=3))
+    assert last(free.chat(free.make(["the city"])[0].adapter, (), "hello")).adapted
+    assert free.samples.reads.startswith("This model reads any text. ")
+
+
 def test_an_answer_leaves_room_for_the_input(checkpoint_dir):
     wordy = Engine(Text2LoraModel.from_pretrained(checkpoint_dir), Limits(new_tokens=5000))
     answers = wordy.chat(wordy.make(["the city"])[0].adapter, (), "hello")
@@ -137,6 +147,8 @@ def test_compare_shows_answers_and_how_alike_the_adapters_are(engine):
     assert found.answers == ["1", "LYON", "LYON!", "R.F."]
     assert found.cosines[0][0] == 1
     assert found.cosines[0][1] == found.cosines[1][0] > found.cosines[0][2]
+    least, most = found.unrelated
+    assert -1 < least < most < found.cosines[0][1]
     assert found.made[0].standing.nearest[0].task == "city/upper"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import tempfile
@@ -17,37 +18,22 @@ import gradio as gr
 from text2lora.adapter import LoraAdapter
 from text2lora.errors import InvalidInputError, ServerError, Text2LoraError
 from text2lora.export import export_zip
-from text2lora.hub import BASES, slug
-from text2lora.nano import sample_record
+from text2lora.hub import slug
 from text2lora.ui import render
+from text2lora.ui.samples import Samples
 from text2lora.ui.service import Limits, Made, Service, Turn, snippet
 
 Updates = Iterator[dict[Any, Any]]
 
-NANO_DESCRIPTIONS = [
-    "Where does it ship to? Answer in capital letters.",
-    "Who placed the order? Just the initials.",
-    "Give me the price and the item as one JSON object.",
-    "The price without the cents.",
-    "Suppose they ordered twice as many. How many would that be?",
-]
-NANO_INPUTS = [sample_record("order", seed)[0] for seed in (1, 3, 7)]
-DESCRIPTIONS = [
-    "Solve the problem step by step and end with the answer.",
-    "Answer questions about return policies in empathetic language.",
-    "Reason about everyday physics and choose the right answer.",
-]
-INPUTS = [
-    "A baker sells 12 loaves an hour. How many in a day of nine hours?",
-    "My parcel came broken. Can I send it back?",
-    "Which cools faster, a full or a half-full cup of tea?",
-]
 STYLE = Path(__file__).with_name("style.css")
+SCRIPT = Path(__file__).with_name("page.js")
 CLICK_DOWNLOAD = "() => document.getElementById('download-file').click()"
 SESSIONS = 200
 """Visitors whose adapter is kept; beyond, the one who has been away for longest makes it again."""
 PARALLEL = 8
 """Handlers at a time; the others queue."""
+STRENGTHS = (0.0, 2.0)
+"""Of an adapter: the least and the greatest that the slider offers."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +83,7 @@ def build(service: Service) -> gr.Blocks:
 def lay_out(service: Service) -> Page:
     """Make the parts, filled in for the first checkpoint so that every button does something at once."""
     name, limits = service.names[0], service.limits
-    descriptions, inputs = examples(service, name)
+    samples = service.engine(name).samples
     parts: dict[str, Any] = {}
     with gr.Blocks(title="text2lora", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         parts |= {"made": gr.State(None), "turns": gr.State(())}
@@ -108,43 +94,42 @@ def lay_out(service: Service) -> Page:
                     service.names, value=name, label="Checkpoint", filterable=False, elem_id="checkpoint"
                 )
                 parts["description"] = gr.Textbox(
-                    descriptions[0],
+                    samples.descriptions[0],
                     label="What should the adapter do?",
-                    lines=2,
+                    max_lines=8,
                     max_length=limits.description,
                     elem_id="description",
+                    elem_classes="t2l-tall",
                 )
-                parts["descriptions"] = _chips(descriptions, "descriptions")
                 parts["make"] = gr.Button("Make the adapter", variant="primary", elem_id="make")
+                parts["descriptions"] = _chips(samples.descriptions, "descriptions")
                 parts["standing"] = gr.HTML(render.NO_ADAPTER, elem_id="standing")
-                parts["scale"] = gr.Slider(
-                    0, 2, 1, step=0.05, label="Strength", info="1 as trained, 0 the base model", elem_id="scale"
-                )
+                parts["scale"] = _strength_slider()
             with gr.Column(scale=7, min_width=300), gr.Tabs():
                 with gr.Tab("Chat"):
-                    parts |= _chat_tab(inputs, limits)
+                    parts |= _chat_tab(samples, limits)
                 with gr.Tab("Compare"):
-                    parts |= _compare_tab(descriptions, inputs, limits)
+                    parts |= _compare_tab(samples, limits)
                 with gr.Tab("Take it with you"):
-                    parts |= _take_tab(snippet(name, descriptions[0], 1), service.own_login)
+                    parts |= _take_tab(snippet(name, samples.descriptions[0], 1), service.own_login)
     return Page(blocks, **parts)
 
 
-def _chat_tab(inputs: list[str], limits: Limits) -> dict[str, Any]:
+def _chat_tab(samples: Samples, limits: Limits) -> dict[str, Any]:
     parts: dict[str, Any] = {
         "talk": gr.HTML(render.NO_TURNS, max_height=560, autoscroll=True, elem_id="talk"),
         "chat_note": _note("chat-note"),
-        "message": _input_box(inputs, limits, "message"),
-        "messages": _chips(inputs, "messages"),
+        "message": _input_box(samples, limits, "message"),
     }
     with gr.Row():
         parts["send"] = gr.Button("Send", variant="primary", scale=3, min_width=80, elem_id="send")
         parts["stop"] = gr.Button("Stop", scale=1, min_width=80, elem_id="stop")
         parts["clear"] = gr.Button("Clear", scale=1, min_width=80, elem_id="clear")
+    parts["messages"] = _chips(samples.inputs, "messages")
     return parts
 
 
-def _compare_tab(descriptions: list[str], inputs: list[str], limits: Limits) -> dict[str, Any]:
+def _compare_tab(samples: Samples, limits: Limits) -> dict[str, Any]:
     with gr.Row(elem_classes="t2l-grid"):
         wordings = [
             gr.Textbox(
@@ -154,11 +139,11 @@ def _compare_tab(descriptions: list[str], inputs: list[str], limits: Limits) -> 
                 max_length=limits.description,
                 elem_id=f"wording-{number}",
             )
-            for number, text in enumerate(_some(descriptions, limits.descriptions), 1)
+            for number, text in enumerate(_some(samples.descriptions, limits.descriptions), 1)
         ]
     return {
         "wordings": wordings,
-        "compare_message": _input_box(inputs, limits, "compare-message"),
+        "compare_message": _input_box(samples, limits, "compare-message"),
         "compare": gr.Button("Compare", variant="primary", elem_id="compare"),
         "compare_note": _note("compare-note"),
         "compared": gr.HTML(render.NO_COMPARISON, elem_id="compared"),
@@ -172,7 +157,7 @@ def _take_tab(code: str, own_login: bool) -> dict[str, Any]:
         "file": gr.DownloadButton(visible="hidden", elem_id="download-file"),
         "code": gr.Code(
             code,
-            language="python",
+            language=None,  # the colours of code are too light
             label="The same in Python",
             interactive=False,
             wrap_lines=True,
@@ -185,21 +170,45 @@ def _take_tab(code: str, own_login: bool) -> dict[str, Any]:
         with gr.Row():
             parts["repo"] = gr.Textbox(label="Repository", placeholder="NAME or USER/NAME", elem_id="repo")
             parts["token"] = gr.Textbox(
-                label="Token that may write",
+                label="Token with write access",
                 type="password",
-                placeholder="empty for this machine's login" if own_login else "hf_…",
-                info="Used for this push and forgotten.",
+                placeholder="leave empty to use this machine's login" if own_login else "hf_…",
+                info="Used for this push, then forgotten.",
                 html_attributes=gr.InputHTMLAttributes(autocomplete="off"),
                 elem_id="token",
             )
-        parts["private"] = gr.Checkbox(label="Make a new repository private")
+        parts["private"] = gr.Checkbox(label="If the repository is new, make it private", elem_id="private")
         parts["push"] = gr.Button("Push", elem_id="push")
         parts["push_note"] = _note("push-note")
     return parts
 
 
-def _input_box(inputs: list[str], limits: Limits, name: str) -> gr.Textbox:
-    return gr.Textbox(inputs[0], label="Input", lines=2, max_lines=8, max_length=limits.message, elem_id=name)
+def _input_box(samples: Samples, limits: Limits, name: str) -> gr.Textbox:
+    """Enter sends and Shift+Enter starts a new line, as Gradio has it where `lines` is 1; the style makes it taller."""
+    return gr.Textbox(
+        samples.inputs[0],
+        label="Input",
+        info=samples.reads,
+        placeholder="Enter sends; Shift+Enter starts a new line.",
+        max_lines=8,
+        max_length=limits.message,
+        elem_id=name,
+        elem_classes="t2l-tall",
+    )
+
+
+def _strength_slider() -> gr.Slider:
+    """A slider whose box for a number takes anything: Gradio's own raises an error while something is being typed."""
+    least, most = STRENGTHS
+    slider = gr.Slider(
+        least, most, 1, step=0.05, label="Strength", info="1 is as trained; 0 is the base model alone.", elem_id="scale"
+    )
+
+    def nearest(typed: float | None) -> float:
+        return 1.0 if typed is None else min(max(float(typed), least), most)
+
+    slider.preprocess = nearest  # of this one: for a subclass, Gradio would write a file beside this one
+    return slider
 
 
 def _note(name: str) -> gr.HTML:
@@ -210,7 +219,7 @@ def _chips(texts: Sequence[str], name: str) -> gr.Dataset:
     return gr.Dataset(
         components=[gr.Textbox(visible=False)],
         samples=[[text] for text in texts],
-        show_label=False,
+        label="Examples",
         layout="gallery",
         elem_id=name,
         elem_classes="t2l-chips",
@@ -228,7 +237,8 @@ def connect(page: Page, service: Service) -> None:
             page.made: None,
             page.turns: (),
         }
-        descriptions, inputs = examples(service, name)
+        samples = service.engine(name).samples
+        message = gr.Textbox(samples.inputs[0], info=samples.reads)
         yield {
             page.standing: render.NO_ADAPTER,
             page.talk: render.NO_TURNS,
@@ -237,17 +247,17 @@ def connect(page: Page, service: Service) -> None:
             page.compare_note: "",
             page.take_note: "",
             page.push_note: "",
-            page.description: descriptions[0],
-            page.descriptions: gr.Dataset(samples=[[text] for text in descriptions]),
-            page.message: inputs[0],
-            page.messages: gr.Dataset(samples=[[text] for text in inputs]),
-            page.compare_message: inputs[0],
-            page.code: snippet(name, descriptions[0], 1),
-            **dict(zip(page.wordings, _some(descriptions, len(page.wordings)))),
+            page.description: samples.descriptions[0],
+            page.descriptions: gr.Dataset(samples=[[text] for text in samples.descriptions]),
+            page.message: message,
+            page.messages: gr.Dataset(samples=[[text] for text in samples.inputs]),
+            page.compare_message: message,
+            page.code: snippet(name, samples.descriptions[0], 1),
+            **dict(zip(page.wordings, _some(samples.descriptions, len(page.wordings)))),
         }
 
     def make(name: str, text: str) -> Updates:
-        doing = "Writing the adapter" if service.is_loaded(name) else f"Loading {name} and its base model"
+        doing = "Making the adapter" if service.is_loaded(name) else f"Loading {name} and its base model"
         yield {page.standing: render.note("busy", doing), page.made: None}
         found = service.engine(name).make([text])[0]
         yield {page.made: found, page.standing: render.made_card(found), page.chat_note: "", page.take_note: ""}
@@ -275,7 +285,7 @@ def connect(page: Page, service: Service) -> None:
         yield from ask_again(name, found, scale, turns[-1:], text)
 
     def compare(name: str, text: str, *wordings: str) -> Updates:
-        yield {page.compare_note: render.note("busy", "Writing the adapters")}
+        yield {page.compare_note: render.note("busy", "Making the adapters")}
         found = None
         for found in service.engine(name).compare([wording for wording in wordings if wording.strip()], text):
             yield {page.compared: render.comparison(found, running=True), page.compare_note: ""}
@@ -289,9 +299,9 @@ def connect(page: Page, service: Service) -> None:
             yield {page.file: str(export_zip(adapter, Path(folder, name)))}
 
     def push(found: Made | None, scale: float, repo: str, token: str, private: bool) -> Updates:
-        yield {page.push_note: render.note("busy", "Sending"), page.token: ""}
+        yield {page.push_note: render.note("busy", "Pushing"), page.token: ""}
         url = service.push(_adapter(found, scale), repo, token, private)
-        yield {page.push_note: render.note("done", "On the Hub:", url)}
+        yield {page.push_note: render.note("done", "Pushed to", url)}
 
     def write_code(name: str, found: Made | None, scale: float, text: str) -> str:
         return snippet(name, found.description if found else text, scale)
@@ -341,8 +351,9 @@ def connect(page: Page, service: Service) -> None:
         everything,
         cancels=[*asking, *making],
     )
+    comparing = [page.compare.click, page.compare_message.submit, *(wording.submit for wording in page.wordings)]
     on(
-        page.compare.click,
+        functools.partial(gr.on, comparing),
         compare,
         [page.checkpoint, page.compare_message, *page.wordings],
         page.compare_note,
@@ -358,6 +369,13 @@ def connect(page: Page, service: Service) -> None:
         [page.token],
     )
 
+    for triggers, shown in (
+        ([page.make.click, page.description.submit, page.descriptions.click], page.standing),
+        ([page.send.click, page.message.submit, page.messages.click], page.talk),
+        (comparing, page.compared),
+    ):
+        gr.on(triggers, None, js=f"() => window.text2loraShow({json.dumps(shown.elem_id)})")
+
     instant: dict[str, Any] = {**quick, "queue": False}
     emptied = [page.turns, page.talk, page.chat_note]
     # what is under way ends first: its last update would come after what these show
@@ -372,12 +390,6 @@ def connect(page: Page, service: Service) -> None:
         page.code,
         **instant,
     )
-
-
-def examples(service: Service, name: str) -> tuple[list[str], list[str]]:
-    """Descriptions and inputs to click, of the kind that the checkpoint and its base read."""
-    is_nano = service.engine(name).model.config.base_model_name_or_path in BASES
-    return (NANO_DESCRIPTIONS, NANO_INPUTS) if is_nano else (DESCRIPTIONS, INPUTS)
 
 
 @contextlib.contextmanager
@@ -422,26 +434,46 @@ OPTIONS: dict[str, Any] = {
         font=("system-ui", "sans-serif"),
         font_mono=("ui-monospace", "monospace"),
     ).set(
+        # text has a contrast of 4.5 or more, boxes to fill in one of 3: WCAG AA, as the browser tests measure
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*body_text_color_subdued",
+        block_info_text_color_dark="*body_text_color_subdued",
+        block_title_text_color="*body_text_color_subdued",
+        block_title_text_color_dark="*body_text_color_subdued",
+        block_label_text_color="*body_text_color_subdued",
+        block_label_text_color_dark="*body_text_color_subdued",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_300",
+        input_border_color="*neutral_500",
+        input_border_color_dark="*neutral_400",
+        checkbox_border_color="*neutral_500",
+        checkbox_border_color_dark="*neutral_400",
+        slider_color="*primary_600",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_700",
+        button_secondary_background_fill_hover="*neutral_200",
+        button_secondary_background_fill_hover_dark="*neutral_700",
+        button_secondary_border_color="*neutral_400",
         block_title_background_fill="transparent",
         block_title_padding="0",
+        block_title_text_size="*text_sm",
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
+        block_label_border_width="0px",
+        block_label_shadow="none",
         body_background_fill="*neutral_50",
         block_border_width="1px",
         block_border_color="*neutral_200",
         block_shadow="none",
         input_border_width="1px",
-        input_border_color="*neutral_200",
         input_shadow="none",
-        button_secondary_border_color="*neutral_200",
         button_border_width="1px",
-        block_title_text_color="*body_text_color_subdued",
-        block_title_text_color_dark="*body_text_color_subdued",
-        block_title_text_size="*text_sm",
-        block_label_background_fill="transparent",
-        block_label_text_color="*body_text_color_subdued",
-        block_label_border_width="0px",
-        block_label_shadow="none",
     ),
     "css_paths": STYLE,
+    "js": SCRIPT.read_text(encoding="utf-8"),
     "run_history": False,  # it would keep what visitors type
     "footer_links": [],
     "state_session_capacity": SESSIONS,
@@ -479,6 +511,6 @@ def _reporting(handler: Callable[..., Updates], note: Any) -> Callable[..., Upda
             yield {note: render.note("error", str(error))}
         except Exception:
             logging.getLogger(__name__).exception("%s failed", handler.__name__)
-            yield {note: render.note("error", "Something went wrong here; the server's log says what.")}
+            yield {note: render.note("error", "Something went wrong on the server; its log has the details.")}
 
     return run

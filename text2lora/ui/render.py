@@ -12,10 +12,16 @@ from text2lora.ui.service import Comparison, Made, Turn
 Kind = Literal["busy", "error", "warning", "done"]
 
 HEADER = """<div class="t2l-header"><h1>text<b>2</b>lora</h1>
-<p>A sentence in, a LoRA adapter out. See what it changes, then take it with you.</p></div>"""
-NO_ADAPTER = '<div class="t2l-empty">Where your description stands among those of training is shown here.</div>'
-NO_TURNS = '<div class="t2l-empty">The base model and your adapter answer here, side by side.</div>'
-NO_COMPARISON = '<div class="t2l-empty">Answers of each description, and how alike their adapters are.</div>'
+<p>Describe a task and get a LoRA adapter for it. See what it changes, then take it with you.</p></div>"""
+
+
+def _empty(text: str) -> str:
+    return f'<div class="t2l-empty">{text}</div>'
+
+
+NO_ADAPTER = _empty("Make an adapter to see how close your description is to those seen in training.")
+NO_TURNS = _empty("The answers of the base model and of your adapter appear here, side by side.")
+NO_COMPARISON = _empty("The answers for each description appear here, with how similar the adapters are.")
 
 
 def note(kind: Kind, text: str, link: str = "") -> str:
@@ -29,10 +35,10 @@ def note(kind: Kind, text: str, link: str = "") -> str:
 
 def made_card(made: Made) -> str:
     """What was made, and where its description stands."""
-    done = note("done", f"Adapter of {made.adapter.num_bytes / 1000:,.0f} kB, written in {made.seconds * 1000:.0f} ms")
+    done = note("done", f"Made an adapter of {made.adapter.num_bytes / 1000:,.0f} kB in {made.seconds * 1000:.0f} ms")
     done += f'<p class="t2l-small t2l-made">for “{escape(made.description)}”</p>'
     if made.standing is None:
-        return done + '<p class="t2l-small">This checkpoint holds no statistics of its training descriptions.</p>'
+        return done + '<p class="t2l-small">This checkpoint has no statistics about its training descriptions.</p>'
     warning = note("warning", made.standing.warning) if made.standing.warning else ""
     return done + warning + _standing(made.standing)
 
@@ -54,10 +60,11 @@ def chat(turns: Sequence[Turn], running: bool = False) -> str:
 def comparison(found: Comparison, running: bool = False) -> str:
     """The base and each description with its answer, and a table of how alike the adapters are."""
     base, *answers = found.answers
-    cards = [f'<div class="t2l-card"><div class="t2l-head">no adapter</div>{_answer("", base, "base", running)}</div>']
+    least, most = found.unrelated
+    cards = [f'<div class="t2l-card"><div class="t2l-head">No adapter</div>{_answer("", base, "base", running)}</div>']
     for number, (made, answer) in enumerate(zip(found.made, answers, strict=True), 1):
         standing = made.standing
-        nearest = f"nearest: {standing.nearest[0].task} {standing.similarity:.2f}" if standing else ""
+        nearest = f"Nearest training task: {standing.nearest[0].task} {standing.similarity:.2f}" if standing else ""
         far = ' <b class="t2l-far">unlike training</b>' if standing and standing.warning else ""
         cards.append(
             f'<div class="t2l-card"><div class="t2l-head"><b class="t2l-number">{number}</b>{escape(made.description)}'
@@ -70,14 +77,16 @@ def comparison(found: Comparison, running: bool = False) -> str:
     )
     return (
         f'<div class="t2l-cards" aria-live="polite">{"".join(cards)}</div>'
-        '<div class="t2l-alike"><table><caption>How alike the adapters are</caption>'
+        '<div class="t2l-alike"><table><caption>How similar the adapters are</caption>'
         f"<tr><th></th>{''.join(f'<th>{number}</th>' for number in numbers)}</tr>{rows}</table>"
-        '<p class="t2l-small">The cosine of what two adapters add to the base\'s weights: 1 is the same change, 0 has '
-        "nothing in common.</p></div>"
+        '<p class="t2l-small">The cosine between the changes that two adapters make to the base model: 1 means the '
+        "same change. For comparison, the adapters for the example descriptions, which ask for different things, have "
+        f"cosines from {least:.2f} to {most:.2f}.</p></div>"
     )
 
 
 def _standing(standing: Standing) -> str:
+    where = "Below" if standing.warning else "Within"
     rows = "".join(
         f'<div class="t2l-near"><span title="{escape(task)}">{escape(task)}</span><span class="t2l-bar" '
         f'style="--at: {100 * max(0.0, similarity):.0f}%; --from: {100 * max(0.0, standing.threshold):.0f}%"></span>'
@@ -86,14 +95,14 @@ def _standing(standing: Standing) -> str:
     )
     return (
         f'<div class="t2l-standing"><div class="t2l-label">Nearest training tasks</div>{rows}<p class="t2l-small">'
-        f"Closer than {standing.percentile:.0f} % of the training descriptions are to a task other than their own. "
-        "Left of the mark, there is a warning.</p></div>"
+        f"{where} the range seen in training. If even the longest bar ends left of the mark, you get a warning."
+        "</p></div>"
     )
 
 
 def _answer(label: str, text: str, kind: str, running: bool) -> str:
     head = f'<div class="t2l-label">{label}</div>' if label else ""
-    shown = escape(text) or ("" if running else '<i class="t2l-small">says nothing</i>')
+    shown = escape(text) or ("" if running else '<i class="t2l-small">no answer</i>')
     return (
         f'<div class="t2l-answer {kind}{" running" if running else ""}">{head}<div class="t2l-text">{shown}</div></div>'
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +27,7 @@ from text2lora.live import PREFIX
 from text2lora.modeling import Text2LoraModel
 from text2lora.standing import Standing
 from text2lora.training.injection import LoraInjector
+from text2lora.ui import samples
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,18 @@ class Turn:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several descriptions: their adapters, the cosines of their delta W, and the answers so far, the base's first."""
+    """Several descriptions, side by side.
+
+    Attributes:
+        made: their adapters.
+        cosines: of the adapters' delta W, each with each.
+        unrelated: the least and the greatest cosine between adapters for different tasks, to judge the cosines by.
+        answers: so far, the base's first.
+    """
 
     made: list[Made]
     cosines: list[list[float]]
+    unrelated: tuple[float, float]
     answers: list[str]
 
 
@@ -112,10 +121,12 @@ class Engine:
         self._base: PreTrainedModel = model.load_base_model().eval()
         self._tokenizer = model.base_tokenizer
         # the bundled base has a template but has never read more than one record
-        self._remembers = bool(self._tokenizer.chat_template) and model.config.base_model_name_or_path not in BASES
-        room = getattr(self._base.config.get_text_config(), "max_position_embeddings", sys.maxsize)
-        self._new_tokens = min(limits.new_tokens, room // 2)
-        self._room = room - self._new_tokens
+        is_bundled = model.config.base_model_name_or_path in BASES
+        self._remembers = bool(self._tokenizer.chat_template) and not is_bundled
+        context = getattr(self._base.config.get_text_config(), "max_position_embeddings", None)
+        self._new_tokens = min(limits.new_tokens, context // 2) if context else limits.new_tokens
+        self._room = context - self._new_tokens if context else None
+        self.samples = samples.NANO if is_bundled else samples.for_any_text(self._room, self._remembers)
         self._injector = LoraInjector(self._base, model.config)
         self._lock = threading.Lock()
         model.encoder  # noqa: B018 - loaded now rather than for the first visitor
@@ -165,10 +176,17 @@ class Engine:
         self._check_message(message)
         made = self.make(descriptions)
         adapters = [one.adapter for one in made]
-        cosines = cosine_matrix(adapters).tolist()
+        cosines, unrelated = cosine_matrix(adapters).tolist(), self._unrelated
         rows = [None, *adapters]
         for answers in self._stream(rows, [[]] * len(rows), message):
-            yield Comparison(made, cosines, answers)
+            yield Comparison(made, cosines, unrelated, answers)
+
+    @functools.cached_property
+    def _unrelated(self) -> tuple[float, float]:
+        """The least and the greatest cosine between the adapters of the samples, which ask for different things."""
+        adapters = [made.adapter for made in self.make(self.samples.descriptions)]
+        found = [float(row[j]) for i, row in enumerate(cosine_matrix(adapters)) for j in range(i)]
+        return min(found), max(found)
 
     def _check_message(self, message: str) -> None:
         if not message.strip():
@@ -222,7 +240,7 @@ class Engine:
             turns[:0] = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
         text = as_turn(self._tokenizer, turns)
         ids = self._tokenizer(text, add_special_tokens=not self._tokenizer.chat_template, verbose=False)["input_ids"]
-        if len(ids) <= self._room:
+        if self._room is None or len(ids) <= self._room:
             return ids
         if said:
             return self._ids(said[1:], message)
