@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from test_adapter import logits, make_adapter
 
-from text2lora import CheckpointError, LoraAdapter, combine
+from text2lora import CheckpointError, LoraAdapter, combine, library_version
 
 
 def deltas(adapter: LoraAdapter) -> dict[str, torch.Tensor]:
@@ -75,6 +77,34 @@ def test_the_sum_names_its_parts_and_keeps_the_dtype(tmp_path) -> None:
     assert {value.dtype for value in made.weights.values()} == {torch.bfloat16}
     again = LoraAdapter.from_pretrained(made.save_pretrained(tmp_path / "sum"))
     assert all(torch.equal(again.weights[key], value) for key, value in made.weights.items())
+
+
+def test_the_sum_claims_only_what_is_true_of_all_its_parts() -> None:
+    shared = {"checkpoint": "org/t2l", "encoder": "org/gte", "text2lora": "0.0.1", "scale": "2"}
+    metadata = [
+        {"adapter": "me/a", "adapter_commit": "1" * 40, "checkpoint_commit": "a" * 40, "description": "One."},
+        {"adapter": "me/b", "adapter_commit": "2" * 40, "checkpoint_commit": "b" * 40, "description": "Two."},
+        {"checkpoint_commit": "b" * 40, "description": "Three."},
+    ]
+    parts = [
+        dataclasses.replace(make_adapter(i, revision=f"r{i}" if i else None), metadata=shared | found)
+        for i, found in enumerate(metadata)
+    ]
+    made = combine(parts, [1, 2, 3], "svd")
+    assert made.metadata == {
+        "checkpoint": "org/t2l",
+        "encoder": "org/gte",
+        "part_1": f"me/a@{'1' * 40}",
+        "part_2": f"me/b@{'2' * 40}",
+        "description": '1 x "One." + 2 x "Two." + 3 x "Three."',
+        "combined by": "svd",
+        "text2lora": library_version(),
+    }
+    assert made.spec.revision is None
+    again = combine([made, made], [1, 1])
+    assert again.metadata["combined by"] == "cat"
+    assert not any(key.startswith("part_") for key in again.metadata)
+    assert combine(parts[2:], [1]).metadata["checkpoint_commit"] == "b" * 40
 
 
 def test_what_does_not_go_together_is_refused() -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 
-from text2lora.adapter import LoraAdapter
+from text2lora.adapter import LoraAdapter, LoraSpec
 from text2lora.errors import CheckpointError
+from text2lora.hub import library_version
 
 Method = Literal["cat", "linear", "svd"]
 Factors = list[tuple[float, torch.Tensor, torch.Tensor]]
@@ -28,7 +28,8 @@ def combine(adapters: Sequence[LoraAdapter], weights: Sequence[float], method: M
             at their common rank: cheap, and a rough approximation, since it multiplies each A with every B too.
 
     Returns:
-        The adapter, with alpha = r and no rsLoRA, in the first one's dtype. Its metadata names the parts.
+        The adapter, with alpha = r and no rsLoRA, in the first one's dtype. Its metadata names the parts, with their
+        commits if they are from the Hub, and what all of them have in common.
 
     Raises:
         CheckpointError: adapters that do not go together, or weights that are not one number each.
@@ -49,10 +50,11 @@ def combine(adapters: Sequence[LoraAdapter], weights: Sequence[float], method: M
             a, b = _truncate(a, b, r)
         dtype = first.weights[key_a].dtype
         made[key_a], made[key_b] = a.to(dtype), b.to(dtype).contiguous()
-    spec = dataclasses.replace(first.spec, r=r, lora_alpha=float(r), use_rslora=False)
-    descriptions = [adapter.metadata.get("description", "an adapter") for adapter in adapters]
-    metadata = {key: value for key, value in first.metadata.items() if key not in ("description", "scale")}
-    return LoraAdapter(made, spec, {"description": describe(descriptions, factors), "combined by": method} | metadata)
+    base = next((name for adapter in adapters if (name := adapter.spec.base_model_name_or_path)), None)
+    revisions = {adapter.spec.revision for adapter in adapters}
+    revision = revisions.pop() if len(revisions) == 1 else None
+    spec = LoraSpec(r, float(r), first.spec.target_modules, base_model_name_or_path=base, revision=revision)
+    return LoraAdapter(made, spec, _metadata(adapters, factors, method))
 
 
 def cosine_matrix(adapters: Sequence[LoraAdapter]) -> torch.Tensor:
@@ -110,6 +112,19 @@ def _check(adapters: Sequence[LoraAdapter], weights: list[float], method: str) -
     ranks = sorted({adapter.spec.r for adapter in adapters})
     if method == "linear" and len(ranks) > 1:
         raise CheckpointError(f"these adapters have ranks {ranks}: 'linear' needs a common one, 'cat' and 'svd' do not")
+
+
+def _metadata(adapters: Sequence[LoraAdapter], weights: Sequence[float], method: str) -> dict[str, str]:
+    """Where a sum comes from: each part, and what is true of all of them."""
+    common = set.intersection(*(set(adapter.metadata.items()) for adapter in adapters))
+    of_one = ("description", "scale", "adapter", "adapter_commit", "text2lora")
+    found = {key: value for key, value in common if key not in of_one and not key.startswith("part_")}
+    for number, part in enumerate((adapter.metadata for adapter in adapters), 1):
+        if "adapter" in part:
+            found[f"part_{number}"] = f"{part['adapter']}@{part.get('adapter_commit', '')}".rstrip("@")
+    descriptions = [adapter.metadata.get("description", "an adapter") for adapter in adapters]
+    made = {"description": describe(descriptions, weights), "combined by": method, "text2lora": library_version()}
+    return dict(sorted(found.items())) | made
 
 
 def _features(adapter: LoraAdapter) -> dict[str, int]:
