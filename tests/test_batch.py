@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import randomise
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BertModel
 
-from text2lora import InvalidDescriptionError, LoraAdapter, OutputError
+from text2lora import InvalidDescriptionError, LoraAdapter, OutputError, Text2LoraModel
 from text2lora.batch import AdapterSettings, choose_shard, folder_name, read_descriptions, write_adapters
 from text2lora.encoder import check_description
 
@@ -19,8 +22,6 @@ TEXTS = ["upper case the city", "lower case", "the city, the city", "upper case 
 
 @pytest.fixture
 def model(checkpoint_dir: Path):
-    from text2lora import Text2LoraModel
-
     return Text2LoraModel.from_pretrained(checkpoint_dir)
 
 
@@ -73,6 +74,44 @@ def test_other_settings_make_other_folders(model, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == len(several)
 
 
+def test_whatever_decides_an_adapter_decides_its_folder(
+    model, checkpoint_dir: Path, encoder_dir: Path, tmp_path: Path
+) -> None:
+    """Two checkpoints of one name, one that was trained on in place, and another encoder."""
+
+    def make(checkpoint: Path, **kwargs: object) -> tuple[bool, bool]:
+        loaded = Text2LoraModel.from_pretrained(checkpoint, **kwargs)
+        (made,) = write_adapters(loaded, TEXTS[:1], tmp_path / "out")
+        weights, expected = LoraAdapter.from_pretrained(made.folder).weights, loaded.generate_lora(TEXTS[0]).weights
+        return made.skipped, all(torch.equal(weights[key], value) for key, value in expected.items())
+
+    for parent in "ab":
+        shutil.copytree(checkpoint_dir, tmp_path / parent / "ck")
+    assert make(tmp_path / "a" / "ck") == (False, True)
+    assert make(tmp_path / "b" / "ck") == (True, True)  # a copy makes the same adapter
+    randomise(model, seed=9)
+    model.save_pretrained(tmp_path / "b" / "ck")
+    assert make(tmp_path / "b" / "ck") == (False, True)
+    assert make(tmp_path / "a" / "ck") == (True, True)
+    shutil.copytree(encoder_dir, tmp_path / "encoder")
+    assert make(tmp_path / "a" / "ck", encoder=str(tmp_path / "encoder")) == (True, True)  # the same one elsewhere
+    other = BertModel.from_pretrained(encoder_dir)
+    randomise(other, seed=9)
+    other.save_pretrained(tmp_path / "encoder")
+    assert make(tmp_path / "a" / "ck", encoder=str(tmp_path / "encoder")) == (False, True)
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_what_is_there_is_made_again_by_force(model, tmp_path: Path) -> None:
+    (made,) = write_adapters(model, TEXTS[:1], tmp_path)
+    weights = made.folder / "adapter_model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(b"")
+    assert [m.skipped for m in write_adapters(model, TEXTS[:1], tmp_path)] == [True]
+    assert [m.skipped for m in write_adapters(model, TEXTS[:1], tmp_path, force=True)] == [False]
+    assert weights.read_bytes() == good
+
+
 def test_a_description_that_stands_twice_is_made_once(model, tmp_path: Path) -> None:
     assert len(list(write_adapters(model, ["lower case", " lower case\n", "lower case"], tmp_path))) == 1
 
@@ -91,7 +130,7 @@ def test_names_are_readable_safe_and_apart(texts: list[str]) -> None:
             good.append(check_description(text))
         except InvalidDescriptionError:
             continue
-    names = {folder_name(text, {}, AdapterSettings()) for text in good}
+    names = {folder_name(text, "", AdapterSettings()) for text in good}
     assert len(names) == len(set(good))
     for name in names:
         assert name == Path(name).name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,22 @@ def test_checked_descriptions_are_stripped_and_pass_again(text: str) -> None:
 def test_any_writing_is_a_description(text: str) -> None:
     if text.strip():
         assert check_description(text) == text.strip()
+
+
+def test_digest_holds_what_decides_an_embedding(encoder_dir: Path, tmp_path: Path) -> None:
+    def load(folder: Path = encoder_dir, **kwargs: object) -> TextEncoder:
+        return TextEncoder(AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder), **kwargs)
+
+    encoder = load()
+    before = encoder.digest
+    encoder.encode(["the city", "a longer text, which is padded and cut" * 9])
+    shutil.copytree(encoder_dir, tmp_path / "copy")
+    assert before == encoder.digest == load(tmp_path / "copy").digest
+    others = [load(pooling="cls"), load(instruction="Do: {description}"), load(), load()]
+    with torch.no_grad():
+        others[-1].model.encoder.layer[1].output.dense.bias[3] += 1e-6
+    others[-2].tokenizer.add_tokens(["wholeword"])
+    assert len({before, *(other.digest for other in others)}) == 5
 
 
 def test_nothing_in_the_encoder_is_trainable(encoder: TextEncoder) -> None:

@@ -206,6 +206,18 @@ def test_encoder_can_be_replaced(checkpoint_dir: Path, encoder_dir: Path, encode
     close(by_path.generate_lora("a"), by_object.generate_lora("a"))
 
 
+def test_metadata_name_the_encoder_that_was_used(
+    checkpoint_dir: Path, encoder_dir: Path, encoder: TextEncoder, tmp_path: Path
+) -> None:
+    shutil.copytree(encoder_dir, tmp_path / "moved")
+    assert Text2LoraModel.from_pretrained(checkpoint_dir).generate_lora("a").metadata["encoder"] == encoder_dir.name
+    t2l = Text2LoraModel.from_pretrained(checkpoint_dir, encoder=str(tmp_path / "moved"))
+    assert t2l.generate_lora("a").metadata["encoder"] == "moved"
+    assert t2l.interpolate(["a", "b"], [1, 1]).metadata["encoder"] == "moved"
+    t2l.encoder = encoder
+    assert t2l.generate_lora("a").metadata["encoder"] == encoder_dir.name
+
+
 def test_token_states_can_be_read(make_model) -> None:
     model = make_model(task_encoder="tokens", encoder_pooling="none")
     for adapter, text in zip(model.generate_lora(TEXTS), TEXTS, strict=True):

@@ -16,6 +16,7 @@ LAYERS = [
     "errors",
     "processor",
     "configuration",
+    "digest",
     "hub",
     "linear",
     "task_encoder",

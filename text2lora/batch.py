@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from text2lora.adapter import CONFIG_NAME
+from text2lora.digest import digest
 from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, OutputError
 from text2lora.hub import slug
@@ -35,10 +36,15 @@ class Made(NamedTuple):
     skipped: bool
 
 
-def folder_name(description: str, checkpoint: Mapping[str, str], settings: AdapterSettings) -> str:
-    """A readable name that two different adapters do not share: words, and a hash of all that decides the adapter."""
-    key = json.dumps([description, checkpoint, settings.scale, str(settings.dtype), settings.fold_rslora])
-    return f"{slug(description)}-{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}"
+def folder_name(description: str, model: str, settings: AdapterSettings) -> str:
+    """A readable name that two different adapters do not share: words, and a digest of all that decides the adapter.
+
+    Args:
+        description: of the adapter.
+        model: the digest of what makes it, `Text2LoraModel.digest`.
+        settings: how it is written.
+    """
+    return f"{slug(description)}-{digest([description, model, asdict(settings)])[:10]}"
 
 
 def read_descriptions(path: Path) -> list[str]:
@@ -93,18 +99,20 @@ def write_adapters(
     descriptions: Sequence[str],
     output_dir: Path,
     settings: AdapterSettings | None = None,
+    force: bool = False,
 ) -> Iterator[Made]:
     """Write an adapter for each description, several in a pass of the hypernetwork.
 
     An adapter whose folder is there is not made again, so that the same call goes on where it was broken off: folders
-    appear whole or not at all, and their names hold a hash of description, checkpoint and settings. A description that
-    stands twice is made once.
+    appear whole or not at all, and their names hold a digest of all that decides an adapter: description, settings, the
+    checkpoint's weights and config, and the text encoder. A description that stands twice is made once.
 
     Args:
         model: makes the adapters.
         descriptions: what they should do; every one is checked before the first is made.
         output_dir: gets a folder per adapter.
         settings: see `AdapterSettings`.
+        force: make those again whose folders are there.
 
     Yields:
         Each adapter, when it is on disk: those that were there first, then the new ones in the order given.
@@ -115,8 +123,9 @@ def write_adapters(
     """
     settings = settings or AdapterSettings()
     texts = list(dict.fromkeys(check_description(text) for text in descriptions))
-    folders = {text: output_dir / folder_name(text, model.origin, settings) for text in texts}
-    there = [text for text in texts if (folders[text] / CONFIG_NAME).is_file()]
+    decided = model.digest if texts else ""
+    folders = {text: output_dir / folder_name(text, decided, settings) for text in texts}
+    there = [text for text in texts if not force and (folders[text] / CONFIG_NAME).is_file()]
     yield from (Made(text, folders[text], True) for text in there)
     waiting = [text for text in texts if text not in set(there)]
     for start in range(0, len(waiting), model.tasks_per_pass):

@@ -18,6 +18,7 @@ from transformers.utils import logging
 from transformers.utils.hub import resolve_revision
 
 from text2lora.configuration import Text2LoraConfig
+from text2lora.digest import config_values, digest, tokenizer_values
 from text2lora.errors import CheckpointError, InvalidDescriptionError
 from text2lora.hub import hub_fault
 from text2lora.processor import widen
@@ -72,6 +73,7 @@ class TextEncoder:
         max_length: in tokens; longer texts are cut, with a warning.
         instruction: template with `{description}`, or None.
         full_stop: end a description whose last character is a letter with a full stop.
+        name: that it is known by, a Hub id or a path; None takes the model's.
     """
 
     def __init__(
@@ -84,20 +86,24 @@ class TextEncoder:
         max_length: int = 512,
         instruction: str | None = None,
         full_stop: bool = False,
+        name: str | None = None,
     ):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.pooling, self.normalize, self.layers = pooling, normalize, list(layers)
         self.max_length = min(max_length, _positions(model))
         self.instruction, self.full_stop = instruction, full_stop
+        self.name = name or model.config.name_or_path
         if tokenizer.pad_token is None:  # a language model as encoder
             tokenizer.pad_token = tokenizer.eos_token
 
     @property
-    def signature(self) -> list[object]:
-        """What decides the embeddings of a text, for caches."""
-        name = self.model.config.name_or_path
-        return [name, self.pooling, self.normalize, self.layers, self.max_length, self.instruction, self.full_stop]
+    def digest(self) -> str:
+        """Of what decides the embeddings of a text, wherever the encoder lies: weights, tokenizer and pooling."""
+        settings = [self.pooling, self.normalize, self.layers, self.max_length, self.instruction, self.full_stop]
+        with _TOKENIZING:
+            values = [settings, config_values(self.model.config), tokenizer_values(self.tokenizer)]
+        return digest(values, self.model.state_dict())
 
     @classmethod
     def from_config(cls, config: Text2LoraConfig, encoder: str | Path | None = None, **kwargs: Any) -> TextEncoder:
@@ -155,6 +161,7 @@ class TextEncoder:
             config.encoder_max_length,
             config.encoder_instruction,
             config.encoder_full_stop,
+            name,
         )
 
     @torch.inference_mode()
@@ -233,12 +240,12 @@ class OneHotEncoder(TextEncoder):
     """
 
     def __init__(self, tasks: Sequence[str], device: str = "cpu"):
-        self.tasks, self.device, self.pooling = list(tasks), device, "one-hot"
+        self.tasks, self.device, self.pooling, self.name = list(tasks), device, "one-hot", ""
 
     @property
-    def signature(self) -> list[object]:
+    def digest(self) -> str:
         """See `TextEncoder`."""
-        return [self.pooling, *self.tasks]
+        return digest([self.pooling, *self.tasks])
 
     def encode(self, descriptions: Sequence[str], batch_size: int = 64) -> torch.Tensor:
         """The vectors of tasks, [n, d].

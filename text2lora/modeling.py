@@ -22,6 +22,7 @@ from transformers.utils.hub import resolve_revision
 from text2lora.adapter import LoraAdapter, LoraSpec, check_scale
 from text2lora.arithmetic import describe, numbers
 from text2lora.configuration import Text2LoraConfig
+from text2lora.digest import config_values, digest
 from text2lora.encoder import TextEncoder, check_description
 from text2lora.errors import CheckpointError, InvalidDescriptionError
 from text2lora.hub import (
@@ -300,6 +301,22 @@ class Text2LoraModel(PreTrainedModel):
         return {key: value for key, value in origin.items() if value}
 
     @property
+    def digest(self) -> str:
+        """Of all that decides an adapter besides its description and strength, wherever the checkpoint lies.
+
+        That is the hypernetwork's weights as they are now, the config, the text encoder (which is loaded) and the
+        library's version.
+        """
+        values = [config_values(self.config), self.encoder.digest, library_version()]
+        return digest(values, self.state_dict())
+
+    @property
+    def encoder_name(self) -> str:
+        """The text encoder that reads the descriptions: the one that was given, or else the checkpoint's."""
+        used = self._lazy.get("encoder") or self._load_kwargs.get("encoder") or self.config.encoder_name_or_path or ""
+        return used.name if isinstance(used, TextEncoder) else str(used)
+
+    @property
     def adapter_bytes(self) -> int:
         """The size of one adapter in the hypernetwork's dtype."""
         width = sum(sum(self.config.module_shapes[name]) for name in self.config.target_modules)
@@ -534,10 +551,11 @@ class Text2LoraModel(PreTrainedModel):
         """The hypernetwork's output as one adapter per task."""
         source = {
             **self.origin,
-            "encoder": public_name(self.config.encoder_name_or_path or ""),
+            "encoder": public_name(self.encoder_name),
             "text2lora": library_version(),
             "scale": f"{scale:g}",
         }
+        source = {key: value for key, value in source.items() if value}  # task names have no encoder
         metadata = [({"description": text} if text else {}) | source for text in descriptions]
         return [adapter.scaled(scale) for adapter in to_adapters(self.config, weights, metadata)]
 

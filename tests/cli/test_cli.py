@@ -246,6 +246,8 @@ def test_several_descriptions_make_several_adapters(t2l_command, checkpoint_dir:
         "the city",
     ]
     assert len(list((tmp_path / "out").iterdir())) == 3
+    forced = t2l_command("make", "lower case", "upper case", "-m", checkpoint_dir, "-o", "out", "--force", "--json")
+    assert [row["skipped"] for row in json.loads(forced.out)] == [False, False]
 
 
 def test_shards_of_a_file_are_made_apart(t2l_command, checkpoint_dir: Path, tmp_path: Path) -> None:

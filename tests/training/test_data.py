@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import randomise
 from safetensors.torch import load_file
+from transformers import BertModel
 
 from text2lora import TextEncoder
 from text2lora.training.data import DescriptionBank, perturb
@@ -39,6 +42,20 @@ def test_cache_of_other_descriptions_is_not_used(encoder: TextEncoder, tmp_path:
     DescriptionBank(encoder, TEXTS, cache)
     other = DescriptionBank(encoder, TEXTS[::-1], cache)
     torch.testing.assert_close(other[[0]], encoder.encode(TEXTS[2:]), rtol=2e-3, atol=2e-3)
+
+
+def test_cache_of_an_encoder_that_was_trained_on_in_place_is_not_used(
+    make_config, encoder_dir: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(encoder_dir, tmp_path / "encoder")
+    config = make_config(encoder_name_or_path=str(tmp_path / "encoder"))
+    DescriptionBank(TextEncoder.from_config(config), TEXTS, tmp_path / "cache.safetensors")
+    changed = BertModel.from_pretrained(encoder_dir)
+    randomise(changed, seed=9)
+    changed.save_pretrained(tmp_path / "encoder")
+    encoder = TextEncoder.from_config(config)
+    again = DescriptionBank(encoder, TEXTS, tmp_path / "cache.safetensors")
+    torch.testing.assert_close(again[[0, 1, 2]], encoder.encode(TEXTS), rtol=1e-3, atol=1e-3)
 
 
 def test_noise_leaves_padding_zero_and_keeps_the_first_token() -> None:

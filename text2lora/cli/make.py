@@ -117,7 +117,7 @@ def make(
         texts = read_descriptions(file) if file else list(descriptions or [])
         texts = choose_shard(texts, *part) if part else texts
         settings = AdapterSettings(scale, torch_dtype, fold_rslora)
-        _make_many(load, texts, output or Path("adapters"), settings, as_json, strict)
+        _make_many(load, texts, output or Path("adapters"), settings, as_json, strict, force)
         return
 
     from text2lora.encoder import check_description
@@ -222,8 +222,10 @@ def show_standings(standings: Sequence[Standing] | None) -> None:
             err.print(f"[bold yellow]Warning:[/] {escape(standing.warning)}", highlight=False)
 
 
-def _make_many(load: Any, texts: Sequence[str], output: Path, settings: Any, as_json: bool, strict: bool) -> None:
-    """A folder per description under `output`; what is there is kept, so that the same command goes on."""
+def _make_many(
+    load: Any, texts: Sequence[str], output: Path, settings: Any, as_json: bool, strict: bool, force: bool
+) -> None:
+    """A folder per description under `output`; what is there is kept, so that the same command goes on, or forced."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from text2lora.batch import write_adapters
@@ -242,7 +244,7 @@ def _make_many(load: Any, texts: Sequence[str], output: Path, settings: Any, as_
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         bar = progress.add_task("making adapters", total=len(texts))
-        for made in write_adapters(t2l, texts, output, settings):
+        for made in write_adapters(t2l, texts, output, settings, force):
             rows.append({"description": made.description, "path": str(made.folder), "skipped": made.skipped})
             progress.advance(bar)
     seconds = time.perf_counter() - begin

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import os
 import threading
 import time
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from text2lora.errors import InvalidDescriptionError, LimitError, ServingError
-from text2lora.hub import BASES, library_version, resolve_name
+from text2lora.hub import BASES, resolve_name
 
 if TYPE_CHECKING:
     import torch
@@ -169,9 +167,9 @@ class AdaptersOnDemand:
                 f"the description has {len(text):,} characters: expected {MAX_CHARACTERS:,} at most"
             )
         with self._loading:
-            model, cache, identity = self._model, self._cache, self._identity
+            model, cache, decided = self._model, self._cache, self._digest
         self._check_base(served_base, model.config.base_model_name_or_path)
-        name = folder_name(text, identity, AdapterSettings(dtype=self._dtype))
+        name = folder_name(text, decided, AdapterSettings(dtype=self._dtype))
         return cache.lend(name, lambda: self._make(text))
 
     def _make(self, text: str) -> LoraAdapter:
@@ -207,19 +205,8 @@ class AdaptersOnDemand:
         return AdapterCache(self.settings.cache_dir.expanduser(), int(self.settings.cache_gb * 1e9))
 
     @cached_property
-    def _identity(self) -> dict[str, str]:
-        """All that decides an adapter besides its description, whatever the checkpoint's folder is called."""
-        import torch
-
-        digest = hashlib.sha256()
-        config = self._model.config.to_dict()
-        for name in ("_name_or_path", "transformers_version"):
-            config.pop(name, None)
-        digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-        for name, tensor in sorted(self._model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return {"checkpoint": digest.hexdigest(), "text2lora": library_version()}
+    def _digest(self) -> str:
+        return self._model.digest
 
     @property
     def _dtype(self) -> torch.dtype | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from text2lora.digest import digest
 from text2lora.encoder import TextEncoder
 from text2lora.standing import DescriptionStatistics, choose_descriptions, mean_over_tokens, summarise
 
@@ -62,8 +61,8 @@ class DescriptionBank:
     """
 
     def __init__(self, encoder: TextEncoder, descriptions: Sequence[str], cache: Path | None = None):
-        key = hashlib.sha256(json.dumps([encoder.signature, list(descriptions)]).encode()).hexdigest()
-        if cache and _cache_key(cache) == key:
+        key = digest([encoder.digest, list(descriptions)]) if cache else ""
+        if cache and key == _cache_key(cache):
             stored = load_file(cache)
             self._states, self._lengths = stored["states"], stored["lengths"]
         else:
