@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import hashlib
 import json
 import random
 from collections import defaultdict
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tasks import SPLITS, Maker, Pair, Task
+from tasks import SPLITS, Maker, Pair, Task, place
 
 HERE = Path(__file__).parent
 LONGEST = 220
@@ -78,7 +77,7 @@ def split_pairs(pairs: Sequence[Pair], labelled: bool) -> dict[str, list[Pair]]:
         groups[pair[1] if labelled and len(pairs) >= 60 else ""].append(pair)
     found: dict[str, list[Pair]] = {split: [] for split in SPLITS}
     for group in groups.values():
-        group.sort(key=lambda pair: hashlib.sha256(" ".join(pair[0].lower().split()).encode()).digest())
+        group.sort(key=lambda pair: place(pair[0]))
         size = max(-(-8 // len(groups)), round(len(group) / 6))
         found["dev"] += group[:size]
         found["test"] += group[size : 2 * size]

@@ -6,6 +6,7 @@ descriptions are in `wordings`; for held-out descriptions there are patterns and
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from operations import ONE_WORD, POOLS, THEN, Operation, in_tones, on_lists, on_sentences, on_words
 
 Pair = tuple[str, str]
 SPLITS = ("train", "dev", "test")
@@ -114,6 +116,12 @@ def listed(items: Sequence[str], joint: str = "or") -> str:
     return f"{', '.join(items[:-1])} {joint} {items[-1]}"
 
 
+def place(text: str) -> float:
+    """Where an input falls between 0 and 1, by a hash: what is held out is the same in all tasks."""
+    digest = hashlib.sha256(" ".join(text.lower().split()).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
 def slug(text: str) -> str:
     return re.sub(r"\W+", "_", text.lower()).strip("_") or "".join(f"u{ord(c):x}" for c in text)
 
@@ -161,6 +169,8 @@ class Maker:
         self.given = dict(sorted(given.items()))
         self.seed = seed
         self.voices = Voices()
+        self.pools: dict[str, dict[str, list[str]]] = {}
+        self.plain: dict[str, tuple[list[str], list[str]]] = {}
         self.labels = {k: v for k, v in read_words("labels").items() if k in self.given}
 
     def rng(self, name: str) -> random.Random:
@@ -169,11 +179,17 @@ class Maker:
     def make(self) -> list[Task]:
         """All of them, by family."""
         conditions = self.label_conditions()
+        operations = [self._operated(operation) for operation in (*on_sentences(), *on_words(), *on_lists())]
         found = [
             *self.questions(conditions, 120),
             *self.choices(150),
             *self.answer_words(conditions, 60),
-            *self.forms(250),
+            *self.forms(self.given, 250, "form"),
+            *operations,
+            *self.compositions(operations, 30),
+            *self.forms({t.name: t for t in operations if t.family == "operation"}, 25, "composition"),
+            *map(self._operated, in_tones()),
+            *self.apologies(),
         ]
         return [task for task in found if enough(task.pairs)]
 
@@ -319,34 +335,37 @@ class Maker:
 
     # -- forms ------------------------------------------------------------------------------------------------------
 
-    def forms(self, count: int) -> list[Task]:
-        """Given tasks with short answers, and a form for the answer; every form and every task several times."""
-        rng, words = self.rng("forms"), read_words("forms")
+    def forms(self, tasks: Mapping[str, Task], count: int, family: str) -> list[Task]:
+        """Tasks with short answers, and a form for the answer; every form and every task several times."""
+        rng, words = self.rng(f"forms {family}"), read_words("forms")
         short = [
             name
-            for name, task in self.given.items()
+            for name, task in tasks.items()
             if task.family not in ("formatting", "rewriting", "other")
             and all(len(answer) <= 40 and "\n" not in answer for _, answer in task.pairs["train"])
             and task.wordings
         ]
         found: dict[str, Task] = {}
         queue: list[str] = []
+        names = rng.sample(list(FORMS), len(FORMS))
         for i in range(count * 3):
             if len(found) == count or not short:
                 break
-            form = list(FORMS)[i % len(FORMS)]
+            form = names[i % len(names)]
             queue = queue or rng.sample(short, len(short))
-            name = queue.pop()
-            task = self._formed(name, form, words[form])
+            task = self._formed(tasks[queue.pop()], form, FORMS[form], words[form], family)
             if task is not None and enough(task.pairs):
                 found[task.name] = task
         return list(found.values())
 
-    def _formed(self, name: str, form: str, words: Mapping[str, list[str]]) -> Task | None:
-        task, rng, change = self.given[name], self.rng(f"{name} {form}"), FORMS[form]
+    def _formed(
+        self, task: Task, form: str, change: Callable[[str], str], words: Mapping[str, list[str]], family: str
+    ) -> Task | None:
+        """The task with its answers changed; None where that changes few of them."""
+        name = f"{task.name}_{form}" if form.startswith("then_") else f"{task.name}_in_{form}"
         longest = 14 if form.endswith("_spelled") else 40
         pairs = {
-            split: [(p, change(a)) for p, a in task.pairs[split] if len(a) <= longest][: MOST[split]]
+            split: [(p, new) for p, a in task.pairs[split] if len(a) <= longest and (new := change(a))][: MOST[split]]
             for split in SPLITS
         }
         answers = {a for _, a in task.pairs["train"]}
@@ -354,17 +373,106 @@ class Maker:
             return None
 
         def texts(kind: str, count: int) -> list[str]:
-            clauses = words["held_out"] if kind == "held_out" else [*words["after"], *words["before"]]
-            tasks = task.held_out if kind == "held_out" and task.held_out else task.wordings
+            clauses = words["held_out"] if kind == "held_out" else [*words["after"], *words.get("before", [])]
+            said = self.plain.get(task.name, (task.wordings, task.held_out))[kind == "held_out"]
 
             def values(rng: random.Random) -> dict[str, str]:
-                task = rng.choice(tasks)
-                return {"task": task, "ended": task if task[-1] in ".!?:)" else f"{task}."}
+                text = rng.choice(said)
+                ended = text if text[-1] in ".!?:)" else f"{text}."
+                return {"task": text, "ended": ended, "open": text.rstrip(".")}
 
-            patterns = [c if "{task}" in c else f"{{ended}} {c}" for c in clauses]
-            return self.voices.say(patterns, values, rng, count, kind)
+            patterns = [
+                c if "{task}" in c else f"{{open}} {c}" if c.startswith("and ") else f"{{ended}} {c}" for c in clauses
+            ]
+            return self.voices.say(patterns, values, self.rng(f"{name} {kind}"), count, kind)
 
-        return Task(f"{name}_in_{form}", "form", pairs, texts("train", WORDINGS), texts("held_out", HELD_OUT_WORDINGS))
+        return Task(name, family, pairs, texts("train", WORDINGS), texts("held_out", HELD_OUT_WORDINGS))
+
+    # -- operations -------------------------------------------------------------------------------------------------
+
+    def _pool(self, kind: str) -> dict[str, list[str]]:
+        """Inputs of a kind, by split; no input of a given task's held-out pairs is in `train`, nor the other way."""
+        if kind not in self.pools:
+            if kind == "numbers":
+                rng = self.rng("numbers")
+                texts = [self._numbers(rng) for _ in range(2000)]
+            else:
+                fits = POOLS[kind]
+                texts = [p for t in self.given.values() for s in SPLITS for p, _ in t.pairs[s] if fits(p)]
+            pool: dict[str, list[str]] = {split: [] for split in SPLITS}
+            for text in dict.fromkeys(texts):
+                where = place(text)
+                pool["dev" if where < 1 / 6 else "test" if where < 1 / 3 else "train"].append(text)
+            self.pools[kind] = pool
+        return self.pools[kind]
+
+    @staticmethod
+    def _numbers(rng: random.Random) -> str:
+        most = rng.choice((12, 50, 99))
+        values = rng.sample(range(1, most + 1), rng.randint(3, 5))
+        return ", ".join(map(str, sorted(values) if rng.random() < 0.3 else values))
+
+    def _operated(self, operation: Operation) -> Task:
+        """An operation on inputs of its kind; no answer makes up more than a third, and one of two just a half."""
+        rng, words = self.rng(operation.name), read_words("operations")[operation.words]
+        pairs: dict[str, list[Pair]] = {}
+        for split, texts in self._pool(operation.pool).items():
+            made = [(t, new) for t in rng.sample(texts, len(texts)) if (new := operation.change(t))]
+            groups: dict[str, list[Pair]] = {}
+            for pair in made:
+                groups.setdefault(pair[1], []).append(pair)
+            if len(groups) == 2:
+                pairs[split] = even(list(groups.values()), rng, MOST[split])
+                continue
+            kept = [pair for group in groups.values() for pair in group[: MOST[split] // 3]]
+            rng.shuffle(kept)
+            pairs[split] = kept[: MOST[split]]
+
+        def values(rng: random.Random) -> dict[str, str]:
+            return {name: rng.choice(list(ways)) for name, ways in operation.values.items()}
+
+        def texts_of(kind: str, count: int) -> list[str]:
+            return self.voices.say(words[kind], values, rng, count, kind)
+
+        name = f"{operation.family}_{operation.name}"
+        own = self.rng(f"{name} plain")
+        train, held_out = ([fill(capitalised(p), values(own)) for p in words[k]] for k in ("train", "held_out"))
+        self.plain[name] = (train, held_out)
+        return Task(name, operation.family, pairs, texts_of("train", WORDINGS), texts_of("held_out", HELD_OUT_WORDINGS))
+
+    def compositions(self, operations: Sequence[Task], count: int) -> list[Task]:
+        """One operation after another, on the word that the first one finds."""
+        rng, words = self.rng("compositions"), read_words("operations")
+        keys = {f"{o.family}_{o.name}" for o in on_sentences() if o.words in ONE_WORD}
+        both = [(task, then) for task in operations if task.name in keys for then in THEN]
+        chosen = rng.sample(both, min(count, len(both)))
+        found = [self._formed(task, then, THEN[then], words[then], "composition") for task, then in chosen]
+        return [task for task in found if task is not None]
+
+    def apologies(self) -> list[Task]:
+        """An empathetic answer that names the topic."""
+        found = []
+        for name in ("banking_card_problem", "banking_payment_problem", "banking_transfer_problem", "banking_topic"):
+            if name not in self.given:
+                continue
+            labels, words = list(self.labels[name]["labels"]), read_words("operations")["sorry_about_label"]
+            given = self.given[name].pairs
+            pairs = {
+                s: [(p, f"I'm so sorry about that. Topic: {a}.") for p, a in given[s] if a in labels][: MOST[s]]
+                for s in SPLITS
+            }
+
+            def values(rng: random.Random, labels: Sequence[str] = labels) -> dict[str, str]:
+                return {"list": listed(rng.sample(labels, len(labels)))}
+
+            title = f"tone_sorry_about_{name}"
+            rng = self.rng(title)
+            said = {
+                kind: self.voices.say(words[kind], values, rng, count, kind)
+                for kind, count in (("train", WORDINGS), ("held_out", HELD_OUT_WORDINGS))
+            }
+            found.append(Task(title, "tone", pairs, said["train"], said["held_out"]))
+        return found
 
 
 FORMS: dict[str, Callable[[str], str]] = {

@@ -1,0 +1,194 @@
+"""The task files of smol, from a made-up data folder: what is held out stays out, and made answers are right."""
+
+import gzip
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from text2lora.training.tasks import read_tasks
+
+PREPARE = Path(__file__).parents[1] / "examples/smol/prepare.py"
+FILES = ["train", "dev_seen", "dev_unseen", "test_seen", "test_unseen"]
+SIDES = {"dev": "nlupp_agree_or_deny", "test": "wordnet_field_of_term"}
+"""Given tasks that `splits.yaml` holds out whole."""
+
+
+def sentence(rng: random.Random) -> str:
+    words = "please look at my new red car and find the old blue book for a big green house to rent".split()
+    return " ".join(rng.sample(words, rng.randint(5, 9)))
+
+
+def labelled(labels: list[str], count: int, rng: random.Random) -> list[list[str]]:
+    return [[sentence(rng), label] for label in labels for _ in range(count)]
+
+
+def write(rows: list[dict], path: Path) -> None:
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def write_data(folder: Path) -> None:
+    rng = random.Random(0)
+    folder.mkdir()
+    intents = ["book restaurant", "get weather", "play music", "rate book"]
+    words = ["".join(rng.choice("abcdefgimnorstuz") for _ in range(6)) for _ in range(200)]
+    tasks = {
+        "snips_intent": labelled(intents, 40, rng),
+        "clinc_domain": labelled(["banking", "home", "work"], 40, rng),
+        "nlupp_agree_or_deny": labelled(["affirm", "deny"], 30, rng),
+        "wordnet_field_of_term": labelled(["law", "music"], 30, rng),
+        "code_starts_with_vowel": [[word, "yes" if word[0] in "aeiou" else "no"] for word in words],
+        "code_first_word": [[text, text.split()[0]] for text in (sentence(rng) for _ in range(100))],
+        "nobody_described_this": labelled(["x", "y"], 20, rng),
+    }
+    row = {"family": "classification", "definitions": [""]}
+    write([{"name": name, "examples": rows, **row} for name, rows in tasks.items()], folder / "real_tasks.jsonl.gz")
+    pairs = [{"prompt": word, "response": word.upper()} for word in words]
+    vectors = {"name": "capitalize", "group": "abstractive", "train": pairs[:150], "test": pairs[150:]}
+    write([vectors], folder / "function_vectors.jsonl.gz")
+    sorting = [[f"bigbench {text}", "sorted"] for text in (sentence(rng) for _ in range(40))]
+    names = ["bb_word_sorting", "bb_navigate"]
+    write([{"name": name, "examples": sorting, **row} for name in names], folder / "bigbench_tasks.jsonl.gz")
+
+
+def prepare(data: Path, output: Path, seed: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(PREPARE), "--data", str(data), "--output", str(output)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONHASHSEED": seed},
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("smol")
+    write_data(folder / "data")
+    done = prepare(folder / "data", folder / "first", "1")
+    assert done.returncode == 0, done.stderr
+    (folder / "said").write_text(done.stdout)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path) -> dict[str, dict[str, dict]]:
+    """By file and task, what was written."""
+    return {
+        name: {row["name"]: row for row in map(json.loads, (folder / f"first/{name}.jsonl").open(encoding="utf-8"))}
+        for name in FILES
+    }
+
+
+def inputs(row: dict, key: str = "held_out_examples") -> set[str]:
+    return {prompt for prompt, _ in row[key]}
+
+
+def test_files_are_those_that_training_reads(folder: Path) -> None:
+    tasks = read_tasks(folder / "first/train.jsonl")
+    assert len(tasks) > 100
+    assert all(len(task.held_out_examples) >= 8 and task.held_out_descriptions for task in tasks)
+
+
+def test_same_files_whatever_the_hash_seed(folder: Path) -> None:
+    assert prepare(folder / "data", folder / "second", "2").returncode == 0
+    for path in (folder / "first").iterdir():
+        assert (folder / "second" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_what_is_scored_was_not_trained_on(rows: dict) -> None:
+    for name, row in rows["train"].items():
+        dev, test = rows["dev_seen"][name], rows["test_seen"][name]
+        assert inputs(dev) == inputs(row)
+        assert len(inputs(dev) | inputs(test)) >= 16
+        scored = [inputs(row, "examples"), inputs(dev), inputs(test)]
+        assert len(set().union(*scored)) == sum(map(len, scored)), name
+        wordings = [row["descriptions"], dev["descriptions"], test["descriptions"]]
+        assert all(wordings), name
+        assert len({text for texts in wordings for text in texts}) == sum(map(len, wordings)), name
+
+
+def test_made_tasks_have_many_wordings(rows: dict) -> None:
+    made = [row for name, row in rows["train"].items() if name.startswith(("is_", "choice_", "operation_", "tone_"))]
+    assert made
+    assert all(16 <= len(row["descriptions"]) <= 24 for row in made)
+
+
+def test_unseen_tasks_are_not_trained_on(rows: dict) -> None:
+    for side, held_out in SIDES.items():
+        assert held_out in rows[f"{side}_unseen"]
+        assert not any(held_out in name for name in rows["train"])
+    assert not rows["dev_unseen"].keys() & rows["test_unseen"].keys()
+    assert not any("bb_" in name for name in rows["train"])
+    trained = {prompt for row in rows["train"].values() for prompt in inputs(row, "examples") | inputs(row)}
+    assert not any("bigbench" in prompt for prompt in trained)
+
+
+def test_tasks_without_wordings_are_named_and_left_out(folder: Path, rows: dict) -> None:
+    assert "left out, for it has no wordings: nobody_described_this" in (folder / "said").read_text()
+    assert not any("nobody" in name for name in rows["train"])
+
+
+def answers(rows: dict, name: str) -> dict[str, str]:
+    row = rows["train"][name]
+    return dict(row["examples"] + row["held_out_examples"])
+
+
+@pytest.fixture(scope="module")
+def given(folder: Path) -> dict[str, dict[str, str]]:
+    with gzip.open(folder / "data/real_tasks.jsonl.gz", "rt", encoding="utf-8") as file:
+        return {row["name"]: dict(row["examples"]) for row in map(json.loads, file)}
+
+
+def test_question_is_answered_by_the_given_label(rows: dict, given: dict) -> None:
+    given = given["snips_intent"]
+    made = answers(rows, "is_snips_intent_play_music")
+    assert set(made.values()) == {"yes", "no"}
+    assert all((given[prompt] == "play music") == (answer == "yes") for prompt, answer in made.items())
+
+
+def test_choice_has_the_words_of_its_descriptions(rows: dict, given: dict) -> None:
+    given = given["snips_intent"]
+    renamed = [name for name in rows["train"] if name.startswith("choice_snips_intent") and "_as_" in name]
+    assert renamed
+    for name in renamed:
+        row = rows["train"][name]
+        words = {given[prompt]: answer for prompt, answer in answers(rows, name).items()}
+        assert all(words[given[prompt]] == answer for prompt, answer in answers(rows, name).items())
+        assert all(word in text for word in words.values() for text in row["descriptions"])
+
+
+def test_operations_are_exact(rows: dict) -> None:
+    expected = {
+        "operation_word_2": lambda text: text.split()[1],
+        "operation_drop_last_2_words": lambda text: " ".join(text.split()[:-2]),
+        "operation_my_becomes_our": lambda text: " ".join("our" if w == "my" else w for w in text.split()),
+        "operation_without_first_letter": lambda text: text[1:],
+        "operation_contains_a": lambda text: "yes" if "a" in text.split() else "no",
+        "list_smallest_number": lambda text: min(text.split(", "), key=int),
+        "tone_sorry_to_hear": lambda text: f"I'm sorry to hear that. {text}",
+    }
+    for name, rule in expected.items():
+        found = answers(rows, name)
+        assert found == {prompt: rule(prompt) for prompt in found}, name
+
+
+def test_form_is_put_on_the_given_answer(rows: dict, given: dict) -> None:
+    forms = {"upper": str.upper, "json_answer": lambda a: json.dumps({"answer": a}), "it_is": lambda a: f"It is {a}."}
+    found = [(name, form) for name in given for form in forms if f"{name}_in_{form}" in rows["train"]]
+    assert found
+    for name, form in found:
+        made = answers(rows, f"{name}_in_{form}")
+        assert made == {prompt: forms[form](given[name][prompt]) for prompt in made}
+
+
+def test_folder_without_data_is_named(tmp_path: Path) -> None:
+    done = prepare(tmp_path, tmp_path / "out", "0")
+    assert done.returncode == 2
+    assert "has no real_tasks.jsonl.gz" in done.stderr
+    assert not (tmp_path / "out").exists()
