@@ -167,6 +167,16 @@ def test_splits_share_nothing_with_training() -> None:
     assert [task.name for task in named] == ["task0", "task1", "task2", "task4"]
 
 
+def test_as_many_tasks_are_validated_as_asked_and_the_others_keep_everything() -> None:
+    tasks = make_tasks()
+    train, splits = split_tasks(tasks, SplitConfig(unseen_tasks=1, examples=4, wordings=1, tasks=2))
+    assert {name: len(found) for name, found in splits.items()} == dict.fromkeys(splits, 2) | {"unseen_tasks": 1}
+    whole = {task.name: task for task in tasks}
+    assert sum(task == whole[task.name] for task in train) == 2
+    prompts = {example.prompt for task in train for example in task.examples}
+    assert not any(prompts & {prompt for prompt, _ in probe.examples} for found in splits.values() for probe in found)
+
+
 def test_training_keeps_a_wording_of_every_task() -> None:
     for share in (0.0, 0.9, 1.0):
         train, _ = split_tasks(make_tasks(3), SplitConfig(held_out_descriptions=share))

@@ -334,6 +334,8 @@ class SplitConfig:
         held_out_descriptions: share of the wordings of a task that marks none as held out, if it has several.
         examples: unseen examples per task, at most those held out, or half of those of a task that holds none out.
         wordings: per task and split, so many descriptions are validated at most.
+        tasks: trained tasks that are validated at most, drawn at random; 0 for all. From the others nothing is kept back
+            but what they themselves hold out.
         seed: of the choice.
     """
 
@@ -341,12 +343,13 @@ class SplitConfig:
     held_out_descriptions: float = 0.2
     examples: int = 8
     wordings: int = 2
+    tasks: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.unseen_tasks, int | list):
             raise TrainingError(f"unseen_tasks is {self.unseen_tasks!r}: expected a number or a list of names")
-        check_least(self, examples=1, wordings=1)
+        check_least(self, examples=1, wordings=1, tasks=0)
         check_shares(self, "held_out_descriptions")
         if isinstance(self.unseen_tasks, int):
             check_least(self, unseen_tasks=0)
@@ -421,7 +424,12 @@ def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task],
         )
     # the same for all, so that tasks weigh the same
     count = min(config.examples, *(len(task.held_out_examples) or len(task.examples) // 2 for task in tasks))
+    trained = sorted(set(names) - unseen)
+    validated = set(rng.sample(trained, min(config.tasks or len(trained), len(trained)))) | unseen
     for task in tasks:
+        if task.name not in validated:
+            train.append(task)
+            continue
         own = random.Random(f"{config.seed} {task.name}")
         wordings, held_out = list(task.descriptions), list(task.held_out_descriptions)
         if not held_out and len(wordings) > 1:
