@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 VOWELS = set("aeiouAEIOU")
 NTH = {1: "first", 2: "second", 3: "third", 4: "fourth", 5: "fifth"}
@@ -39,6 +40,7 @@ def bare(word: str) -> str:
     return word.strip(".,!?;:\"'()")
 
 
+@cache
 def bare_words(text: str) -> list[str]:
     return [word for word in map(bare, text.split()) if word]
 

@@ -16,12 +16,13 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import yaml
-from tasks import SPLITS, Maker, Pair, Task, place
+from tasks import SPLITS, WORDINGS, Maker, Pair, Task, place
 
 HERE = Path(__file__).parent
 LONGEST = 220
@@ -91,7 +92,7 @@ def read_given(data: Path, report: Any = print) -> tuple[dict[str, Task], dict[s
     """The tasks for training, by name, and the unseen ones for `dev` and `test`."""
     rows = read_pairs(data / "real_tasks.jsonl.gz") | read_pairs(data / "function_vectors.jsonl.gz")
     files = [file for file in sorted((HERE / "wordings").glob("*.jsonl")) if file.name != "bigbench.jsonl"]
-    wordings = read_wordings(*files)
+    wordings = read_wordings(*files, HERE.parent / "function-vectors/descriptions.jsonl")
     held_out = read_wordings(HERE / "wordings/held_out")
     sides = yaml.safe_load((HERE / "splits.yaml").read_text(encoding="utf-8"))
     given: dict[str, Task] = {}
@@ -187,7 +188,12 @@ def summary(tasks: Mapping[str, Sequence[Task]]) -> str:
 def prepare(data: Path, output: Path, seed: int = 0, report: Any = print) -> dict[str, list[Task]]:
     """Write the files; the tasks by split (`train`, and the unseen ones of `dev` and `test`)."""
     given, unseen = read_given(data, report)
-    train = [*given.values(), *Maker(given, seed).make()]
+    maker = Maker(given, seed)
+    varied = [
+        replace(task, wordings=maker.voices.vary(task.wordings, maker.rng(f"voices {name}"), WORDINGS))
+        for name, task in given.items()
+    ]
+    train = [*varied, *maker.make()]
     output.mkdir(parents=True, exist_ok=True)
     write_rows(map(training_row, train), output / "train.jsonl")
     for side in ("dev", "test"):

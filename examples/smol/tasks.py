@@ -25,6 +25,8 @@ WORDINGS, HELD_OUT_WORDINGS = 20, 4
 FEWEST = {"train": 16, "dev": 8, "test": 8}
 """Pairs of a made task; with fewer it isn't made."""
 MOST = {"train": 120, "dev": 24, "test": 24}
+TRIED = 3000
+"""Inputs, at most, that an operation is tried on."""
 HERE = Path(__file__).parent
 
 
@@ -42,7 +44,9 @@ class Task:
 
 @cache
 def read_words(name: str) -> Any:
-    return yaml.safe_load((HERE / "wordings" / f"{name}.yaml").read_text(encoding="utf-8"))
+    """What `wordings` holds under a name."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # far faster, where there is one
+    return yaml.load((HERE / "wordings" / f"{name}.yaml").read_text(encoding="utf-8"), loader)
 
 
 def fill(pattern: str, values: Mapping[str, str]) -> str:
@@ -95,6 +99,15 @@ class Voices:
             found[self._voice(fill(capitalised(pattern), values(rng)), rng, kind)] = None
             if len(found) == count:
                 break
+        return list(found)
+
+    def vary(self, texts: Sequence[str], rng: random.Random, count: int) -> list[str]:
+        """The texts, and as many of them said in other voices as make up the count."""
+        found = dict.fromkeys(texts)
+        for _ in range(count * 8):
+            if len(found) >= count:
+                break
+            found[self._voice(rng.choice(list(texts)), rng, "train")] = None
         return list(found)
 
     def _slip(self, pattern: str, rng: random.Random) -> str:
@@ -417,7 +430,8 @@ class Maker:
         rng, words = self.rng(operation.name), read_words("operations")[operation.words]
         pairs: dict[str, list[Pair]] = {}
         for split, texts in self._pool(operation.pool).items():
-            made = [(t, new) for t in rng.sample(texts, len(texts)) if (new := operation.change(t))]
+            tried = rng.sample(texts, min(len(texts), TRIED))
+            made = [(t, new) for t in tried if (new := operation.change(t))]
             groups: dict[str, list[Pair]] = {}
             for pair in made:
                 groups.setdefault(pair[1], []).append(pair)
