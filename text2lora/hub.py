@@ -54,28 +54,6 @@ def resolve_name(name: str | os.PathLike[str], built_in: dict[str, Path]) -> str
     return str(built_in[str(name)]) if str(name) in built_in and not Path(name).exists() else str(name)
 
 
-def load_base(auto_class: Any, name: str | None, revision: str | None = None, **kwargs: Any) -> Any:
-    """What an Auto class of transformers makes of a base model: its config, its tokenizer or the model.
-
-    Args:
-        auto_class: `AutoConfig`, `AutoTokenizer` or `AutoModelForCausalLM`.
-        name: a folder, a Hub id or a built-in name.
-        revision: a branch, tag or commit.
-        **kwargs: for its `from_pretrained`.
-
-    Raises:
-        CheckpointError: there is no name, or the model cannot be loaded.
-    """
-    if not name:
-        raise CheckpointError("this adapter names no base model: pass --base (base=)")
-    try:
-        source = resolve_name(name, BASES)
-        return auto_class.from_pretrained(source, revision=revision or "main", trust_remote_code=False, **kwargs)
-    except (OSError, ValueError) as error:
-        reason = hub_fault(error, name, revision) or str(error).strip().split("\n")[0]
-        raise CheckpointError(f"the base model {name!r} cannot be loaded ({reason}): pass --base (base=)") from error
-
-
 def slug(text: str) -> str:
     """A name for a folder or repository, made of a description's words; with a hash where that loses much of it."""
     words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
@@ -83,17 +61,6 @@ def slug(text: str) -> str:
         return words
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]
     return f"{words[:41].rstrip('-') or 'adapter'}-{digest}"
-
-
-def base_model_path(name: str = "nano") -> str:
-    """The folder of a base model that ships with the package; `AutoModelForCausalLM.from_pretrained` loads it.
-
-    Raises:
-        CheckpointError: there is none of that name.
-    """
-    if name not in BASES:
-        raise CheckpointError(f"no built-in base model {name!r}: expected one of {', '.join(BASES)}")
-    return str(BASES[name])
 
 
 @contextlib.contextmanager

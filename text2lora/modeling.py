@@ -21,12 +21,12 @@ from transformers.utils.hub import resolve_revision
 
 from text2lora.adapter import LoraAdapter, LoraSpec, check_scale
 from text2lora.arithmetic import describe, numbers
+from text2lora.base import base_source
 from text2lora.configuration import Text2LoraConfig
 from text2lora.digest import config_values, digest
 from text2lora.encoder import TextEncoder, check_description
 from text2lora.errors import CheckpointError, InvalidDescriptionError
 from text2lora.hub import (
-    BASES,
     CARD_NAME,
     CHECKPOINTS,
     checkpoint_card,
@@ -364,7 +364,7 @@ class Text2LoraModel(PreTrainedModel):
     def _base_path(self) -> str:
         if not self.config.base_model_name_or_path:
             raise CheckpointError("this checkpoint names no base model: pass base_model=")
-        return resolve_name(self.config.base_model_name_or_path, BASES)
+        return base_source(self.config.base_model_name_or_path)
 
     def _base_source(self) -> dict[str, Any]:
         """Where base model and tokenizer come from: both from the one commit that the config's revision is now."""

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from text2lora import base as bases
 from text2lora import hub
 from text2lora.cli.common import (
     Adapter,
@@ -73,8 +74,8 @@ def load_base(lora: LoraAdapter, base: str | None, device: str) -> tuple[PreTrai
     from text2lora.processor import widen
 
     name, revision = base or lora.spec.base_model_name_or_path, None if base else lora.spec.revision
-    tokenizer = hub.load_base(AutoTokenizer, name, revision)
-    model = hub.load_base(AutoModelForCausalLM, name, revision, device_map=parse_device(device))
+    tokenizer = bases.load_base(AutoTokenizer, name, revision)
+    model = bases.load_base(AutoModelForCausalLM, name, revision, device_map=parse_device(device))
     return widen(model).eval(), tokenizer
 
 

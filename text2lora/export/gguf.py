@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from text2lora.base import load_base
 from text2lora.configuration import empty_model
 from text2lora.errors import CheckpointError, MissingExtraError, OutputError
-from text2lora.hub import atomic_file, is_local, load_base, public_name, write_atomically
+from text2lora.hub import atomic_file, is_local, public_name, write_atomically
 from text2lora.live import PREFIX, check_modules
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from text2lora.base import base_source, load_base
 from text2lora.errors import CheckpointError, OutputError
-from text2lora.hub import BASES, CARD_NAME, atomic_folder, fetch_files, load_base, merged_card, resolve_name
+from text2lora.hub import CARD_NAME, atomic_folder, fetch_files, merged_card
 from text2lora.live import PREFIX, check_modules
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def export_merged(
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(folder)
         with contextlib.suppress(CheckpointError):  # most bases have none
-            found = fetch_files(resolve_name(str(name), BASES), [SENTENCEPIECE], revision=revision)
+            found = fetch_files(base_source(str(name)), [SENTENCEPIECE], revision=revision)
             shutil.copyfile(found[SENTENCEPIECE], folder / SENTENCEPIECE)
         spec = dataclasses.replace(adapter.spec, base_model_name_or_path=name)
         (folder / CARD_NAME).write_text(merged_card(spec, adapter.metadata), encoding="utf-8")

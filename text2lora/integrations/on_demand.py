@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from text2lora.base import base_source
 from text2lora.errors import InvalidDescriptionError, LimitError, ServingError
-from text2lora.hub import BASES, resolve_name
 
 if TYPE_CHECKING:
     import torch
@@ -180,7 +180,7 @@ class AdaptersOnDemand:
         return self._model.generate_lora(text).to(self._dtype)
 
     def _check_base(self, served: str, wanted: str | None) -> None:
-        expected = self.settings.base or resolve_name(wanted or "", BASES)
+        expected = self.settings.base or base_source(wanted or "")
         if os.path.realpath(served) != os.path.realpath(expected):  # of Hub ids the same as comparing them
             raise ServingError(
                 f"the checkpoint {self.settings.checkpoint!r} makes adapters for {wanted!r}, but the model that is "

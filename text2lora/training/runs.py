@@ -13,9 +13,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.adapter import LoraAdapter
+from text2lora.base import base_source
 from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import MissingExtraError, TrainingError
-from text2lora.hub import BASES, resolve_name, slug
+from text2lora.hub import slug
 from text2lora.modeling import Text2LoraModel, to_adapters
 from text2lora.training.data import Example, Probe
 from text2lora.training.engine import EngineConfig
@@ -148,7 +149,7 @@ def load_base(spec: BaseSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
         TrainingError: it cannot be loaded.
         MissingExtraError: bitsandbytes is not installed.
     """
-    name = resolve_name(spec.name, BASES)
+    name = base_source(spec.name)
     where: dict[str, Any] = {"trust_remote_code": False} | ({"revision": spec.revision} if spec.revision else {})
     options: dict[str, Any] = {"dtype": spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype)}
     if spec.attention:
@@ -374,7 +375,7 @@ def run_recon(recipe: ReconRecipe, target: Path, report: Report, resume: bool, f
     def make_config(first: LoraAdapter) -> Text2LoraConfig:
         name = recipe.base or first.spec.base_model_name_or_path or ""
         try:
-            base = AutoConfig.from_pretrained(resolve_name(name, BASES), trust_remote_code=False)
+            base = AutoConfig.from_pretrained(base_source(name), trust_remote_code=False)
         except (OSError, ValueError) as error:
             reason = str(error).strip().split("\n")[0]
             raise TrainingError(f"the config of the base {name!r} cannot be loaded ({reason}): set `base`") from error

