@@ -7,11 +7,14 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything of Hugging Face is imported
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
@@ -30,6 +33,46 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<user>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<answer>{% endif %}"
 )
 SHARED = Path(__file__).parents[1].parent / "shared"
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell turns off for what runs in the background
+settings.register_profile(
+    "ours", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("ours")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--must-run", action="append", default=[], help="tests below this path may not be skipped")
+
+
+def reports(config: pytest.Config, outcome: str) -> list[pytest.TestReport]:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return reporter.stats.get(outcome, []) if reporter else []
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if missing(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def missing(config: pytest.Config) -> list[str]:
+    """The paths of `--must-run` with tests that were skipped, or with none at all."""
+    if hasattr(config, "workerinput"):  # one of xdist's processes, which sees a part only
+        return []
+    ran, skipped = ([report.nodeid for report in reports(config, outcome)] for outcome in ("passed", "skipped"))
+    paths: list[str] = config.getoption("--must-run")
+    return [p for p in paths if any(n.startswith(p) for n in skipped) or not any(n.startswith(p) for n in ran)]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say in one line why tests were skipped."""
+    skipped = reports(config, "skipped")
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped if report.longrepr)
+    if reasons:
+        terminalreporter.write_line("Skipped: " + "; ".join(f"{n} ({why})" for why, n in reasons.most_common()))
+    for path in missing(config):
+        terminalreporter.write_line(f"Not allowed here: tests of {path} were skipped, or there are none", red=True)
 
 
 @pytest.fixture(autouse=True)

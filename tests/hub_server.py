@@ -424,7 +424,7 @@ class HubClient:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         assert self._process.stdin
         self._process.stdin.close()
-        self._process.wait(30)
+        self._process.wait(600)
         self.output += (self.home / "stderr").read_text()
 
 

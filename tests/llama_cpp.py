@@ -100,7 +100,7 @@ class LlamaServer:
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self.count = len(adapters)
         self.server = xllamacpp.Server(params)
-        self.client = httpx2.Client(base_url=self.server.listening_address, trust_env=False)
+        self.client = httpx2.Client(base_url=self.server.listening_address, trust_env=False, timeout=600)
 
     def answer(
         self, ids: list[int], adapter: int | None = None, scale: float = 1.0, max_new_tokens: int = 48

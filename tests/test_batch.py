@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import randomise
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertModel
 
@@ -181,7 +181,6 @@ def test_json_lines_may_hold_any_text(tmp_path: Path) -> None:
     assert read_descriptions(tmp_path / "a.jsonl") == texts
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(), unique=True), st.integers(1, 9))
 def test_every_description_falls_to_one_shard(numbers: list[int], count: int) -> None:
     texts = [f"task {number}" for number in numbers]

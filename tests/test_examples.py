@@ -49,7 +49,9 @@ def test_adapter_map_shows_other_descriptions(tmp_path: Path, monkeypatch: pytes
 
 def run(nbclient, notebook, folder: Path) -> str:
     """What the cells show; a cell that raises raises here."""
-    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=3600, startup_timeout=600, resources={"metadata": {"path": str(folder)}}
+    ).execute()
     return str([cell.outputs for cell in code_cells(notebook)])
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from peft import PeftConfig
 from test_adapter import logits, lora_layers, make_adapter
 
 from text2lora import LoraAdapter, Text2LoraError, Text2LoraModel
 
-few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=40)
 characters = st.characters(codec=None) | st.characters(categories=["Cs", "Cc", "Cf", "Zs", "So"])
 
 

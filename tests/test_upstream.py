@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config
@@ -273,7 +273,7 @@ def test_a_missing_file_is_named(write: Callable[..., Path], name: str) -> None:
         Text2LoraModel.from_pretrained(folder)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_one_flipped_bit_is_noticed_or_harmless(write: Callable[..., Path], place: float, bit: int) -> None:
     """Tensor bytes are under a checksum; a flip elsewhere in the archive may leave every tensor as it was."""

@@ -162,7 +162,7 @@ def test_typed_at_a_real_terminal(tmp_path: Path, leave: str) -> None:
         tmp_path / "city"
     )
     command = ["-m", "text2lora", "chat", str(tmp_path / "city")]
-    child = pexpect.spawn(sys.executable, command, dimensions=(30, 90), encoding="utf-8", timeout=60)
+    child = pexpect.spawn(sys.executable, command, dimensions=(30, 90), encoding="utf-8", timeout=600)
     child.expect("each line stands alone")
     child.expect("\n> ")
     child.sendline("order A12: 2 x tent for Ada Berg, ship to Oslo, total $80.00, 2024-05-01")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import shlex
 import subprocess
 import sys
@@ -25,17 +24,23 @@ from text2lora.cli.common import size, suggest
 from text2lora.hub import load_snippet, slug
 
 
-def test_help_imports_no_torch() -> None:
+def test_help_imports_nothing_but_what_draws_it() -> None:
+    """So that it is there at once: torch alone takes seconds."""
     code = (
-        "import sys; sys.argv = ['t2l', '--help']\n"
+        "import sys; before = set(sys.modules); sys.argv = ['t2l', '--help']\n"
         "from text2lora.cli import main\n"
         "try: main()\n"
         "except SystemExit as stop: assert not stop.code\n"
-        "print('IMPORTED', sorted({'torch', 'transformers', 'peft', 'huggingface_hub'} & set(sys.modules)))"
+        "print('IMPORTED', *{name.partition('.')[0] for name in set(sys.modules) - before})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "IMPORTED []" in done.stdout
-    assert all(command in done.stdout for command in ("make", "run", "info", "convert", "train", "eval"))
+    help_text, _, imported = done.stdout.partition("IMPORTED ")
+    light = (
+        "typer annotated_doc shellingham click rich attr pygments markdown_it mdurl typing_extensions yaml safetensors"
+    )
+    others = set(imported.split()) - sys.stdlib_module_names - set(light.split())
+    assert {name for name in others if not name.startswith("_")} == {"text2lora"}
+    assert all(command in help_text for command in ("make", "run", "info", "convert", "train", "eval"))
 
 
 def test_version(t2l_command) -> None:
@@ -49,17 +54,6 @@ def commands(command=None, names=()):
     yield names, command
     for name, inner in getattr(command, "commands", {}).items():
         yield from commands(inner, (*names, name))
-
-
-def test_help_takes_less_than_a_third_of_a_second() -> None:
-    def seconds(*args: str) -> float:
-        begin = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, *args], capture_output=True, check=True)
-        end = resource.getrusage(resource.RUSAGE_CHILDREN)  # of the processor: other tests run beside this one
-        return end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime
-
-    pairs = (seconds("-m", "text2lora", "--help") - seconds("-c", "pass") for _ in range(10))
-    assert any(difference < 0.3 for difference in pairs)  # once is enough where the machine is busy
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_cache_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 def test_login_is_told_without_the_token(tmp_path: Path) -> None:
     code = """
         from text2lora.cli.doctor import ask_hub
-        result = ask_hub(5)
+        result = ask_hub(600)
     """
     with HubServer() as hub, HubClient(hub.url, tmp_path) as client:
         assert client(code)["status"] == "not logged in"

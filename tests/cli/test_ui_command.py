@@ -49,10 +49,10 @@ def test_it_shows_the_page_until_it_is_interrupted():
     try:
         assert process.stdout
         line = process.stdout.readline()
-        assert line.startswith("Open http://127.0.0.1:"), line + process.communicate(timeout=30)[1]
-        assert "text2lora" in httpx2.get(line.split()[1], trust_env=False).text
+        assert line.startswith("Open http://127.0.0.1:"), line + process.communicate(timeout=600)[1]
+        assert "text2lora" in httpx2.get(line.split()[1], trust_env=False, timeout=600).text
     finally:
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
     assert process.returncode == 130
     assert out + err == ""

@@ -18,7 +18,10 @@ from text2lora.evaluation.tasks import BENCHMARKS, Example, own_task
 
 
 class Server(ThreadingHTTPServer):
-    """Says the last word that it was sent; the model `upper` in capitals. `faults` are statuses to answer first."""
+    """Says the last word that it was sent; the model `upper` in capitals.
+
+    `faults` are statuses to answer first; `pairs` keeps each request until there is another one.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -26,6 +29,7 @@ class Server(ThreadingHTTPServer):
         self.faults: list[int] = []
         self.bodies: list[dict] = []
         self.keys: set[str | None] = set()
+        self.pairs: threading.Barrier | None = None
         self.running = self.most = 0
 
     @property
@@ -59,7 +63,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.keys.add(self.headers["Authorization"])
         self.server.running += 1
         self.server.most = max(self.server.most, self.server.running)
-        time.sleep(0.02)
+        if self.server.pairs:
+            self.server.pairs.wait(60)
         self.server.running -= 1
         word = [turn for turn in body["messages"] if turn["role"] == "user"][-1]["content"].split()[-1]
         text = word.upper() if body["model"] == "upper" else word
@@ -82,6 +87,7 @@ def examples(count: int) -> list[Example]:
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
 def test_conditions_ask_for_their_models(server: Server, suffix: str) -> None:
     data = TaskData(own_task("mine"), examples(6), [])
+    server.pairs = threading.Barrier(2)
     backend = ServerBackend(server.url + suffix, "base", ["upper"], concurrency=4)
     figures = summarise(evaluate_tasks(backend, [data], make_conditions(["upper"], "Shout.", shots=0)))
     assert {f.condition: f.accuracy.mean for f in figures} == {"base": 0, "base + description": 0, "upper": 1}

@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -137,27 +136,26 @@ def test_too_many_are_refused(resolver) -> None:
 @here
 def test_the_event_loop_goes_on_while_adapters_are_made(resolver, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
+    turns = threading.Semaphore(0)
 
     def slow(text: str, base: str):
         made.append(threading.current_thread().name)
-        time.sleep(0.3)
+        assert turns.acquire(timeout=60), "the event loop stands still"
         return lend(text, base)
 
     lend = resolver.adapters.lend
     monkeypatch.setattr(resolver.adapters, "lend", slow)
     resolve(resolver, "t2l:city")  # loads
 
-    async def run() -> float:
+    async def run() -> None:
         tasks = [asyncio.create_task(resolver.resolve_lora(BASE, f"t2l:city{' ' * n}")) for n in range(3)]
-        longest = 0.0
-        while not all(task.done() for task in tasks):
-            begin = time.perf_counter()
+        while not made:
             await asyncio.sleep(0.01)
-            longest = max(longest, time.perf_counter() - begin)
-        assert len({task.result().lora_path for task in tasks}) == 1
-        return longest
+        for _ in tasks:  # no adapter is made before the loop says so
+            turns.release()
+        assert len({request.lora_path for request in await asyncio.gather(*tasks)}) == 1
 
-    assert asyncio.run(run()) < 0.25
+    asyncio.run(run())
     assert threading.current_thread().name not in made
 
 

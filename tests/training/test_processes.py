@@ -27,7 +27,7 @@ def train(checkpoint_dir: Path, base_dir: Path, tmp_path_factory: pytest.TempPat
             env=os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=1200,
         )
         assert (done.returncode == 0) == (code == 0), done.stderr[-3000:]
         return folder

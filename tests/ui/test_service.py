@@ -129,7 +129,7 @@ def test_a_visitor_who_leaves_frees_the_model(chatty):
     waiting = chatty.chat(chatty.make(["the city"])[0].adapter, (), "hello")
     answers.close()
     assert last(waiting).adapted
-    assert chatty._lock.acquire(timeout=10)
+    assert chatty._lock.acquire(timeout=600)
     chatty._lock.release()
 
 

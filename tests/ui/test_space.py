@@ -34,4 +34,4 @@ def test_the_app_shows_the_page():
 
     space = runpy.run_path(str(SPACE / "app.py"), run_name="space")
     with space["running"](space["Service"](space["MODELS"], space["DEVICE"])) as url:
-        assert "text2lora" in httpx2.get(url, trust_env=False).text
+        assert "text2lora" in httpx2.get(url, trust_env=False, timeout=600).text
