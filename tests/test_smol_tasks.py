@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from text2lora.training.tasks import read_tasks
 
@@ -47,6 +48,7 @@ def write_data(folder: Path) -> None:
         "nobody_described_this": labelled(["x", "y"], 20, rng),
     }
     row = {"family": "classification", "definitions": [""]}
+    write_wordings([name for name in [*tasks, "capitalize"] if "nobody" not in name], folder / "wordings")
     write([{"name": name, "examples": rows, **row} for name, rows in tasks.items()], folder / "real_tasks.jsonl.gz")
     pairs = [{"prompt": word, "response": word.upper()} for word in words]
     vectors = {"name": "capitalize", "group": "abstractive", "train": pairs[:150], "test": pairs[150:]}
@@ -56,9 +58,32 @@ def write_data(folder: Path) -> None:
     write([{"name": name, "examples": sorting, **row} for name in names], folder / "bigbench_tasks.jsonl.gz")
 
 
+def write_wordings(names: list[str], folder: Path) -> None:
+    files = {
+        "given": [{"name": name, "descriptions": [f"Do {name}, way {i}." for i in range(12)]} for name in names],
+        "held_out/given": [{"name": name, "descriptions": [f"Go for {name} {i}." for i in range(4)]} for name in names],
+        "bigbench": [
+            {"name": "bb_word_sorting", "descriptions": ["Sort."]},
+            {"name": "bb_navigate", "descriptions": ["Walk."]},
+        ],
+    }
+    (folder / "held_out").mkdir(parents=True)
+    for name, rows in files.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
 def prepare(data: Path, output: Path, seed: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(PREPARE), "--data", str(data), "--output", str(output)],
+        [
+            sys.executable,
+            str(PREPARE),
+            "--data",
+            str(data),
+            "--output",
+            str(output),
+            "--wordings",
+            str(data / "wordings"),
+        ],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONHASHSEED": seed},
@@ -113,6 +138,25 @@ def test_what_is_scored_was_not_trained_on(rows: dict) -> None:
         assert len({text for texts in wordings for text in texts}) == sum(map(len, wordings)), name
 
 
+def test_held_out_wordings_are_those_of_the_other_writer(rows: dict) -> None:
+    assert rows["dev_seen"]["snips_intent"]["descriptions"] == ["Go for snips_intent 0.", "Go for snips_intent 1."]
+    assert rows["test_seen"]["snips_intent"]["descriptions"] == ["Go for snips_intent 2.", "Go for snips_intent 3."]
+    formed = [row for name, row in rows["test_seen"].items() if name.startswith("snips_intent_in_")]
+    assert all("go for" in text.lower() for row in formed for text in row["descriptions"])
+
+
+def test_all_named_tasks_are_described() -> None:
+    wordings = PREPARE.parent / "wordings"
+    rows = [json.loads(line) for path in wordings.glob("*.jsonl") for line in path.open(encoding="utf-8")]
+    described = {row["name"] for row in rows}
+    sides = yaml.safe_load((PREPARE.parent / "splits.yaml").read_text(encoding="utf-8"))
+    assert set(sides["dev"] + sides["test"]) <= described
+    assert not set(sides["dev"]) & set(sides["test"])
+    labels = yaml.safe_load((wordings / "labels.yaml").read_text(encoding="utf-8"))
+    assert set(labels) <= described
+    assert all(len(phrases) == 3 for row in labels.values() for phrases in [row["input"], *row["labels"].values()])
+
+
 def test_made_tasks_have_many_wordings(rows: dict) -> None:
     made = [row for name, row in rows["train"].items() if name.startswith(("is_", "choice_", "operation_", "tone_"))]
     assert made
@@ -123,6 +167,8 @@ def test_unseen_tasks_are_not_trained_on(rows: dict) -> None:
     for side, held_out in SIDES.items():
         assert held_out in rows[f"{side}_unseen"]
         assert not any(held_out in name for name in rows["train"])
+    assert "bb_word_sorting" in rows["dev_unseen"]
+    assert "bb_navigate" in rows["test_unseen"]
     assert not rows["dev_unseen"].keys() & rows["test_unseen"].keys()
     assert not any("bb_" in name for name in rows["train"])
     trained = {prompt for row in rows["train"].values() for prompt in inputs(row, "examples") | inputs(row)}
@@ -166,7 +212,7 @@ def test_choice_has_the_words_of_its_descriptions(rows: dict, given: dict) -> No
 def test_operations_are_exact(rows: dict) -> None:
     expected = {
         "operation_word_2": lambda text: text.split()[1],
-        "operation_drop_last_2_words": lambda text: " ".join(text.split()[:-2]),
+        "operation_drop_last_3_words": lambda text: " ".join(text.split()[:-3]),
         "operation_my_becomes_our": lambda text: " ".join("our" if w == "my" else w for w in text.split()),
         "operation_without_first_letter": lambda text: text[1:],
         "operation_contains_a": lambda text: "yes" if "a" in text.split() else "no",

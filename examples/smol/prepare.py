@@ -88,12 +88,12 @@ def split_pairs(pairs: Sequence[Pair], labelled: bool) -> dict[str, list[Pair]]:
     return found
 
 
-def read_given(data: Path, report: Any = print) -> tuple[dict[str, Task], dict[str, list[Task]]]:
+def read_given(data: Path, folder: Path, report: Any = print) -> tuple[dict[str, Task], dict[str, list[Task]]]:
     """The tasks for training, by name, and the unseen ones for `dev` and `test`."""
     rows = read_pairs(data / "real_tasks.jsonl.gz") | read_pairs(data / "function_vectors.jsonl.gz")
-    files = [file for file in sorted((HERE / "wordings").glob("*.jsonl")) if file.name != "bigbench.jsonl"]
+    files = [file for file in sorted(folder.glob("*.jsonl")) if file.name != "bigbench.jsonl"]
     wordings = read_wordings(*files, HERE.parent / "function-vectors/descriptions.jsonl")
-    held_out = read_wordings(HERE / "wordings/held_out")
+    held_out = read_wordings(folder / "held_out")
     sides = yaml.safe_load((HERE / "splits.yaml").read_text(encoding="utf-8"))
     given: dict[str, Task] = {}
     unseen: dict[str, list[Task]] = {"dev": [], "test": []}
@@ -110,7 +110,7 @@ def read_given(data: Path, report: Any = print) -> tuple[dict[str, Task], dict[s
             unseen[side].append(task)
         elif len(task.pairs["train"]) >= 8:
             given[name] = task
-    described = read_wordings(HERE / "wordings/bigbench.jsonl")
+    described = read_wordings(folder / "bigbench.jsonl")
     missing = 0
     for name, row in sorted(read_pairs(data / "bigbench_tasks.jsonl.gz").items()):
         if name not in described or len(row["pairs"]) < 16:
@@ -185,9 +185,11 @@ def summary(tasks: Mapping[str, Sequence[Task]]) -> str:
     return "\n".join(lines)
 
 
-def prepare(data: Path, output: Path, seed: int = 0, report: Any = print) -> dict[str, list[Task]]:
+def prepare(
+    data: Path, output: Path, wordings: Path = HERE / "wordings", seed: int = 0, report: Any = print
+) -> dict[str, list[Task]]:
     """Write the files; the tasks by split (`train`, and the unseen ones of `dev` and `test`)."""
-    given, unseen = read_given(data, report)
+    given, unseen = read_given(data, wordings, report)
     maker = Maker(given, seed)
     varied = [
         replace(task, wordings=maker.voices.vary(task.wordings, maker.rng(f"voices {name}"), WORDINGS))
@@ -208,11 +210,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="the folder of the data files")
     parser.add_argument("--output", type=Path, default=Path("runs/smol"))
+    parser.add_argument(
+        "--wordings", type=Path, default=HERE / "wordings",
+        help="JSON lines files of descriptions by task; those in `held_out` are for evaluation alone",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if not (options.data / "real_tasks.jsonl.gz").exists():
         parser.error(f"{options.data} has no real_tasks.jsonl.gz: give the folder of the data files as --data")
-    print(summary(prepare(options.data, options.output, options.seed)))
+    print(summary(prepare(options.data, options.output, options.wordings, options.seed)))
 
 
 if __name__ == "__main__":
