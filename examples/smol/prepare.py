@@ -202,6 +202,8 @@ def prepare(
         write_rows((seen_row(task, side) for task in train), output / f"{side}_seen.jsonl")
         write_rows(map(unseen_row, unseen[side]), output / f"{side}_unseen.jsonl")
     found = {"train": train, **unseen}
+    families = {task.name: task.family for tasks in found.values() for task in tasks}
+    (output / "families.json").write_text(json.dumps(families, indent=1) + "\n", encoding="utf-8")
     (output / "summary.txt").write_text(summary(found) + "\n", encoding="utf-8")
     return found
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from text2lora.cli import app
 from text2lora.errors import EvaluationError, MissingExtraError, OutputError
 from text2lora.evaluation.metrics import Estimate
-from text2lora.nano.evaluate import Row
+from text2lora.evaluation.table import Row
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/evaluate.md"
 

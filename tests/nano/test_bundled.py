@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import text2lora
 from text2lora import LoraAdapter, Text2LoraModel
+from text2lora.evaluation.table import as_markdown, write_results
 from text2lora.inference import generate_answers
-from text2lora.nano.evaluate import NanoEvaluation, as_markdown, write_results
+from text2lora.nano.evaluate import NanoEvaluation
 from text2lora.nano.source import evaluation_examples, read_split
 from text2lora.nano.tasks import TASKS
 
@@ -97,7 +98,7 @@ def test_one_pass_over_the_gold_answer_judges_as_generation_does(t2l, base, toke
     row = run.with_descriptions("x", [(task, description)])
     examples = evaluation_examples(TASKS[task], 8, 5000)
     answers = generate_answers(t2l.generate_adapter(description, base), tokenizer, [x for x, _ in examples])
-    assert row.details[0][2] == sum(a == y for a, (_, y) in zip(answers, examples, strict=True)) / 8
+    assert row.details[0].exact_match == sum(a == y for a, (_, y) in zip(answers, examples, strict=True)) / 8
 
 
 def test_results_are_written_as_markdown_json_csv_and_a_picture(t2l, base, tokenizer, tmp_path):

@@ -212,8 +212,9 @@ def _evaluate_nano(split: str, records: int, checkpoint: str, output: Path | Non
         raise typer.BadParameter(f"{split!r} is not 'dev' or 'test'", param_hint="--split")
     quiet()
     from text2lora.evaluation.charts import require_matplotlib
+    from text2lora.evaluation.table import as_markdown, write_results
     from text2lora.modeling import Text2LoraModel
-    from text2lora.nano.evaluate import as_markdown, evaluate_nano, write_results
+    from text2lora.nano.evaluate import evaluate_nano
 
     if output:
         require_matplotlib()

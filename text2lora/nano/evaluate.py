@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from text2lora.evaluation.charts import draw_bars, new_figure
-from text2lora.evaluation.metrics import Estimate, bootstrap
-from text2lora.hub import BASES, atomic_folder
+from text2lora.evaluation.table import Row, make_row
+from text2lora.hub import BASES
 from text2lora.hypernetwork import LoraWeights
 from text2lora.modeling import Text2LoraModel
 from text2lora.nano.pretrain import shots_document
@@ -32,15 +28,6 @@ from text2lora.training.sft import match_examples
 
 FIRST_SEED = 5000
 """Records from here on; the validation during training took those from 0 on."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table: its name, its figure, and exact match by task and description."""
-
-    name: str
-    estimate: Estimate
-    details: list[tuple[str, str, float]]
 
 
 class NanoEvaluation:
@@ -105,11 +92,8 @@ class NanoEvaluation:
         return evaluation_examples(TASKS[task], self.records, FIRST_SEED)
 
     def _row(self, name: str, pairs: Sequence[tuple[str, str]], scores: Sequence[torch.Tensor]) -> Row:
-        by_task: dict[str, list[torch.Tensor]] = {}
-        for (task, _), score in zip(pairs, scores, strict=True):
-            by_task.setdefault(task, []).append(score)
-        estimate = bootstrap([torch.cat(group) for group in by_task.values()])
-        return Row(name, estimate, [(t, d, s.double().mean().item()) for (t, d), s in zip(pairs, scores, strict=True)])
+        groups = [TASKS[task].group for task, _ in pairs]
+        return make_row(name, [(g, t, d, m) for g, (t, d), m in zip(groups, pairs, scores, strict=True)])
 
 
 def evaluate_nano(
@@ -167,7 +151,7 @@ def evaluate_nano(
         [(task, junk[i % len(junk)]) for i, task in enumerate(names["seen"])],
     )
     add(run.with_descriptions, "free-form descriptions", read_split(f"{split}_freeform"))
-    right = sum(share == 1 for _, _, share in rows[-1].details)
+    right = sum(detail.exact_match == 1 for detail in rows[-1].details)
     note = f"free-form descriptions ({right} of {len(rows[-1].details)} right on every record)"
     return [*rows[:-1], dataclasses.replace(rows[-1], name=note)]
 
@@ -179,35 +163,3 @@ def _read_loras(model: Text2LoraModel, name: str) -> tuple[LoraTable, list[str]]
     table = LoraTable(model.config, len(next(iter(state.values()))))
     table.load_state_dict(state)
     return table.eval(), tasks
-
-
-def as_markdown(rows: Sequence[Row]) -> str:
-    """The table in Markdown: exact match with its 95 % interval over tasks."""
-    lines = ["| | exact match | 95 % interval | tasks | samples |", "|---|---|---|---|---|"]
-    for row in rows:
-        e = row.estimate
-        lines.append(f"| {row.name} | {e.mean:.3f} | {e.low:.3f} to {e.high:.3f} | {e.tasks} | {e.samples:,} |")
-    return "\n".join(lines)
-
-
-def plot_rows(rows: Sequence[Row], path: Path) -> None:
-    """The table as a picture: a bar for each row, as PNG."""
-    ours = [row.name.startswith(("text2lora", "free-form")) for row in rows]
-    figure, (ax,) = new_figure(9, 0.32 * len(rows) + 1)
-    draw_bars(ax, [row.name for row in rows], [row.estimate for row in rows], ours)
-    ax.set_xlabel("exact match, with 95 % intervals over tasks")
-    ax.set_xlim(0, 1)
-    figure.savefig(path)
-
-
-def write_results(rows: Sequence[Row], folder: Path) -> None:
-    """Write `table.md`, `results.json`, `tasks.csv` (a line per task and description) and the picture `table.png`."""
-    with atomic_folder(folder) as temporary:
-        (temporary / "table.md").write_text(as_markdown(rows) + "\n", encoding="utf-8")
-        results = {row.name: row.estimate._asdict() for row in rows}
-        (temporary / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        with (temporary / "tasks.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["row", "group", "task", "description", "exact_match"])
-            writer.writerows((row.name, TASKS[d[0]].group, *d) for row in rows for d in row.details)
-        plot_rows(rows, temporary / "table.png")

@@ -1,0 +1,191 @@
+"""The table of smol: exact match on examples that no training saw, beside all that the adapters are compared with.
+
+    python examples/smol/table.py --data runs/smol --checkpoint smol --multitask runs/multitask/multitask
+
+All figures are exact match of greedy answers, the end of the answer included. A task counts once, whatever the number
+of its wordings; intervals resample tasks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from text2lora import LoraAdapter, Text2LoraModel
+from text2lora.base import load_base
+from text2lora.evaluation.table import Row, as_markdown, make_row, write_results
+from text2lora.hypernetwork import LoraWeights
+from text2lora.training.data import Example
+from text2lora.training.injection import LoraInjector
+from text2lora.training.runs import set_offset
+from text2lora.training.sft import JUNK, score_examples
+from text2lora.training.tasks import Task, read_tasks
+
+Case = tuple[Task, str]
+"""A task and one of its descriptions."""
+
+
+class Table:
+    """Scores descriptions and their rivals on the same examples.
+
+    Args:
+        model: the checkpoint; its base is loaded.
+        families: of the tasks, by name.
+        examples: per task.
+    """
+
+    def __init__(self, model: Text2LoraModel, families: dict[str, str], examples: int):
+        self.model, self.families, self.examples = model, families, examples
+        name = model.config.base_model_name_or_path
+        self.base = load_base(AutoModelForCausalLM, name).eval()
+        self.tokenizer = load_base(AutoTokenizer, name)
+        self.injector = LoraInjector(self.base, model.config)
+
+    def row(
+        self,
+        name: str,
+        cases: Sequence[Case],
+        texts: Sequence[str] | None = None,
+        prompt: Callable[[Task, str, str], str | list[dict[str, str]]] | None = None,
+        weights: Callable[[torch.Tensor], LoraWeights] | None = None,
+    ) -> Row:
+        """A line of the table.
+
+        Args:
+            name: of the line.
+            cases: the tasks to score, and their descriptions.
+            texts: descriptions to make the adapters from; None for the base alone, unless `weights` are given.
+            prompt: what to write in place of the input, from task, description and input.
+            weights: gives the LoRAs in place of the checkpoint.
+        """
+
+        def example(task: Task, text: str, pair: Example) -> Example:
+            return (prompt(task, text, str(pair[0])) if prompt else pair[0]), pair[1]
+
+        groups = [
+            [example(task, text, pair.without_definition()) for pair in task.held_out_examples[: self.examples]]
+            for task, text in cases
+        ]
+        task_emb = None
+        if texts is not None:
+            task_emb = self.model.encoder.encode(list(texts))
+        elif weights is not None:
+            task_emb = torch.zeros(len(cases), self.model.config.task_emb_size)
+        adapters = (weights or self.model) if task_emb is not None else None
+        order = sorted(range(len(cases)), key=lambda i: max(len(str(p)) for p, _ in groups[i]))  # little padding
+        scores = score_examples(
+            adapters,
+            self.injector,
+            self.base,
+            self.tokenizer,
+            None if task_emb is None else task_emb[order],
+            [groups[i] for i in order],
+            batch_size=4,
+            pack=True,
+        )
+        matches = [score.matches for _, score in sorted(zip(order, scores, strict=True), key=lambda pair: pair[0])]
+        named = [(self.families.get(task.name, ""), task.name, text) for task, text in cases]
+        return make_row(name, [(*place, found) for place, found in zip(named, matches, strict=True)])
+
+    def fixed(self, folder: Path) -> Callable[[torch.Tensor], LoraWeights]:
+        """One LoRA for whatever is asked."""
+        plain = Text2LoraModel(self.model.config).eval()  # a fresh hypernetwork adds nothing to its offset
+        set_offset(plain, LoraAdapter.from_pretrained(folder))
+        return plain
+
+
+def with_description(task: Task, text: str, given: str) -> str:
+    return f"{text}\n\n{given}"
+
+
+def with_demonstrations(task: Task, text: str, given: str) -> list[dict[str, str]]:
+    """Four examples of the task as earlier turns of the chat."""
+    turns: list[dict[str, str]] = []
+    for prompt, response in (example.without_definition() for example in task.examples[:4]):
+        turns += [{"role": "user", "content": str(prompt)}, {"role": "assistant", "content": response}]
+    return [*turns, {"role": "user", "content": given}]
+
+
+def read_cases(path: Path, tasks: int, wordings: int, examples: int) -> list[Case]:
+    """Some tasks of a file, drawn at random but always the same, with some of their wordings each."""
+    rng = random.Random("table")
+    usable = [task for task in read_tasks(path) if len(task.held_out_examples) >= examples and len(task.examples) >= 4]
+    chosen = usable if len(usable) <= tasks else sorted(rng.sample(usable, tasks), key=lambda task: task.name)
+    return [(task, text) for task in chosen for text in task.descriptions[:wordings]]
+
+
+def others(cases: Sequence[Case]) -> list[str]:
+    """For each case the description of another task, half the list away."""
+    shift = len(cases) // 2 + 1
+    return [cases[(i + shift) % len(cases)][1] for i in range(len(cases))]
+
+
+def make_table(table: Table, cases: dict[str, list[Case]], multitask: Path | None, oracles: Path | None) -> list[Row]:
+    """All lines; those of one LoRA for all tasks and of a LoRA per task only where such adapters are given."""
+    rows: list[Row] = []
+
+    def add(row: Row) -> None:
+        rows.append(row)
+        print(as_markdown([row]).splitlines()[-1], flush=True)
+
+    for kind, found in cases.items():
+        first = list({task.name: (task, text) for task, text in reversed(found)}.values())[::-1]
+        add(table.row(f"base, {kind} tasks", first))
+        add(table.row(f"base, description in the prompt, {kind} tasks", found, prompt=with_description))
+        add(table.row(f"base, 4 demonstrations, {kind} tasks", first, prompt=with_demonstrations))
+        if multitask:
+            add(table.row(f"one LoRA for all tasks, {kind} tasks", first, weights=table.fixed(multitask)))
+        add(table.row(f"text2lora, {kind} tasks, unseen wording", found, [text for _, text in found]))
+        add(table.row(f"another task's description, {kind} tasks", found, others(found)))
+        add(table.row(f"junk as description, {kind} tasks", first, [JUNK[i % len(JUNK)] for i in range(len(first))]))
+        trained = [case for case in found if oracles and (oracles / case[0].name / "adapter_config.json").is_file()]
+        if oracles and trained:
+            own = list({task.name: (task, "") for task, _ in trained}.values())
+            parts = [table.row("", [case], weights=table.fixed(oracles / case[0].name)) for case in own]
+            add(Row(f"a LoRA trained per task, {len(own)} {kind} tasks", *_joined(parts)))
+            texts = [text for _, text in trained]
+            add(table.row(f"text2lora on those {len(own)} {kind} tasks, unseen wording", trained, texts))
+    return rows
+
+
+def _joined(parts: Sequence[Row]) -> tuple:
+    details = [detail for part in parts for detail in part.details]
+    scores = [(d.group, d.task, d.description, torch.tensor([d.exact_match])) for d in details]
+    row = make_row("", scores)
+    return row.estimate._replace(samples=sum(part.estimate.samples for part in parts)), details
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, default=Path("runs/smol"), help="the folder that prepare.py wrote")
+    parser.add_argument("--checkpoint", default="smol")
+    parser.add_argument("--split", choices=["dev", "test"], default="dev")
+    parser.add_argument("--multitask", type=Path, help="the folder of one LoRA for all tasks")
+    parser.add_argument("--oracles", type=Path, help="a folder with LoRAs named after tasks")
+    parser.add_argument("--tasks", type=int, default=60, help="tasks of each kind at most")
+    parser.add_argument("--wordings", type=int, default=2, help="descriptions per task at most")
+    parser.add_argument("--examples", type=int, default=8, help="examples per task")
+    parser.add_argument("--output", type=Path, help="a folder for table.md, results.json, tasks.csv and table.png")
+    options = parser.parse_args()
+    families = json.loads((options.data / "families.json").read_text(encoding="utf-8"))
+    table = Table(Text2LoraModel.from_pretrained(options.checkpoint), families, options.examples)
+    cases = {
+        kind: read_cases(
+            options.data / f"{options.split}_{kind}.jsonl", options.tasks, options.wordings, options.examples
+        )
+        for kind in ("seen", "unseen")
+    }
+    rows = make_table(table, cases, options.multitask, options.oracles)
+    if options.output:
+        write_results(rows, options.output)
+    print(as_markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
