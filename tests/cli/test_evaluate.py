@@ -15,6 +15,7 @@ from text2lora.cli import app
 from text2lora.errors import EvaluationError, MissingExtraError, OutputError
 from text2lora.evaluation.metrics import Estimate
 from text2lora.evaluation.table import Row
+from text2lora.installation import install_command
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/evaluate.md"
 
@@ -82,7 +83,7 @@ def test_missing_extra_is_named(tasks: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(__import__("sys").modules, "lm_eval.tasks", None)
     result = t2l("eval", "-m", "nano", "-t", "lm_eval:sciq")
     assert isinstance(result.exception, MissingExtraError)
-    assert "pip install 'text2lora[eval]'" in str(result.exception)
+    assert install_command("eval") in str(result.exception)
 
 
 def test_table_of_nano_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

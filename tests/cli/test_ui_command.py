@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from text2lora.cli import app
 from text2lora.errors import CheckpointError, MissingExtraError
+from text2lora.installation import install_command
 
 
 @pytest.mark.parametrize("public", [["--share"], ["--host", "0.0.0.0"]])
@@ -25,7 +26,7 @@ def test_without_gradio_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     result = CliRunner().invoke(app, ["ui"])
     assert isinstance(result.exception, MissingExtraError)
-    assert "pip install 'text2lora[ui]'" in str(result.exception)
+    assert install_command("ui") in str(result.exception)
 
 
 def test_a_checkpoint_that_is_not_there_stops_it_at_the_start():

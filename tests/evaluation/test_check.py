@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from text2lora.evaluation.check import (
     prepare_tasks,
 )
 from text2lora.evaluation.metrics import pearson, percentile_interval, resample, roc_auc, spearman
+from text2lora.installation import install_command
 from text2lora.standing import mean_over_tokens
 from text2lora.training.tasks import read_tasks
 
@@ -141,7 +143,7 @@ def test_pictures_are_drawn_without_a_display(make_model, base, tokenizer, tmp_p
 
 def test_missing_matplotlib_is_said_in_one_line(monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'text2lora\[train\]'"):
+    with pytest.raises(MissingExtraError, match=re.escape(install_command("train"))):
         require_matplotlib()
 
 

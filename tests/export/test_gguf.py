@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from text2lora import CheckpointError, LoraAdapter, LoraSpec, MissingExtraError,
 from text2lora.configuration import empty_model
 from text2lora.export import export_gguf, write_modelfile
 from text2lora.export.gguf import permute_heads
+from text2lora.installation import install_command
 
 gguf = pytest.importorskip("gguf")
 
@@ -188,7 +190,7 @@ def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
         return find(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without_gguf)
-    with pytest.raises(MissingExtraError, match=r"pip install 'text2lora\[export\]'"):
+    with pytest.raises(MissingExtraError, match=re.escape(install_command("export"))):
         export_gguf(LoraAdapter({}, LoraSpec(2, 2.0, ())), tmp_path / "a.gguf")
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from text2lora.cli.common import AsJson, err, quiet, say, show, size, suggest
 from text2lora.hub import BASES, CHECKPOINTS, library_version
+from text2lora.installation import install_command
 
 CORE = ("torch", "transformers", "peft", "huggingface_hub")
 FOR_DEVELOPERS = ("dev", "docs")
@@ -195,12 +196,12 @@ def _show(report: dict[str, Any]) -> None:
     for name, missing in report["extras"].items():
         row(
             f"extra {name}",
-            f"missing {', '.join(missing)}: pip install 'text2lora[{name}]'" if missing else "installed",
+            f"missing {', '.join(missing)}: {install_command(name)}" if missing else "installed",
             not missing,
         )
     show(table)
     if report["broken"]:
-        say("[bold red]Broken[/]: install the library again, pip install --force-reinstall text2lora")
+        say(f"[bold red]Broken[/]: install the library again, {escape(install_command('', '--force-reinstall'))}")
         return
     if not report["hub"]["user"]:
         say("[dim]Pushing and gated bases need a login: hf auth login. Everything with nano works without.[/]")

@@ -9,6 +9,7 @@ import typer
 
 from text2lora.cli.common import Device, err, out, parse_device, quiet
 from text2lora.errors import MissingExtraError
+from text2lora.installation import install_command
 
 LIMITS = "Limits of each visitor"
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -47,7 +48,7 @@ def ui(
     try:
         import gradio  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError("the web app needs Gradio: pip install 'text2lora[ui]'") from error
+        raise MissingExtraError(f"the web app needs Gradio: {install_command('ui')}") from error
     from text2lora.ui.app import running
     from text2lora.ui.service import Limits, Service
 

@@ -10,6 +10,7 @@ from typing import Any
 from text2lora.errors import MissingExtraError
 from text2lora.evaluation.check import CONDITIONS, ConditioningReport
 from text2lora.evaluation.metrics import Estimate
+from text2lora.installation import install_command
 
 OURS, OTHERS = "#2a6f97", "#b0b7bd"
 
@@ -21,7 +22,7 @@ def require_matplotlib() -> None:
         MissingExtraError: matplotlib is not installed.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("pictures need matplotlib: pip install 'text2lora[train]'")
+        raise MissingExtraError(f"pictures need matplotlib: {install_command('train')}")
 
 
 def new_figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:

