@@ -63,6 +63,16 @@ def test_normalised_vectors_have_length_sqrt_d(encoder_dir: Path, pooling: str) 
     torch.testing.assert_close(torch.cosine_similarity(raw, made, -1), torch.ones(made.shape[:-1]))
 
 
+def test_each_layer_can_be_scaled_by_itself(encoder_dir: Path) -> None:
+    options = {"pooling": "mean", "layers": [0, -1]}
+    raw = make_encoder(encoder_dir, normalize=False, **options).encode(TEXTS)
+    whole = make_encoder(encoder_dir, **options).encode(TEXTS)
+    apart = make_encoder(encoder_dir, normalize_layers=True, **options).encode(TEXTS)
+    torch.testing.assert_close(whole.norm(dim=-1), torch.full((len(TEXTS),), math.sqrt(48)))
+    for made, given in zip(apart.chunk(2, -1), raw.chunk(2, -1), strict=True):
+        torch.testing.assert_close(made, given / given.norm(dim=-1, keepdim=True) * math.sqrt(24))
+
+
 def test_instruction_is_put_around_the_description(encoder_dir: Path) -> None:
     asked = make_encoder(encoder_dir, instruction="the case. {description}!").encode(["a {city}"])
     torch.testing.assert_close(asked, make_encoder(encoder_dir).encode(["the case. a {city}!"]))

@@ -25,6 +25,7 @@ class Text2LoraConfig(PreTrainedConfig):
         encoder_revision: its commit, branch or tag.
         encoder_pooling: how token states become one vector; `none` keeps the states of all tokens.
         encoder_normalize: L2-normalise the vector and multiply it by sqrt(d), so that its entries are near one.
+        encoder_normalize_layers: do so for the part of each of the `encoder_layers` by itself.
         encoder_layers: hidden states to read, as in `output_hidden_states`; several are concatenated.
         encoder_max_length: in tokens; longer descriptions are cut.
         encoder_full_stop: end a description whose last character is a letter with a full stop.
@@ -62,6 +63,7 @@ class Text2LoraConfig(PreTrainedConfig):
     encoder_revision: str | None = None
     encoder_pooling: Literal["mean", "cls", "last", "none"] = "mean"
     encoder_normalize: bool = True
+    encoder_normalize_layers: bool = False
     encoder_layers: list[int] = field(default_factory=lambda: [-1])
     encoder_max_length: int = 512
     encoder_full_stop: bool = False
@@ -112,6 +114,11 @@ class Text2LoraConfig(PreTrainedConfig):
                 f"task_encoder={self.task_encoder!r} does not go with encoder_pooling={self.encoder_pooling!r}: "
                 "'tokens' reads all token states ('none'), the others one vector ('mean', 'cls' or 'last')"
             )
+
+    @property
+    def encoder_parts(self) -> int:
+        """Parts of a task embedding that are scaled by themselves."""
+        return len(self.encoder_layers) if self.encoder_normalize_layers else 1
 
     @property
     def lora_scaling(self) -> float:

@@ -57,7 +57,8 @@ class TextEncoder:
         tokenizer: its tokenizer.
         pooling: `mean`, `cls` (first token), `last` (last token) or `none` (all token states).
         normalize: scale each vector to length sqrt(d). With `none`, each token's states to length sqrt(d).
-        layers: hidden states to read; several are concatenated, each scaled by itself.
+        normalize_layers: scale each layer's part of the vector by itself.
+        layers: hidden states to read; several are concatenated.
         max_length: in tokens; longer texts are cut, with a warning.
         instruction: template with `{description}`, or None.
         full_stop: end a description whose last character is a letter with a full stop.
@@ -70,6 +71,7 @@ class TextEncoder:
         tokenizer: PreTrainedTokenizerBase,
         pooling: str = "mean",
         normalize: bool = True,
+        normalize_layers: bool = False,
         layers: Sequence[int] = (-1,),
         max_length: int = 512,
         instruction: str | None = None,
@@ -79,6 +81,7 @@ class TextEncoder:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.pooling, self.normalize, self.layers = pooling, normalize, list(layers)
+        self.normalize_layers = normalize_layers
         self.max_length = min(max_length, _positions(model))
         self.instruction, self.full_stop = instruction, full_stop
         self.name = name or model.config.name_or_path
@@ -89,6 +92,7 @@ class TextEncoder:
     def digest(self) -> str:
         """Of what decides the embeddings of a text, wherever the encoder lies: weights, tokenizer and pooling."""
         settings = [self.pooling, self.normalize, self.layers, self.max_length, self.instruction, self.full_stop]
+        settings += [self.normalize_layers]
         with _TOKENIZING:
             values = [settings, config_values(self.model.config), tokenizer_values(self.tokenizer)]
         return digest(values, self.model.state_dict())
@@ -145,6 +149,7 @@ class TextEncoder:
             tokenizer,
             config.encoder_pooling,
             config.encoder_normalize,
+            config.encoder_normalize_layers,
             config.encoder_layers,
             config.encoder_max_length,
             config.encoder_instruction,
@@ -212,11 +217,13 @@ class TextEncoder:
         return list(self._scale(pooled))
 
     def _scale(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Each layer's part of vectors [..., layers * d] at length sqrt(d)."""
-        if not self.normalize:
-            return vectors
-        parts = vectors.unflatten(-1, (len(self.layers), -1))  # [..., layers, d]
-        return (F.normalize(parts, dim=-1) * math.sqrt(parts.shape[-1])).flatten(-2)
+        return rescale(vectors, len(self.layers) if self.normalize_layers else 1) if self.normalize else vectors
+
+
+def rescale(vectors: torch.Tensor, parts: int = 1) -> torch.Tensor:
+    """Vectors [..., parts * d] with each of their equal parts at length sqrt(d), so that entries are near one."""
+    split = vectors.unflatten(-1, (parts, -1))  # [..., parts, d]
+    return (F.normalize(split, dim=-1) * math.sqrt(split.shape[-1])).flatten(-2)
 
 
 class OneHotEncoder(TextEncoder):

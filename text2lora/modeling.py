@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
-import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
@@ -24,7 +23,7 @@ from text2lora.arithmetic import describe, numbers
 from text2lora.base import base_source
 from text2lora.configuration import Text2LoraConfig
 from text2lora.digest import config_values, digest
-from text2lora.encoder import TextEncoder, check_description
+from text2lora.encoder import TextEncoder, check_description, rescale
 from text2lora.errors import CheckpointError, InvalidDescriptionError
 from text2lora.hub import (
     CARD_NAME,
@@ -476,7 +475,7 @@ class Text2LoraModel(PreTrainedModel):
         else:
             mean = shares @ task_emb
             if self.config.encoder_normalize:
-                mean = F.normalize(mean, dim=-1) * len(mean) ** 0.5
+                mean = rescale(mean, self.config.encoder_parts)
             made = self.hypernet(mean[None].to(self.dtype))
         return self._adapters(made, [describe(checked, shares.tolist())], scale)[0]
 

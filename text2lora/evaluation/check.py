@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.arithmetic import cosine_matrix
+from text2lora.encoder import rescale
 from text2lora.errors import TrainingError
 from text2lora.evaluation.metrics import Estimate, pearson, percentile_interval, resample, spearman
 from text2lora.hypernetwork import LoraWeights
@@ -299,7 +300,7 @@ def _average_adapter(model: Text2LoraModel, task_emb: torch.Tensor) -> LoraWeigh
         return model.hypernet.decode(codes.mean(0, keepdim=True))
     mean = task_emb.mean(0, keepdim=True)
     if model.config.encoder_normalize:
-        mean = F.normalize(mean, dim=-1) * mean.shape[-1] ** 0.5
+        mean = rescale(mean, model.config.encoder_parts)
     return model(mean)
 
 
