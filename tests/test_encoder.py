@@ -69,8 +69,8 @@ def test_each_layer_can_be_scaled_by_itself(encoder_dir: Path) -> None:
     whole = make_encoder(encoder_dir, **options).encode(TEXTS)
     apart = make_encoder(encoder_dir, normalize_layers=True, **options).encode(TEXTS)
     torch.testing.assert_close(whole.norm(dim=-1), torch.full((len(TEXTS),), math.sqrt(48)))
-    for made, given in zip(apart.chunk(2, -1), raw.chunk(2, -1), strict=True):
-        torch.testing.assert_close(made, given / given.norm(dim=-1, keepdim=True) * math.sqrt(24))
+    for made, plain in zip(apart.chunk(2, -1), raw.chunk(2, -1), strict=True):
+        torch.testing.assert_close(made, plain / plain.norm(dim=-1, keepdim=True) * math.sqrt(24))
 
 
 def test_instruction_is_put_around_the_description(encoder_dir: Path) -> None:
