@@ -38,6 +38,7 @@ LAYERS = [
     "training",
     "evaluation",
     "nano",
+    "samples",
     "recipes",
     "ui",
     "cli",

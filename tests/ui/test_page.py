@@ -17,10 +17,10 @@ sync_api = pytest.importorskip("playwright.sync_api")
 from peft import PeftModel  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
-from text2lora import base_model_path  # noqa: E402
+from text2lora import base_model_path, samples  # noqa: E402
 from text2lora.inference import generate_answers  # noqa: E402
 from text2lora.nano import sample_record  # noqa: E402
-from text2lora.ui import app, samples  # noqa: E402
+from text2lora.ui import app  # noqa: E402
 from text2lora.ui.service import Engine, Limits, Service  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -17,9 +17,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from text2lora.cli.adapters import answer_table, load_base
-from text2lora.cli.common import Adapter, AsJson, Base, Device, err, out, quiet, sample_input, show, suggest
+from text2lora.cli.common import Adapter, AsJson, Base, Device, err, out, quiet, show, suggest
 from text2lora.errors import CheckpointError, InvalidDescriptionError
-from text2lora.hub import BASES
+from text2lora.samples import BY_BASE
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -54,7 +54,8 @@ def chat(
     with err.status("loading the base model"):
         model, tokenizer = load_base(lora, base, device)
         pair = Pair(lora, lora.scaled(scale).apply_to(model), tokenizer, scale, max_new_tokens)
-    pair.remembers = not fresh and (base or lora.spec.base_model_name_or_path) not in BASES and keeps_turns(tokenizer)
+    known = BY_BASE.get(base or lora.spec.base_model_name_or_path or "")
+    pair.remembers = not fresh and not (known and known.single) and keeps_turns(tokenizer)
     live = out.is_terminal and not as_json
     if live:
         _greet(pair)
@@ -209,8 +210,8 @@ def _greet(pair: Pair) -> None:
         out.print(f"[bold green]Adapter[/] {escape(description)}", highlight=False)
     turns = "each line stands alone" if not pair.remembers else "a line is read after those before it"
     out.print(f"[dim]{HELP}; {turns}[/]", highlight=False)
-    if (base := pair.lora.spec.base_model_name_or_path) in BASES:
-        out.print(f"[dim]nano reads records, like: {escape(sample_input(base))}[/]", highlight=False)
+    if known := BY_BASE.get(pair.lora.spec.base_model_name_or_path or ""):
+        out.print(f"[dim]{escape(known.reads)} For example: {escape(known.inputs[0])}[/]", highlight=False)
 
 
 def _obey(pair: Pair, line: str) -> None:

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from text2lora.hub import BASES, CHECKPOINTS, MARKERS, PACKAGE
+from text2lora.hub import CHECKPOINTS, MARKERS, PACKAGE
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
@@ -141,8 +141,6 @@ def size(num_bytes: int) -> str:
 
 def sample_input(base: str | None) -> str:
     """An input that the base understands."""
-    if base in BASES:
-        from text2lora.nano import sample_record
+    from text2lora.samples import BY_BASE
 
-        return sample_record("order", 7)[0]
-    return "your input"
+    return BY_BASE[base].inputs[-1] if base in BY_BASE else "your input"

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from text2lora.cli.check import load_tasks
 from text2lora.cli.common import AsJson, Device, Model, err, parse_device, quiet, say, show, suggest
-from text2lora.hub import BASES
 
 if TYPE_CHECKING:
     from text2lora.evaluation.compare import Comparison
@@ -41,16 +40,15 @@ def compare(
     quiet()
     from text2lora.evaluation.compare import compare_descriptions
     from text2lora.modeling import Text2LoraModel
+    from text2lora.samples import BY_BASE
 
     with err.status("loading") as status:
         t2l = Text2LoraModel.from_pretrained(model, subfolder=subfolder or "", device_map=parse_device(device))
         name = t2l.config.base_model_name_or_path
         chosen = load_tasks(tasks, name, examples) if tasks else []
         prompts = prompt or []
-        if not prompts and name in BASES:
-            from text2lora.nano import sample_record
-
-            prompts = [sample_record(kind, 7)[0] for kind in ("order", "invoice")]
+        if not prompts and name in BY_BASE:
+            prompts = BY_BASE[name].inputs[:2]
         base, tokenizer = t2l.load_base_model(), t2l.base_tokenizer
         status.update("answering")
         found = compare_descriptions(t2l, base, tokenizer, descriptions, prompts, chosen, max_new_tokens)

@@ -19,8 +19,8 @@ from text2lora.adapter import LoraAdapter
 from text2lora.errors import InvalidInputError, ServerError, Text2LoraError
 from text2lora.export import export_zip
 from text2lora.hub import slug
+from text2lora.samples import Samples
 from text2lora.ui import render
-from text2lora.ui.samples import Samples
 from text2lora.ui.service import Limits, Made, Service, Turn, snippet
 
 Updates = Iterator[dict[Any, Any]]

@@ -17,17 +17,17 @@ import torch
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from text2lora import samples
 from text2lora.adapter import LoraAdapter
 from text2lora.arithmetic import cosine_matrix
 from text2lora.errors import CheckpointError, HubError, InvalidDescriptionError, InvalidInputError
-from text2lora.hub import BASES, CHECKPOINTS
+from text2lora.hub import CHECKPOINTS
 from text2lora.hypernetwork import LoraWeights
 from text2lora.inference import as_turn, pad_left
 from text2lora.live import PREFIX
 from text2lora.modeling import Text2LoraModel
 from text2lora.standing import Standing
 from text2lora.training.injection import LoraInjector
-from text2lora.ui import samples
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,12 @@ class Engine:
         self.model, self.limits = model.eval(), limits
         self._base: PreTrainedModel = model.load_base_model().eval()
         self._tokenizer = model.base_tokenizer
-        # the bundled base has a template but has never read more than one record
-        is_bundled = model.config.base_model_name_or_path in BASES
-        self._remembers = bool(self._tokenizer.chat_template) and not is_bundled
+        known = samples.BY_BASE.get(model.config.base_model_name_or_path or "")
+        self._remembers = bool(self._tokenizer.chat_template) and not (known and known.single)
         context = getattr(self._base.config.get_text_config(), "max_position_embeddings", None)
         self._new_tokens = min(limits.new_tokens, context // 2) if context else limits.new_tokens
         self._room = context - self._new_tokens if context else None
-        self.samples = samples.NANO if is_bundled else samples.for_any_text(self._room, self._remembers)
+        self.samples = known or samples.for_any_text(self._room, self._remembers)
         self._injector = LoraInjector(self._base, model.config)
         self._lock = threading.Lock()
         model.encoder  # noqa: B018 - loaded now rather than for the first visitor

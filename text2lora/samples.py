@@ -1,4 +1,4 @@
-"""What the page offers to click for a checkpoint, and what it says about the inputs that the base model can read."""
+"""What to ask of a checkpoint and its base: sample descriptions and inputs, and what inputs the base can read."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from text2lora.nano import KINDS, sample_record
 
 @dataclass(frozen=True)
 class Samples:
-    """Descriptions and inputs to click.
+    """What fits a base model.
 
     Attributes:
         descriptions: texts that ask for different things.
         inputs: texts that the base model can read.
         reads: what an input may be, in a sentence.
+        single: whether adapters were trained on single inputs, so that earlier turns of a chat only confuse them.
     """
 
     descriptions: list[str]
     inputs: list[str]
     reads: str
+    single: bool = False
 
 
 NANO = Samples(
@@ -33,7 +35,26 @@ NANO = Samples(
     [sample_record("order", seed)[0] for seed in (1, 3, 7)],
     f"nano reads one line like the examples: an {', '.join(KINDS[:-1])} or {KINDS[-1]} record. It cannot read other "
     "text.",
+    single=True,
 )
+SMOL = Samples(
+    [
+        "Is this review happy or angry? One word.",
+        "Which city is mentioned? Just the name, in capital letters.",
+        "Is the customer asking about a card or about a transfer? Say card or transfer.",
+        "Write the last word of the sentence in square brackets.",
+        "Say yes if the message is about travel and no otherwise.",
+    ],
+    [
+        "We waited an hour for a table and the soup was cold when it came.",
+        "Will it rain in Lisbon on Sunday morning?",
+        "My bank card was swallowed by the machine at the station.",
+    ],
+    "This model reads one short English text, up to about fifty words, and answers in a few words.",
+    single=True,
+)
+BY_BASE = {"nano": NANO, "HuggingFaceTB/SmolLM2-135M-Instruct": SMOL}
+"""By the name of the base model, for the bases of the bundled checkpoints."""
 
 
 def for_any_text(room: int | None, remembers: bool) -> Samples:
