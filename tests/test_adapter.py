@@ -366,7 +366,9 @@ def test_what_a_dtype_cannot_hold_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_save_killed_at_a_random_time_leaves_the_old_adapter_or_the_new(tmp_path: Path) -> None:
+def test_a_save_killed_at_a_random_time_leaves_the_old_adapter_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     adapters = [make_adapter(seed) for seed in range(2)]
     key = next(iter(adapters[0].weights))
     folder = adapters[0].save_pretrained(tmp_path / "adapter")
@@ -380,3 +382,6 @@ def test_a_save_killed_at_a_random_time_leaves_the_old_adapter_or_the_new(tmp_pa
         found = LoraAdapter.from_pretrained(folder)
         assert {p.name for p in folder.iterdir()} == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
         assert any(torch.equal(found.weights[key], adapter.weights[key]) for adapter in adapters)
+    monkeypatch.setattr("text2lora.hub._swept", None)  # as in a new process
+    adapters[0].save_pretrained(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]

@@ -6,7 +6,9 @@ import itertools
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx2
@@ -15,6 +17,8 @@ from huggingface_hub import ModelCard, errors
 
 from text2lora import CheckpointError, HubError, LoraSpec, OutputError, library_version
 from text2lora.hub import (
+    ABANDONED,
+    _host,
     _patiently,
     _swap,
     adapter_card,
@@ -316,6 +320,58 @@ def test_where_folders_cannot_be_swapped_the_old_one_is_replaced_too(tmp_path: P
     with atomic_folder(tmp_path / "there") as folder:
         (folder / "new").touch()
     assert [p.name for p in tmp_path.rglob("*")] == ["there", "new"]
+
+
+def leave(write: Callable[[Path], AbstractContextManager[Path]], target: Path) -> Path:
+    """What a process leaves that is killed while it writes."""
+    before = set(target.parent.iterdir())
+    if not (pid := os.fork()):
+        with write(target) as temporary:
+            if temporary.is_dir():
+                (temporary / "half").touch()
+            os._exit(9)
+    os.waitpid(pid, 0)
+    (left,) = set(target.parent.iterdir()) - before
+    return left
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_killed_processes_left_is_swept_by_the_next_save_beside_it(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / ".mine-t2l-notes").touch()
+    (tmp_path / "old").touch()
+    with atomic_file(tmp_path / "now"):  # the processes below do not sweep, so soon after
+        pass
+    for _ in range(3):
+        leave(atomic_folder, tmp_path / "one")
+        leave(atomic_file, tmp_path / "two\nlines")
+    assert len(list(tmp_path.iterdir())) == 9
+    for write in (atomic_folder, atomic_file):
+        monkeypatch.setattr("text2lora.hub._swept", None)  # as in a new process
+        with write(tmp_path / write.__name__) as mine, atomic_folder(tmp_path / "other"):
+            monkeypatch.setattr("text2lora.hub._swept", None)
+            with atomic_file(tmp_path / "third"):
+                assert mine.exists()  # of a process that is running
+    names = [".mine-t2l-notes", "atomic_file", "atomic_folder", "now", "old", "other", "third"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_another_host_writes_stays_until_nothing_has_changed_for_a_week(tmp_path: Path, monkeypatch) -> None:
+    left = leave(atomic_folder, tmp_path / "one")
+    theirs = left.rename(left.with_name(left.name.replace(_host(), "0123abcd")))
+    long_ago = time.time() - ABANDONED - 3600
+
+    def swept() -> bool:
+        monkeypatch.setattr("text2lora.hub._swept", None)
+        with atomic_file(tmp_path / "file"):
+            pass
+        return not theirs.exists()
+
+    assert not swept()
+    os.utime(theirs, (long_ago, long_ago))
+    assert not swept()  # what is in it is new
+    os.utime(theirs / "half", (long_ago, long_ago))
+    assert swept()
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:

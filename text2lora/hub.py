@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import difflib
+import functools
 import hashlib
 import json
 import os
 import re
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -69,8 +71,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
     A process killed at any point leaves a new target absent or complete. One that existed is as it was or complete
     where the system can swap two folders in one step (Linux and macOS, on their own file systems); elsewhere there is
-    an instant at which it is absent, and the old folder lies beside it. What was left of a killed process is a hidden
-    sibling, which may be deleted.
+    an instant at which it is absent, and the old folder lies beside it, hidden. What else a killed process left is
+    removed by the next save into the same parent, see `temporary_prefix`.
 
     Raises:
         OutputError: the parent cannot be written, or the target is the working directory.
@@ -80,7 +82,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         if place == Path.cwd():
             raise OutputError(f"{target} is the working directory, which cannot be replaced: choose another folder")
         place.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{place.name[:48]}-", dir=place.parent))
+        folder = Path(tempfile.mkdtemp(prefix=temporary_prefix(place), dir=place.parent))
     except OutputError:
         raise
     except (OSError, ValueError) as error:  # the latter from characters that no path has
@@ -107,6 +109,61 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         raise OutputError(f"{target} cannot be written ({reason}): choose another folder") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # after a swap, what was there before
+
+
+ABANDONED = 7 * 24 * 3600
+"""Seconds without a change after which what another host was writing is nobody's any more."""
+_swept: tuple[Path, float] | None = None
+
+
+def temporary_prefix(target: Path) -> str:
+    """How the name of a temporary sibling of a file or folder begins: it says whose the sibling is.
+
+    Siblings that killed processes left in the same parent are removed first: those of this host whose process is gone,
+    and those of other hosts, which may share the parent, in which nothing has changed for a week.
+    """
+    global _swept
+    if _swept is None or _swept[0] != target.parent or time.monotonic() - _swept[1] > 10:  # not at each of thousands
+        _swept = target.parent, time.monotonic()
+        for path in target.parent.glob(".*-t2l-*"):
+            if _is_abandoned(path):
+                shutil.rmtree(path, ignore_errors=True)
+                with contextlib.suppress(OSError):  # another process was quicker, or another user's in /tmp
+                    path.unlink()
+    return f".{target.name[:48]}-t2l-{_host()}-{os.getpid()}-"
+
+
+def _is_abandoned(path: Path) -> bool:
+    found = re.fullmatch(r"\..*-t2l-([0-9a-f]{8})-(\d+)-[a-z0-9_]{8}", path.name, re.S)
+    if not found:
+        return False
+    if found[1] == _host():
+        return not _is_running(int(found[2]))
+    with contextlib.suppress(OSError):  # it is being written, or another process removes it
+        changed = max(each.lstat().st_mtime for each in (path, *path.rglob("*")))
+        return time.time() - changed > ABANDONED
+    return False
+
+
+@functools.cache
+def _host() -> str:
+    """Where a process number means the same process: on this machine since it started, in this container."""
+    known = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # of Linux
+        known += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256(" ".join(known).encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def _is_running(process: int) -> bool:
+    if sys.platform == "win32":  # where asking would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's
+        return True
+    return True
 
 
 def check_output(target: Path, names: Iterable[str]) -> None:
@@ -142,7 +199,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
         if target.exists() and not target.is_file():  # a folder, or a device, which must not be replaced
             raise OutputError(f"{target} is not a file: choose another name")
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:48]}-", dir=target.parent)
+        descriptor, name = tempfile.mkstemp(prefix=temporary_prefix(target), dir=target.parent)
         os.close(descriptor)
     except OutputError:
         raise

@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from text2lora.encoder import TextEncoder
-from text2lora.errors import CheckpointError, OutputError
+from text2lora.errors import CheckpointError
+from text2lora.hub import atomic_file
 
 FILE_NAME = "standing.safetensors"
 RANK = 64
@@ -135,15 +136,10 @@ class DescriptionStatistics:
             OutputError: the folder cannot be written.
         """
         path = Path(folder, FILE_NAME)
-        temporary = path.with_name(f".{FILE_NAME}")
         tensors = {"basis": self.basis.half(), "centroids": self.centroids.half(), "quantiles": self.quantiles.float()}
         metadata = {"tasks": json.dumps(self.names, ensure_ascii=False)}
-        content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
-        try:
-            temporary.write_bytes(content)  # not save_file, whose files are private
-            os.replace(temporary, path)
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written ({error.strerror or error})") from error
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
         return path
 
     @classmethod

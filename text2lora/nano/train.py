@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import TrainingError
-from text2lora.hub import BASES, CHECKPOINTS, atomic_folder
+from text2lora.hub import BASES, CHECKPOINTS, atomic_file, atomic_folder
 from text2lora.modeling import Text2LoraModel
 from text2lora.nano.corpus import TaskSampler, sample_example
 from text2lora.nano.pretrain import BaseConfig, pretrain_base
@@ -145,9 +145,9 @@ def run_baselines(recipe: BaselinesRecipe, target: Path, report: Report, resume:
         report(f"{run}: {len(draws)} LoRAs")
         table = train_loras(base, tokenizer, config, draws, recipe.fit, target / run, report, resume)
         tensors = {key: value.detach().to(torch.bfloat16) for key, value in table.state_dict().items()}
-        save_file(
-            tensors, target / f"{run}.safetensors", metadata={"tasks": json.dumps(names if run == "oracles" else [])}
-        )
+        metadata = {"tasks": json.dumps(names if run == "oracles" else [])}
+        with atomic_file(target / f"{run}.safetensors") as temporary:  # which a resumed run takes for done
+            save_file(tensors, temporary, metadata)
 
 
 def _parts(run: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from text2lora.digest import digest
 from text2lora.encoder import TextEncoder
+from text2lora.hub import atomic_file
 from text2lora.standing import DescriptionStatistics, choose_descriptions, mean_over_tokens, summarise
 
 Prompt = str | list[dict[str, str]]
@@ -74,7 +75,8 @@ class DescriptionBank:
             self._lengths = torch.tensor([len(row) for row in rows])
             self._states = torch.cat(rows)  # [all tokens, d]
             if cache:
-                save_file({"states": self._states, "lengths": self._lengths}, cache, metadata={"key": key})
+                with atomic_file(cache) as temporary:
+                    save_file({"states": self._states, "lengths": self._lengths}, temporary, metadata={"key": key})
         self._starts = self._lengths.cumsum(0) - self._lengths
         self._pooled = encoder.pooling != "none"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +15,8 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
-from text2lora.errors import TrainingError
+from text2lora.errors import OutputError, TrainingError
+from text2lora.hub import atomic_file, temporary_prefix
 
 FOLDER = "state"
 
@@ -107,16 +109,14 @@ def save_checkpoint(output_dir: Path, model: PreTrainedModel, **options: Any) ->
     Raises:
         TrainingError: it cannot be written; earlier files stay.
     """
-    temporary = output_dir / ".checkpoint"
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-        model.save_pretrained(temporary, **options)
-        for path in sorted(temporary.iterdir()):
-            os.replace(path, output_dir / path.name)
+        prefix = temporary_prefix(output_dir / "checkpoint")
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=output_dir) as temporary:
+            model.save_pretrained(temporary, **options)
+            for path in sorted(Path(temporary).iterdir()):
+                os.replace(path, output_dir / path.name)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise _cannot_write(output_dir, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_states(output_dir: Path) -> None:
@@ -138,16 +138,14 @@ def _restore(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
 
 
 def _write(content: object, path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, temporary)
-        os.replace(temporary, path)
+        with atomic_file(path) as temporary:
+            torch.save(content, temporary)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        temporary.unlink(missing_ok=True)
         raise _cannot_write(path, error) from error
 
 
 def _cannot_write(path: Path, error: Exception) -> TrainingError:
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
+    cause = error.__cause__ or error if isinstance(error, OutputError) else error
+    reason = getattr(cause, "strerror", None) or " ".join(str(cause).split())[:120]
     return TrainingError(f"{path} cannot be written ({reason}): the last good state stays; make room")
