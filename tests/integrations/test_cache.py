@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ import torch
 
 from text2lora import LoraAdapter, LoraSpec, OutputError
 from text2lora.errors import LimitError
-from text2lora.integrations.cache import AdapterCache
+from text2lora.integrations.cache import AdapterCache, Lease
 
 SIZE = 4000
 """Of the weights of an adapter; their file has a header, too."""
@@ -61,17 +62,44 @@ def test_one_who_finds_nothing_does_not_wait_for_the_lease_of_who_was_quicker(ca
     lock, quicker = cache._lock, []
 
     def late(name: str, operation: int):
-        if name == "one" and operation & fcntl.LOCK_EX and not quicker:
+        if name == ".one" and operation & fcntl.LOCK_EX and not quicker:
             quicker.append(None)
             quicker[0] = cache.lend("one", adapter)  # between the look and the lock
         return lock(name, operation)
 
     monkeypatch.setattr(cache, "_lock", late)
-    lent: list[Path] = []
-    thread = threading.Thread(target=lambda: lent.append(cache.lend("one", adapter).folder), daemon=True)
+    assert within_time(lambda: cache.lend("one", adapter)).folder == quicker[0].folder
+
+
+def within_time(lend: Callable[[], Lease]) -> Lease:
+    """What a call returns that could wait for ever."""
+    lent: list[Lease] = []
+    thread = threading.Thread(target=lambda: lent.append(lend()), daemon=True)
     thread.start()
-    thread.join(20)
-    assert lent == [quicker[0].folder]
+    thread.join(60)
+    assert lent, "it waits"
+    return lent[0]
+
+
+@pytest.mark.parametrize("what", ["adapters/one", "adapters/one/adapter_model.safetensors", "adapters", "locks", ""])
+def test_what_was_removed_under_a_lease_is_made_again(cache: AdapterCache, what: str) -> None:
+    lease = cache.lend("one", adapter)
+    path = cache.adapters.parent / what
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = within_time(lambda: cache.lend("one", adapter))
+    assert again.folder == lease.folder
+    assert LoraAdapter.from_pretrained(again.folder).num_bytes == SIZE
+    within_time(lambda: cache.lend("two", adapter))
+
+
+def test_an_adapter_that_lost_its_weights_is_in_nobodys_way(cache: AdapterCache, use: Callable[..., None]) -> None:
+    use("a", "b", "c")
+    (cache.adapters / "b" / "adapter_model.safetensors").unlink()
+    (cache.adapters / "note.txt").touch()
+    use("d", "e")
+    assert names(cache) == {"b", "c", "d", "e", "note.txt"}  # what is left of b takes no room
+    use("b")
+    assert names(cache) == {"b", "d", "e", "note.txt"}
 
 
 def test_the_least_recently_used_gives_way(cache: AdapterCache, use: Callable[..., None]) -> None:
@@ -140,7 +168,9 @@ def test_a_failure_leaves_nothing_and_the_next_one_tries_again(cache: AdapterCac
     with pytest.raises(ValueError, match="no"):
         cache.lend("a", fail)
     assert names(cache) == set()
+    assert list(cache.locks.iterdir()) == []
     assert cache.lend("a", adapter).folder.is_dir()
+    assert {path.name for path in cache.locks.iterdir()} == {"a", ".room"}
 
 
 PROCESS = """

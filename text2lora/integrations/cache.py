@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,9 +36,11 @@ class Lease:
 class AdapterCache:
     """Adapters on disk by name; the least recently used give way to new ones, those in use never.
 
-    For each adapter there is a lock file. Whoever uses the adapter holds it shared; whoever makes or evicts it, alone.
-    So an adapter is made once, by whichever thread or process comes first. The system lets go of the locks of a process
-    that dies. A lock file's time is when its adapter was last taken or given back.
+    For each adapter there is a lock file. Whoever uses the adapter, or makes it for its own use, holds it shared;
+    whoever evicts it, alone. Who makes it holds a second one, alone, for as long as that takes: so an adapter is made
+    once, by whichever thread or process comes first, and made again, under its leases, where others removed it. The
+    system lets go of the locks of a process that dies. A lock file's time is when its adapter was last taken or given
+    back.
 
     Args:
         directory: gets `adapters` and `locks`.
@@ -50,11 +52,8 @@ class AdapterCache:
 
     def __init__(self, directory: Path, max_bytes: int):
         self.adapters, self.locks, self.max_bytes = directory / "adapters", directory / "locks", max_bytes
-        try:
-            self.adapters.mkdir(parents=True, exist_ok=True)
-            self.locks.mkdir(exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{directory} cannot be written ({error.strerror}): choose another folder") from error
+        with self._written():
+            pass
 
     def lend(self, name: str, make: Callable[[], LoraAdapter]) -> Lease:
         """The adapter of a name, made if it is not there; waits while another thread or process makes it.
@@ -68,20 +67,42 @@ class AdapterCache:
             OutputError: the folder cannot be written.
         """
         folder = self.adapters / name
+        with self._written():
+            lock = self._lock(name, fcntl.LOCK_SH)  # from here on no one evicts it
+            try:
+                if not _is_whole(folder):
+                    with self._alone(f".{name}"):
+                        if not _is_whole(folder):  # still, after another one may have made it
+                            self._write(folder, make())
+            except BaseException:
+                with lock, contextlib.suppress(OSError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if not folder.exists():  # or requests that are refused would fill the disk with lock files
+                        (self.locks / name).unlink()
+                raise
+            return Lease(folder, lock)
+
+    @contextlib.contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """Hold a lock whose file is there for as long as someone holds it or waits for it."""
+        with self._lock(name, fcntl.LOCK_EX):
+            try:
+                yield
+            finally:
+                (self.locks / name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """Both folders are there within the block, unless others remove them; what the system refuses is one error."""
         try:
-            while True:
-                lock = self._lock(name, fcntl.LOCK_SH)
-                if (folder / CONFIG_NAME).is_file():
-                    return Lease(folder, lock)
-                lock.close()
-                # Not waiting for the lock: who made it meanwhile may hold it as a lease, for as long as it likes.
-                with contextlib.suppress(BlockingIOError), self._lock(name, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                    if not (folder / CONFIG_NAME).is_file():
-                        self._write(folder, make())
+            self.adapters.mkdir(parents=True, exist_ok=True)
+            self.locks.mkdir(exist_ok=True)
+            yield
         except OSError as error:
             if isinstance(error, OutputError):
                 raise
-            raise OutputError(f"{self.locks} cannot be written ({error.strerror}): choose another folder") from error
+            directory = self.adapters.parent
+            raise OutputError(f"{directory} cannot be written ({error.strerror}): choose another folder") from error
 
     def _write(self, folder: Path, adapter: LoraAdapter) -> None:
         with self._lock(".room", fcntl.LOCK_EX):  # one at a time, so that the limit holds for all processes together
@@ -91,14 +112,14 @@ class AdapterCache:
     def _make_room(self, num_bytes: int) -> None:
         """Evict the least recently used adapters until a new one fits."""
         for path in self.adapters.glob(".*"):  # of a process that was killed here: the lock says that no other is
-            shutil.rmtree(path)
-        there = list(self.adapters.iterdir())
-        sizes = {path: (path / WEIGHTS_NAME).stat().st_size for path in there}
+            shutil.rmtree(path, ignore_errors=True)
+        sizes = {path: _size(path) for path in self.adapters.iterdir() if path.is_dir()}
         free = self.max_bytes - sum(sizes.values()) - num_bytes
-        for path in sorted(there, key=self._last_use) if free < 0 else ():
+        for path in sorted(sizes, key=self._last_use) if free < 0 else ():
             with contextlib.suppress(BlockingIOError), self._lock(path.name, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 gone = tempfile.mkdtemp(prefix=".", dir=self.adapters)
-                path.rename(gone)  # whole or not at all, like its coming
+                with contextlib.suppress(FileNotFoundError):  # others removed it
+                    path.rename(gone)  # whole or not at all, like its coming
                 shutil.rmtree(gone)
                 (self.locks / path.name).unlink()
                 free += sizes.pop(path)
@@ -133,3 +154,14 @@ class AdapterCache:
                 file.close()
                 raise
             file.close()
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether nobody removed an adapter, or a part of it, since it was made."""
+    return (folder / CONFIG_NAME).is_file() and (folder / WEIGHTS_NAME).is_file()
+
+
+def _size(folder: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):  # others removed it
+        return (folder / WEIGHTS_NAME).stat().st_size
+    return 0
