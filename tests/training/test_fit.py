@@ -13,6 +13,7 @@ from torch import nn
 
 from text2lora import TrainingError
 from text2lora.errors import TrainingInterrupted
+from text2lora.training import fit as fit_module
 from text2lora.training.fit import FitConfig, fit, summed
 from text2lora.training.optim import Muon, build_optimizers, orthogonalise, schedule, set_learning_rate
 
@@ -90,6 +91,29 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_spoils_the_weight
     with pytest.raises(TrainingError, match=r"the gradient's norm is (nan|inf) at step 2: .*last good state is"):
         fit(net, summed(losses), FitConfig(steps=4, save_every=1), tmp_path, report=lambda line: None)
     assert all(p.isfinite().all() for p in net.parameters())
+
+
+def test_a_run_of_given_minutes_ends_with_them_and_with_its_learning_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, clock, shares = Net(), [0.0], []
+    monkeypatch.setattr(fit_module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(
+        fit_module,
+        "set_learning_rate",
+        lambda optimizers, share: shares.append(share) or set_learning_rate(optimizers, share),
+    )
+
+    def losses(step: int) -> list[torch.Tensor]:
+        clock[0] += 6
+        return [net()]
+
+    config = FitConfig(steps=1000, minutes=1.0, warmup=0.1, eval_every=1000)
+    figures = fit(net, summed(losses), config, tmp_path, lambda: {"value": 1.0}, lambda line: None)
+    assert len(shares) == 11  # six seconds each: the last one begins when the minute is over
+    assert shares[2:] == sorted(shares[2:], reverse=True)
+    assert shares[-1] < 0.12
+    assert figures == {"value": 1.0}
 
 
 def test_schedule_rises_then_falls_to_nearly_zero() -> None:

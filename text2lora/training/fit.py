@@ -43,6 +43,8 @@ class FitConfig:
 
     Attributes:
         steps: optimiser steps.
+        minutes: longest time, validations included; 0 for no limit. The learning rate then decays with the time that is
+            used up, so that a run that ends early has ended as a shorter one would; such a run is not the same twice.
         lr: peak learning rate of Muon on matrices; 0 leaves everything to AdamW.
         adamw_lr: peak learning rate of AdamW on the rest.
         warmup: share of the steps with a rising learning rate; it decays linearly to zero after that.
@@ -56,6 +58,7 @@ class FitConfig:
     """
 
     steps: int = 1000
+    minutes: float = 0.0
     lr: float = 0.006
     adamw_lr: float = 0.003
     warmup: float = 0.03
@@ -68,7 +71,9 @@ class FitConfig:
     keep: int = 1
 
     def __post_init__(self) -> None:
-        check_least(self, steps=1, lr=0, adamw_lr=0, weight_decay=0, clip=0, log_every=1, eval_every=0, save_every=0)
+        check_least(
+            self, steps=1, minutes=0, lr=0, adamw_lr=0, weight_decay=0, clip=0, log_every=1, eval_every=0, save_every=0
+        )
         check_least(self, keep=1)
         check_shares(self, "warmup")
 
@@ -174,11 +179,13 @@ def fit(
                 with tqdm.external_write_mode():
                     report(line)
 
+        used = 0.0  # share of the minutes
         for step in range(run.step, config.steps):
             torch.manual_seed(config.seed * 2**32 + step)
             module.train()
-            set_learning_rate(optimizers, schedule(step, config.steps, config.warmup))
-            total, seen, stop = _over_processes(accelerator, *backward(step), interrupted())
+            set_learning_rate(optimizers, schedule(max(step, used * config.steps), config.steps, config.warmup))
+            spent = (time.monotonic() - begin) / 60 / config.minutes if config.minutes else 0.0
+            total, seen, stop, used = _over_processes(accelerator, *backward(step), interrupted(), spent)
             tokens += int(seen)
             norm = float(nn.utils.clip_grad_norm_(parameters, config.clip or math.inf))
             if not (math.isfinite(total) and math.isfinite(norm)):
@@ -191,7 +198,7 @@ def fit(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             done = step + 1
-            last = done == config.steps
+            last = done == config.steps or used >= 1
             speed = tokens / (time.monotonic() - here)
             bar.set_postfix_str(f"loss {running:.4f}, {speed:,.0f} tokens/s", refresh=False)
             bar.update()
@@ -202,6 +209,7 @@ def fit(
                 if bar.disable:
                     rate = f"  {speed:,.0f} tokens/s" if tokens else ""
                     left = seconds / done * (config.steps - done)
+                    left = min(left, 60 * config.minutes - seconds) if config.minutes else left
                     say(f"step {done}/{config.steps}  loss {running:.4f}{rate}  {left / 60:.0f} min left")
             if validate and (last or (config.eval_every and done % config.eval_every == 0)):
                 module.eval()
@@ -220,7 +228,9 @@ def fit(
                 if accelerator:
                     accelerator.wait_for_everyone()  # a launcher ends all processes when the first one ends
                 raise TrainingInterrupted(f"stopped at step {done} of {config.steps}, saved to {saved}: resume it")
-            if save_every and done % save_every == 0 and not last:
+            if last:
+                break
+            if save_every and done % save_every == 0:
                 save(done)
     if accelerator:
         accelerator.wait_for_everyone()
@@ -249,14 +259,14 @@ def _summary(figures: dict[str, float]) -> str:
 
 
 def _over_processes(
-    accelerator: Accelerator | None, loss: float, tokens: int, interrupted: bool
-) -> tuple[float, float, bool]:
-    """Sums of losses and tokens, and whether any process was interrupted: all go on, or none."""
+    accelerator: Accelerator | None, loss: float, tokens: int, interrupted: bool, used: float
+) -> tuple[float, float, bool, float]:
+    """Sums of losses and tokens, whether any process was interrupted, and the mean of the times: all go on, or none."""
     if accelerator is None or accelerator.num_processes == 1:
-        return loss, tokens, interrupted
-    sums = torch.tensor([loss, tokens, interrupted], dtype=torch.float32, device=accelerator.device)
-    total, seen, stop = accelerator.reduce(sums, "sum").tolist()
-    return total, seen, stop > 0
+        return loss, tokens, interrupted, used
+    sums = torch.tensor([loss, tokens, interrupted, used], dtype=torch.float32, device=accelerator.device)
+    total, seen, stop, times = accelerator.reduce(sums, "sum").tolist()
+    return total, seen, stop > 0, times / accelerator.num_processes
 
 
 def _begin(

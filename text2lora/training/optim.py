@@ -108,7 +108,7 @@ def set_learning_rate(optimizers: list[torch.optim.Optimizer], share: float) -> 
             group["lr"] = group.setdefault("peak_lr", group["lr"]) * share
 
 
-def schedule(step: int, steps: int, warmup: float) -> float:
+def schedule(step: float, steps: int, warmup: float) -> float:
     """The learning rate's share at `step`: linear warm-up over a share `warmup` of the steps, then decay to zero."""
     rise = max(1.0, warmup * steps)
     return min((step + 1) / rise, (steps - step) / max(1.0, steps - rise))
