@@ -27,6 +27,8 @@ from tasks import SPLITS, WORDINGS, Maker, Pair, Task, place
 HERE = Path(__file__).parent
 LONGEST = 220
 """Characters of an input; longer ones are left out."""
+SHORT_INPUT, SHORT_OUTPUT = 100, 48
+"""Characters of an input and of an output that training reads; evaluation reads longer ones too."""
 SCORED = 24
 """Pairs of a task for evaluation, at most."""
 GIVEN = 240
@@ -131,11 +133,19 @@ def halves(task: Task) -> dict[str, list[str]]:
     return {"dev": task.held_out[:middle], "test": task.held_out[middle:]}
 
 
-def training_row(task: Task) -> dict[str, Any]:
+def short(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs that training reads: time goes with their length."""
+    return [pair for pair in pairs if len(pair[0]) <= SHORT_INPUT and len(pair[1]) <= SHORT_OUTPUT]
+
+
+def training_row(task: Task) -> dict[str, Any] | None:
+    examples = short(task.pairs["train"])
+    if len(examples) < 6:
+        return None
     return {
         "name": task.name,
         "descriptions": task.wordings,
-        "examples": task.pairs["train"],
+        "examples": examples,
         "held_out_descriptions": halves(task)["dev"],
         "held_out_examples": task.pairs["dev"][:SCORED],
     }
@@ -197,7 +207,7 @@ def prepare(
     ]
     train = [*varied, *maker.make()]
     output.mkdir(parents=True, exist_ok=True)
-    write_rows(map(training_row, train), output / "train.jsonl")
+    write_rows(filter(None, map(training_row, train)), output / "train.jsonl")
     for side in ("dev", "test"):
         write_rows((seen_row(task, side) for task in train), output / f"{side}_seen.jsonl")
         write_rows(map(unseen_row, unseen[side]), output / f"{side}_unseen.jsonl")
