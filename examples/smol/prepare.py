@@ -212,6 +212,11 @@ def prepare(
         write_rows((seen_row(task, side) for task in train), output / f"{side}_seen.jsonl")
         write_rows(map(unseen_row, unseen[side]), output / f"{side}_unseen.jsonl")
     found = {"train": train, **unseen}
+    own = yaml.safe_load((HERE / "splits.yaml").read_text(encoding="utf-8"))["oracles"]
+    chosen = [task for tasks in found.values() for task in tasks if task.name in own]
+    write_rows(
+        ({**unseen_row(task), "examples": short(task.pairs["train"])} for task in chosen), output / "oracles.jsonl"
+    )
     families = {task.name: task.family for tasks in found.values() for task in tasks}
     (output / "families.json").write_text(json.dumps(families, indent=1) + "\n", encoding="utf-8")
     (output / "summary.txt").write_text(summary(found) + "\n", encoding="utf-8")
