@@ -36,7 +36,7 @@ MARKERS = {"adapter": "adapter_config.json", "checkpoint": "config.json"}
 """The file by which a repository is known for what it is."""
 
 PACKAGE = Path(__file__).parent
-CHECKPOINTS = {"nano": PACKAGE / "nano" / "checkpoint"}
+CHECKPOINTS = {name: PACKAGE / name / "checkpoint" for name in ("nano", "smol")}
 BASES = {"nano": PACKAGE / "nano" / "base"}
 """What ships inside the package, by the name that stands for its path in configs."""
 
