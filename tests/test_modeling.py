@@ -228,19 +228,33 @@ def test_token_states_can_be_read(make_model) -> None:
 def test_generated_adapter_acts_on_the_base_given(t2l: Text2LoraModel, load_base, base, ids) -> None:
     model = t2l.generate_adapter(TEXTS[0], base)
     assert isinstance(model, PeftModel)
-    assert model.get_base_model() is base
     expected = t2l.generate_lora(TEXTS[0]).apply_to(load_base())
     assert torch.equal(model(ids).logits, expected(ids).logits)
-    assert not torch.allclose(model(ids).logits, load_base()(ids).logits, atol=0.1)
+    assert torch.equal(base(ids).logits, load_base()(ids).logits)
+    assert not torch.allclose(model(ids).logits, base(ids).logits, atol=0.1)
 
 
 @torch.no_grad()
-def test_base_of_the_checkpoint_is_loaded_once_and_kept(t2l: Text2LoraModel, load_base, ids) -> None:
+def test_a_base_given_by_name_is_loaded(t2l: Text2LoraModel, base_dir: Path, load_base, ids) -> None:
+    expected = t2l.generate_adapter(TEXTS[0], load_base())(ids).logits
+    for name in (base_dir, str(base_dir)):
+        assert torch.equal(t2l.generate_adapter(TEXTS[0], base_model=name)(ids).logits, expected)
+    with pytest.raises(CheckpointError, match="the base model 'nobody/nothing' cannot be loaded"):
+        t2l.generate_adapter(TEXTS[0], base_model="nobody/nothing")
+
+
+@torch.no_grad()
+def test_base_of_the_checkpoint_is_loaded_once_and_kept(t2l: Text2LoraModel, monkeypatch, load_base, ids) -> None:
+    loads: list[object] = []
+    original = Text2LoraModel.load_base_model
+    monkeypatch.setattr(Text2LoraModel, "load_base_model", lambda *a, **k: loads.append(a) or original(*a, **k))
     first = t2l.generate_adapter(TEXTS[0])
-    second = t2l.generate_adapter(TEXTS[1], adapter_name="second")
-    assert second is first
-    assert set(second.peft_config) == {"default", "second"}
-    assert torch.equal(second(ids).logits, t2l.generate_adapter(TEXTS[1], load_base())(ids).logits)
+    assert t2l.generate_adapter(TEXTS[1], first, adapter_name="second") is first
+    assert set(first.peft_config) == {"default", "second"}
+    expected = t2l.generate_lora(TEXTS[1]).apply_to(load_base())(ids).logits
+    assert torch.equal(first(ids).logits, expected)
+    assert torch.equal(t2l.generate_adapter(TEXTS[1])(ids).logits, expected)
+    assert len(loads) == 1
 
 
 @torch.no_grad()
@@ -255,10 +269,10 @@ def test_scale_is_the_strength_of_the_adapter(t2l: Text2LoraModel, load_base, id
 
 
 def test_base_that_cannot_be_loaded_is_one_clear_error(make_model, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot be loaded .*pass base_model=") as caught:
+    with pytest.raises(CheckpointError, match=r"cannot be loaded .*pass another base model") as caught:
         make_model(base_model_name_or_path=str(tmp_path / "nothing")).generate_adapter("a")
     assert "\n" not in str(caught.value)
-    with pytest.raises(CheckpointError, match="names no base model: pass base_model="):
+    with pytest.raises(CheckpointError, match="no base model is named: pass a base model"):
         make_model(base_model_name_or_path=None).generate_adapter("a")
 
 
@@ -369,8 +383,8 @@ def test_eight_threads_get_what_one_gets(checkpoint_dir: Path, monkeypatch: pyte
 def test_threads_load_the_base_once(t2l: Text2LoraModel) -> None:
     with ThreadPoolExecutor(8) as pool:
         models = list(pool.map(lambda i: t2l.generate_adapter("a", adapter_name=f"task{i}"), range(8)))
-    assert len({id(model) for model in models}) == 1
-    assert set(models[0].peft_config) == {f"task{i}" for i in range(8)}
+    assert [list(model.peft_config) for model in models] == [[f"task{i}"] for i in range(8)]
+    assert len({model.get_base_model().lm_head.weight.data_ptr() for model in models}) == 1
 
 
 def test_a_model_in_use_can_be_copied(t2l: Text2LoraModel) -> None:

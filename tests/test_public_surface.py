@@ -29,6 +29,7 @@ LAYERS = [
     "live",
     "adapter",
     "arithmetic",
+    "sharing",
     "modeling",
     "batch",
     "integrations",

@@ -128,13 +128,14 @@ def load_base(auto_class: Any, name: str | None, revision: str | None = None, **
         CheckpointError: there is no name, or the model cannot be loaded.
     """
     if not name:
-        raise CheckpointError("this adapter names no base model: pass --base (base=)")
+        raise CheckpointError("no base model is named: pass a base model (a folder or a Hub id)")
+    options = {"revision": revision or "main", "trust_remote_code": False} | kwargs
     try:
-        source = base_source(name)
-        return auto_class.from_pretrained(source, revision=revision or "main", trust_remote_code=False, **kwargs)
+        return auto_class.from_pretrained(base_source(name), **options)
     except (OSError, ValueError) as error:
         reason = hub_fault(error, name, revision) or str(error).strip().split("\n")[0]
-        raise CheckpointError(f"the base model {name!r} cannot be loaded ({reason}): pass --base (base=)") from error
+        message = f"the base model {name!r} cannot be loaded ({reason}): pass another base model"
+        raise CheckpointError(message) from error
 
 
 def base_model_path(name: str = "nano") -> str:

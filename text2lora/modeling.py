@@ -20,7 +20,7 @@ from transformers.utils.hub import resolve_revision
 
 from text2lora.adapter import LoraAdapter, LoraSpec, check_scale
 from text2lora.arithmetic import describe, numbers
-from text2lora.base import base_source
+from text2lora.base import base_source, load_base
 from text2lora.configuration import Text2LoraConfig
 from text2lora.digest import config_values, digest
 from text2lora.encoder import TextEncoder, check_description, rescale
@@ -326,10 +326,11 @@ class Text2LoraModel(PreTrainedModel):
         """As many as fill the processor: more would only hold more of the heads' output in memory, beside the copy."""
         return max(1, (512 if self.device.type == "cpu" else 8192) // self.hypernet.rows_per_task)
 
-    def load_base_model(self, **kwargs: Any) -> PreTrainedModel:
+    def load_base_model(self, name: str | os.PathLike[str] | None = None, **kwargs: Any) -> PreTrainedModel:
         """Load the base model that the adapters are for, in its own dtype or, where that is slow, in float32.
 
         Args:
+            name: a folder, a Hub id or `nano` in place of the base that the checkpoint names.
             **kwargs: for `AutoModelForCausalLM.from_pretrained`, over `base_model_kwargs` of `from_pretrained`.
 
         Raises:
@@ -337,16 +338,9 @@ class Text2LoraModel(PreTrainedModel):
         """
         from transformers import AutoModelForCausalLM
 
-        options = {"device_map": str(self.device), **self._base_source()}
-        options |= self._load_kwargs.get("base", {}) | kwargs
-        try:
-            base = AutoModelForCausalLM.from_pretrained(self._base_path(), **({"trust_remote_code": False} | options))
-        except (OSError, ValueError) as error:
-            name = str(self.config.base_model_name_or_path)
-            reason = hub_fault(error, name, self.config.base_model_revision) or str(error).strip().split("\n")[0]
-            raise CheckpointError(
-                f"the base model {self.config.base_model_name_or_path!r} cannot be loaded ({reason}): pass base_model="
-            ) from error
+        source = self._base_source() if name is None else self._load_kwargs.get("shared", {})
+        options = {"device_map": str(self.device), **source} | self._load_kwargs.get("base", {}) | kwargs
+        base = load_base(AutoModelForCausalLM, str(name or self.config.base_model_name_or_path or ""), **options)
         return base if {"dtype", "torch_dtype"} & options.keys() else widen(base)
 
     @property
@@ -355,21 +349,16 @@ class Text2LoraModel(PreTrainedModel):
         if "tokenizer" not in self._lazy:
             from transformers import AutoTokenizer
 
-            self._lazy["tokenizer"] = AutoTokenizer.from_pretrained(
-                self._base_path(), trust_remote_code=False, **self._base_source()
-            )
+            name = self.config.base_model_name_or_path
+            self._lazy["tokenizer"] = load_base(AutoTokenizer, name, **self._base_source())
         return self._lazy["tokenizer"]
-
-    def _base_path(self) -> str:
-        if not self.config.base_model_name_or_path:
-            raise CheckpointError("this checkpoint names no base model: pass base_model=")
-        return base_source(self.config.base_model_name_or_path)
 
     def _base_source(self) -> dict[str, Any]:
         """Where base model and tokenizer come from: both from the one commit that the config's revision is now."""
         if "base_source" not in self._lazy:
             shared = self._load_kwargs.get("shared", {})
-            commit = resolve_revision(self._base_path(), self.config.base_model_revision, **shared)
+            path = base_source(self.config.base_model_name_or_path or "")
+            commit = resolve_revision(path, self.config.base_model_revision, **shared)
             self._lazy["base_source"] = shared | ({"revision": commit} if commit else {})
         return self._lazy["base_source"]
 
@@ -514,16 +503,33 @@ class Text2LoraModel(PreTrainedModel):
     def generate_adapter(
         self,
         description: str,
-        base_model: PreTrainedModel | PeftModel | None = None,
+        base_model: PreTrainedModel | PeftModel | str | os.PathLike[str] | None = None,
         adapter_name: str = "default",
         scale: float = 1.0,
     ) -> PeftModel:
         """Make an adapter and attach it to the base model.
 
+        Each call gives a model of its own, with one copy of the base's weights in memory for all of them: what one of
+        them is used for, an adapter that it gets or a merge, is not seen in another. To put an adapter into a model
+        that is there, pass that model:
+
+        ```python
+        city = t2l.generate_adapter("Return the city.")
+        price = t2l.generate_adapter("Return the price.")  # city still answers with the city
+        t2l.generate_adapter("Return the item.", city)  # city answers with the item from now on
+        t2l.generate_adapter("Return the name.", city, adapter_name="name")  # and holds a second adapter, now active
+        ```
+
+        `merge_and_unload` and `unload` give a plain model with weights of its own. To merge without a second copy of
+        the base, use `generate_lora(...).apply_to(base)`, which changes the base that it is given, as PEFT does; also
+        to train the base's own weights beside the LoRA.
+
         Args:
             description: what the adapter should do.
-            base_model: a loaded base, or a PeftModel around it; None loads the checkpoint's base once and keeps it.
-            adapter_name: a new name adds an adapter, a known one replaces it in place; it becomes the active one.
+            base_model: a PeftModel, which gets the adapter; or a base, which stays as it is: a loaded one, or a folder
+                or Hub id to load. None loads the checkpoint's base once and keeps it.
+            adapter_name: for a PeftModel: a new name adds an adapter, a known one replaces it in place. It becomes the
+                active one.
             scale: the strength of the adapter; 1.0 is as trained.
 
         Returns:
@@ -533,11 +539,15 @@ class Text2LoraModel(PreTrainedModel):
             InvalidDescriptionError: see `generate_lora`.
             CheckpointError: the base is not the one that the checkpoint is for.
         """
+        from text2lora.sharing import apply_apart
+
         adapter = self.generate_lora(check_description(description), scale=scale)
         if base_model is None:
             with _LOADING:
                 base_model = self._lazy.get("base") or self._lazy.setdefault("base", self.load_base_model())
-        return adapter.apply_to(base_model, adapter_name)
+        elif isinstance(base_model, str | os.PathLike):
+            base_model = self.load_base_model(base_model)
+        return apply_apart(adapter, base_model, adapter_name)
 
     def _check_task_emb(self, task_emb: torch.Tensor, count: int) -> None:
         dims = 3 if self.config.task_encoder == "tokens" else 2

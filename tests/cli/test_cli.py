@@ -207,7 +207,7 @@ def test_run_takes_another_base(t2l_command, checkpoint_dir: Path, tmp_path: Pat
     result = t2l_command("run", "mine", "x", "--base", tmp_path / "nothing")
     assert result.code == 1
     assert "cannot be loaded" in result.err
-    assert "pass --base" in result.err
+    assert "pass another base model" in result.err
 
 
 def test_info_tells_a_checkpoint_from_an_adapter(t2l_command, checkpoint_dir: Path, base_dir: Path) -> None:

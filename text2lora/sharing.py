@@ -1,0 +1,100 @@
+"""Several models over the weights of one base: each has its own modules and LoRA, the base is in memory once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from peft import LoraModel, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
+
+from text2lora.adapter import LoraAdapter
+from text2lora.errors import CheckpointError
+from text2lora.live import WRAPPER
+
+
+class SharedLoraModel(LoraModel):
+    """LoRA on a base whose weights other models read too: nothing that it does is seen in those.
+
+    What is merged is a copy of the weights that the adapter changes, and a model that leaves PEFT gets a copy of all.
+    """
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = True) -> None:
+        """See PEFT; merging safely puts new weights in the place of the old, in place of writing into these."""
+        super().merge_adapter(adapter_names, safe_merge=True)
+
+    def merge_and_unload(
+        self, progressbar: bool = False, safe_merge: bool = True, adapter_names: list[str] | None = None
+    ) -> nn.Module:
+        """See PEFT; the model has weights of its own."""
+        return self._own(super().merge_and_unload(progressbar, True, adapter_names))
+
+    def unload(self) -> nn.Module:
+        """See PEFT; the model has weights of its own."""
+        return self._own(super().unload())
+
+    @staticmethod
+    def _own(model: nn.Module) -> nn.Module:
+        for tensor in chain(model.parameters(), model.buffers()):
+            if type(tensor) in (nn.Parameter, torch.Tensor):  # quantised weights are never written into
+                tensor.data = tensor.data.clone()
+        return model
+
+
+def apply_apart(adapter: LoraAdapter, model: PreTrainedModel | PeftModel, adapter_name: str = "default") -> PeftModel:
+    """Attach an adapter as `LoraAdapter.apply_to` does, but leave a plain model as it is.
+
+    Args:
+        adapter: the adapter.
+        model: a plain model, whose weights the result shares; one with PEFT layers gets the adapter in place.
+        adapter_name: see `LoraAdapter.apply_to`.
+
+    Raises:
+        CheckpointError: see `LoraAdapter.apply_to`.
+    """
+    if isinstance(model, PeftModel) or any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        return adapter.apply_to(model, adapter_name)
+    wrapper = adapter.apply_to(share(model), adapter_name)
+    wrapper.base_model.__class__ = SharedLoraModel
+    return wrapper
+
+
+def share(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of a model, with its hooks and devices, whose tensors lie in the memory of the model's own.
+
+    Each parameter is another object over the same memory, so that it can be moved or replaced in the copy alone; tied
+    ones stay tied.
+
+    Raises:
+        CheckpointError: it holds something that cannot be copied.
+    """
+    memo: dict[int, Any] = {id(parameter): _alias(parameter) for parameter in model.parameters()}
+    memo[id(model.__dict__.get(WRAPPER))] = None  # of adapters that were unloaded
+    try:
+        with _TensorsShared():
+            return copy.deepcopy(model, memo)
+    except (TypeError, copy.Error, RuntimeError, NotImplementedError) as error:
+        raise CheckpointError(
+            f"the base given holds something that cannot be copied ({error}): attach the adapter to the base itself "
+            "with generate_lora(...).apply_to(base)"
+        ) from error
+
+
+def _alias(parameter: nn.Parameter) -> nn.Parameter:
+    alias = copy.copy(parameter)
+    return alias if type(alias) is type(parameter) else parameter  # some quantised ones cannot be copied as they are
+
+
+class _TensorsShared(TorchFunctionMode):
+    """While it is on, `copy.deepcopy` shares the memory of every tensor that it meets: buffers, offloaded weights."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.__deepcopy__:
+            return args[0].detach()
+        return func(*args, **(kwargs or {}))
