@@ -14,8 +14,17 @@ from pathlib import Path
 import httpx2
 import pytest
 from huggingface_hub import ModelCard, errors
+from upstream_format import write_checkpoint
 
-from text2lora import CheckpointError, HubError, LoraSpec, OutputError, library_version
+from text2lora import (
+    CheckpointError,
+    HubError,
+    LoraAdapter,
+    LoraSpec,
+    OutputError,
+    Text2LoraModel,
+    library_version,
+)
 from text2lora.hub import (
     ABANDONED,
     _host,
@@ -29,8 +38,10 @@ from text2lora.hub import (
     fetch_files,
     hub_errors,
     hub_fault,
+    is_local,
     merged_card,
     resolve_name,
+    slug,
 )
 
 SPEC = LoraSpec(r=8, lora_alpha=16.0, target_modules=("q_proj", "v_proj"), base_model_name_or_path="google/gemma-2-2b")
@@ -42,7 +53,59 @@ def test_built_in_names_stand_for_folders(tmp_path: Path, monkeypatch: pytest.Mo
     assert resolve_name("nano", built_in) == str(tmp_path / "inside")
     assert resolve_name("me/mine", built_in) == "me/mine"
     (tmp_path / "nano").mkdir()
-    assert resolve_name("nano", built_in) == "nano"  # what the user has wins
+    assert resolve_name("nano", built_in) == str(tmp_path / "inside")  # whatever lies about in the working directory
+    assert resolve_name("./nano", built_in) == "./nano"
+    assert resolve_name(Path("nano"), built_in) == "nano"
+    assert not is_local("nano")
+    assert Text2LoraModel.from_pretrained("nano").config.base_model_name_or_path == "nano"
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, t2l, checkpoint_dir: Path) -> Path:
+    """The working directory, with an adapter in `runs/city`, a checkpoint in `mine` and one of the reference."""
+    monkeypatch.chdir(tmp_path)
+    t2l.generate_lora("the city").save_pretrained("runs/city")
+    (tmp_path / "mine").symlink_to(checkpoint_dir)
+    write_checkpoint(tmp_path / "reference")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("load", "name", "told"),
+    [
+        (Text2LoraModel, "Nano", "neither a folder here nor a name .*: did you mean 'nano'?"),
+        (Text2LoraModel, "mien", "did you mean 'mine'?"),
+        (Text2LoraModel, "runs/city", "runs/city is an adapter, no checkpoint: `t2l run`"),
+        (LoraAdapter, "runs/citty", "runs/citty is not in the cache .*: did you mean 'runs/city'?"),
+        (LoraAdapter, "./runs/CITY", "does not exist: did you mean 'runs/city'?"),
+        (LoraAdapter, "runs", "runs has no adapter_config.json: did you mean 'runs/city'?"),
+        (LoraAdapter, "mine", "mine is a checkpoint, no adapter: `t2l make TEXT --model mine`"),
+        (LoraAdapter, "nano", "nano is a checkpoint, no adapter: `t2l make TEXT --model nano`"),
+        (LoraAdapter, "reference", "reference is a checkpoint, no adapter"),
+        (LoraAdapter, "qwertyuiop", "nor a name that the Hub can have: expected a folder or USER/NAME"),
+    ],
+)
+def test_what_is_here_is_looked_at_before_the_hub_is_asked(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, load: type, name: str, told: str
+) -> None:
+    if not name.startswith("runs/citty"):
+        monkeypatch.setattr("huggingface_hub.resolve_revision", lambda *args, **kwargs: pytest.fail("asked the Hub"))
+    with pytest.raises(CheckpointError, match=told):
+        load.from_pretrained(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Return the city!", "return-the-city"),
+        ("Gib es zurück", "gib-es-zuruck-"),
+        ("Straße", "strasse-"),
+        ("nano", "nano-"),
+        ("都市", "adapter-"),
+    ],
+)
+def test_names_keep_letters_and_are_no_built_in_ones(text: str, name: str) -> None:
+    assert re.fullmatch(rf"{name}[0-9a-f]{{6}}" if name.endswith("-") else name, slug(text))
 
 
 def test_version_is_a_string() -> None:
@@ -213,6 +276,8 @@ def hub_http_error(status: int, kind: type[errors.HfHubHTTPError] = errors.HfHub
         (errors.OfflineModeIsEnabled("x"), "HF_HUB_OFFLINE is set"),
         (httpx2.ReadTimeout("x"), "did not answer in time"),
         (httpx2.ConnectError("x"), "cannot be reached"),
+        (httpx2.LocalProtocolError("Illegal header value b'Bearer hf_secret'"), "the token for a/b cannot be sent"),
+        (UnicodeEncodeError("ascii", "hf_secret\u00fc", 9, 10, "x"), "the token for a/b cannot be sent"),
         (errors.HFValidationError("x"), "expected a folder or USER/NAME"),
         (OSError("token hf_secret here"), r"a/b cannot be used on the Hub \(token \*\*\* here\)"),
     ],

@@ -195,6 +195,38 @@ def test_pull_request_leaves_main_as_it_is(hub: HubServer, client: HubClient, pu
     assert description == "lower case"
 
 
+def test_pull_request_to_a_branch_makes_no_branch(hub: HubServer, client: HubClient, pushed: dict) -> None:
+    hub.add("me/branched", hub.repos[CITY].files)
+    hub.repos["me/branched"].refs["half"] = hub.repos["me/branched"].refs["main"]
+    code = f"""
+        from text2lora import LoraAdapter
+        adapter = LoraAdapter.from_pretrained("{CITY}").scaled(0.5)
+        made = adapter.push_to_hub("me/branched", revision="half", create_pr=True)
+        result = [made.pr_url, refusal(lambda: adapter.push_to_hub("me/branched", revision="other", create_pr=True))]
+    """
+    asked = len(hub.requests)
+    url, refused = client(code, token=STRANGER)
+    assert url == f"{hub.url}/me/branched/discussions/1"
+    assert set(hub.repos["me/branched"].refs) == {"main", "half", "refs/pr/1"}
+    assert not any("/branch/" in request for request in hub.requests[asked:])
+    assert refused == "HubError: me/branched has no revision 'other': pass one of its branches, tags or commits"
+
+
+@pytest.mark.parametrize("token", [f"{WRITER}\n", "", "hf_zur\u00fcck"])
+def test_token_that_cannot_be_sent_is_named(hub: HubServer, client: HubClient, pushed: dict, token: str) -> None:
+    code = f"""
+        from text2lora import LoraAdapter, Text2LoraModel
+        adapter = LoraAdapter.from_pretrained("{CITY}")
+        result = [
+            refusal(lambda: adapter.push_to_hub("me/new", token=given)),
+            refusal(lambda: LoraAdapter.from_pretrained("org/none", token=given)),
+            refusal(lambda: Text2LoraModel.from_pretrained("org/none", token=given)),
+        ]
+    """
+    for line in client(code, given=token):
+        assert "cannot be sent" in line
+
+
 def test_config_and_weights_come_from_one_commit(hub: HubServer, client: HubClient, pushed: dict) -> None:
     first = hub.repos[CITY].refs["main"]
     result = client(
@@ -506,13 +538,24 @@ def test_evaluation_goes_into_the_card_and_the_next_one_takes_its_place(
     assert {name: data for name, data in files.items() if name != "README.md"} == before
 
 
+def test_card_that_is_not_there_is_an_error_of_the_hub(hub: HubServer, client: HubClient) -> None:
+    hub.add("me/bare", {"adapter_config.json": b"{}"})
+    code = """
+        from text2lora.evaluation.report import EvalReport, push_report
+        result = refusal(lambda: push_report(EvalReport("base", "x", 0, [], [], []), "me/bare"))
+    """
+    assert client(code, token=WRITER).startswith("HubError: me/bare has no README.md")
+
+
 def test_evaluation_that_cannot_be_pushed_is_refused_before_any_work(
     hub: HubServer, client: HubClient, pushed: dict, tmp_path: Path
 ) -> None:
     tasks = ["-t", "none.jsonl", "--push"]
     for more, status, told in [
         (["-a", "org/mine", *tasks], 1, "you are 'me' on the Hub and may not write to org/mine"),
+        (["-a", "me/nothing-there", *tasks], 1, "me/nothing-there is not on the Hub"),
         (["-a", "./here", *tasks], 2, "is a folder"),
+        (["-a", CITY, "--subfolder", "x", *tasks], 2, "that are not in a --subfolder"),
         (["-a", CITY, "--limit", 3, *tasks], 2, "a part of a benchmark is no result"),
         (tasks, 2, "missing beside --push"),
     ]:

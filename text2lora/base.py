@@ -79,7 +79,7 @@ def _hub_answers(endpoint: str) -> bool:
 
     try:
         get_session().head(endpoint, timeout=3.0)
-    except (httpx2.HTTPError, OSError, ValueError):
+    except (httpx2.HTTPError, OSError, ValueError, ImportError):  # the last of a SOCKS proxy without its package
         return False
     return True
 

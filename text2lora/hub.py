@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import difflib
+import fnmatch
 import functools
 import hashlib
 import json
@@ -15,6 +16,7 @@ import socket
 import sys
 import tempfile
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,13 @@ T = TypeVar("T")
 CARD_NAME = "README.md"
 MARKERS = {"adapter": "adapter_config.json", "checkpoint": "config.json"}
 """The file by which a repository is known for what it is."""
+UPSTREAM_WEIGHTS = "hypermod.pt"
+"""By which a checkpoint of the reference is known; `adapter_config.json` is in its folder, too."""
+CHECKPOINT_FILES = (CARD_NAME, MARKERS["checkpoint"], "model*.safetensors*", "standing.safetensors")
+MERGED_FILES = (
+    CARD_NAME, "*config.json", "model*.safetensors*", "*token*", "vocab*", "merges.txt", "chat_template*", "*processor*"
+)  # fmt: skip
+"""What a checkpoint and a merged model are made of."""
 
 PACKAGE = Path(__file__).parent
 CHECKPOINTS = {name: PACKAGE / name / "checkpoint" for name in ("nano", "smol")}
@@ -52,14 +61,18 @@ def library_version() -> str:
 
 
 def resolve_name(name: str | os.PathLike[str], built_in: dict[str, Path]) -> str:
-    """The folder of a built-in name; a path or Hub id as it is."""
-    return str(built_in[str(name)]) if str(name) in built_in and not Path(name).exists() else str(name)
+    """The folder of a built-in name, which nothing here hides (that is `./name`, or a `Path`); all else as it is."""
+    return str(built_in.get(name, name) if isinstance(name, str) else name)
 
 
 def slug(text: str) -> str:
-    """A name for a folder or repository, made of a description's words; with a hash where that loses much of it."""
-    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    if words and len(words) <= 48 and text.isascii():
+    """A name for a folder or repository, made of a description's words and no built-in one.
+
+    Accents are left out, and a hash added where the words are not the whole description.
+    """
+    plain = unicodedata.normalize("NFKD", text.casefold())
+    words = re.sub(r"[^a-z0-9]+", "-", re.sub(r"[\u0300-\u036f]", "", plain)).strip("-")
+    if words and len(words) <= 48 and text.isascii() and words not in CHECKPOINTS:
         return words
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]
     return f"{words[:41].rstrip('-') or 'adapter'}-{digest}"
@@ -166,20 +179,22 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def check_output(target: Path, names: Iterable[str]) -> None:
+def check_output(target: Path, names: Iterable[str], what: str = "an earlier report") -> None:
     """Refuse, before minutes are spent on it, a folder that `atomic_folder` could not or should not replace.
 
     Args:
         target: a folder, or nothing yet.
-        names: of the files that it may hold, from an earlier run.
+        names: of the files that it may hold, from an earlier run; `*` stands for anything.
+        what: they are.
 
     Raises:
         OutputError: it is a file, holds something else, or its parent cannot be written.
     """
     if target.exists() and not target.is_dir():
         raise OutputError(f"{target} is a file: choose another folder")
-    if target.is_dir() and (foreign := sorted(set(os.listdir(target)) - set(names))):
-        raise OutputError(f"{target} holds {foreign[0]}, no part of an earlier report: choose another folder")
+    patterns, found = list(names), sorted(os.listdir(target)) if target.is_dir() else []
+    if foreign := [name for name in found if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]:
+        raise OutputError(f"{target} holds {foreign[0]}, no part of {what}: choose another folder")
     with contextlib.suppress(_TriedOut), atomic_folder(target):
         raise _TriedOut
 
@@ -246,6 +261,8 @@ def _umask() -> int:
 
 def is_local(name: str) -> bool:
     """Whether a name is a path of this machine, be it there or not, rather than a Hub id."""
+    if name in CHECKPOINTS or name in BASES:
+        return False
     return os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1 or os.path.isdir(name)
 
 
@@ -272,12 +289,17 @@ def resolve_commit(
     """
     if os.path.isdir(source):
         return revision
-    if is_local(str(source)):
-        raise CheckpointError(f"{source} does not exist: pass a folder or a Hub id")
+    name = str(source)
+    if name in CHECKPOINTS:
+        raise CheckpointError(_no_adapter(name))
+    if is_local(name):
+        raise CheckpointError(f"{name} does not exist: {_did_you_mean(name)}pass a folder or a Hub id")
+    if "/" not in name:
+        raise CheckpointError(_no_name(name))
     import huggingface_hub
 
-    with hub_errors(str(source), revision):
-        return _patiently(lambda: huggingface_hub.resolve_revision(str(source), revision=revision, **hub))
+    with hub_errors(name, revision):
+        return _patiently(lambda: huggingface_hub.resolve_revision(name, revision=revision, **hub))
 
 
 def fetch_files(
@@ -305,7 +327,12 @@ def fetch_files(
         paths = {name: folder / (subfolder or "") / name for name in names}
         for path in paths.values():
             if not path.is_file():
-                raise CheckpointError(f"{path.parent} has no {path.name}: expected a folder with {' and '.join(names)}")
+                if MARKERS["adapter"] in names and is_checkpoint(path.parent):
+                    raise CheckpointError(_no_adapter(str(path.parent)))
+                raise CheckpointError(
+                    f"{path.parent} has no {path.name}: {_look_inside(path.parent, path.name)}expected a folder with "
+                    f"{' and '.join(names)}"
+                )
         return paths
     from huggingface_hub import hf_hub_download
 
@@ -328,7 +355,7 @@ def hub_errors(
         yield
     except Text2LoraError:
         raise
-    except (OSError, ValueError, RuntimeError, httpx2.HTTPError, RevisionResolutionError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, httpx2.HTTPError, RevisionResolutionError) as error:
         reason = _without_tokens(str(error).strip().split("\n")[0])
         raise kind(hub_fault(error, name, revision) or f"{name} cannot be used on the Hub ({reason})") from error
 
@@ -354,6 +381,8 @@ def hub_fault(error: BaseException, name: str, revision: str | None = None) -> s
     def first(*kinds: type[T]) -> T | None:
         return next((link for link in chain if isinstance(link, kinds)), None)
 
+    if fault := next((fault for link in chain if (fault := proxy_fault(link))), None):
+        return fault
     site, log_in = constants.ENDPOINT, "log in with `hf auth login` or set HF_TOKEN"
     if first(errors.GatedRepoError):  # before RepositoryNotFoundError, which it is a kind of
         return f"{name} is gated: ask for access at {site}/{name}, then {log_in}"
@@ -372,13 +401,32 @@ def hub_fault(error: BaseException, name: str, revision: str | None = None) -> s
     if not_here and constants.is_offline_mode():
         return f"{name} is not in the cache and HF_HUB_OFFLINE is set: {_did_you_mean(name)}unset it to reach the Hub"
     if first(httpx2.TimeoutException):
-        return f"the Hub at {site} did not answer in time for {name}: try again"
+        return f"the Hub at {site} did not answer in time for {name}: {_did_you_mean(name)}try again"
+    if first(httpx2.LocalProtocolError, UnicodeEncodeError):  # a header that HTTP cannot carry
+        return f"the token for {name} cannot be sent: it is empty, or has a line break or a foreign letter; {log_in}"
     if first(httpx2.TransportError):
-        return f"the Hub at {site} cannot be reached for {name}: check the network, the proxy and HF_ENDPOINT"
+        hint = _did_you_mean(name)
+        return f"the Hub at {site} cannot be reached for {name}: {hint}check the network, the proxy and HF_ENDPOINT"
     if not_here:
         return f"{name} is not in the cache: {_did_you_mean(name)}leave out local_files_only to download it"
     if first(errors.HFValidationError):
-        return f"{name} is neither a folder here nor a name that the Hub can have: expected a folder or USER/NAME"
+        return _no_name(name)
+    return None
+
+
+def proxies() -> dict[str, str]:
+    """The variables that set proxies here, with what they say but for passwords."""
+    names = [name for kind in ("all", "https", "http") for name in (f"{kind}_proxy", f"{kind}_proxy".upper())]
+    return {name: re.sub(r"(?<=//)[^/@]*@", "***@", value) for name in names if (value := os.environ.get(name))}
+
+
+def proxy_fault(error: BaseException) -> str | None:
+    """What is wrong with a proxy that no client can be made for, in one line; None of an error of another kind."""
+    told = ", ".join(f"{name}={value}" for name, value in proxies().items())
+    if isinstance(error, ImportError) and "SOCKS" in str(error):
+        return f"a SOCKS proxy ({told}) needs a package: pip install socksio, or set an HTTP proxy"
+    if isinstance(error, ValueError) and "proxy URL" in str(error):
+        return f"a proxy is no address ({told}): expected one as http://HOST:PORT"
     return None
 
 
@@ -403,14 +451,54 @@ def _without_tokens(text: str) -> str:
     return re.sub(r"hf_\w+|(?<=Bearer )\S+", "***", text)
 
 
+def _no_name(name: str) -> str:
+    hint = _did_you_mean(name)
+    return f"{name} is neither a folder here nor a name that the Hub can have: {hint}expected a folder or USER/NAME"
+
+
+def _no_adapter(name: str) -> str:
+    return f"{name} is a checkpoint, no adapter: `t2l make TEXT --model {name}` makes adapters with it"
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint of this library or of the reference."""
+    if (folder / UPSTREAM_WEIGHTS).is_file():
+        return True
+    try:
+        config = json.loads((folder / MARKERS["checkpoint"]).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") == "text2lora"
+
+
+def check_no_adapter(folder: Path) -> None:
+    """Refuse, where a checkpoint is wanted, an adapter on this machine: transformers would load the base under it.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    files = (MARKERS["adapter"], "adapter_model.safetensors")
+    if all((folder / name).is_file() for name in files) and not is_checkpoint(folder):
+        raise CheckpointError(f"{folder} is an adapter, no checkpoint: `t2l run` and `t2l chat` (LoraAdapter) use it")
+
+
+def _look_inside(folder: Path, name: str) -> str:
+    """A folder inside a folder that holds a file of that name."""
+    inside = sorted(path.parent for path in folder.glob(f"*/{name}"))
+    return f"did you mean {str(inside[0])!r}? Otherwise " if inside else ""
+
+
 def _did_you_mean(name: str) -> str:
-    """A built-in name or a repository in the cache that is spelled like a name."""
+    """A built-in name, a folder beside what was meant, or a repository in the cache, that is spelled like a name."""
     from huggingface_hub import constants
 
+    wanted = os.path.normpath(name)
     cached = [path.name.removeprefix("models--") for path in Path(constants.HF_HUB_CACHE).glob("models--*")]
-    known = [*CHECKPOINTS, *(repo.replace("--", "/", 1) for repo in cached)]
-    close = difflib.get_close_matches(name, [other for other in known if other != name], 1, 0.75)
-    return f"did you mean {close[0]!r}? Otherwise " if close else ""
+    beside = {str(path.parent) for marker in MARKERS.values() for path in Path(wanted).parent.glob(f"*/{marker}")}
+    known = [*CHECKPOINTS, *sorted(beside), *(repo.replace("--", "/", 1) for repo in cached)]
+    spelled = {other.lower(): other for other in reversed(known) if other != wanted}
+    close = difflib.get_close_matches(wanted.lower(), spelled, 1, 0.75)
+    return f"did you mean {spelled[close[0]]!r}? Otherwise " if close else ""
 
 
 def _patiently(call: Callable[[], T]) -> T:
@@ -482,6 +570,8 @@ def push_target(
         try:
             info = _patiently(lambda: api.model_info(repo_id, revision=revision))
         except RevisionNotFoundError:  # the branch will be made from the default one
+            if create_pr:  # who may not write may not make a branch either
+                raise
             info = _patiently(lambda: api.model_info(repo_id))
         except GatedRepoError:
             raise
@@ -518,7 +608,7 @@ def push_folder(
     with hub_errors(repo_id, revision, HubError):
         if target.head is None:
             _patiently(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
-        if revision and not revision.startswith("refs/"):
+        if revision and not create_pr and not revision.startswith("refs/"):
             _patiently(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
         # not upload_folder, which makes several commits of many files
         files = sorted(path for path in folder.rglob("*") if path.is_file())

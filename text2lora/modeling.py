@@ -28,6 +28,7 @@ from text2lora.errors import CheckpointError, InvalidDescriptionError
 from text2lora.hub import (
     CARD_NAME,
     CHECKPOINTS,
+    check_no_adapter,
     checkpoint_card,
     fetch_files,
     hub_fault,
@@ -127,9 +128,10 @@ class Text2LoraModel(PreTrainedModel):
             CheckpointError: nothing is there, or it is not a whole text2lora checkpoint.
         """
         name = str(pretrained_model_name_or_path)
-        path = resolve_name(name, CHECKPOINTS)
+        path = resolve_name(pretrained_model_name_or_path, CHECKPOINTS)
         with_info = kwargs.pop("output_loading_info", False)
         shared = {k: v for k, v in kwargs.items() if k in ("token", "local_files_only", "cache_dir")}
+        check_no_adapter(Path(path, kwargs.get("subfolder") or ""))
         if (commit := resolve_commit(path, kwargs.get("revision"), **shared)) is not None:
             kwargs["revision"] = commit
         files = find_upstream(path, kwargs.get("subfolder"), revision=kwargs.get("revision"), **shared)

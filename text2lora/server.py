@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from text2lora.errors import ServerError
+from text2lora.hub import proxy_fault
+
+BAD_KEY = "the key in OPENAI_API_KEY cannot be sent: it has a line break or a foreign letter in it"
 
 
 class ChatServer:
@@ -19,7 +22,7 @@ class ChatServer:
         timeout: seconds for an answer.
 
     Raises:
-        ServerError: not an address.
+        ServerError: not an address, or a key or a proxy that cannot be used.
     """
 
     def __init__(self, url: str, retries: int = 4, timeout: float = 600):
@@ -29,8 +32,11 @@ class ChatServer:
             raise ServerError(f"{url!r} is no address of a server: expected one as http://localhost:8000")
         self.url = url.rstrip("/").removesuffix("/v1") + "/v1"
         self.retries = retries
-        key = os.environ.get("OPENAI_API_KEY")
-        self._client = httpx2.Client(timeout=timeout, headers={"Authorization": f"Bearer {key}"} if key else {})
+        key = os.environ.get("OPENAI_API_KEY", "").strip()
+        try:
+            self._client = httpx2.Client(timeout=timeout, headers={"Authorization": f"Bearer {key}"} if key else {})
+        except (ImportError, ValueError) as error:
+            raise ServerError(proxy_fault(error) or BAD_KEY) from error
 
     def models(self) -> list[str]:
         """The names of its models; none where the server does not list them.
@@ -66,6 +72,8 @@ class ChatServer:
                 time.sleep(2 ** (attempt - 1))
             try:
                 response = self._client.request(method, f"{self.url}/{path}", json=body)
+            except httpx2.LocalProtocolError as error:  # it would show the key
+                raise ServerError(BAD_KEY) from error
             except httpx2.HTTPError as error:
                 reason = f"cannot be reached ({error or type(error).__name__})"
                 continue

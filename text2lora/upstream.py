@@ -21,10 +21,10 @@ from transformers import PreTrainedConfig
 
 from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import CheckpointError
-from text2lora.hub import fetch_files
+from text2lora.hub import MARKERS, UPSTREAM_WEIGHTS, fetch_files
 from text2lora.hypernetwork import build_hypernetwork
 
-WEIGHTS_NAME, ARGS_NAME, ADAPTER_NAME = "hypermod.pt", "args.yaml", "adapter_config.json"
+WEIGHTS_NAME, ARGS_NAME, ADAPTER_NAME = UPSTREAM_WEIGHTS, "args.yaml", MARKERS["adapter"]
 FILES = (WEIGHTS_NAME, ARGS_NAME, ADAPTER_NAME)
 
 PATHS = {

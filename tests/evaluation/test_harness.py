@@ -14,10 +14,10 @@ import torch
 from text2lora import Text2LoraModel
 from text2lora.errors import CheckpointError, EvaluationError, OutputError
 from text2lora.evaluation.backends import Request, TransformersBackend
-from text2lora.evaluation.data import TaskData, load_task
+from text2lora.evaluation.data import TaskData, load_tasks
 from text2lora.evaluation.harness import Sample, evaluate_tasks, make_conditions, summarise
 from text2lora.evaluation.metrics import bootstrap_samples
-from text2lora.evaluation.report import EvalReport, eval_results, write_report
+from text2lora.evaluation.report import EvalReport, _public_names, eval_results, write_report
 from text2lora.evaluation.tasks import BENCHMARKS, Example, own_task
 from text2lora.nano import sample_record
 
@@ -44,7 +44,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def report(cities: Path, adapters: list[str]) -> EvalReport:
     conditions = make_conditions(adapters, "Return the city in capital letters.")
     backend = TransformersBackend.from_names("nano", adapters, batch_size=5)
-    samples = evaluate_tasks(backend, [load_task(str(cities))], conditions)
+    samples = evaluate_tasks(backend, load_tasks(str(cities)), conditions)
     return EvalReport("nano", "transformers", 0, conditions, summarise(samples), samples)
 
 
@@ -73,7 +73,7 @@ def test_every_prompt_output_and_verdict_is_kept(report: EvalReport, cities: Pat
 
 def test_batches_and_order_of_conditions_change_nothing(report: EvalReport, cities: Path, adapters: list[str]) -> None:
     backend = TransformersBackend.from_names("nano", adapters, batch_size=1)
-    again = evaluate_tasks(backend, [load_task(str(cities))], list(reversed(report.conditions)))
+    again = evaluate_tasks(backend, load_tasks(str(cities)), list(reversed(report.conditions)))
     order = [condition.name for condition in report.conditions]
     assert sorted(again, key=lambda sample: (order.index(sample.condition), sample.id)) == list(report.samples)
 
@@ -109,6 +109,16 @@ def test_markdown_and_model_index_hold_the_figures(report: EvalReport, adapters:
     (result,) = eval_results(report, adapters[0])
     assert (result.dataset_name, result.metric_type, result.metric_value) == ("cities", "accuracy", 1.0)
     assert "n=12" in result.metric_name
+
+
+def test_adapters_that_are_named_alike_keep_rows_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["a/cap", str(tmp_path / "b/cap"), "me/cap", "base"]
+    for name in names[:2]:
+        Path(name).mkdir(parents=True)
+    assert _public_names(names) == dict(zip(names, ["a/cap", "b/cap", "me/cap", "base"], strict=True))
+    assert _public_names(names[1:]) == dict(zip(names[1:], ["cap", "me/cap", "base"], strict=True))
+    assert _public_names(["a/cap", "./a/cap"]).keys() == {"a/cap", "./a/cap"}  # however often it is named
 
 
 def test_difference_is_paired_and_average_weighs_tasks_alike() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from text2lora.errors import HubError
 from text2lora.evaluation.harness import AVERAGE, Condition, Figure, Sample
 from text2lora.evaluation.metrics import Estimate
 from text2lora.evaluation.tasks import BENCHMARKS
@@ -18,10 +20,9 @@ from text2lora.hub import (
     atomic_folder,
     check_output,
     escape_markdown,
-    fetch_files,
     hub_errors,
+    is_local,
     library_version,
-    public_name,
     push_folder,
     push_target,
 )
@@ -80,15 +81,27 @@ class EvalReport:
     def to_markdown(self, adapter: str | None = None) -> str:
         """The table, for a model card; of one adapter beside the base where one is named."""
         names = {c.name for c in self.conditions if adapter is None or c.adapter in (None, adapter)}
+        public = _public_names([c.name for c in self.conditions])
         shown = [figure for figure in self.figures if figure.condition in names]
         lines = [
             "| task | | n | accuracy | 95 % interval | against base | 95 % interval |",
             "|---|---|---|---|---|---|---|",
         ]
         for figure in sorted(shown, key=lambda f: [g.task for g in self.figures].index(f.task)):
-            cells = [figure.task, public_name(figure.condition), f"{figure.accuracy.samples:,}", *cells_of(figure)]
+            cells = [figure.task, public[figure.condition], f"{figure.accuracy.samples:,}", *cells_of(figure)]
             lines.append("| " + " | ".join(escape_markdown(c) if i < 2 else c for i, c in enumerate(cells)) + " |")
         return "\n".join(lines) + "\n"
+
+
+def _public_names(names: Sequence[str]) -> dict[str, str]:
+    """Names for a table: of a path on this machine the last part, and of two that end alike so many as differ."""
+    parts = {name: Path(os.path.abspath(name)).parts if is_local(name) else (name,) for name in names}
+    found: dict[str, str] = {}
+    for depth in range(1, 1 + max(map(len, parts.values()), default=0)):
+        found = {name: "/".join(part[-depth:]) for name, part in parts.items()}
+        if len(set(found.values())) == len(found):
+            break
+    return found
 
 
 def _flat(name: str, estimate: Estimate | None) -> dict[str, float | None]:
@@ -130,11 +143,12 @@ def push_report(report: EvalReport, adapter: str, token: str | None = None, crea
     Raises:
         HubError: the repository cannot be written to, or the Hub cannot be reached.
     """
-    from huggingface_hub import ModelCard
+    from huggingface_hub import ModelCard, hf_hub_download
 
     target = push_target(adapter, "adapter", token=token, create_pr=create_pr, force=True)
-    with hub_errors(adapter):
-        text = fetch_files(adapter, (CARD_NAME,), revision=target.head, token=token)[CARD_NAME].read_text("utf-8")
+    with hub_errors(target.repo_id, kind=HubError):
+        path = hf_hub_download(target.repo_id, CARD_NAME, revision=target.head, token=token)
+    text = Path(path).read_text("utf-8")
     card = ModelCard(text, ignore_metadata_errors=True)
     metadata: Any = card.data
     results = eval_results(report, adapter)

@@ -14,7 +14,7 @@ import torch
 
 from text2lora.base import base_source, load_base
 from text2lora.errors import CheckpointError, OutputError
-from text2lora.hub import CARD_NAME, atomic_folder, fetch_files, merged_card
+from text2lora.hub import CARD_NAME, MERGED_FILES, atomic_folder, check_output, fetch_files, merged_card
 from text2lora.live import PREFIX, check_modules
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def export_merged(
     base: str | None = None,
     dtype: torch.dtype | None = None,
     max_shard_size: str = "5GB",
+    force: bool = False,
 ) -> Path:
     """Write base and adapter as one model, with its tokenizer and a card: `AutoModelForCausalLM` loads it.
 
@@ -44,6 +45,7 @@ def export_merged(
         base: a folder, a Hub id or `nano`; None is the base that the adapter names.
         dtype: of the file; None keeps the base's.
         max_shard_size: of one file of weights, in KB, MB, GB or TB.
+        force: replace a folder that holds the files of a model and nothing else.
 
     Raises:
         CheckpointError: the adapter is for another base, the base is quantised or cannot be loaded, or a weight is too
@@ -55,8 +57,9 @@ def export_merged(
     target = Path(path)
     if not re.fullmatch(r"[1-9]\d*(\.\d+)?[KMGT]B", max_shard_size):
         raise OutputError(f"the size of a file is {max_shard_size!r}: expected one such as 5GB or 500MB")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise OutputError(f"{target} exists: choose another folder")
+    if not force and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise OutputError(f"{target} exists: choose another folder, or replace a model with --force (force=True)")
+    check_output(target, MERGED_FILES, "a merged model")
     name, revision = base or adapter.spec.base_model_name_or_path, None if base else adapter.spec.revision
     tokenizer = load_base(AutoTokenizer, name, revision)
     model = load_base(AutoModelForCausalLM, name, revision, dtype="auto")

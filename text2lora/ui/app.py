@@ -408,6 +408,8 @@ def running(
     Raises:
         ServerError: it cannot listen there, or there is no public address to be had.
     """
+    for name in ("NO_PROXY", "no_proxy"):  # Gradio asks its own address whether it is up
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1,localhost,::1")))
     with tempfile.TemporaryDirectory(prefix="text2lora-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # of downloads: private, and gone at the end
         page = build(service).queue(max_size=max_queue, default_concurrency_limit=PARALLEL, api_open=False)
