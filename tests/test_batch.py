@@ -144,6 +144,11 @@ def test_reads_lines_and_json_lines(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"description": "first", "id": 3}\n\n{"description": "zwei\\nZeilen"}\n')
     assert read_descriptions(tmp_path / "a.txt") == ["first", "second", "third"]
     assert read_descriptions(tmp_path / "a.jsonl") == ["first", "zwei\nZeilen"]
+    (tmp_path / "b.txt").write_bytes("\ufefffirst\r\nzurück\r\n".encode())  # as Windows writes it
+    assert read_descriptions(tmp_path / "b.txt") == ["first", "zurück"]
+    (tmp_path / "b.txt").write_bytes("first\nzurück\n".encode("cp1252"))
+    with pytest.raises(OutputError, match=r"b\.txt cannot be read \(line 2 is no UTF-8 text\): save it as UTF-8"):
+        read_descriptions(tmp_path / "b.txt")
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ def test_a_text_too_long_is_cut_with_a_warning(encoder_dir: Path, monkeypatch: p
         (3, "must be a string, got int"),
         (b"city", "must be a string, got bytes"),
         ("a\x00b", r"control characters \(U\+0000\)"),
+        ("zur\udcfcck", r"bytes that are no text here \(U\+DCFC\): expected UTF-8, as with PYTHONUTF8=1"),
         ("a\x1b[31mb", r"U\+001B"),
         ("a\ud800b", r"U\+D800"),
     ],

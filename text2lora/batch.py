@@ -17,6 +17,7 @@ from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, OutputError
 from text2lora.hub import slug
 from text2lora.modeling import Text2LoraModel
+from text2lora.textfiles import read_text
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,7 @@ def read_descriptions(path: Path) -> list[str]:
         InvalidDescriptionError: a line that holds none; the message names it.
         OutputError: the file cannot be read.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would also cut at U+2028
-    except (OSError, UnicodeDecodeError) as error:
-        raise OutputError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    lines = read_text(path, OutputError).split("\n")  # splitlines would also cut at U+2028
     found = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -38,14 +38,17 @@ def check_description(description: object) -> str:
         raise InvalidDescriptionError(
             f"a description must be a string, got {type(description).__name__}: pass the task in plain words"
         )
-    text = description.strip()
+    text = description.removeprefix("\ufeff").strip()  # the mark is of a file from Windows
     if not text:
         raise InvalidDescriptionError("the description is empty: say in plain words what the adapter should do")
     bad = sorted({c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t\r"})
     if bad:
-        raise InvalidDescriptionError(
-            f"the description has control characters ({', '.join(f'U+{ord(c):04X}' for c in bad[:3])}): remove them"
-        )
+        codes = ", ".join(f"U+{ord(c):04X}" for c in bad[:3])
+        if "\udc80" <= bad[-1] <= "\udcff":  # a byte that Python could not decode
+            raise InvalidDescriptionError(
+                f"the description has bytes that are no text here ({codes}): expected UTF-8, as with PYTHONUTF8=1"
+            )
+        raise InvalidDescriptionError(f"the description has control characters ({codes}): remove them")
     return text
 
 

@@ -130,7 +130,18 @@ def test_verdict_says_what_was_found(make_model, base, tokenizer) -> None:
     )
     assert "all of the adapter's gain" in verdict(Interval(1.2, 1.1, 1.3))
     assert "cannot be told from chance" in verdict(Interval(0.02, -0.1, 0.1))
-    assert "no gain" in verdict(None)
+    loss = "with adapters {matched:.3f}, without {none:.3f}".format(
+        **{name: condition.loss.mean for name, condition in report.conditions.items()}
+    )
+    report = dataclasses.replace(report, gain=Interval(-0.2, -0.3, -0.1))
+    assert verdict(None) == (
+        f"the adapters do not lower the loss on these tasks ({loss}): there is no gain for the description to explain"
+    )
+    report = dataclasses.replace(report, gain=Interval(0.58, -0.02, 1.1))
+    assert verdict(None).startswith(
+        f"the adapters lower the loss on these 4 tasks by 0.580 ({loss}), but the 95 % interval, -0.020 to 1.100, "
+        "reaches zero: that may be chance"
+    )
 
 
 def test_pictures_are_drawn_without_a_display(make_model, base, tokenizer, tmp_path: Path) -> None:

@@ -11,11 +11,18 @@ from pathlib import Path
 import pytest
 
 from text2lora.errors import EvaluationError, MissingExtraError
-from text2lora.evaluation.data import load_task
+from text2lora.evaluation.check import prepare_tasks
+from text2lora.evaluation.data import TaskData, load_tasks
 from text2lora.evaluation.tasks import BENCHMARKS
 from text2lora.installation import install_command
+from text2lora.training.tasks import read_tasks
 
 ROWS = [{"passage": f"Fact {i}.", "question": f"is it {i}", "answer": i % 2 == 0} for i in range(8)]
+
+
+def load_task(*args, **options) -> TaskData:
+    (data,) = load_tasks(*args, **options)
+    return data
 
 
 def write(path: Path, rows: list) -> Path:
@@ -79,23 +86,71 @@ def test_own_file_becomes_a_task(tmp_path: Path) -> None:
     assert [example.gold for example in data.examples] == ["3", "4"]
 
 
+TASK = {
+    "name": "add",
+    "descriptions": ["Add."],
+    "examples": [["1+1", "2"], {"prompt": "2+2", "answer": 4}, ["3+3", "6"]],
+}
+
+
+def test_tasks_are_those_that_training_and_the_check_read(tmp_path: Path) -> None:
+    """The same file for all three."""
+    held_out = [{"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "4+4"}], "response": "8"}]
+    rows = [TASK, TASK | {"name": "more", "held_out_examples": held_out}]
+    path = write(tmp_path / "tasks.jsonl", rows)
+    add, more = load_tasks(str(path), shots=2)
+    assert (add.task.name, more.task.name) == ("add", "more")
+    assert [(shot.prompt, shot.target) for shot in add.shots] == [("1+1", "2"), ("2+2", "4")]
+    assert [(question.prompt, question.gold) for question in add.examples] == [("3+3", "6")]
+    assert more.shots == add.shots
+    assert [(question.prompt, question.gold) for question in more.examples] == [("S\n\n4+4", "8")]
+    checked = prepare_tasks(read_tasks(path))
+    assert [task.descriptions for task in checked] == [["Add."], ["Add."]]
+    assert [[answer for _, answer in task.examples] for task in checked] == [["2", "4", "6"], ["8"]]
+    (tmp_path / "add.yaml").write_text(
+        "descriptions: [Add.]\nexamples: [[1+1, '2'], [2+2, '4']]\n", encoding="utf-8-sig"
+    )
+    (yaml,) = load_tasks(str(tmp_path / "add.yaml"), shots=0)
+    assert (yaml.task.name, [question.gold for question in yaml.examples]) == ("add", ["2", "4"])
+
+
+def test_what_counts_of_a_response_may_be_a_part(tmp_path: Path) -> None:
+    rows = [{"prompt": "2+2", "response": "It is 4.", "answer": "4"}] * 2
+    data = load_task(str(write(tmp_path / "my.jsonl", rows)), shots=1)
+    assert [(e.gold, e.target) for e in (*data.shots, *data.examples)] == [("4", "4"), ("4", "4")]
+    (task,) = read_tasks(tmp_path / "my.jsonl", described=False)
+    assert task.examples[0].without_definition() == ("2+2", "It is 4.")
+
+
+def test_turns_of_a_conversation_are_asked_in_order(tmp_path: Path) -> None:
+    messages = [{"role": role, "content": role[0]} for role in ("user", "assistant", "user")]
+    data = load_task(str(write(tmp_path / "my.jsonl", [{"messages": messages, "answer": "x"}])), shots=0)
+    assert (data.examples[0].before, data.examples[0].prompt) == (("u", "a"), "u")
+    for wrong in (messages[:2], messages[1:], messages[:1] * 2, []):
+        write(tmp_path / "my.jsonl", [{"messages": wrong, "answer": "x"}])
+        with pytest.raises(EvaluationError, match=r"expected the user's last|expected a `prompt`"):
+            load_task(str(tmp_path / "my.jsonl"), shots=0)
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b'{"prompt": "a"}', "row 1: expected"),
-        (b'{"prompt": "a", "answer": "b"}\n\n{"prompt": "a", "answer": null}', "row 2: expected"),
-        (b"[1]", "row 1: expected"),
+        (b'{"prompt": "a"}', "example 1 is .*: expected a `prompt`"),
+        (b'{"prompt": "a", "answer": "b"}\n\n{"prompt": "a", "answer": null}', "example 2 is .*: expected"),
+        (b'{"prompt": "a", "answer": " "}', "example 1 is .*: expected"),
+        (b"[1]", "example 1 is .*: expected"),
+        (b"1", "line 1 is not a task: expected a mapping"),
         (b"nonsense", "line 1 is not JSON"),
         (b"\x1f\x8bnonsense", "cannot be read"),
-        (b"\xff", "cannot be read"),
-        (b"", "nothing left to score"),
+        (b'{"prompt": "a", "answer": "b"}\n\xff', r"cannot be read \(line 2 is no UTF-8 text\): save it as UTF-8"),
+        (b"", "holds no tasks"),
         (b'{"prompt": "a", "answer": "b"}', "nothing left to score after 1 examples for demonstrations"),
     ],
 )
 def test_own_file_that_cannot_be_used_is_refused(content: bytes, told: str, tmp_path: Path) -> None:
     (tmp_path / "my.jsonl").write_bytes(content)
     with pytest.raises(EvaluationError, match=told):
-        load_task(str(tmp_path / "my.jsonl"))
+        load_tasks(str(tmp_path / "my.jsonl"))
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:

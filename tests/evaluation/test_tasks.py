@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from text2lora.errors import EvaluationError
-from text2lora.evaluation.data import load_task
+from text2lora.evaluation.data import load_tasks
 from text2lora.evaluation.tasks import BENCHMARKS, EvalTask, Example, own_task
 
 CHOICES = {"text": ["a dog", "a cat", "Vitamin A", "none"], "label": ["1", "2", "3", "4"]}
@@ -147,7 +147,7 @@ REAL = ["arc_challenge", "arc_easy", "boolq", "openbookqa", "piqa", "winogrande"
 
 @pytest.mark.parametrize("name", REAL)
 def test_on_real_samples_gold_is_right_and_all_else_wrong(name: str, shared: Path) -> None:
-    data = load_task(name, shared / "data" / "benchmarks.jsonl.gz", shots=3)
+    (data,) = load_tasks(name, shared / "data" / "benchmarks.jsonl.gz", shots=3)
     assert len(data.examples) >= 397
     for example in [*data.examples, *data.shots]:
         others = [label for label in example.labels if label != example.gold]
@@ -160,7 +160,7 @@ def test_on_real_samples_gold_is_right_and_all_else_wrong(name: str, shared: Pat
 
 
 def test_on_real_problems_gold_is_right_and_all_else_wrong(shared: Path) -> None:
-    data = load_task("gsm8k", shared / "data" / "benchmarks.jsonl.gz", shots=0)
+    (data,) = load_tasks("gsm8k", shared / "data" / "benchmarks.jsonl.gz", shots=0)
     assert len(data.examples) == 400
     for example in data.examples:
         gold = example.gold
@@ -171,7 +171,7 @@ def test_on_real_problems_gold_is_right_and_all_else_wrong(shared: Path) -> None
 
 
 def test_every_canonical_solution_of_humaneval_passes(shared: Path) -> None:
-    data = load_task("humaneval", shared / "data", shots=0)
+    (data,) = load_tasks("humaneval", shared / "data", shots=0)
     assert len(data.examples) == 164
     with gzip.open(shared / "data" / "HumanEval.jsonl.gz", "rt", encoding="utf-8") as file:
         bodies = [json.loads(line)["canonical_solution"] for line in file]

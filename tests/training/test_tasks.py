@@ -81,6 +81,7 @@ def test_json_lines_hold_a_task_a_line(tmp_path: Path, name: str) -> None:
         ("descriptions: [a]\nexample: [[a, b]]\nexamples: [[a, b]]", "has no setting 'example'"),
         ("descriptions: [a]\nexamples: none.jsonl", "none.jsonl cannot be read"),
         ("a: [", "cannot be read"),
+        ("descriptions: [a]\nexamples: [{prompt: x, answer: 010}]", "numbers, yes and no need quotes"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, message: str) -> None:
@@ -94,6 +95,19 @@ def test_an_empty_folder_and_broken_json_are_refused(tmp_path: Path) -> None:
         read_tasks(tmp_path)
     (tmp_path / "t.jsonl").write_text("{}\n{")
     with pytest.raises(TrainingError, match="line 2 is not JSON"):
+        read_tasks(tmp_path / "t.jsonl")
+    (tmp_path / "t.jsonl").write_text('{"prompt": "a", "answer": "b"}')
+    with pytest.raises(TrainingError, match=r"holds examples and no descriptions: .*`t2l describe "):
+        read_tasks(tmp_path / "t.jsonl")
+
+
+def test_files_from_windows_are_read(tmp_path: Path) -> None:
+    text = '\ufeff{"descriptions": ["say b"], "examples": [["a", "b"]]}\r\n'
+    (tmp_path / "t.jsonl").write_bytes(text.encode())
+    (task,) = read_tasks(tmp_path / "t.jsonl")
+    assert (task.descriptions, task.examples) == (["say b"], [TaskExample("a", "b")])
+    (tmp_path / "t.jsonl").write_bytes(text.removeprefix("\ufeff").encode("utf-16"))
+    with pytest.raises(TrainingError, match="line 1 is no UTF-8 text"):
         read_tasks(tmp_path / "t.jsonl")
 
 

@@ -79,7 +79,7 @@ class TransformersBackend:
     def from_names(
         cls,
         model: str,
-        adapters: Sequence[str] = (),
+        adapters: Sequence[str] | Mapping[str, LoraAdapter] = (),
         batch_size: int = 16,
         device: str = "cpu",
         dtype: Any = "auto",
@@ -87,12 +87,16 @@ class TransformersBackend:
     ) -> TransformersBackend:
         """Load adapters and their base; folders, Hub ids, or a base that ships with the package.
 
+        Adapters may be loaded already, and are then by name.
+
         Raises:
             CheckpointError: one of them cannot be loaded, or an adapter does not fit the base.
         """
-        loras = {
-            name: LoraAdapter.from_pretrained(name, token=token) for name in adapters
-        }  # first, as they are quick to fail
+        loras = (
+            adapters
+            if isinstance(adapters, Mapping)
+            else {name: LoraAdapter.from_pretrained(name, token=token) for name in adapters}
+        )  # first, as they are quick to fail
         path = base_source(model)
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, token=token)

@@ -115,9 +115,16 @@ class ConditioningReport:
         """The finding in one sentence."""
         loss = {name: condition.loss.mean for name, condition in self.conditions.items()}
         if self.explained is None:
+            seen = f"with adapters {loss['matched']:.3f}, without {loss['none']:.3f}"
+            if self.gain.value <= 0:
+                return (
+                    f"the adapters do not lower the loss on these tasks ({seen}): there is no gain for the description "
+                    "to explain"
+                )
             return (
-                f"the adapters do not lower the loss on these tasks (with them {loss['matched']:.3f}, without "
-                f"{loss['none']:.3f}): there is no gain for the description to explain"
+                f"the adapters lower the loss on these {len(self.tasks)} tasks by {self.gain.value:.3f} ({seen}), but "
+                f"the 95 % interval, {self.gain.low:.3f} to {self.gain.high:.3f}, reaches zero: that may be chance, so "
+                "that nothing is said of the description; check with more tasks"
             )
         share, low, high = (round(100 * value) for value in self.explained)
         interval = f"95 % interval {low} to {high} %"
@@ -165,6 +172,8 @@ class ConditioningReport:
 def prepare_tasks(tasks: Sequence[Task], examples: int | None = None) -> list[CheckTask]:
     """Tasks as the check wants them: a held-out wording is the second one, prompts are without definitions.
 
+    Of a task that holds examples out, these are taken.
+
     Args:
         tasks: as `text2lora.training.tasks.read_tasks` reads them.
         examples: keep so many per task at most.
@@ -172,8 +181,8 @@ def prepare_tasks(tasks: Sequence[Task], examples: int | None = None) -> list[Ch
     return [
         CheckTask(
             task.name,
-            [task.descriptions[0], *task.held_out_descriptions, *task.descriptions[1:]],
-            [example.without_definition() for example in task.examples[:examples]],
+            [*task.descriptions[:1], *task.held_out_descriptions, *task.descriptions[1:]],
+            [example.without_definition() for example in (task.held_out_examples or task.examples)[:examples]],
         )
         for task in tasks
     ]

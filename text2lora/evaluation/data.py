@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import gzip
-import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from text2lora.errors import EvaluationError, MissingExtraError
+from text2lora.errors import EvaluationError, MissingExtraError, TrainingError
 from text2lora.evaluation.tasks import BENCHMARKS, EvalTask, Example, Row, own_task
 from text2lora.hub import hub_fault
 from text2lora.installation import install_command
+from text2lora.textfiles import read_lines
+from text2lora.training.data import Prompt
+from text2lora.training.tasks import YAML, TaskExample, read_tasks
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json.gz", ".json")
 
@@ -29,14 +29,15 @@ class TaskData:
     shots: Sequence[Example]
 
 
-def load_task(name: str, data: Path | None = None, shots: int = 3, limit: int | None = None) -> TaskData:
-    """A task with its questions and demonstrations.
+def load_tasks(name: str, data: Path | None = None, shots: int = 3, limit: int | None = None) -> list[TaskData]:
+    """Tasks with their questions and demonstrations.
 
     The demonstrations are the first of the split that the data set has for them; where it has none, the first of all,
-    which are then not scored in any condition.
+    which are then not scored in any condition. Of a task in a file that holds examples out, these are scored, and the
+    demonstrations are the first of the others.
 
     Args:
-        name: one of `BENCHMARKS`, or a file of JSON lines with `prompt` and `answer`.
+        name: one of `BENCHMARKS`, or a file or folder of tasks as `text2lora.training.tasks.read_tasks` reads them.
         data: for a benchmark, a file or folder in place of the Hub.
         shots: how many demonstrations.
         limit: how many questions, the first ones; None takes all.
@@ -51,53 +52,55 @@ def load_task(name: str, data: Path | None = None, shots: int = 3, limit: int | 
             rows, aside = local_rows(task.name, data)
         else:
             rows, aside = _hub_rows(task, shots, None if limit is None else limit + shots)
-    elif name.endswith(ENDINGS) or Path(name).exists():
-        path = Path(name)
-        task = own_task(re.sub(r"\.jsonl?(\.gz)?$", "", path.name))
-        rows, aside = list(read_lines(path)), []
-        for number, row in enumerate(rows, 1):
-            if not (isinstance(row, dict) and isinstance(row.get("prompt"), str) and _is_answer(row.get("answer"))):
-                raise EvaluationError(f'{path}, row {number}: expected {{"prompt": "...", "answer": "..."}}')
-    else:
+        return [_set_aside(task, [task.read(row) for row in rows], [task.read(row) for row in aside], shots, limit)]
+    if not name.endswith((*ENDINGS, *YAML)) and not Path(name).exists():
         close = difflib.get_close_matches(name, BENCHMARKS, 1)
         hint = f"did you mean {close[0]!r}? Otherwise " if close else ""
         raise EvaluationError(
-            f"{name!r} is no task: {hint}expected {', '.join(BENCHMARKS)}, lm_eval:NAME or a file ending in .jsonl"
+            f"{name!r} is no task: {hint}expected {', '.join(BENCHMARKS)}, lm_eval:NAME, or a file or folder of tasks"
         )
-    if len(aside) < shots:
-        aside, rows = rows[:shots], rows[shots:]
-    if not rows:
-        raise EvaluationError(
-            f"{name} has nothing left to score after {len(aside)} examples for demonstrations: give more, or --shots 0"
-        )
-    return TaskData(task, [task.read(row) for row in rows[:limit]], [task.read(row) for row in aside[:shots]])
-
-
-def _is_answer(value: object) -> bool:
-    return (isinstance(value, str) and bool(value.strip())) or (
-        isinstance(value, int | float) and not isinstance(value, bool)
-    )
-
-
-def read_lines(path: Path) -> Iterator[Any]:
-    """The values of a file of JSON lines, gzipped or not; empty lines are skipped.
-
-    Raises:
-        EvaluationError: it cannot be read, or a line is not JSON.
-    """
     try:
-        with path.open("rb") as probe:
-            packed = probe.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rt", encoding="utf-8-sig") if packed else path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    try:
-                        yield json.loads(line)
-                    except ValueError as error:
-                        raise EvaluationError(f"{path}, line {number} is not JSON ({error})") from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise EvaluationError(f"{path} cannot be read ({reason}): expected a file of JSON lines") from error
+        found = read_tasks(Path(name), described=False)
+    except TrainingError as error:
+        raise EvaluationError(str(error)) from error
+    tasks = []
+    for own in found:
+        task = own_task(own.name)
+        shown, held_out = ([_question(task, e) for e in examples] for examples in (own.examples, own.held_out_examples))
+        tasks.append(_set_aside(task, held_out or shown, shown if held_out else [], shots, limit))
+    return tasks
+
+
+def _set_aside(
+    task: EvalTask, examples: list[Example], aside: list[Example], shots: int, limit: int | None
+) -> TaskData:
+    if len(aside) < shots:
+        aside, examples = examples[:shots], examples[shots:]
+    if not examples:
+        raise EvaluationError(
+            f"{task.name} has nothing left to score after {len(aside)} examples for demonstrations: give more, or "
+            "--shots 0"
+        )
+    return TaskData(task, examples[:limit], aside[:shots])
+
+
+def _question(task: EvalTask, example: TaskExample) -> Example:
+    """An example of a task in a file as a question, without the definition of the task."""
+    *before, prompt = _turns(task.name, example.prompt)
+    row = {"prompt": prompt, "answer": example.answer or example.response, "response": example.response}
+    return replace(task.read(row), before=tuple(before))
+
+
+def _turns(name: str, prompt: Prompt) -> list[str]:
+    """What user and assistant say in turn, the user first and last; a system's message stands before the first."""
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    system = [message["content"] for message in messages if message["role"] == "system"]
+    rest = [message for message in messages if message["role"] != "system"]
+    expected = ["user", "assistant"] * (len(rest) // 2) + ["user"]
+    if [message["role"] for message in rest] != expected:
+        raise EvaluationError(f"{name} has messages of {', '.join(m['role'] for m in rest)}: expected the user's last")
+    first, *others = [message["content"] for message in rest]
+    return ["\n\n".join([*system, first]), *others]
 
 
 def local_rows(name: str, data: Path) -> tuple[list[Row], list[Row]]:
@@ -114,14 +117,14 @@ def local_rows(name: str, data: Path) -> tuple[list[Row], list[Row]]:
         raise EvaluationError(f"{data} does not exist: expected a file or a folder of JSON lines")
     files = sorted(path for path in data.iterdir() if path.name.endswith(ENDINGS)) if data.is_dir() else [data]
     for path in files:
-        first = next(islice(read_lines(path), 1), None)
+        first = next(iter(read_lines(path, EvaluationError)), None)
         if _is_bundle(first):
-            for row in read_lines(path):
+            for row in read_lines(path, EvaluationError):
                 if _is_bundle(row) and _plain(row["name"]) == _plain(name):
                     return list(row["test"]), list(row.get("train", []))
         elif path == data or _plain(_stem(path)) == _plain(name):
             beside = [other for other in files if _plain(_stem(other)) == _plain(f"{name}.train")]
-            return list(read_lines(path)), list(read_lines(beside[0])) if beside else []
+            return list(read_lines(path, EvaluationError)), list(read_lines(beside[0])) if beside else []
     raise EvaluationError(f"{data} has no {name}: expected {name}.jsonl in it, or a line with that name")
 
 

@@ -120,11 +120,12 @@ def check_code(tasks: Sequence[TaskData], allow_code_execution: bool) -> None:
 
 
 def _request(condition: Condition, data: TaskData, index: int) -> Request:
-    shown = [text for shot in data.shots[: condition.shots] for text in (shot.prompt, shot.target)]
-    question = data.examples[index].prompt
+    shown = [text for shot in data.shots[: condition.shots] for text in (*shot.before, shot.prompt, shot.target)]
+    example = data.examples[index]
+    question = example.prompt
     if condition.description:
         question = f"{condition.description.strip()}\n\n{question}"
-    return Request((*shown, question), data.task.prefill)
+    return Request((*shown, *example.before, question), data.task.prefill)
 
 
 def _judge(condition: Condition, data: TaskData, answers: Sequence[Answer]) -> list[Sample]:

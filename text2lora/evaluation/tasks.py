@@ -30,6 +30,7 @@ class Example:
         texts: what the labels stand for.
         entry: of a programming task, the function to write; empty for whole programs.
         header: of a programming task, the code that goes before the answer.
+        before: what user and assistant said before the prompt, in turn.
     """
 
     prompt: str
@@ -39,6 +40,7 @@ class Example:
     texts: tuple[str, ...] = ()
     entry: str = ""
     header: str = ""
+    before: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -300,7 +302,7 @@ def _mbpp(row: Row) -> Example:
 
 
 def own_task(name: str) -> EvalTask:
-    """A task of rows with `prompt` and `answer`, by exact match after `normalise`."""
+    """A task from a file, by exact match after `normalise`."""
 
     def example(row: Row) -> Example:
         raise KeyError("prompt and answer are needed")

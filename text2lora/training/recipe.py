@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import yaml
 
 from text2lora.errors import TrainingError
+from text2lora.textfiles import read_text
 
 T = TypeVar("T")
 
@@ -22,8 +23,8 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> dict[str, Any
         TrainingError: it cannot be read, or an override is not KEY=VALUE.
     """
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        recipe = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
         raise TrainingError(f"the recipe {path} cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(recipe, dict):
         raise TrainingError(f"the recipe {path} is not a mapping of settings")

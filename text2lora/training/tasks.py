@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 import re
 from collections import Counter
@@ -17,6 +15,7 @@ import yaml
 from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, MissingExtraError, TrainingError
 from text2lora.installation import install_command
+from text2lora.textfiles import read_lines, read_text
 from text2lora.training.data import Example, Probe, Prompt, TaskDraw
 from text2lora.training.recipe import check_least, check_shares
 
@@ -29,11 +28,15 @@ LOTS_OF_LORAS = {
 
 
 class TaskExample(NamedTuple):
-    """One example: `prompt` is a text or chat messages; `definition` says the task and may stand before it."""
+    """One example: `prompt` is a text or chat messages; `definition` says the task and may stand before it.
+
+    `answer` is what counts of the response, where that is not all of it.
+    """
 
     prompt: Prompt
     response: str
     definition: str = ""
+    answer: str = ""
 
     def with_definition(self) -> Example:
         """The prompt with the definition before it, and the response."""
@@ -73,7 +76,7 @@ class TaskFiles:
     """Tasks in files of your own.
 
     Attributes:
-        path: a YAML file with one task, a JSON lines file (`.jsonl`, `.jsonl.gz`) with one a line, or a folder of them.
+        path: a YAML file with one task, a JSON lines file with one a line, or a folder of them; see `read_tasks`.
     """
 
     path: str
@@ -110,32 +113,52 @@ class HubTasks:
     limit: int = 0
 
 
-def read_tasks(path: Path) -> list[Task]:
+def read_tasks(path: Path, described: bool = True) -> list[Task]:
     """Read tasks from a YAML or JSON lines file, or from a folder of them.
 
     A task is a mapping with `name` (default: the file's), `descriptions`, `examples` and, if there are,
     `held_out_descriptions`, `held_out_examples` and `definition`. An example is a mapping with `prompt` (or chat
-    `messages`) and `response`, or a list of the two. Examples may be the name of a JSON lines file beside the task's.
+    `messages`) and `response`, or a list of the two; `answer` says what counts of the response, or stands in its place.
+    Examples may be the name of a JSON lines file beside the task's.
+
+    A YAML file holds one task, and a file of JSON lines a task a line, or one task's examples, one a line.
+
+    Args:
+        path: the file or folder.
+        described: whether every task needs a description.
 
     Raises:
         TrainingError: a file that cannot be read, or a task that lacks something, by name.
     """
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml"))
+        found = sorted(p for p in path.iterdir() if p.suffix in YAML)
         found = found or sorted(p for p in path.iterdir() if p.name.endswith((".jsonl", ".jsonl.gz")))
         if not found:
             raise TrainingError(f"{path} holds no tasks: expected YAML or JSON lines files")
-        return [task for file in found for task in read_tasks(file)]
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
-        return [_task(row, path, f"line {i + 1}") for i, row in enumerate(read_lines(path))]
-    return [_task(_read_yaml(path), path, path.stem)]
+        return [task for file in found for task in read_tasks(file, described)]
+    if path.suffix in YAML:
+        try:
+            return [_task(yaml.safe_load(read_text(path)), path, path.stem, described)]
+        except yaml.YAMLError as error:
+            raise TrainingError(f"the task {path} cannot be read ({' '.join(str(error).split())})") from error
+    if not (rows := read_lines(path)):
+        raise TrainingError(f"{path} holds no tasks: expected a task or an example a line")
+    if not _is_example(rows[0]):
+        return [_task(row, path, f"line {i + 1}", described) for i, row in enumerate(rows)]
+    if described:
+        raise TrainingError(
+            f"{path} holds examples and no descriptions: expected a task a line, with `descriptions` and `examples`; "
+            f"`t2l describe {path}` makes one of them"
+        )
+    name = re.sub(r"\.jsonl?(\.gz)?$", "", path.name)
+    return [_task({"name": name, "examples": path.name}, path, name, described)]
 
 
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TrainingError(f"the task {path} cannot be read ({' '.join(str(error).split())})") from error
+YAML = (".yaml", ".yml")
+
+
+def _is_example(row: object) -> bool:
+    return isinstance(row, list) or (isinstance(row, dict) and bool({"prompt", "messages"} & row.keys()))
 
 
 def read_wordings(path: Path) -> tuple[list[str], list[str]]:
@@ -166,24 +189,7 @@ def locate(name: str, folder: Path) -> Path:
     return folder / name if (folder / name).exists() else Path(name)
 
 
-def read_lines(path: Path) -> list[Any]:
-    """The rows of a JSON lines file, gzipped or not; empty lines are left out."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            lines = [line for line in file if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise TrainingError(f"{path}, line {number} is not JSON ({error})") from error
-    return rows
-
-
-def _task(content: object, path: Path, place: str, described: bool = True) -> Task:
+def _task(content: object, path: Path, place: str, described: bool) -> Task:
     keys = ("name", "descriptions", "held_out_descriptions", "definition", "examples", "held_out_examples")
     where = f"{path}, {place}" if place != path.stem else str(path)
     needed = ["descriptions", "examples"] if described else ["examples"]
@@ -195,11 +201,12 @@ def _task(content: object, path: Path, place: str, described: bool = True) -> Ta
 
     def examples(key: str) -> list[TaskExample]:
         rows = content.get(key) or []
+        numbers = isinstance(rows, str) or path.suffix not in YAML  # to YAML, 010 is 8 and 12:30 is 750
         rows = read_lines(path.parent / rows) if isinstance(rows, str) else rows
         if not isinstance(rows, list):
             raise TrainingError(f"{where}: `{key}` is {rows!r}, expected a list or the name of a JSON lines file")
         one = key.removesuffix("s").replace("_", " ")
-        return [_example(row, definition, f"{where}, {one} {i + 1}") for i, row in enumerate(rows)]
+        return [_example(row, definition, f"{where}, {one} {i + 1}", numbers) for i, row in enumerate(rows)]
 
     texts = [_descriptions(content.get(key) or [], where, key) for key in ("descriptions", "held_out_descriptions")]
     shown, held_out = examples("examples"), examples("held_out_examples")
@@ -217,29 +224,28 @@ def _descriptions(given: object, where: str, key: str) -> list[str]:
         raise TrainingError(f"{where}: {error}") from error
 
 
-def _example(row: object, definition: str, where: str) -> TaskExample:
+def _example(row: object, definition: str, where: str, numbers: bool) -> TaskExample:
     if isinstance(row, list | tuple) and len(row) == 2:
         row = {"prompt": row[0], "response": row[1]}
+
+    def text(value: object) -> object:
+        is_number = numbers and isinstance(value, int | float) and not isinstance(value, bool)
+        return str(value) if is_number else value
+
     if isinstance(row, dict):
-        prompt, response = row.get("messages", row.get("prompt")), row.get("response")
+        prompt, answer = row.get("messages", row.get("prompt")), text(row.get("answer", ""))
+        response = text(row.get("response", answer))
         chat = isinstance(prompt, list) and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in prompt)
-        if prompt and (chat or isinstance(prompt, str)) and isinstance(response, str):
-            return TaskExample(prompt, response, definition)
+        if (
+            (prompt and (chat or isinstance(prompt, str)))
+            and (isinstance(response, str) and isinstance(answer, str))
+            and ("response" in row or answer.strip())
+        ):
+            return TaskExample(prompt, response, definition, "" if answer == response else answer)
     raise TrainingError(
-        f"{where} is {str(row)[:80]}: expected a `prompt` (or `messages` of `role` and `content`) and a `response`, "
-        "both texts; numbers, yes and no need quotes"
+        f"{where} is {str(row)[:80]}: expected a `prompt` (or `messages` of `role` and `content`) and a `response` or "
+        f"`answer`, texts{'' if numbers else '; numbers, yes and no need quotes'}"
     )
-
-
-def read_undescribed(path: Path) -> Task:
-    """Read one task that may lack descriptions: a YAML file, or a JSON lines file with an example a line.
-
-    Raises:
-        TrainingError: as `read_tasks`.
-    """
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
-        return _task({"descriptions": [], "examples": read_lines(path)}, path, path.name.partition(".")[0], False)
-    return _task(_read_yaml(path), path, path.stem, False)
 
 
 def task_to_dict(task: Task) -> dict[str, Any]:
@@ -248,8 +254,12 @@ def task_to_dict(task: Task) -> dict[str, Any]:
     same = len(definitions) == 1
 
     def rows(examples: list[TaskExample]) -> list[dict[str, Any]]:
-        pairs = [e.without_definition() if same else e.with_definition() for e in examples]
-        return [{"prompt" if isinstance(p, str) else "messages": p, "response": response} for p, response in pairs]
+        pairs = [(e, e.without_definition() if same else e.with_definition()) for e in examples]
+        return [
+            {"prompt" if isinstance(prompt, str) else "messages": prompt, "response": response}
+            | ({"answer": example.answer} if example.answer else {})
+            for example, (prompt, response) in pairs
+        ]
 
     found: dict[str, Any] = {"name": task.name, "descriptions": task.descriptions}
     if task.held_out_descriptions:
