@@ -15,12 +15,14 @@ class Samples:
         descriptions: texts that ask for different things.
         inputs: texts that the base model can read.
         reads: what an input may be, in a sentence.
+        note: what to know of the inputs, and of the answers of the base alone.
         single: whether adapters were trained on single inputs, so that earlier turns of a chat only confuse them.
     """
 
     descriptions: list[str]
     inputs: list[str]
     reads: str
+    note: str = ""
     single: bool = False
 
 
@@ -35,6 +37,7 @@ NANO = Samples(
     [sample_record("order", seed)[0] for seed in (1, 3, 7)],
     f"nano reads one line like the examples: an {', '.join(KINDS[:-1])} or {KINDS[-1]} record. It cannot read other "
     "text.",
+    "Names and orders are invented. The base alone, which is told no task, says anything, often just 1.",
     single=True,
 )
 SMOL = Samples(

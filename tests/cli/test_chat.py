@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from text2lora import InvalidDescriptionError, LoraAdapter
+from text2lora import LoraAdapter
 from text2lora.cli.chat import Pair, keeps_turns
+from text2lora.errors import InvalidInputError
 from text2lora.inference import complete, generate_answers
 
 TEMPLATE = (
@@ -88,9 +90,33 @@ def test_the_oldest_turns_make_room(pair: Pair) -> None:
     for word in ("a" * 100, "b" * 100, "c" * 100):  # the context has 256 tokens, a byte each
         pair.answer(word)
     assert [turn["content"][0] for turn in pair.turns["base"] if turn["role"] == "user"] == ["b", "c"]
-    with pytest.raises(InvalidDescriptionError, match="do not fit into the model's 256"):
+    with pytest.raises(InvalidInputError, match="do not fit into the model's 256"):
         pair.answer("d" * 300)
     assert len(pair.turns["base"]) == 4
+
+
+def test_no_more_is_written_than_fits(adapter: LoraAdapter, chat_tokenizer) -> None:
+    """On a base whose positions are a table, so that one too many is an IndexError."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=261, n_positions=32, n_embd=8, n_layer=1, n_head=2, bos_token_id=None, eos_token_id=None
+    )
+    pair = Pair(adapter, NoAdapter(GPT2LMHeadModel(config).eval()), chat_tokenizer, 1.0, 500)
+    assert pair.answer("x" * 20).keys() == {"base", "adapter"}  # of 22 tokens, and 10 are written
+    with pytest.raises(InvalidInputError, match="do not fit into the model's 32"):
+        pair.answer("x" * 23)
+
+
+class NoAdapter:
+    """A base in the place of a PeftModel."""
+
+    def __init__(self, base):
+        self.base = base
+        self.disable_adapter = contextlib.nullcontext
+
+    def __getattr__(self, name: str):
+        return getattr(self.base, name)
 
 
 def test_strength_changes_in_place(pair: Pair) -> None:
@@ -116,12 +142,13 @@ def test_lines_of_a_pipe_are_answered(say) -> None:
 
 
 def test_commands_work_in_a_pipe(say) -> None:
-    result = say("x\n/scale 0\nx\n/scale -1\n/scale\n/reset\n/dance\n /x\n/quit\nnever\n", "--json", "--fresh")
+    lines = "x\n/scale 0\nx\n/scale -1\n/scale\n/reset\n/help\n/dance\n /x\n/quit\nnever\n"
+    result = say(lines, "--json", "--fresh")
     rows = [json.loads(line) for line in result.out.splitlines()]
     assert [(row["input"], row["scale"]) for row in rows] == [("x", 1.0), ("x", 0.0), ("/x", 0.0)]
     assert rows[0]["adapter"] != rows[0]["base"]
     assert rows[1]["adapter"] == rows[1]["base"]
-    for told in ("-1 is no strength", "scale 0", "forgotten", "/dance is no command"):
+    for told in ("-1 is no strength", "scale 0", "forgotten", "/help says this", "/dance is no command"):
         assert told in result.err
 
 
@@ -133,9 +160,9 @@ def test_a_line_that_does_not_fit_is_passed_over(say) -> None:
 
 
 def test_bytes_that_are_no_text_are_replaced(say) -> None:
-    result = say(b"\xffx\x00\n\ny\n", "--json")
+    result = say("\ufeffx\n".encode() + b"\xffx\x00\n\ny\n", "--json")
     assert result.code == 0, result.err
-    assert [json.loads(line)["input"] for line in result.out.splitlines()] == ["\ufffdx\x00", "y"]
+    assert [json.loads(line)["input"] for line in result.out.splitlines()] == ["x", "\ufffdx\x00", "y"]
 
 
 def test_terminal_shows_sides_and_what_comes_next(say, terminal) -> None:
@@ -143,7 +170,7 @@ def test_terminal_shows_sides_and_what_comes_next(say, terminal) -> None:
     assert "upper case the city" in result.out
     assert "[bold]x" in result.out
     assert result.out.split().index("base") < result.out.split().index("adapter")
-    assert result.out.splitlines()[-1].startswith("Next: t2l eval")
+    assert result.out.splitlines()[-1] == "Next: t2l export zip mine"
 
 
 def test_what_is_no_adapter_is_one_line(t2l_command) -> None:
@@ -169,7 +196,7 @@ def test_typed_at_a_real_terminal(tmp_path: Path, leave: str) -> None:
     child.expect("OSLO")
     child.expect("h> ")  # after the cursor was shown again
     getattr(child, leave)()
-    child.expect("Next: t2l eval")
+    child.expect("Next: t2l export")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0

@@ -62,6 +62,8 @@ def commands(command=None, names=()):
 def test_every_command_has_help_with_an_example_that_is_understood(t2l_command, names, command) -> None:
     result = t2l_command(*names, "--help")
     assert (result.code, "Usage" in result.out) == (0, True)
+    assert "<bool>" not in result.out  # what takes no value has no type
+    assert "...}" not in result.out
     example = re.search(r"Example: t2l (.+)", command.help)
     assert example, names
     words = shlex.split(example[1])
@@ -144,7 +146,8 @@ def test_force_does_not_replace_what_is_no_adapter(t2l_command, checkpoint_dir: 
         (["make", "a", "-m", "CHECKPOINT", "--scale", "-1"], "scale is -1"),
         (["make", "a", "-m", "CHECKPOINT", "-o", "/proc/mine"], "/proc/mine cannot be written"),
         (["run", "/nothing/here", "x"], "/nothing/here does not exist"),
-        (["run", "CHECKPOINT", "x"], "no adapter_config.json"),
+        (["run", "CHECKPOINT", "x"], "is a checkpoint, no adapter"),
+        (["make", "a", "-m", "Nano"], "did you mean 'nano'?"),
         (["info", "/nothing/here"], "/nothing/here does not exist"),
     ],
 )
@@ -219,6 +222,7 @@ def test_info_tells_a_checkpoint_from_an_adapter(t2l_command, checkpoint_dir: Pa
     facts = json.loads(t2l_command("info", "mine", "--json").out)
     assert facts["what"] == "LoRA adapter"
     assert (facts["dtype"], facts["r"], facts["alpha"]) == ("float32", 4, 8.0)
+    assert facts["bytes"] == LoraAdapter.from_pretrained("mine").num_bytes
     assert "LoRA adapter" in t2l_command("info", "mine").out
 
 
@@ -330,6 +334,90 @@ def test_convert_leaves_nothing_behind_when_the_checkpoint_is_damaged(t2l_comman
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
     (tmp_path / "new").write_text("mine")
     assert "new exists: choose another folder" in t2l_command("convert", "old", "new").err
+    assert "new is a file" in t2l_command("convert", "old", "new", "--force").err
+
+
+def test_convert_replaces_a_checkpoint_and_nothing_else(t2l_command, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "old")
+    assert t2l_command("convert", "old", "new").code == 0
+    refused = t2l_command("convert", "old", "new")
+    assert (refused.code, "or replace a checkpoint with --force" in refused.err) == (1, True)
+    assert t2l_command("convert", "old", "new", "--force", "--dtype", "bfloat16").code == 0
+    assert str(Text2LoraModel.from_pretrained("new").dtype) == "torch.bfloat16"
+    (tmp_path / "new" / "thesis.txt").touch()
+    assert "holds thesis.txt, no part of a checkpoint" in t2l_command("convert", "old", "new", "--force").err
+
+
+def test_adapters_are_found_in_a_subfolder(t2l_command, t2l: Text2LoraModel, base_dir: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        t2l.generate_lora(name, scale=2).save_pretrained(tmp_path / "runs" / name)
+    run = ["x", "--max-new-tokens", 4, "--json"]
+    assert t2l_command("run", "runs", "--subfolder", "one", *run).out == t2l_command("run", "runs/one", *run).out
+    assert "did you mean 'runs/one'?" in t2l_command("run", "runs", *run).err
+    assert t2l_command("export", "zip", "runs", "--subfolder", "two").out == "two.zip\n"
+    (tmp_path / "t.jsonl").write_text('{"prompt": "x", "answer": "y"}\n')
+    measure = ["eval", "-m", base_dir, "-t", "t.jsonl", "--shots", 0, "--json", "-a", "runs"]
+    both = t2l_command(*measure, "--subfolder", "one", "-a", "runs", "--subfolder", "two")
+    assert [row["condition"] for row in json.loads(both.out)["figures"]] == ["base", "runs/one", "runs/two"]
+    wrong = t2l_command(*measure, "-a", "runs", "-a", "runs", "--subfolder", "one", "--subfolder", "two")
+    assert (wrong.code, "2 for 3 adapters" in wrong.err) == (2, True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
+@pytest.mark.parametrize("at", ["pipe", "terminal"])
+def test_no_character_stops_a_command(tmp_path: Path, encoding: str, at: str) -> None:
+    """Made, then asked about, in one process; what the terminal has no letter for is shown by its number."""
+    code = (
+        "import sys\n"
+        "from text2lora.cli import main\n"
+        "def t2l(*args):\n"
+        "    sys.argv = ['t2l', *args]\n"
+        "    try: main()\n"
+        "    except SystemExit as stop: assert not stop.code, stop.code\n"
+        "t2l('make', 'Gib \u4e2d zur\u00fcck \u2192', '-o', 'caf\\udce9', '--json')\n"
+        "t2l('make', 'Gib \u4e2d zur\u00fcck', '-o', 'a')\n"
+        "t2l('run', 'a', 'zur\u00fcck \u2192 \u4e2d')\n"
+        "t2l('doctor')\n"
+    )
+    variables = {"PYTHONIOENCODING": encoding, "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+    variables |= {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "0", "NO_COLOR": "1"} if at == "terminal" else {}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path, env=os.environ | variables)
+    assert done.returncode == 0, done.stderr
+    made, *rest = done.stdout.split(b"\n")
+    assert json.loads(made)["description"] == "Gib \u4e2d zur\u00fcck \u2192"
+    text = b"\n".join(rest).decode(encoding)
+    shown = {"utf-8": "zurück → 中", "cp1252": r"zurück \u2192 \u4e2d", "ascii": r"zur\xfcck \u2192 \u4e2d"}
+    assert shown[encoding] in text
+    assert ("\u2713" if encoding == "utf-8" else "+") + " cpu" in text
+
+
+def test_text_that_the_terminal_could_not_decode_is_refused(t2l_command, checkpoint_dir: Path) -> None:
+    assert t2l_command("make", "the city", "-m", checkpoint_dir, "-o", "mine").code == 0
+    result = t2l_command("run", "mine", "zur\udcfcck")
+    assert (result.code, "PYTHONUTF8=1" in result.err) == (2, True)
+    assert "PYTHONUTF8=1" in t2l_command("make", "zur\udcfcck", "-m", checkpoint_dir).err
+
+
+@pytest.mark.parametrize(("token", "told"), [("", "is empty"), (" \n", "is empty")])
+def test_an_empty_token_is_a_wrong_call(t2l_command, token: str, told: str) -> None:
+    result = t2l_command("make", "x", "--push", "--token", token)
+    assert (result.code, told in result.err) == (2, True)
+
+
+@pytest.mark.parametrize("columns", ["80", "40"])
+def test_no_table_cuts_a_word_off(t2l_command, terminal, monkeypatch, columns: str) -> None:
+    from text2lora.cli.adapters import answer_table
+    from text2lora.cli.chat import _table
+    from text2lora.cli.common import out, show
+
+    monkeypatch.setenv("COLUMNS", columns)
+    word = "internationalization"
+    answers = {"base": f"{word} " * 3, "adapter": "x" * 60}
+    show(answer_table([{"input": "a b", **answers}]))
+    out.print(_table(answers, 1))
+    text = re.sub(r"[^a-z]", "", t2l_command("--version").out)
+    assert "\u2026" not in text
+    assert text.count("x") == 2 * 60 + 1  # of text2lora
 
 
 def test_terminal_shows_how_to_load_and_what_comes_next(t2l_command, terminal, checkpoint_dir: Path) -> None:
@@ -354,7 +442,7 @@ def test_piped_tables_are_cells_between_tabs(t2l_command, checkpoint_dir: Path) 
     assert t2l_command("make", "the city", "-m", checkpoint_dir, "-o", "mine").code == 0
     result = t2l_command("run", "mine", "x\ty", "z", "--max-new-tokens", 4)
     rows = [line.split("\t") for line in result.out.splitlines()]
-    assert [row[0] for row in rows] == ["input", "x y", "z"]
+    assert [row[0] for row in rows] == ["x y", "z"]
     assert {len(row) for row in rows} == {3}
     facts = dict(line.split("\t") for line in t2l_command("info", "mine").out.splitlines())
     assert (facts["what"], facts["r"]) == ("LoRA adapter", "4")

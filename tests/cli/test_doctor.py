@@ -99,21 +99,50 @@ def test_login_is_told_without_the_token(tmp_path: Path) -> None:
         result = ask_hub(600)
     """
     with HubServer() as hub, HubClient(hub.url, tmp_path) as client:
-        assert client(code)["status"] == "not logged in"
+        nobody = client(code)
+        assert (nobody["reachable"], nobody["status"]) == (True, "not logged in")
         known = next(iter(hub.users))
         assert client(code, token=known)["user"] == hub.users[known].name
         wrong = client(code, token="hf_wrong")
         assert wrong["user"] is None
         assert "hf_wrong" not in str(wrong)
         assert "not valid" in wrong["status"]
+        assert client(code, token="hf_\u00fc")["status"].startswith("the token cannot be sent")
 
 
-def test_no_answer_is_waited_for_a_short_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+@pytest.mark.parametrize("token", ["hf_secret", ""])
+def test_no_answer_is_not_taken_for_no_login(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", "/none")
+    there = "a token is there" if token else "no token"
     monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: True)
-    assert doctor.ask_hub(1)["status"] == "offline: a token is there, HF_HUB_OFFLINE is set"
+    assert doctor.ask_hub(1)["status"] == f"not asked, HF_HUB_OFFLINE is set; {there}"
     monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     told = doctor.ask_hub(1)
-    assert "no answer in 1 s" in told["status"]
+    assert told["status"] == f"cannot be reached: no answer in 1 s, or none that can be read; {there}"
+    assert not told["reachable"]
     assert "hf_secret" not in str(told)
+
+
+def test_proxies_are_shown_without_passwords(t2l_command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@proxy.example:3128")
+    out = t2l_command("doctor").out
+    assert "HTTPS_PROXY=http://***@proxy.example:3128" in out
+    assert "secret" not in out
+
+
+def test_a_proxy_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    code = """
+        import sys
+        sys.modules["socksio"] = None
+        from text2lora.cli.doctor import ask_hub
+        result = [ask_hub(1)["status"], *(cli(*args)[2] for args in calls)]
+    """
+    calls = [("run", "a/b", "x"), ("eval", "-m", "a/b", "-t", "boolq", "--server", "http://127.0.0.1:9"), ("ui",)]
+    for proxy, told in (("socks5://me:pw@h:9", "pip install socksio"), ("socks9://h", "is no address")):
+        (tmp_path / proxy[:6]).mkdir()
+        with HubClient("http://127.0.0.1:9", tmp_path / proxy[:6], ALL_PROXY=proxy, NO_PROXY="") as client:
+            for line in client(code, calls=calls):
+                assert told in line, line
+                assert "pw" not in line

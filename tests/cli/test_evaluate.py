@@ -86,10 +86,10 @@ def test_missing_extra_is_named(tasks: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert install_command("eval") in str(result.exception)
 
 
-def test_table_of_nano_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nano_has_a_table_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [Row("base", Estimate(0.5, 0.4, 0.6, 2, 8), [])]
     monkeypatch.setattr("text2lora.nano.evaluate.evaluate_nano", lambda *args: rows)
-    assert "| base | 0.500 | 0.400 to 0.600 | 2 | 8 |" in t2l("eval", "nano").output
+    assert "base\t0.500\t0.400 to 0.600\t2\t8\n" in t2l("eval", "nano").output
     assert json.loads(t2l("eval", "nano", "--json").stdout)["base"]["mean"] == 0.5
 
 

@@ -71,7 +71,12 @@ def test_what_is_there_stays_without_force(t2l_command, folder: Path) -> None:
     (folder / "city-merged").mkdir()
     (folder / "city-merged" / "mine").touch()
     assert t2l_command("export", "merged", "city").code == 1
+    assert "holds mine, no part of a merged model" in t2l_command("export", "merged", "city", "--force").err
     assert names(folder / "city-merged") == ["mine"]
+    (folder / "city-merged" / "mine").unlink()
+    for more in ([], ["--force", "--dtype", "bfloat16"]):
+        assert t2l_command("export", "merged", "city", *more).code == 0
+    assert str(AutoModelForCausalLM.from_pretrained("city-merged").dtype) == "torch.bfloat16"
 
 
 @pytest.mark.parametrize(

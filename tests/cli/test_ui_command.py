@@ -36,16 +36,17 @@ def test_a_checkpoint_that_is_not_there_stops_it_at_the_start():
     assert "./nowhere" in str(result.exception)
 
 
-def test_it_shows_the_page_until_it_is_interrupted():
+def test_it_shows_the_page_until_it_is_interrupted_whatever_the_proxy():
     pytest.importorskip("gradio")
     import httpx2
 
+    proxies = {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "", "no_proxy": ""}
     process = subprocess.Popen(
         [sys.executable, "-m", "text2lora", "ui"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1", "GRADIO_SERVER_NAME": "0.0.0.0"},
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "GRADIO_SERVER_NAME": "0.0.0.0"} | proxies,
     )
     try:
         assert process.stdout

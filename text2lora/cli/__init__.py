@@ -6,7 +6,6 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from text2lora.cli import (
@@ -24,11 +23,11 @@ from text2lora.cli import (
     training,
     ui,
 )
+from text2lora.cli.common import App, err, use_any_encoding
 
-app = typer.Typer(
+app = App(
     name="t2l",
     help='Turn a sentence into a LoRA adapter.\n\nExample: t2l make "Return the city in capitals."',
-    no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -70,14 +69,17 @@ def _options(
 def main() -> None:
     """Run `t2l`. A library error becomes one red line and exit code 1, a wrong call exit code 2."""
     from text2lora.errors import Text2LoraError, TrainingInterrupted
+    from text2lora.hub import proxy_fault
 
+    use_any_encoding()
     try:
         app()
-    except (Text2LoraError, OSError) as error:
-        if "--debug" in sys.argv:
+    except (Text2LoraError, OSError, ImportError) as error:
+        fault = proxy_fault(error)
+        if "--debug" in sys.argv or not (fault or isinstance(error, Text2LoraError | OSError)):
             raise
-        line = " ".join(str(error).split())
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {escape(line)}", highlight=False)
+        line = fault or " ".join(str(error).split())
+        err.print(f"[bold red]Error:[/] {escape(line)}", highlight=False)
         sys.exit(130 if isinstance(error, TrainingInterrupted) else 1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from text2lora import base as bases
 from text2lora import hub
@@ -16,13 +14,20 @@ from text2lora.cli.common import (
     AsJson,
     Base,
     Device,
+    FoldedTable,
+    Subfolder,
+    check_texts,
     complete_adapter,
     complete_checkpoint,
     err,
+    inside,
+    out,
     parse_device,
+    print_json,
     quiet,
     sample_input,
     show,
+    show_facts,
     size,
     suggest,
 )
@@ -35,7 +40,8 @@ if TYPE_CHECKING:
 
 def run(
     adapter: Adapter,
-    inputs: Annotated[list[str], typer.Argument(help="One or more inputs.", metavar="INPUT...")],
+    inputs: Annotated[list[str], typer.Argument(help="One or more inputs.", metavar="input")],
+    subfolder: Subfolder = None,
     base: Base = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
     device: Device = "auto",
@@ -45,11 +51,13 @@ def run(
 
     Example: t2l run city-upper "order A1234: 2 x tent for Ada Berg, ship to Oslo, total $80.00, 2024-05-01"
     """
+    check_texts(inputs, "INPUT")
     quiet()
     from text2lora.adapter import LoraAdapter
     from text2lora.inference import generate_answers
+    from text2lora.samples import BY_BASE
 
-    lora = LoraAdapter.from_pretrained(adapter)
+    lora = LoraAdapter.from_pretrained(adapter, subfolder)
     with err.status("loading the base model") as status:
         model, tokenizer = load_base(lora, base, device)
         status.update("answering")
@@ -57,10 +65,13 @@ def run(
         after = generate_answers(lora.apply_to(model), tokenizer, inputs, max_new_tokens)
     rows = [{"input": i, "base": b, "adapter": a} for i, b, a in zip(inputs, before, after, strict=True)]
     if as_json:
-        print(json.dumps(rows, ensure_ascii=False, indent=2))
+        print_json(rows, indent=2)
         return
-    show(answer_table(rows))
-    suggest("t2l", "chat", adapter)
+    show(answer_table(rows, header=out.is_terminal))
+    known = BY_BASE.get(base or lora.spec.base_model_name_or_path or "")
+    if out.is_terminal and known and known.note:
+        out.print(f"[dim]{escape(known.note)}[/]", highlight=False)
+    suggest("t2l", "chat", adapter, *inside(subfolder))
 
 
 def load_base(lora: LoraAdapter, base: str | None, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -79,9 +90,9 @@ def load_base(lora: LoraAdapter, base: str | None, device: str) -> tuple[PreTrai
     return widen(model).eval(), tokenizer
 
 
-def answer_table(rows: list[dict[str, str]], header: bool = True) -> Table:
+def answer_table(rows: list[dict[str, str]], header: bool = True) -> FoldedTable:
     """Inputs with the answers of base and adapter side by side."""
-    table = Table("input", "base", "adapter", show_lines=True, show_header=header)
+    table = FoldedTable("input", "base", "adapter", show_lines=True, show_header=header)
     for row in rows:
         table.add_row(
             escape(row["input"]), f"[dim]{escape(row['base'])}[/]", f"[bold green]{escape(row['adapter'])}[/]"
@@ -97,7 +108,7 @@ def info(
             autocompletion=lambda incomplete: [*complete_checkpoint(incomplete), *complete_adapter(incomplete)],
         ),
     ],
-    subfolder: Annotated[str | None, typer.Option(help="Inside it.")] = None,
+    subfolder: Subfolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a checkpoint or an adapter is.
@@ -107,28 +118,27 @@ def info(
     quiet()
     facts = _facts(name, subfolder)
     if as_json:
-        print(json.dumps(facts, ensure_ascii=False, indent=2))
+        print_json(facts, indent=2)
         return
-    table = Table(show_header=False, box=None)
+    shown: dict[str, str] = {}
     for key, value in facts.items():
-        table.add_row(
-            f"[bold]{key.replace('_', ' ')}[/]", escape(", ".join(value) if isinstance(value, list) else str(value))
-        )
-    show(table)
+        if key == "bytes":
+            key, value = "size", size(value)
+        shown[key.replace("_", " ")] = escape(", ".join(value) if isinstance(value, list) else str(value))
+    show_facts(shown)
     if facts["what"] == "LoRA adapter":
-        suggest("t2l", "run", name, sample_input(facts["base_model"]))
+        suggest("t2l", "run", name, *inside(subfolder), sample_input(facts["base_model"]))
     else:
-        where = ["--subfolder", subfolder] if subfolder else []
-        suggest("t2l", "make", "what the adapter should do", "--model", name, *where)
+        suggest("t2l", "make", "what the adapter should do", "--model", name, *inside(subfolder))
 
 
 def _facts(name: str, subfolder: str | None) -> dict[str, Any]:
-    from text2lora.adapter import CONFIG_NAME, WEIGHTS_NAME, LoraAdapter
+    from text2lora.adapter import CONFIG_NAME, LoraAdapter
     from text2lora.errors import CheckpointError
 
     path = hub.resolve_name(name, hub.CHECKPOINTS)
     try:
-        hub.fetch_files(path, [CONFIG_NAME, WEIGHTS_NAME], subfolder)
+        hub.fetch_files(path, [CONFIG_NAME], subfolder)
     except CheckpointError:
         from text2lora.modeling import Text2LoraModel
 
@@ -151,7 +161,7 @@ def _facts(name: str, subfolder: str | None) -> dict[str, Any]:
     return {
         "what": "LoRA adapter",
         "base_model": adapter.spec.base_model_name_or_path,
-        "size": size(adapter.num_bytes),
+        "bytes": adapter.num_bytes,
         "dtype": str(next(iter(adapter.weights.values())).dtype).removeprefix("torch."),
         "target_modules": sorted(adapter.spec.target_modules),
         "r": adapter.spec.r,

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from text2lora.cli.common import AsJson, Device, err, out, parse_device, parse_dtype, quiet, show, size, suggest
-
-app = typer.Typer(
-    help="Measure speed on this machine.\n\nExample: t2l bench generate --shape nano", no_args_is_help=True
+from text2lora.cli.common import (
+    App,
+    AsJson,
+    Device,
+    FoldedTable,
+    err,
+    out,
+    parse_device,
+    parse_dtype,
+    print_json,
+    quiet,
+    show,
+    show_facts,
+    size,
+    suggest,
 )
+
+app = App(help="Measure speed on this machine.\n\nExample: t2l bench generate --shape nano")
 
 
 @app.callback()
@@ -27,7 +38,7 @@ def generate(
     shape: Annotated[str, typer.Option(help="`llama-8b`, `gemma-2b` or `nano`; the weights are random.")] = "llama-8b",
     batch: Annotated[int, typer.Option(min=1, help="Adapters in a batch.")] = 64,
     repeat: Annotated[int, typer.Option(min=1, help="Times to measure one adapter; batches a fifth of it.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time adapters on the CPU, beside the bare matrix products that they need.
 
@@ -46,9 +57,9 @@ def generate(
         replacement = time_replacement()
     if as_json:
         report = {"shape": shape, "batch": batch, "times": [asdict(r) for r in rows], "replacement": replacement}
-        print(json.dumps(report, indent=2))
+        print_json(report, indent=2)
         return
-    table = Table("dtype", "products", "one adapter", "of products", f"each of {batch}", "of one", "error")
+    table = FoldedTable("dtype", "products", "one adapter", "of products", f"each of {batch}", "of one", "error")
     for row in rows:
         table.add_row(
             row.dtype,
@@ -67,7 +78,7 @@ def generate(
 @app.command()
 def start(
     repeat: Annotated[int, typer.Option(min=1, help="Times to measure.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time a whole `t2l make` in a fresh process, beside the imports that it cannot do without.
 
@@ -79,7 +90,7 @@ def start(
     with err.status("starting processes"):
         made, imported = time_start(repeat)
     if as_json:
-        print(json.dumps({"make": made, "imports": imported}))
+        print_json({"make": made, "imports": imported})
         return
     out.print(f"t2l make with nano: {made:.2f} s, of it {imported:.2f} s imports ({made / imported:.2f}x)")
     suggest("t2l", "bench", "memory")
@@ -89,7 +100,7 @@ def start(
 def memory(
     shape: Annotated[str, typer.Option(help="`llama-8b` or `gemma-2b`; the weights are random.")] = "llama-8b",
     dtype: Annotated[str, typer.Option(help="Of the hypernetwork: float32, bfloat16 or float16.")] = "float32",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure the peak memory of a whole `t2l make`, beside the weights that it needs. Takes gigabytes of disk.
 
@@ -103,14 +114,16 @@ def memory(
     with err.status("writing random weights, and making an adapter with them"):
         use = measure_memory(shape, parse_dtype(dtype))
     if as_json:
-        print(json.dumps({"shape": shape, "dtype": dtype, **asdict(use)}))
+        print_json({"shape": shape, "dtype": dtype, **asdict(use)})
         return
-    table = Table(show_header=False, box=None)
-    table.add_row("hypernetwork and encoder", size(use.weights))
-    table.add_row("peak of t2l make", f"{size(use.peak)}  ({use.peak / use.weights:.2f}x)")
-    table.add_row("of it, imports alone", size(use.imports))
-    table.add_row("the base model would add", size(use.base))
-    show(table)
+    show_facts(
+        {
+            "hypernetwork and encoder": size(use.weights),
+            "peak of t2l make": f"{size(use.peak)}  ({use.peak / use.weights:.2f}x)",
+            "of it, imports alone": size(use.imports),
+            "the base model would add": size(use.base),
+        }
+    )
     suggest("t2l", "doctor")
 
 
@@ -120,7 +133,7 @@ def standing(
         Path | None,
         typer.Option(help="Folder with t2l_task_descriptions.jsonl.gz and t2l_eval_descriptions.jsonl.gz."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure how well the warning of `t2l make` tells junk from real descriptions that training did not see.
 
@@ -151,7 +164,8 @@ def standing(
             )
         }
         if data:
-            from text2lora.training.tasks import read_lines, read_wordings
+            from text2lora.textfiles import read_lines
+            from text2lora.training.tasks import read_wordings
 
             status.update("reading the training descriptions of the reference")
             rows = {row["task"]: row["descriptions"] for row in read_lines(data / "t2l_eval_descriptions.jsonl.gz")}
@@ -169,9 +183,9 @@ def standing(
                 real = [text for task, group in rows.items() if (task in seen) == of_seen for text in group]
                 found[f"reference, {label}"] = separate(measured, encoder, real, junk)
     if as_json:
-        print(json.dumps({name: asdict(row) for name, row in found.items()}, indent=2))
+        print_json({name: asdict(row) for name, row in found.items()}, indent=2)
         return
-    table = Table("unseen descriptions", "real", "junk", "ROC AUC", "junk warned of", "real ones warned of")
+    table = FoldedTable("unseen descriptions", "real", "junk", "ROC AUC", "junk warned of", "real ones warned of")
     for name, row in found.items():
         shares = f"{row.caught:.1%}", f"{row.warned:.1%}"
         table.add_row(name, str(row.real), str(row.junk), f"{row.auc:.4f}", *shares)
@@ -203,9 +217,9 @@ def train(
         costs = time_step(shape, repeat)
     if as_json:
         more = {"overhead": costs.overhead, "speedup": costs.speedup}
-        print(json.dumps({"shape": asdict(shape), "costs": asdict(costs) | more}, indent=2))
+        print_json({"shape": asdict(shape), "costs": asdict(costs) | more}, indent=2)
         return
-    table = Table("step", "time", "LoRA part", "of the base", "memory beyond the base's")
+    table = FoldedTable("step", "time", "LoRA part", "of the base", "memory beyond the base's")
     table.add_row("frozen base", f"{costs.base:.2f} s", "", "", "")
     for name, seconds, memory in (
         ("per-sample LoRA", costs.ours, costs.ours_memory),
@@ -241,9 +255,9 @@ def recon(
     with err.status("reconstructing"):
         costs = time_recon(batch, layers, hidden, repeat=repeat)
     if as_json:
-        print(json.dumps(asdict(costs), indent=2))
+        print_json(asdict(costs), indent=2)
         return
-    table = Table("way", "time", "memory")
+    table = FoldedTable("way", "time", "memory")
     table.add_row("Gram matrices", f"{costs.ours * 1000:.1f} ms", size(max(0, costs.ours_memory)))
     table.add_row("delta W", f"{costs.naive * 1000:.1f} ms", size(max(0, costs.naive_memory)))
     show(table)

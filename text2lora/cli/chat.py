@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,11 +14,24 @@ import typer
 from rich import box
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
 
 from text2lora.cli.adapters import answer_table, load_base
-from text2lora.cli.common import Adapter, AsJson, Base, Device, err, out, quiet, show, suggest
-from text2lora.errors import CheckpointError, InvalidDescriptionError
+from text2lora.cli.common import (
+    Adapter,
+    AsJson,
+    Base,
+    Device,
+    FoldedTable,
+    Subfolder,
+    err,
+    inside,
+    out,
+    print_json,
+    quiet,
+    show,
+    suggest,
+)
+from text2lora.errors import CheckpointError, InvalidInputError
 from text2lora.samples import BY_BASE
 
 if TYPE_CHECKING:
@@ -29,11 +42,12 @@ if TYPE_CHECKING:
 
 Turn = dict[str, str]
 SIDES = ("base", "adapter")
-HELP = "/scale 0.5 changes the strength of the adapter, /reset forgets the conversation, /quit leaves"
+HELP = "/scale 0.5 changes the strength of the adapter, /reset forgets the conversation, /help says this, /quit leaves"
 
 
 def chat(
     adapter: Adapter,
+    subfolder: Subfolder = None,
     base: Base = None,
     scale: Annotated[float, typer.Option(help="Strength of the adapter; 1.0 is as trained.")] = 1.0,
     fresh: Annotated[
@@ -50,7 +64,7 @@ def chat(
     quiet()
     from text2lora.adapter import LoraAdapter
 
-    lora = LoraAdapter.from_pretrained(adapter)
+    lora = LoraAdapter.from_pretrained(adapter, subfolder)
     with err.status("loading the base model"):
         model, tokenizer = load_base(lora, base, device)
         pair = Pair(lora, lora.scaled(scale).apply_to(model), tokenizer, scale, max_new_tokens)
@@ -67,7 +81,7 @@ def chat(
         elif line := line.strip():
             try:
                 answers = _show_live(pair, line) if live else pair.answer(line)
-            except InvalidDescriptionError as error:
+            except InvalidInputError as error:
                 err.print(f"[yellow]{escape(str(error))}[/]", highlight=False)
             except KeyboardInterrupt:
                 if not sys.stdin.isatty():
@@ -75,21 +89,12 @@ def chat(
                 err.print("[dim]stopped; /quit leaves[/]")
             else:
                 if as_json:
-                    print(json.dumps({"input": line, **answers, "scale": pair.scale}, ensure_ascii=False), flush=True)
+                    print_json({"input": line, **answers, "scale": pair.scale})
                 elif not live:
                     show(answer_table([{"input": line, **answers}], header=False))
                     sys.stdout.flush()
     if live:
-        suggest(
-            "t2l",
-            "eval",
-            "--model",
-            base or lora.spec.base_model_name_or_path or "BASE",
-            "--adapter",
-            adapter,
-            "--tasks",
-            "tasks.jsonl",
-        )
+        suggest("t2l", "export", "zip", adapter, *inside(subfolder))
 
 
 @dataclass
@@ -122,18 +127,17 @@ class Pair:
             on_text: receives the side and a piece of its answer, as it is written.
 
         Raises:
-            InvalidDescriptionError: the line alone is longer than the model's context.
+            InvalidInputError: the line alone is longer than the model's context.
         """
         from text2lora.inference import complete
 
         answers, turns = {}, {}
         for side in SIDES:
-            turns[side], text = self._fitting([*self.turns[side], {"role": "user", "content": line}])
+            turns[side], text, room = self._fitting([*self.turns[side], {"role": "user", "content": line}])
             with self.model.disable_adapter() if side == "base" else contextlib.nullcontext():
                 pieces = (lambda piece, side=side: on_text(side, piece)) if on_text else None
-                answers[side] = complete(self.model, self.tokenizer, [text], self.max_new_tokens, on_text=pieces)[
-                    0
-                ].strip()
+                (answer,) = complete(self.model, self.tokenizer, [text], room, on_text=pieces)
+            answers[side] = answer.strip()
         if self.remembers:
             self.turns = {side: [*turns[side], {"role": "assistant", "content": answers[side]}] for side in SIDES}
         return answers
@@ -151,19 +155,23 @@ class Pair:
         """Forget what was said."""
         self.turns = {side: [] for side in SIDES}
 
-    def _fitting(self, turns: list[Turn]) -> tuple[list[Turn], str]:
-        """The last turns that leave room for an answer, and their text; the oldest question goes with its answer."""
+    def _fitting(self, turns: list[Turn]) -> tuple[list[Turn], str, int]:
+        """The last turns that leave room for an answer, their text, and that room in tokens.
+
+        The oldest question goes with its answer, until a quarter of the context or `max_new_tokens` is left.
+        """
         from text2lora.inference import as_turn
 
-        room = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+        wanted = min(self.max_new_tokens, context // 4)
         while True:
             text = as_turn(self.tokenizer, turns)
             tokens = self.tokenizer(text, add_special_tokens=not self.tokenizer.chat_template, verbose=False)
-            if (length := len(tokens["input_ids"])) < room - min(self.max_new_tokens, room // 4):
-                return turns, text
+            if (room := context - len(tokens["input_ids"])) >= wanted:
+                return turns, text, min(room, self.max_new_tokens)
             if len(turns) == 1:
-                raise InvalidDescriptionError(
-                    f"{length:,} tokens do not fit into the model's {room:,} beside an answer: say less"
+                raise InvalidInputError(
+                    f"{context - room:,} tokens do not fit into the model's {context:,} beside an answer: say less"
                 )
             turns = turns[2:]
 
@@ -188,7 +196,9 @@ def keeps_turns(tokenizer: PreTrainedTokenizerBase) -> bool:
 def read_lines(live: bool) -> Iterator[str]:
     """What is typed at a prompt, until Ctrl-D or Ctrl-C; or the lines of a pipe."""
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # tokenizers refuse what is not text
+        plain = codecs.lookup(sys.stdin.encoding).name == "ascii"  # that of a process without a locale
+        # tokenizers refuse what is no text
+        sys.stdin.reconfigure(encoding="utf-8" if plain else None, errors="replace")
     if live and sys.stdin.isatty():
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - input() then edits lines and remembers them
@@ -198,7 +208,8 @@ def read_lines(live: bool) -> Iterator[str]:
             except (EOFError, KeyboardInterrupt):
                 print()
                 return
-    for line in sys.stdin:
+    for number, line in enumerate(sys.stdin):
+        line = line.removeprefix("\ufeff") if not number else line  # of files from Windows
         if live:
             out.print(f"[dim]>[/] {escape(line.rstrip())}", highlight=False)
         yield line.rstrip("\n")
@@ -212,6 +223,8 @@ def _greet(pair: Pair) -> None:
     out.print(f"[dim]{HELP}; {turns}[/]", highlight=False)
     if known := BY_BASE.get(pair.lora.spec.base_model_name_or_path or ""):
         out.print(f"[dim]{escape(known.reads)} For example: {escape(known.inputs[0])}[/]", highlight=False)
+        if known.note:
+            out.print(f"[dim]{escape(known.note)}[/]", highlight=False)
 
 
 def _obey(pair: Pair, line: str) -> None:
@@ -219,6 +232,8 @@ def _obey(pair: Pair, line: str) -> None:
     if command == "/reset":
         pair.reset()
         err.print("[dim]forgotten[/]")
+    elif command == "/help":
+        err.print(f"[dim]{HELP}; a space before / makes it an input[/]", highlight=False)
     elif command == "/scale" and len(values) < 2:
         try:
             if values:
@@ -247,8 +262,8 @@ def _show_live(pair: Pair, line: str) -> dict[str, str]:
     return answers
 
 
-def _table(answers: dict[str, str], scale: float) -> Table:
-    table = Table(box=box.SIMPLE, expand=True)
+def _table(answers: dict[str, str], scale: float) -> FoldedTable:
+    table = FoldedTable(box=box.SIMPLE, expand=True)
     table.add_column("base", ratio=1)
     table.add_column("adapter" if scale == 1 else f"adapter, scale {scale:g}", ratio=1)
     table.add_row(f"[dim]{escape(answers['base'])}[/]", f"[bold green]{escape(answers['adapter'])}[/]")

@@ -8,9 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from text2lora.cli.common import AsJson, Device, complete_checkpoint, err, out, parse_device, quiet, say, show, suggest
+from text2lora.cli.common import (
+    AsJson,
+    Device,
+    FoldedTable,
+    Subfolder,
+    complete_checkpoint,
+    err,
+    inside,
+    out,
+    parse_device,
+    print_json,
+    quiet,
+    say,
+    show,
+    suggest,
+)
 from text2lora.hub import BASES, atomic_folder, check_output
 
 if TYPE_CHECKING:
@@ -31,7 +45,7 @@ def check(
     ] = "nano",
     tasks: Tasks = None,
     examples: Examples = 8,
-    subfolder: Annotated[str | None, typer.Option(help="Inside the checkpoint's folder or repository.")] = None,
+    subfolder: Subfolder = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for report.json and pictures.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples at a time.")] = 64,
     device: Device = "auto",
@@ -63,7 +77,7 @@ def check(
                 plot_conditions(report, folder / "conditions.png")
                 plot_similarities(report, folder / "similarity.png")
     if as_json:
-        print(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
+        print_json(report.as_dict(), indent=2)
         return
     show(condition_table(report))
     found = report.similarities
@@ -76,30 +90,28 @@ def check(
     out.print(f"[bold green]Verdict[/] {report.verdict}", highlight=False)
     if output:
         say(f"Report and pictures are in {escape(str(output))}")
-    suggest("t2l", "compare", "one wording", "another wording", "--model", checkpoint)
+    suggest("t2l", "compare", "one wording", "another wording", "--model", checkpoint, *inside(subfolder))
 
 
-def condition_table(report: ConditioningReport) -> Table:
+def condition_table(report: ConditioningReport) -> FoldedTable:
     """Loss and exact match under each condition, with their intervals."""
     from text2lora.evaluation.check import CONDITIONS
 
-    table = Table("adapter made from")
-    for head in ("loss", "exact match", "tasks", "samples"):
-        table.add_column(head, no_wrap=True)
+    table = FoldedTable("adapter made from", "loss", "exact match", "tasks", "samples")
     for condition in report.conditions.values():
         loss, match = condition.loss, condition.exact_match
         table.add_row(
             f"[bold]{condition.name}[/]: {CONDITIONS[condition.name]}",
-            f"{loss.mean:.3f}  [dim]{loss.low:.3f} to {loss.high:.3f}[/]",
-            f"{match.mean:.3f}  [dim]{match.low:.3f} to {match.high:.3f}[/]",
+            f"{loss.mean:.3f}\n[dim]{loss.low:.3f} to {loss.high:.3f}[/]",
+            f"{match.mean:.3f}\n[dim]{match.low:.3f} to {match.high:.3f}[/]",
             str(match.tasks),
             f"{match.samples:,}",
         )
     return table
 
 
-def load_tasks(tasks: str | None, base: str | None, examples: int) -> list[CheckTask]:
-    """Tasks of a file, a folder or, for the bundled base, a split of its data."""
+def load_tasks(tasks: str | None, base: str | None, examples: int, described: bool = True) -> list[CheckTask]:
+    """Tasks of a file, a folder or, for the bundled base, a split of its data, which no file hides."""
     from text2lora.evaluation.check import prepare_tasks
     from text2lora.training.tasks import read_tasks
 
@@ -107,9 +119,11 @@ def load_tasks(tasks: str | None, base: str | None, examples: int) -> list[Check
     if tasks is None and not nano:
         raise typer.BadParameter("needed for checkpoints other than nano: a file or folder", param_hint="--tasks")
     name = tasks or "test_unseen"
-    if nano and not Path(name).exists():
+    if nano:
         from text2lora.nano.source import SPLITS, read_check_tasks
 
         if name in SPLITS:
             return read_check_tasks(name, examples)
-    return prepare_tasks(read_tasks(Path(name)), examples)
+        if not Path(name).exists():
+            raise typer.BadParameter(f"{name!r} is no file and none of {', '.join(SPLITS)}", param_hint="--tasks")
+    return prepare_tasks(read_tasks(Path(name), described), examples)

@@ -2,21 +2,95 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import json
 import os
 import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperCommand, TyperGroup
 
 from text2lora.hub import CHECKPOINTS, MARKERS, PACKAGE
 
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
+
+class _Console(Console):
+    """Breaks lines between words at a terminal, and not at all for a script; without Unicode where there is none."""
+
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:
+        super().print(*objects, soft_wrap=not self.is_terminal if soft_wrap is None else soft_wrap, **options)
+
+    def status(self, status: RenderableType, **options: Any) -> Status:
+        return super().status(status, **{"spinner": self.or_plain("dots", "line")} | options)
+
+    def or_plain(self, text: str, plain: str) -> str:
+        """One text where the console has all of Unicode, another where it has not."""
+        return text if self.encoding.startswith("utf") else plain
+
+
+out = _Console()
+err = _Console(stderr=True)
+
+
+def use_any_encoding() -> None:
+    """Let no character stop a command: a console that cannot show it gets its code, and file names stay as they are."""
+
+    def handle(error: UnicodeError) -> tuple[bytes, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        text = error.object[error.start : error.end]
+        return b"".join(_surrogate(c) or c.encode("ascii", "backslashreplace") for c in text), error.end
+
+    codecs.register_error("text2lora", handle)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="text2lora")
+
+
+def _surrogate(character: str) -> bytes:
+    """The byte that a character of an argument stands for if it could not be decoded."""
+    return bytes([ord(character) - 0xDC00]) if "\udc80" <= character <= "\udcff" else b""
+
+
+class _Flags:
+    """Help without a type beside an option that takes no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        parameters = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""
+        return list(parameters)
+
+
+class _Command(_Flags, TyperCommand):
+    pass
+
+
+class _Group(_Flags, TyperGroup):
+    pass
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class App(typer.Typer):
+    """A group of commands."""
+
+    def __init__(self, **options: Any):
+        super().__init__(cls=_Group, no_args_is_help=True, **options)
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[F], F]:
+        return super().command(name, cls=_Command, **options)
+
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -61,7 +135,32 @@ Model = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, ...", autocompletion=complete_device)]
+HUB = "On the Hub"
+
+
+def _clean_token(token: str | None) -> str | None:
+    if token is not None and not token.strip():
+        raise typer.BadParameter("is empty: leave it out for HF_TOKEN or that of `hf auth login`")
+    return token and token.strip()  # of a file, the line break at its end
+
+
+Token = Annotated[
+    str | None,
+    typer.Option(help="By default HF_TOKEN or that of `hf auth login`.", callback=_clean_token, rich_help_panel=HUB),
+]
+Subfolder = Annotated[str | None, typer.Option(help="Inside the folder or repository.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is already there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+def check_texts(texts: Iterable[str], hint: str) -> None:
+    """Refuse an argument that the terminal's encoding could not decode: tokenizers take text only."""
+    for text in texts:
+        if any(_surrogate(character) for character in text):
+            raise typer.BadParameter(
+                "holds bytes that are no text in this terminal's encoding: expected UTF-8, as with PYTHONUTF8=1",
+                param_hint=hint,
+            )
 
 
 def say(message: str) -> None:
@@ -75,6 +174,23 @@ def result(value: object) -> None:
         print(value)
 
 
+def print_json(value: Any, indent: int | None = None) -> None:
+    """JSON for a script, which is UTF-8 or ASCII, whatever the terminal's encoding is."""
+    text = json.dumps(value, ensure_ascii=not out.encoding.startswith("utf"), indent=indent)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a character, which a model may say
+        text = json.dumps(value, indent=indent)
+    print(text, flush=True)
+
+
+class FoldedTable(Table):
+    """A table that shows a word that is wider than its column in parts, where rich would cut it off."""
+
+    def add_column(self, *args: Any, **options: Any) -> None:
+        super().add_column(*args, **{"overflow": "fold"} | options)
+
+
 def show(table: Table) -> None:
     """A table; where a script reads it, a line for each row and tabs between its cells."""
     if out.is_terminal:
@@ -85,10 +201,23 @@ def show(table: Table) -> None:
         print("\t".join(" ".join(Text.from_markup(str(cell)).plain.split()) for cell in row))
 
 
+def show_facts(facts: Mapping[str, str]) -> None:
+    """Names and what is to be said of each, as markup."""
+    table = FoldedTable("", "", show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, text in facts.items():
+        table.add_row(f"[bold]{name}[/]", text)
+    show(table)
+
+
 def suggest(*words: str) -> None:
-    """The command that comes next, for people at a terminal."""
+    """The command that comes next, for people at a terminal; in one line, which can be copied."""
     if out.is_terminal:
-        out.print(f"\n[dim]Next: {escape(shlex.join(words))}[/]", highlight=False)
+        out.print(f"\n[dim]Next: {escape(shlex.join(words))}[/]", highlight=False, soft_wrap=True)
+
+
+def inside(subfolder: str | None) -> Sequence[str]:
+    """The option for a command that goes on with what is in the same folder."""
+    return ("--subfolder", subfolder) if subfolder else ()
 
 
 def quiet() -> None:

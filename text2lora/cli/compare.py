@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from text2lora.cli.check import load_tasks
-from text2lora.cli.common import AsJson, Device, Model, err, parse_device, quiet, say, show, suggest
+from text2lora.cli.common import (
+    AsJson,
+    Device,
+    FoldedTable,
+    Model,
+    Subfolder,
+    check_texts,
+    err,
+    inside,
+    parse_device,
+    print_json,
+    quiet,
+    say,
+    show,
+    suggest,
+)
 
 if TYPE_CHECKING:
     from text2lora.evaluation.compare import Comparison
 
 
 def compare(
-    descriptions: Annotated[list[str], typer.Argument(help="Two or more wordings.", metavar="WORDING...")],
+    descriptions: Annotated[list[str], typer.Argument(help="Two or more wordings.", metavar="wording")],
     prompt: Annotated[
         list[str] | None, typer.Option(help="An input to answer; may be given again. Of `nano` there are two already.")
     ] = None,
@@ -26,7 +39,7 @@ def compare(
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Examples of a task, at most.")] = 32,
     model: Model = "nano",
-    subfolder: Annotated[str | None, typer.Option(help="Inside the model's folder or repository.")] = None,
+    subfolder: Subfolder = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -37,6 +50,7 @@ def compare(
     """
     if len(descriptions) < 2:
         raise typer.BadParameter("expected two or more, to compare them", param_hint="WORDING")
+    check_texts(prompt or [], "--prompt")
     quiet()
     from text2lora.evaluation.compare import compare_descriptions
     from text2lora.modeling import Text2LoraModel
@@ -45,7 +59,7 @@ def compare(
     with err.status("loading") as status:
         t2l = Text2LoraModel.from_pretrained(model, subfolder=subfolder or "", device_map=parse_device(device))
         name = t2l.config.base_model_name_or_path
-        chosen = load_tasks(tasks, name, examples) if tasks else []
+        chosen = load_tasks(tasks, name, examples, described=False) if tasks else []
         prompts = prompt or []
         if not prompts and name in BY_BASE:
             prompts = BY_BASE[name].inputs[:2]
@@ -53,11 +67,11 @@ def compare(
         status.update("answering")
         found = compare_descriptions(t2l, base, tokenizer, descriptions, prompts, chosen, max_new_tokens)
     if as_json:
-        print(json.dumps(found.as_dict(), ensure_ascii=False, indent=2))
+        print_json(found.as_dict(), indent=2)
         return
     _show(found)
     best = max(found.wordings, key=lambda wording: wording.exact_match or 0)  # the first where none was scored
-    suggest("t2l", "make", best.description or "", *([] if model == "nano" else ["--model", model]))
+    suggest("t2l", "make", best.description or "", *([] if model == "nano" else ["--model", model]), *inside(subfolder))
 
 
 def _show(found: Comparison) -> None:
@@ -67,7 +81,7 @@ def _show(found: Comparison) -> None:
             err.print(f"  [bold yellow]Warning:[/] {escape(wording.standing.warning)}", highlight=False)
     numbers = [str(number) for number in range(1, len(found.wordings) + 1)]
     columns = [("base", found.base), *zip(numbers, found.wordings, strict=True)]
-    table = Table("", *(name for name, _ in columns), show_lines=True)
+    table = FoldedTable("", *(name for name, _ in columns), show_lines=True)
     for i, text in enumerate(found.prompts):
         table.add_row(f"[dim]{escape(text)}[/]", *(escape(wording.answers[i]) for _, wording in columns))
     if found.base.exact_match is not None:

@@ -8,39 +8,57 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from text2lora.cli.common import complete_dtype, err, parse_dtype, quiet, result, say, suggest
+from text2lora.cli.common import (
+    HUB,
+    Force,
+    Subfolder,
+    Token,
+    complete_dtype,
+    err,
+    parse_dtype,
+    quiet,
+    result,
+    say,
+    suggest,
+)
 
 
 def convert(
     source: Annotated[str, typer.Argument(help="A checkpoint of the reference: a folder or a Hub id.")],
     output: Annotated[Path, typer.Argument(help="The new folder.")],
-    subfolder: Annotated[str | None, typer.Option(help="Inside SOURCE, as trained_t2l/gemma_2b_t2l.")] = None,
+    subfolder: Subfolder = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
     dtype: Annotated[
         str | None,
         typer.Option(help="float32, bfloat16 or float16; by default as it is.", autocompletion=complete_dtype),
     ] = None,
-    push: Annotated[bool, typer.Option("--push", help="Put the result on the Hub, too.")] = False,
-    repo_id: Annotated[str | None, typer.Option(help="USER/NAME or NAME; by default the folder's name.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    token: Annotated[str | None, typer.Option(help="By default HF_TOKEN or that of `hf auth login`.")] = None,
+    force: Force = False,
+    push: Annotated[bool, typer.Option("--push", help="Put the result on the Hub, too.", rich_help_panel=HUB)] = False,
+    repo_id: Annotated[
+        str | None, typer.Option(help="USER/NAME or NAME; by default the folder's name.", rich_help_panel=HUB)
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository private.", rich_help_panel=HUB)
+    ] = False,
+    token: Token = None,
 ) -> None:
     """Write a checkpoint in the layout of text2lora: config.json and model.safetensors.
 
     Example: t2l convert SakanaAI/text-to-lora gemma-t2l --subfolder trained_t2l/gemma_2b_t2l
     """
     from text2lora.errors import OutputError
-    from text2lora.hub import atomic_folder, push_target
+    from text2lora.hub import CHECKPOINT_FILES, atomic_folder, check_output, push_target
 
     if not push and (repo_id or private):
         raise typer.BadParameter("missing beside an option for the Hub", param_hint="--push")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise OutputError(f"{output} exists: choose another folder")
+    if not force and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise OutputError(f"{output} exists: choose another folder, or replace a checkpoint with --force")
+    check_output(output, CHECKPOINT_FILES, "a checkpoint")
     torch_dtype = parse_dtype(dtype)
     quiet()
     if push:  # before the work is done
         with err.status("asking the Hub"):
-            repo_id = push_target(repo_id or output.resolve().name, "checkpoint", token=token).repo_id
+            repo_id = push_target(repo_id or output.resolve().name, "checkpoint", token=token, force=force).repo_id
     from text2lora.modeling import Text2LoraModel
 
     with err.status("loading the checkpoint") as status:
@@ -52,7 +70,7 @@ def convert(
         commit = None
         if push and repo_id:
             status.update("sending")
-            commit = model.push_to_hub(repo_id, private=private or None, token=token)
+            commit = model.push_to_hub(repo_id, private=private or None, token=token, force=force)
     say(f"[bold green]Converted[/] {escape(str(output))}  ({model.num_parameters():,} parameters)")
     if commit:
         say(f"[bold green]On the Hub[/] {escape(str(commit.repo_url))}")

@@ -36,14 +36,18 @@ def describe(
 
     import yaml
 
+    from text2lora.errors import TrainingError
     from text2lora.hub import write_atomically
     from text2lora.training.describe import Chat, hold_out, local_chat, write_descriptions
     from text2lora.training.runs import BaseSpec, load_base
-    from text2lora.training.tasks import read_undescribed, task_to_dict
+    from text2lora.training.tasks import read_tasks, task_to_dict
 
     if not model and server is None:
         raise typer.BadParameter("name a chat model with --model, or a server with --server", param_hint="--model")
-    found = read_undescribed(task)
+    tasks = read_tasks(task, described=False)
+    if len(tasks) > 1:
+        raise TrainingError(f"{task} holds {len(tasks)} tasks: expected one")
+    (found,) = tasks
     hold_out([], held_out)  # a bad share is refused before anything is loaded
     chat: Chat
     if server is not None:
@@ -77,4 +81,4 @@ def describe(
     write_atomically(output, text)
     say(f"[bold green]Wrote[/] {len(train)} descriptions, and {len(held)} held out, to {escape(str(output))}")
     result(output)
-    suggest("t2l", "train", "sft", "recipe.yaml", "--set", f"tasks.0.path={output}")
+    suggest("t2l", "train", "sft", "RECIPE.yaml", "--set", f"tasks.0.path={output}")

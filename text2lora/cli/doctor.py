@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import platform
 import shutil
@@ -12,10 +11,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from text2lora.cli.common import AsJson, err, quiet, say, show, size, suggest
-from text2lora.hub import BASES, CHECKPOINTS, library_version
+from text2lora.cli.common import AsJson, err, out, print_json, quiet, say, show_facts, size, suggest
+from text2lora.hub import BASES, CHECKPOINTS, library_version, proxies, proxy_fault
 from text2lora.installation import install_command
 
 CORE = ("torch", "transformers", "peft", "huggingface_hub")
@@ -35,10 +33,10 @@ def doctor(
         report = {"broken": broken, **_versions(), "extras": find_extras()}
         if not broken:
             quiet()
-            report |= {"device": find_device(), "hub": ask_hub(timeout), "cache": measure_cache()}
+            report |= {"device": find_device(), "proxies": proxies(), "hub": ask_hub(timeout), "cache": measure_cache()}
             report["fits"] = estimate_fits(report["device"]["memory"])
     if as_json:
-        print(json.dumps(report, indent=2))
+        print_json(report, indent=2)
     else:
         _show(report)
     if broken:
@@ -120,25 +118,29 @@ def find_device() -> dict[str, Any]:
 
 
 def ask_hub(timeout: float) -> dict[str, Any]:
-    """Whether there is a token and whose; the Hub is asked only if there is one. A token is never shown."""
+    """Whether the Hub answers, whether there is a token, and whose. A token is never shown."""
     import httpx2
     from huggingface_hub import constants, get_token
     from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
 
-    answer: dict[str, Any] = {"endpoint": constants.ENDPOINT, "user": None}
-    if not (token := get_token()):
-        return answer | {"status": "not logged in"}
+    token, endpoint = get_token(), constants.ENDPOINT
+    answer: dict[str, Any] = {"endpoint": endpoint, "reachable": False, "user": None}
+    there = "a token is there" if token else "no token"
     if constants.is_offline_mode():
-        return answer | {"status": "offline: a token is there, HF_HUB_OFFLINE is set"}
+        return answer | {"status": f"not asked, HF_HUB_OFFLINE is set; {there}"}
     try:
-        address, headers = f"{constants.ENDPOINT}/api/whoami-v2", build_hf_headers(token=token)
-        response = get_session().get(address, headers=headers, timeout=timeout)
-        if response.status_code == 200:
-            return answer | {"status": f"logged in as {(user := response.json()['name'])}", "user": user}
-        told = "the token is not valid" if response.status_code == 401 else f"it answers {response.status_code}"
-        return answer | {"status": f"a token is there, {told}"}
-    except (httpx2.HTTPError, ValueError, KeyError, TypeError):
-        return answer | {"status": f"a token is there, no answer in {timeout:g} s or none that can be read"}
+        headers = build_hf_headers(token=token or False)
+        response = get_session().get(f"{endpoint}/api/whoami-v2", headers=headers, timeout=timeout)
+        status, found = response.status_code, response.json()
+        if status == 200:
+            return answer | {"reachable": True, "user": (user := found["name"]), "status": f"logged in as {user}"}
+    except (httpx2.LocalProtocolError, UnicodeEncodeError):
+        return answer | {"status": "the token cannot be sent: it has a line break or a foreign letter in it"}
+    except (httpx2.HTTPError, ImportError, ValueError, KeyError, TypeError) as error:
+        reason = proxy_fault(error) or f"no answer in {timeout:g} s, or none that can be read"
+        return answer | {"status": f"cannot be reached: {reason}; {there}"}
+    told = {401: "the token is not valid" if token else "not logged in"}.get(status, f"it answers {status}; {there}")
+    return answer | {"reachable": status == 401, "status": told}
 
 
 def measure_cache() -> dict[str, Any]:
@@ -161,10 +163,11 @@ def estimate_fits(memory: int) -> dict[str, float]:
 
 
 def _show(report: dict[str, Any]) -> None:
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    good, bad = out.or_plain("✓", "+"), out.or_plain("–", "-")
+    facts: dict[str, str] = {}
 
-    def row(name: str, text: str, good: bool = True) -> None:
-        table.add_row(f"[bold]{name}[/]", f"[green]✓[/] {escape(text)}" if good else f"[yellow]–[/] {escape(text)}")
+    def row(name: str, text: str, fine: bool = True) -> None:
+        facts[name] = f"[green]{good}[/] {escape(text)}" if fine else f"[yellow]{bad}[/] {escape(text)}"
 
     row("text2lora", f"{report['text2lora']}, Python {report['python']}, {report['platform']}")
     row(
@@ -191,6 +194,9 @@ def _show(report: dict[str, Any]) -> None:
             f"(2 and 4 bytes each, in {MODEL_SHARE * 100:.0f} % of the memory)",
         )
         hub, cache = report["hub"], report["cache"]
+        if report["proxies"]:
+            told = ", ".join(f"{name}={value}" for name, value in report["proxies"].items())
+            row("proxy", told, hub["reachable"])
         row("Hub", f"{hub['status']}, {hub['endpoint']}", bool(hub["user"]))
         row("cache", f"{size(cache['bytes'])} in {cache['folder']}, room for {size(cache['free'])}")
     for name, missing in report["extras"].items():
@@ -199,12 +205,16 @@ def _show(report: dict[str, Any]) -> None:
             f"missing {', '.join(missing)}: {install_command(name)}" if missing else "installed",
             not missing,
         )
-    show(table)
+    show_facts(facts)
     if report["broken"]:
         say(f"[bold red]Broken[/]: install the library again, {escape(install_command('', '--force-reinstall'))}")
         return
+    if not report["hub"]["reachable"]:
+        say("[dim]Other checkpoints and bases come from the Hub: check the network, the proxy and HF_ENDPOINT.[/]")
+    elif not report["hub"]["user"]:
+        say("[dim]Pushing and gated bases need a login: hf auth login.[/]")
     if not report["hub"]["user"]:
-        say("[dim]Pushing and gated bases need a login: hf auth login. Everything with nano works without.[/]")
+        say("[dim]Everything with nano works without.[/]")
     suggest("t2l", "make", "Return the city in capital letters.")
 
 

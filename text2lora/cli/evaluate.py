@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
 from rich.markup import escape
-from rich.table import Table
 
 from text2lora.cli.common import (
+    HUB,
     AsJson,
     Device,
+    FoldedTable,
+    Token,
+    check_texts,
     complete_adapter,
     complete_dtype,
     err,
+    inside,
     parse_device,
     parse_dtype,
+    print_json,
     quiet,
     say,
     show,
     suggest,
 )
-from text2lora.errors import EvaluationError
+from text2lora.errors import EvaluationError, HubError
 from text2lora.hub import check_output, is_local, push_target
 
 if TYPE_CHECKING:
     from text2lora.evaluation.report import EvalReport
 
-NANO, HUB = "The bundled model: t2l eval nano", "On the Hub"
+NANO = "The bundled model: t2l eval nano"
 
 
 def complete_tasks(incomplete: str) -> list[str]:
@@ -54,6 +59,10 @@ def evaluate(
             autocompletion=complete_adapter,
         ),
     ] = None,
+    subfolder: Annotated[
+        list[str] | None,
+        typer.Option(help="Inside the adapter's folder or repository; once for all adapters, or once for each."),
+    ] = None,
     description: Annotated[
         str | None, typer.Option("--description", "-d", help="Also try the base with this text in the prompt.")
     ] = None,
@@ -62,7 +71,7 @@ def evaluate(
         typer.Option(
             "--tasks",
             "-t",
-            help="Benchmarks, files of JSON lines, lm_eval:NAME; with commas.",
+            help="Benchmarks, files or folders of tasks, lm_eval:NAME; with commas.",
             autocompletion=complete_tasks,
         ),
     ] = None,
@@ -96,9 +105,7 @@ def evaluate(
         bool, typer.Option("--push", help="Put the figures into the adapters' cards.", rich_help_panel=HUB)
     ] = False,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="As a pull request.", rich_help_panel=HUB)] = False,
-    token: Annotated[
-        str | None, typer.Option(help="By default HF_TOKEN or that of `hf auth login`.", rich_help_panel=HUB)
-    ] = None,
+    token: Token = None,
     as_json: AsJson = False,
     split: Annotated[str, typer.Option(help="`dev` or `test`.", rich_help_panel=NANO)] = "test",
     records: Annotated[int, typer.Option(min=1, help="Unseen records per description.", rich_help_panel=NANO)] = 32,
@@ -115,7 +122,7 @@ def evaluate(
             raise typer.BadParameter(f"{what!r} is not known: expected 'nano', or --model and --tasks")
         if model or adapter or tasks:
             raise typer.BadParameter("stands alone, without --model, --adapter and --tasks", param_hint="nano")
-        _evaluate_nano(split, records, checkpoint, output, as_json)
+        _evaluate_nano(split, records, checkpoint, next(iter(subfolder or []), None), output, as_json)
         return
     names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
     if not model or not names:
@@ -124,14 +131,20 @@ def evaluate(
         raise typer.BadParameter("missing beside --push", param_hint="--adapter")
     if push and limit:
         raise typer.BadParameter("a part of a benchmark is no result for a card: leave it out", param_hint="--limit")
-    _check_push([*(adapter or [])] if push else [], token, create_pr)
+    check_texts([description or ""], "--description")
+    places = _places(adapter or [], subfolder or [])
+    if subfolder and (push or server):
+        option = "--push" if push else "--server"
+        raise typer.BadParameter("takes adapters that are not in a --subfolder", param_hint=option)
+    _check_push([*places] if push else [], token, create_pr)
     torch_dtype = parse_dtype(dtype)
     os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of lm-evaluation-harness and datasets
     quiet()
     from transformers.utils import logging
 
+    from text2lora.adapter import LoraAdapter
     from text2lora.evaluation.backends import Backend, ServerBackend, TransformersBackend
-    from text2lora.evaluation.data import load_task
+    from text2lora.evaluation.data import load_tasks
     from text2lora.evaluation.harness import check_code, evaluate_tasks, make_conditions, summarise
     from text2lora.evaluation.lm_harness import PREFIX, evaluate_with_lm_eval, find_tasks
     from text2lora.evaluation.report import REPORT_NAMES, EvalReport, push_report, write_report
@@ -142,20 +155,21 @@ def evaluate(
     theirs = [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
     if theirs and server:
         raise EvaluationError(f"{PREFIX}{theirs[0]} needs the model in this process: leave out --server")
-    conditions = make_conditions(adapter or [], description, shots)
+    conditions = make_conditions([*places], description, shots)
     with err.status("reading the tasks") as status:
-        sets = [load_task(name, data, shots, limit) for name in own]
-        if len({s.task.name for s in sets}) < len(sets):
-            raise EvaluationError("two tasks have the same name: rename a file")
+        sets = [found for name in own for found in load_tasks(name, data, shots, limit)]
+        if twice := [name for name, count in Counter(s.task.name for s in sets).items() if count > 1]:
+            raise EvaluationError(f"two tasks have the same name {twice[0]!r}: rename one, or its file")
         check_code(sets, allow_code_execution)
         manager = find_tasks(theirs, lm_eval_path) if theirs else None
         status.update("loading the model")
         backend: Backend
         if server:
-            backend = ServerBackend(server, model, adapter or [], batch_size, seed=seed)
+            backend = ServerBackend(server, model, [*places], batch_size, seed=seed)
         else:
+            loras = {name: LoraAdapter.from_pretrained(*place, token=token) for name, place in places.items()}
             backend = TransformersBackend.from_names(
-                model, adapter or [], batch_size, parse_device(device), torch_dtype or "auto", token
+                model, loras, batch_size, parse_device(device), torch_dtype or "auto", token
             )
         samples = evaluate_tasks(backend, sets, conditions, allow_code_execution, max_new_tokens, status.update)
         if manager and isinstance(backend, TransformersBackend):
@@ -167,19 +181,30 @@ def evaluate(
     if output:
         write_report(report, output)
     urls = {}
-    for name in dict.fromkeys(adapter or []) if push else []:
+    for name in places if push else []:
         commit = push_report(report, name, token, create_pr)
         urls[name] = str(commit.pr_url or commit.repo_url)
     if as_json:
-        print(json.dumps({"figures": report.summary(), "pushed": urls}, indent=2))
+        print_json({"figures": report.summary(), "pushed": urls}, indent=2)
         return
     show(_table(report))
     for url in urls.values():
         say(f"[bold green]Pushed[/] {url}")
     if output:
         say(f"[bold green]Written[/] {escape(str(output))}")
-    if adapter:
-        suggest("t2l", "chat", adapter[0])
+    if places and not server:
+        source, folder = next(iter(places.values()))
+        suggest("t2l", "chat", source, *inside(folder))
+
+
+def _places(adapters: list[str], subfolders: list[str]) -> dict[str, tuple[str, str | None]]:
+    """By the name for reports, where each adapter is: a folder or repository, and what is inside it."""
+    if len(subfolders) not in (0, 1, len(adapters)):
+        raise typer.BadParameter(
+            f"{len(subfolders)} for {len(adapters)} adapters: expected one, or one for each", param_hint="--subfolder"
+        )
+    each = subfolders if len(subfolders) == len(adapters) else (subfolders or [""]) * len(adapters)
+    return {f"{a.rstrip('/')}/{s}" if s else a: (a, s or None) for a, s in zip(adapters, each, strict=True)}
 
 
 def _check_push(adapters: list[str], token: str | None, create_pr: bool) -> None:
@@ -189,15 +214,14 @@ def _check_push(adapters: list[str], token: str | None, create_pr: bool) -> None
             raise typer.BadParameter(
                 f"{name!r} is a folder: pass the id of the adapter on the Hub", param_hint="--push"
             )
-        push_target(name, "adapter", token=token, create_pr=create_pr, force=True)
+        if push_target(name, "adapter", token=token, create_pr=create_pr, force=True).head is None:
+            raise HubError(f"{name} is not on the Hub: pass the id of an adapter that is there")
 
 
-def _table(report: EvalReport) -> Table:
+def _table(report: EvalReport) -> FoldedTable:
     from text2lora.evaluation.report import cells_of
 
-    table = Table("", box=box.SIMPLE)
-    for head in ("n", "accuracy, 95 % interval", "against the base"):
-        table.add_column(head, no_wrap=True)
+    table = FoldedTable("", "n", "accuracy, 95 % interval", "against the base", box=box.SIMPLE)
     for task in dict.fromkeys(figure.task for figure in report.figures):
         table.add_row(f"[bold]{escape(task)}[/]", "", "", "")
         for figure in (figure for figure in report.figures if figure.task == task):
@@ -207,12 +231,14 @@ def _table(report: EvalReport) -> Table:
     return table
 
 
-def _evaluate_nano(split: str, records: int, checkpoint: str, output: Path | None, as_json: bool) -> None:
+def _evaluate_nano(
+    split: str, records: int, checkpoint: str, subfolder: str | None, output: Path | None, as_json: bool
+) -> None:
     if split not in ("dev", "test"):
         raise typer.BadParameter(f"{split!r} is not 'dev' or 'test'", param_hint="--split")
     quiet()
     from text2lora.evaluation.charts import require_matplotlib
-    from text2lora.evaluation.table import as_markdown, write_results
+    from text2lora.evaluation.table import write_results
     from text2lora.modeling import Text2LoraModel
     from text2lora.nano.evaluate import evaluate_nano
 
@@ -220,12 +246,16 @@ def _evaluate_nano(split: str, records: int, checkpoint: str, output: Path | Non
         require_matplotlib()
         check_output(output, ("table.md", "results.json", "tasks.csv", "table.png"))
     with err.status("loading") as status:
-        model = Text2LoraModel.from_pretrained(checkpoint)
+        model = Text2LoraModel.from_pretrained(checkpoint, subfolder=subfolder or "")
         rows = evaluate_nano(split, records, model, status.update)
     if output:
         write_results(rows, output)
     if as_json:
-        print(json.dumps({row.name: row.estimate._asdict() for row in rows}, indent=2))
-    else:
-        print(as_markdown(rows))
-        suggest("t2l", "check", checkpoint)
+        print_json({row.name: row.estimate._asdict() for row in rows}, indent=2)
+        return
+    table = FoldedTable("", "exact match", "95 % interval", "tasks", "samples", box=box.SIMPLE)
+    for row in rows:
+        e = row.estimate
+        table.add_row(row.name, f"{e.mean:.3f}", f"{e.low:.3f} to {e.high:.3f}", str(e.tasks), f"{e.samples:,}")
+    show(table)
+    suggest("t2l", "check", checkpoint, *inside(subfolder))

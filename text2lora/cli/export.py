@@ -8,24 +8,37 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from text2lora.cli.common import Adapter, Base, complete_dtype, err, parse_dtype, quiet, result, say, size, suggest
+from text2lora.cli.common import (
+    Adapter,
+    App,
+    Base,
+    Force,
+    Subfolder,
+    complete_dtype,
+    err,
+    parse_dtype,
+    quiet,
+    result,
+    say,
+    size,
+    suggest,
+)
 
 if TYPE_CHECKING:
     from text2lora.adapter import LoraAdapter
 
-app = typer.Typer(
-    help="Write an adapter for llama.cpp, as one merged model, or as a zip.\n\nExample: t2l export gguf city-upper",
-    no_args_is_help=True,
+app = App(
+    help="Write an adapter for llama.cpp, as one merged model, or as a zip.\n\nExample: t2l export gguf city-upper"
 )
 
 Scale = Annotated[float, typer.Option(help="Strength to write; 1.0 is as trained.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file; by default named after the adapter.")]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace a file that is there.")]
 
 
 @app.command()
 def gguf(
     adapter: Adapter,
+    subfolder: Subfolder = None,
     output: Output = None,
     base: Base = None,
     dtype: Annotated[
@@ -45,7 +58,7 @@ def gguf(
     """
     if ollama is not None and not ollama.strip():
         raise typer.BadParameter("expected a model of Ollama, as llama3.1:8b-instruct-fp16", param_hint="--ollama")
-    target = _free(output or Path(f"{_name(adapter)}.gguf"), force)
+    target = _free(output or Path(f"{_name(adapter, subfolder)}.gguf"), force)
     if ollama:
         _free(target.with_suffix(".Modelfile"), force)
     wanted = parse_dtype(dtype)
@@ -53,7 +66,7 @@ def gguf(
     from text2lora.export import export_gguf, write_modelfile
 
     with err.status("writing"):
-        export_gguf(_load(adapter, scale), target, base=base, dtype=wanted)
+        export_gguf(_load(adapter, subfolder, scale), target, base=base, dtype=wanted)
         modelfile = write_modelfile(target, ollama) if ollama else None
     _written(target)
     if modelfile:
@@ -66,8 +79,9 @@ def gguf(
 @app.command()
 def merged(
     adapter: Adapter,
+    subfolder: Subfolder = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A new folder; by default named after the adapter.")
+        Path | None, typer.Option("--output", "-o", help="The folder; by default named after the adapter.")
     ] = None,
     base: Base = None,
     dtype: Annotated[
@@ -76,39 +90,43 @@ def merged(
     ] = None,
     scale: Scale = 1.0,
     shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
+    force: Force = False,
 ) -> None:
     """Write base and adapter as one model of transformers, with its tokenizer.
 
     Example: t2l export merged city-upper -o city-upper-model --dtype bfloat16
     """
-    target = output or Path(f"{_name(adapter)}-merged")
+    target = output or Path(f"{_name(adapter, subfolder)}-merged")
     wanted = parse_dtype(dtype)
     quiet()
     from text2lora.export import export_merged
 
     with err.status("merging"):
-        export_merged(_load(adapter, scale), target, base=base, dtype=wanted, max_shard_size=shard_size)
+        lora = _load(adapter, subfolder, scale)
+        export_merged(lora, target, base=base, dtype=wanted, max_shard_size=shard_size, force=force)
     _written(target)
-    suggest("python", "convert_hf_to_gguf.py", str(target), "--outfile", f"{target.name}.gguf")
+    suggest("llama.cpp/convert_hf_to_gguf.py", str(target), "--outfile", f"{target.name}.gguf")
 
 
 @app.command("zip")
-def zip_(adapter: Adapter, output: Output = None, scale: Scale = 1.0, force: Force = False) -> None:
+def zip_(
+    adapter: Adapter, subfolder: Subfolder = None, output: Output = None, scale: Scale = 1.0, force: Force = False
+) -> None:
     """Write a zip of the adapter's files, to hand to someone who has PEFT.
 
     Example: t2l export zip city-upper -o city-upper.zip
     """
-    target = _free(output or Path(f"{_name(adapter)}.zip"), force)
+    target = _free(output or Path(f"{_name(adapter, subfolder)}.zip"), force)
     quiet()
     from text2lora.export import export_zip
 
-    export_zip(_load(adapter, scale), target)
+    export_zip(_load(adapter, subfolder, scale), target)
     _written(target)
     suggest("unzip", str(target), "-d", target.stem)
 
 
-def _name(adapter: str) -> str:
-    return Path(adapter).resolve().name
+def _name(adapter: str, subfolder: str | None) -> str:
+    return Path(adapter, subfolder or "").resolve().name
 
 
 def _free(path: Path, force: bool) -> Path:
@@ -119,12 +137,12 @@ def _free(path: Path, force: bool) -> Path:
     return path
 
 
-def _load(adapter: str, scale: float) -> LoraAdapter:
+def _load(adapter: str, subfolder: str | None, scale: float) -> LoraAdapter:
     import dataclasses
 
     from text2lora.adapter import LoraAdapter
 
-    lora = LoraAdapter.from_pretrained(adapter).scaled(scale)
+    lora = LoraAdapter.from_pretrained(adapter, subfolder).scaled(scale)
     if scale == 1:
         return lora
     told = f"{lora.metadata.get('scale', '1')} x {scale:g}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Sequence
@@ -14,14 +13,20 @@ import typer
 from rich.markup import escape
 
 from text2lora.cli.common import (
+    HUB,
     AsJson,
     Device,
+    Force,
     Model,
+    Subfolder,
+    Token,
+    check_texts,
     complete_dtype,
     err,
     out,
     parse_device,
     parse_dtype,
+    print_json,
     quiet,
     result,
     sample_input,
@@ -36,7 +41,6 @@ if TYPE_CHECKING:
     from text2lora.modeling import Text2LoraModel
     from text2lora.standing import Standing
 
-HUB = "On the Hub"
 NO_STATISTICS = "this checkpoint holds no statistics of its training descriptions"
 
 
@@ -54,7 +58,7 @@ def make(
         str | None, typer.Option(help="Make one adapter between the descriptions, in these shares: 70,30.")
     ] = None,
     model: Model = "nano",
-    subfolder: Annotated[str | None, typer.Option(help="Inside the model's folder or repository.")] = None,
+    subfolder: Subfolder = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder; by default named after the text, or `adapters`.")
     ] = None,
@@ -70,9 +74,7 @@ def make(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse a description that is far from all of training.")
     ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace what is already there, here and on the Hub.")
-    ] = False,
+    force: Force = False,
     push: Annotated[bool, typer.Option("--push", help="Put the adapter on the Hub.", rich_help_panel=HUB)] = False,
     repo_id: Annotated[
         str | None, typer.Option(help="USER/NAME or NAME; by default named after the text.", rich_help_panel=HUB)
@@ -82,9 +84,7 @@ def make(
     ] = False,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.", rich_help_panel=HUB)] = False,
     commit_message: Annotated[str | None, typer.Option(help="Summary of the commit.", rich_help_panel=HUB)] = None,
-    token: Annotated[
-        str | None, typer.Option(help="By default HF_TOKEN or that of `hf auth login`.", rich_help_panel=HUB)
-    ] = None,
+    token: Token = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a LoRA adapter from a sentence, or many from many.
@@ -101,6 +101,7 @@ def make(
     many = bool(file) or (len(descriptions or []) > 1 and mix is None)
     if many and (push or mix):
         raise typer.BadParameter("works on one adapter at a time", param_hint="--push" if push else "--mix")
+    check_texts([commit_message or ""], "--commit-message")
     torch_dtype = parse_dtype(dtype)
 
     def load() -> Text2LoraModel:
@@ -179,7 +180,7 @@ def make(
         }
         if commit:
             report |= {"url": str(commit.pr_url or commit.repo_url), "repo_id": repo_id, "commit": commit.oid}
-        print(json.dumps(report, ensure_ascii=False))
+        print_json(report)
         return
     milliseconds = (
         f"{(encoded - begin) * 1000:.0f} ms to read the description, {(made - placed) * 1000:.0f} ms to write"
@@ -193,7 +194,7 @@ def make(
     if not out.is_terminal or (create_pr and not folder):  # nothing to load before it is merged
         return
     out.print("\nLoad it:\n")
-    out.print(indent(load_snippet(base, shown), "  "), markup=False, highlight=False)
+    out.print(indent(load_snippet(base, shown), "  "), markup=False, highlight=False, soft_wrap=True)
     suggest("t2l", "run", shown, sample_input(base))
 
 
@@ -249,7 +250,7 @@ def _make_many(
             progress.advance(bar)
     seconds = time.perf_counter() - begin
     if as_json:
-        print(json.dumps(rows, ensure_ascii=False))
+        print_json(rows)
         return
     skipped = sum(row["skipped"] for row in rows)
     there = f", {skipped} were there already" if skipped else ""

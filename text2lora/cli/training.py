@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -10,21 +9,17 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from text2lora.cli.common import complete_checkpoint, complete_recipe, err, quiet, result, say, suggest
-from text2lora.hub import MARKERS
+from text2lora.cli.common import App, complete_checkpoint, complete_recipe, err, quiet, result, say, suggest
+from text2lora.hub import MARKERS, is_checkpoint
 
-app = typer.Typer(
-    help="Train a hypernetwork, its base or its baselines.\n\nExample: t2l train sft qwen3-0.6b", no_args_is_help=True
-)
+app = App(help="Train a hypernetwork, its base or its baselines.\n\nExample: t2l train sft qwen3-0.6b")
 
 Recipes = Annotated[
     list[str],
     typer.Argument(help="Names of bundled recipes, or YAML files; run in this order.", autocompletion=complete_recipe),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: KEY=VALUE, as sft.fit.steps=100.")]
-OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Gets one folder per recipe.")]
-
-
+Output = Annotated[Path, typer.Option("--output", "-o", help="Gets one folder per recipe.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from where a run was broken off.")]
 
 
@@ -33,7 +28,7 @@ def _train() -> None:
     pass
 
 
-def _run(recipes: list[str], settings: list[str] | None, output_dir: Path, resume: bool, *kinds: str) -> None:
+def _run(recipes: list[str], settings: list[str] | None, output: Path, resume: bool, *kinds: str) -> None:
     quiet()
     from text2lora.recipes import run_recipe
 
@@ -44,7 +39,7 @@ def _run(recipes: list[str], settings: list[str] | None, output_dir: Path, resum
             err.print(line, highlight=False)
 
     for recipe in recipes:
-        folder = run_recipe(recipe, output_dir, settings or [], report, resume, kinds)
+        folder = run_recipe(recipe, output, settings or [], report, resume, kinds)
         if main:
             say(f"[bold green]Trained[/] {escape(str(folder))}")
             result(folder)
@@ -53,8 +48,7 @@ def _run(recipes: list[str], settings: list[str] | None, output_dir: Path, resum
 
 
 def _suggest_for(folder: Path) -> None:
-    config = folder / MARKERS["checkpoint"]
-    if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "text2lora":
+    if is_checkpoint(folder):
         suggest("t2l", "make", "what the adapter should do", "--model", str(folder))
     elif adapters := sorted(folder.glob(f"*/{MARKERS['adapter']}")):
         suggest("t2l", "run", str(adapters[0].parent), "your input")
@@ -64,7 +58,7 @@ def _suggest_for(folder: Path) -> None:
 def sft(
     recipes: Recipes,
     settings: Set = None,
-    output_dir: OutputDir = Path("runs"),
+    output: Output = Path("runs"),
     resume: Resume = False,
     bundle: Annotated[
         bool, typer.Option("--bundle", help="Put the result into the package, as the bundled nano.")
@@ -74,30 +68,30 @@ def sft(
 
     Example: t2l train sft examples/ten-tasks/recipe.yaml --set sft.fit.steps=200
     """
-    _run(recipes, settings, output_dir, resume, "sft", "base", "hypernetwork", "baselines")
+    _run(recipes, settings, output, resume, "sft", "base", "hypernetwork", "baselines")
     if bundle:
         from text2lora.nano import train
 
-        train.bundle(output_dir)
+        train.bundle(output)
         say("[bold green]Bundled[/] into the package")
 
 
 @app.command()
-def recon(recipes: Recipes, settings: Set = None, output_dir: OutputDir = Path("runs"), resume: Resume = False) -> None:
+def recon(recipes: Recipes, settings: Set = None, output: Output = Path("runs"), resume: Resume = False) -> None:
     """Train a hypernetwork to write the adapters of a library.
 
     Example: t2l train recon my-library.yaml
     """
-    _run(recipes, settings, output_dir, resume, "recon")
+    _run(recipes, settings, output, resume, "recon")
 
 
 @app.command()
-def lora(recipes: Recipes, settings: Set = None, output_dir: OutputDir = Path("runs"), resume: Resume = False) -> None:
+def lora(recipes: Recipes, settings: Set = None, output: Output = Path("runs"), resume: Resume = False) -> None:
     """Train LoRAs without a hypernetwork: one per task, or one for all tasks.
 
     Example: t2l train lora examples/ten-tasks/oracles.yaml
     """
-    _run(recipes, settings, output_dir, resume, "lora")
+    _run(recipes, settings, output, resume, "lora")
 
 
 @app.command()

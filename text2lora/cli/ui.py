@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from text2lora.cli.common import Device, err, out, parse_device, quiet
-from text2lora.errors import MissingExtraError
+from text2lora.errors import MissingExtraError, ServerError
+from text2lora.hub import proxy_fault
 from text2lora.installation import install_command
 
 LIMITS = "Limits of each visitor"
@@ -47,8 +48,10 @@ def ui(
     quiet()
     try:
         import gradio  # noqa: F401
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingExtraError(f"the web app needs Gradio: {install_command('ui')}") from error
+    except (ImportError, ValueError) as error:  # it makes a client of HTTP when it is imported
+        raise ServerError(proxy_fault(error) or f"Gradio cannot be loaded ({error})") from error
     from text2lora.ui.app import running
     from text2lora.ui.service import Limits, Service
 
