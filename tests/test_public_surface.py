@@ -17,6 +17,7 @@ LAYERS = [
     "installation",
     "textfiles",
     "processor",
+    "turns",
     "configuration",
     "digest",
     "hub",

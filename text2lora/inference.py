@@ -3,10 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+
+from text2lora.turns import Stops, as_turn, padding_id
+
+KEPT = {
+    "bos_token_id",
+    "compile_config",
+    "continuous_batching_config",
+    "decoder_start_token_id",
+    "disable_compile",
+    "eos_token_id",
+    "low_memory",
+    "max_length",
+    "pad_token_id",
+    "prefill_chunk_size",
+    "transformers_version",
+    "use_cache",
+}
+"""Fields of a generation config that change no greedy answer, or that are given with every call."""
+
+
+def greedy_settings() -> dict[str, Any]:
+    """For `generate`: the most likely token each time, whatever the model's own generation config asks for.
+
+    Penalties, forced and suppressed tokens, beams, sampling and the like would make another answer of it, and another
+    one than the loss and the exact matches of training speak of.
+    """
+    fields = [name for name in vars(GenerationConfig()) if not name.startswith("_") and name not in KEPT]
+    return dict.fromkeys(fields) | {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
 
 
 def generate_answers(
@@ -44,6 +72,8 @@ def complete(
 ) -> list[str]:
     """Greedy continuations of texts that are already in the form that the model reads.
 
+    They end where training has taught an answer to end, and where the model's generation config has it.
+
     Args:
         model: a causal language model, or a PeftModel with its active adapter.
         tokenizer: of the base.
@@ -59,24 +89,46 @@ def complete(
     answers = [""] * len(texts)
     ids = [tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"] for text in texts]
     order = sorted(range(len(texts)), key=lambda i: len(ids[i]))
-    ends = {"stop_strings": list(stop), "tokenizer": tokenizer} if stop else {}
+    stops = Stops.of(tokenizer, model, stop)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         inputs = pad_left(tokenizer, [ids[i] for i in rows], model.device)
-        streamer = _Pieces(tokenizer, on_text) if on_text else None
-        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer, **ends)
-        new = output[:, inputs["input_ids"].shape[1] :]
-        for i, text in zip(rows, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-            answers[i] = text[: min((at for end in stop if (at := text.find(end)) >= 0), default=len(text))]
+        streamer = _Pieces(tokenizer, stops, on_text) if on_text else None
+        output = generate(model, tokenizer, inputs, stops, max_new_tokens=max_new_tokens, streamer=streamer)
+        new = output[:, inputs["input_ids"].shape[1] :].tolist()
+        for i, tokens in zip(rows, new, strict=True):
+            answers[i] = stops.read(tokenizer, tokens)
     return answers
+
+
+def generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: Batch, stops: Stops, **options: Any
+) -> torch.Tensor:
+    """Greedy tokens [n, longest + new] of a batch, up to and with what ends each answer.
+
+    Args:
+        model: as in `complete`.
+        tokenizer: of the base.
+        inputs: see `pad_left`.
+        stops: see `Stops`.
+        **options: for the model's `generate`, as `max_new_tokens`.
+    """
+    ends: dict[str, Any] = {"eos_token_id": list(stops.ids) or None}
+    ends |= {"stop_strings": list(stops.texts), "tokenizer": tokenizer} if stops.texts else {}
+    found: torch.Tensor = model.generate(**inputs, **(greedy_settings() | ends | options))
+    return found
 
 
 class _Pieces(TextStreamer):
     """Hands on what is written, where transformers' own class prints it."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_text: Callable[[str], None]):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Stops, on_text: Callable[[str], None]):
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.on_text = on_text
+        self.stops, self.on_text = stops, on_text
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.next_tokens_are_prompt or value.item() not in self.stops.ids:  # an end need not be a special token
+            super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         self.on_text(text)
@@ -87,27 +139,15 @@ class Batch(TypedDict):
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
-    pad_token_id: int | None
+    pad_token_id: int
 
 
 def pad_left(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], device: torch.device) -> Batch:
     """Token ids as a batch, padded on the left; the tokenizer's own settings stay, since threads may share it."""
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    pad = padding_id(tokenizer)
     width = max(len(row) for row in rows)
     return Batch(
         input_ids=torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device),
         attention_mask=torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device),
         pad_token_id=pad,
     )
-
-
-def as_turn(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[dict[str, str]]) -> str:
-    """A prompt, or chat messages, as the tokenizer's chat template writes it before an answer.
-
-    Without a template a prompt stays as it is, and messages stand below each other. Models that can think before they
-    answer are told not to, in training as in use.
-    """
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    if not tokenizer.chat_template:
-        return "\n".join(turn["content"] for turn in turns)
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)

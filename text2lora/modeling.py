@@ -45,6 +45,7 @@ from text2lora.live import PREFIX
 from text2lora.processor import widen
 from text2lora.standing import FILE_NAME, DescriptionStatistics, Standing
 from text2lora.task_encoder import SoftmaxTaskEncoder, TokenTaskEncoder, VectorQuantizedTaskEncoder
+from text2lora.turns import keep_ends
 from text2lora.upstream import find_upstream, read_upstream
 
 if TYPE_CHECKING:
@@ -331,6 +332,8 @@ class Text2LoraModel(PreTrainedModel):
     def load_base_model(self, name: str | os.PathLike[str] | None = None, **kwargs: Any) -> PreTrainedModel:
         """Load the base model that the adapters are for, in its own dtype or, where that is slow, in float32.
 
+        Its `generate` stops at the end that its chat template writes after an answer, too.
+
         Args:
             name: a folder, a Hub id or `nano` in place of the base that the checkpoint names.
             **kwargs: for `AutoModelForCausalLM.from_pretrained`, over `base_model_kwargs` of `from_pretrained`.
@@ -338,11 +341,13 @@ class Text2LoraModel(PreTrainedModel):
         Raises:
             CheckpointError: it cannot be had.
         """
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
         source = self._base_source() if name is None else self._load_kwargs.get("shared", {})
         options = {"device_map": str(self.device), **source} | self._load_kwargs.get("base", {}) | kwargs
         base = load_base(AutoModelForCausalLM, str(name or self.config.base_model_name_or_path or ""), **options)
+        with contextlib.suppress(OSError, ValueError):  # a base may come without a tokenizer
+            keep_ends(base, self.base_tokenizer if name is None else load_base(AutoTokenizer, str(name), **source))
         return base if {"dtype", "torch_dtype"} & options.keys() else widen(base)
 
     @property

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from text2lora import LoraAdapter, Text2LoraModel, base_model_path
 from text2lora.errors import CheckpointError, HubError, InvalidDescriptionError, InvalidInputError
-from text2lora.inference import as_turn, complete, generate_answers
+from text2lora.inference import complete, generate_answers
 from text2lora.nano import sample_record
+from text2lora.turns import as_turn
 from text2lora.ui.service import Engine, Limits, Service, Turn, snippet, split_name
 
 RECORD = sample_record("order", 1)[0]

@@ -160,7 +160,7 @@ class Pair:
 
         The oldest question goes with its answer, until a quarter of the context or `max_new_tokens` is left.
         """
-        from text2lora.inference import as_turn
+        from text2lora.turns import as_turn
 
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
         wanted = min(self.max_new_tokens, context // 4)

@@ -15,9 +15,10 @@ from text2lora.adapter import LoraAdapter
 from text2lora.base import base_source
 from text2lora.errors import CheckpointError, ServerError
 from text2lora.hub import hub_fault
-from text2lora.inference import as_turn, complete
+from text2lora.inference import complete
 from text2lora.processor import widen
 from text2lora.server import ChatServer
+from text2lora.turns import as_turn
 
 
 @dataclass(frozen=True)

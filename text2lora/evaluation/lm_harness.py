@@ -12,6 +12,7 @@ from unittest import mock
 from text2lora.errors import EvaluationError, MissingExtraError
 from text2lora.evaluation.backends import TransformersBackend
 from text2lora.evaluation.harness import Condition, Sample
+from text2lora.inference import greedy_settings
 from text2lora.installation import install_command
 
 PREFIX = "lm_eval:"
@@ -79,6 +80,10 @@ def evaluate_with_lm_eval(
                 description = turns.pop(0)["content"]
                 turns[0]["content"] = f"{description}\n\n{turns[0]['content']}"
             return str(super().apply_chat_template(turns, add_generation_prompt))
+
+        def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
+            """Greedily, unless a task says otherwise; penalties that the base asks for are no part of a task."""
+            return super()._model_generate(*args, **(greedy_settings() | kwargs))
 
     device = str(backend.model.device)
     model = Model(pretrained=backend.model, tokenizer=backend.tokenizer, batch_size=backend.batch_size, device=device)

@@ -16,6 +16,7 @@ from text2lora.base import base_source, load_base
 from text2lora.errors import CheckpointError, OutputError
 from text2lora.hub import CARD_NAME, MERGED_FILES, atomic_folder, check_output, fetch_files, merged_card
 from text2lora.live import PREFIX, check_modules
+from text2lora.turns import keep_ends
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,6 +68,7 @@ def export_merged(
         raise CheckpointError(f"the base model {name!r} is quantised: merge into its unquantised original")
     check_modules(adapter, model)
     _merge(adapter, model, dtype)
+    keep_ends(model, tokenizer)
     with atomic_folder(target) as folder:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(folder)

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, TrainingError
-from text2lora.inference import as_turn
 from text2lora.training.data import Example
+from text2lora.turns import Stops, as_turn, padding_id
 
 Chat = Callable[[str, int], str]
 """A request and a seed in, the model's answer out."""
@@ -137,6 +137,7 @@ def local_chat(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, temperature: float = 0.9, max_new_tokens: int = 512
 ) -> Chat:
     """A chat model of transformers, sampled with the seed of each request."""
+    stops = Stops.of(tokenizer, model)
 
     def chat(request: str, seed: int) -> str:
         text = as_turn(tokenizer, request)
@@ -148,8 +149,9 @@ def local_chat(
                 max_new_tokens=max_new_tokens,
                 do_sample=True,
                 temperature=temperature,
-                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+                pad_token_id=padding_id(tokenizer),
+                eos_token_id=list(stops.ids) or None,
             )
-        return tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return stops.read(tokenizer, out[0, inputs["input_ids"].shape[1] :].tolist())
 
     return chat

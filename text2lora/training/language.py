@@ -11,8 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.errors import TrainingError
-from text2lora.inference import as_turn
 from text2lora.training.data import Example
+from text2lora.turns import AnswerForm, as_turn, padding_id
 
 
 @dataclass
@@ -82,7 +82,7 @@ class AnswerCollator:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, begin: str, end: str):
         self._encode = tokenizer.backend_tokenizer.encode_batch
         self._begin, self._end = tokenizer.convert_tokens_to_ids([begin, end])
-        self._pad = tokenizer.pad_token_id
+        self._pad = padding_id(tokenizer)
 
     def __call__(self, documents: Sequence[str]) -> AnswerBatch:
         rows = [torch.tensor(e.ids) for e in self._encode(list(documents), add_special_tokens=False)]
@@ -159,7 +159,7 @@ def count_matches(logits: torch.Tensor, batch: AnswerBatch, last_only: bool = Fa
 def prompt_batch(
     tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_length: int | None = None, pack: int = 1
 ) -> AnswerBatch:
-    """Prompts and responses in the tokenizer's chat format; the loss is on the response and the end of its turn.
+    """Prompts and responses in the tokenizer's chat format; the loss is on the response and its end, see `AnswerForm`.
 
     Args:
         tokenizer: of the base. Without a chat template, a prompt is followed by its response and the end token.
@@ -170,15 +170,17 @@ def prompt_batch(
             the system turn of a chat template, is then read once for all of them.
 
     Raises:
-        TrainingError: a response alone is longer.
+        TrainingError: a response alone is longer, or the tokenizer has no token that ends an answer.
+        InvalidInputError: the chat template does not take the messages of a prompt.
     """
-    before, after = _turn_ends(tokenizer)
+    form = AnswerForm.of(tokenizer)
+    if not form.end:
+        raise TrainingError("the base's tokenizer has no token that ends an answer: give it an eos_token")
     prompts = [as_turn(tokenizer, prompt) for prompt, _ in examples]
-    texts = prompts + [before + response + after for _, response in examples]
+    texts = prompts + [form.space + response + form.end for _, response in examples]
     special = not tokenizer.chat_template  # a template writes its own
     ids = tokenizer(prompts, add_special_tokens=special)["input_ids"]
     ids += tokenizer(texts[len(prompts) :], add_special_tokens=False)["input_ids"]
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     pairs: list[tuple[list[int], list[int]]] = []
     for prompt, response in zip(ids[: len(examples)], ids[len(examples) :], strict=True):
         if max_length and len(prompt) + len(response) > max_length:
@@ -195,7 +197,9 @@ def prompt_batch(
         tensors = [torch.tensor(row[column]) for row in rows]
         return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
 
-    return AnswerBatch(padded(0, pad), padded(1, 0)[:, 1:].bool(), padded(2, -1) if pack > 1 else None)
+    return AnswerBatch(
+        padded(0, padding_id(tokenizer)), padded(1, 0)[:, 1:].bool(), padded(2, -1) if pack > 1 else None
+    )
 
 
 def _pack(pairs: Sequence[tuple[list[int], list[int]]]) -> tuple[list[int], list[int], list[int]]:
@@ -210,16 +214,3 @@ def _pack(pairs: Sequence[tuple[list[int], list[int]]]) -> tuple[list[int], list
         answer += [0] * (len(prompt) - common) + [1] * len(response)
         examples += [number] * (len(prompt) - common + len(response))
     return ids, answer, examples
-
-
-def _turn_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """What a chat template writes between prompt and response, such as an empty thought, and after the response."""
-    if tokenizer.chat_template:
-        mark = "RESPONSE"
-        user = [{"role": "user", "content": "x"}]
-        prompt = as_turn(tokenizer, user)
-        whole = tokenizer.apply_chat_template([*user, {"role": "assistant", "content": mark}], tokenize=False)
-        if whole.startswith(prompt) and mark in whole:
-            before, _, after = whole[len(prompt) :].partition(mark)
-            return before, after.strip() or tokenizer.eos_token
-    return "", tokenizer.eos_token

@@ -23,11 +23,12 @@ from text2lora.arithmetic import cosine_matrix
 from text2lora.errors import CheckpointError, HubError, InvalidDescriptionError, InvalidInputError
 from text2lora.hub import CHECKPOINTS
 from text2lora.hypernetwork import LoraWeights
-from text2lora.inference import as_turn, pad_left
+from text2lora.inference import generate, pad_left
 from text2lora.live import PREFIX
 from text2lora.modeling import Text2LoraModel
 from text2lora.standing import Standing
 from text2lora.training.injection import LoraInjector
+from text2lora.turns import Stops, as_turn
 
 
 @dataclass(frozen=True)
@@ -203,18 +204,20 @@ class Engine:
         The pass runs in a thread that ends, and gives the model back, when this iterator is closed.
         """
         steps: SimpleQueue[torch.Tensor | Exception | None] = SimpleQueue()
-        gone = threading.Event()
+        gone, stops = threading.Event(), Stops.of(self._tokenizer, self._base)
 
         def answer() -> None:
             try:
                 with self._lock, torch.inference_mode(), self._injector.inject(self._rows(adapters)):
                     ids = [self._ids(before, message) for before in said]
                     if not gone.is_set():
-                        self._base.generate(
-                            **pad_left(self._tokenizer, ids, self._base.device),
+                        generate(
+                            self._base,
+                            self._tokenizer,
+                            pad_left(self._tokenizer, ids, self._base.device),
+                            stops,
                             max_new_tokens=self._new_tokens,
                             max_time=self.limits.seconds,
-                            do_sample=False,
                             streamer=_Steps(steps),
                             stopping_criteria=StoppingCriteriaList([_Gone(gone)]),
                         )
@@ -227,7 +230,7 @@ class Engine:
         try:
             while new := _take(steps):
                 tokens += new
-                texts = self._tokenizer.batch_decode(torch.stack(tokens, 1), skip_special_tokens=True)
+                texts = [stops.read(self._tokenizer, row) for row in torch.stack(tokens, 1).tolist()]
                 yield [text.strip().rstrip("\ufffd") for text in texts]  # a character may come in several tokens
         finally:
             gone.set()
