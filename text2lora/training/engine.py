@@ -53,14 +53,16 @@ def start_engine(config: EngineConfig, output_dir: Path) -> Accelerator:
         TrainingError: a tracker that accelerate does not know.
     """
     from accelerate import Accelerator, PartialState
+    from accelerate.utils import parse_flag_from_env
 
     trackers = list(config.trackers)
-    device = PartialState(cpu=config.device == "cpu").device
+    cpu = config.device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")  # as Accelerator itself takes it
+    device = PartialState(cpu=cpu).device
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".log_with")  # the error below says it
             accelerator = Accelerator(
-                cpu=config.device == "cpu",
+                cpu=cpu,
                 mixed_precision="no" if is_slow(torch.bfloat16, device.type) else config.mixed_precision,
                 log_with=trackers or None,
                 project_dir=str(output_dir) if trackers else None,
