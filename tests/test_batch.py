@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import randomise
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import randomise
 from transformers import BertModel
 
 from text2lora import InvalidDescriptionError, LoraAdapter, OutputError, Text2LoraModel

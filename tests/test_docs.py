@@ -234,7 +234,7 @@ def test_readme_shows_the_table_that_the_command_wrote():
     assert table in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_demo_shows_base_and_adapter_side_by_side(tmp_path):
+def test_demo_shows_base_and_adapter_side_by_side(tmp_path, forked):
     run = subprocess.run(
         [sys.executable, ROOT / "examples/quickstart.py"], capture_output=True, text=True, check=True, cwd=tmp_path
     )

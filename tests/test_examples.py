@@ -6,6 +6,7 @@ import shutil
 import tomllib
 from pathlib import Path
 
+import forks
 import pytest
 
 nbformat = pytest.importorskip("nbformat")
@@ -45,6 +46,11 @@ def test_adapter_map_shows_other_descriptions(tmp_path: Path, monkeypatch: pytes
     shown = run(nbclient, notebook, tmp_path)
     assert shown.count("find their other wording") == 6
     assert (tmp_path / "adapter-map.png").is_file()
+
+
+@pytest.fixture(autouse=True)
+def _kernels_start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jupyter_client.launcher.Popen", forks.Popen)
 
 
 def run(nbclient, notebook, folder: Path) -> str:

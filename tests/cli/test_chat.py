@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import sys
+import termios
 from pathlib import Path
 
+import forks
 import pytest
 
 from text2lora import LoraAdapter
@@ -180,23 +183,29 @@ def test_what_is_no_adapter_is_one_line(t2l_command) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("leave", ["sendeof", "sendintr"])
-def test_typed_at_a_real_terminal(tmp_path: Path, leave: str) -> None:
+@pytest.mark.parametrize("key", ["\x04", "\x03"], ids=["ctrl-d", "ctrl-c"])
+def test_typed_at_a_real_terminal(tmp_path: Path, key: str) -> None:
     pexpect = pytest.importorskip("pexpect")
+    from pexpect.fdpexpect import fdspawn
+
     from text2lora import Text2LoraModel
 
     Text2LoraModel.from_pretrained("nano").generate_lora("Return the city in capital letters.").save_pretrained(
         tmp_path / "city"
     )
-    command = ["-m", "text2lora", "chat", str(tmp_path / "city")]
-    child = pexpect.spawn(sys.executable, command, dimensions=(30, 90), encoding="utf-8", timeout=600)
+    screen, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (30, 90))
+    command = [sys.executable, "-m", "text2lora", "chat", str(tmp_path / "city")]
+    process = forks.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True)
+    os.close(terminal)
+    child = fdspawn(screen, encoding="utf-8", timeout=600)
     child.expect("each line stands alone")
     child.expect("\n> ")
     child.sendline("order A12: 2 x tent for Ada Berg, ship to Oslo, total $80.00, 2024-05-01")
     child.expect("OSLO")
     child.expect("h> ")  # after the cursor was shown again
-    getattr(child, leave)()
+    child.send(key)
     child.expect("Next: t2l export")
     child.expect(pexpect.EOF)
     child.close()
-    assert child.exitstatus == 0
+    assert process.wait() == 0

@@ -187,7 +187,7 @@ def test_device_that_is_not_there_is_a_wrong_call(t2l_command, checkpoint_dir: P
     assert "--device" in result.err
 
 
-def test_debug_shows_the_traceback() -> None:
+def test_debug_shows_the_traceback(forked) -> None:
     command = [sys.executable, "-c", "from text2lora.cli import main; main()", "--debug", "make", " "]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     assert "Traceback" in done.stderr

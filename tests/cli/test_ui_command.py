@@ -36,7 +36,7 @@ def test_a_checkpoint_that_is_not_there_stops_it_at_the_start():
     assert "./nowhere" in str(result.exception)
 
 
-def test_it_shows_the_page_until_it_is_interrupted_whatever_the_proxy():
+def test_it_shows_the_page_until_it_is_interrupted_whatever_the_proxy(forked):
     pytest.importorskip("gradio")
     import httpx2
 

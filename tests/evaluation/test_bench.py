@@ -45,13 +45,13 @@ def test_error_is_relative_to_the_exact_weights() -> None:
     assert relative_error(LoraAdapter({"a": torch.tensor([3.0]), "b": torch.tensor([4.5])}, spec), exact) == 0.1
 
 
-def test_times_a_whole_make_beside_the_imports() -> None:
+def test_times_a_whole_make_beside_the_imports(forked) -> None:
     made, imported = time_start(repeat=1)
     assert made > 0
     assert imported > 0
 
 
-def test_memory_counts_the_weights_and_the_whole_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_counts_the_weights_and_the_whole_process(monkeypatch: pytest.MonkeyPatch, forked) -> None:
     small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     monkeypatch.setattr(memory, "GTE_LARGE", memory.GTE_LARGE | small | {"max_position_embeddings": 64})
     sizes = {"task_emb_size": 32, "latent_size": 16, "head_input_size": 16}

@@ -25,7 +25,7 @@ def test_the_data_has_the_shape_of_the_step() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_reports_costs() -> None:
+def test_the_command_reports_costs(forked) -> None:
     command = ["bench", "train", "--batch", "2", "--tokens", "9", "--hidden", "64", "--layers", "1", "--repeat", "1"]
     done = CliRunner().invoke(app, [*command, "--device", "cpu", "--json"])
     assert done.exit_code == 0, done.output

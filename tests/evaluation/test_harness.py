@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -76,22 +73,6 @@ def test_batches_and_order_of_conditions_change_nothing(report: EvalReport, citi
     again = evaluate_tasks(backend, load_tasks(str(cities)), list(reversed(report.conditions)))
     order = [condition.name for condition in report.conditions]
     assert sorted(again, key=lambda sample: (order.index(sample.condition), sample.id)) == list(report.samples)
-
-
-def test_same_numbers_in_another_process(cities: Path, adapters: list[str], tmp_path: Path) -> None:
-    for seed in ("1", "2"):
-        code = "from text2lora.cli import main; main()"
-        command = ["eval", "-m", "nano", "-a", adapters[0], "-t", cities, "-o", tmp_path / seed, "--device", "cpu"]
-        done = subprocess.run(
-            [sys.executable, "-c", f"import sys; sys.argv = {['t2l', *map(str, command)]}; {code}"],
-            env=os.environ | {"PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "+1.000" in done.stdout
-    assert (tmp_path / "1/results.json").read_bytes() == (tmp_path / "2/results.json").read_bytes()
-    assert sorted(path.name for path in (tmp_path / "1").iterdir()) == ["results.json", "table.md"]
 
 
 def test_report_replaces_only_a_report(report: EvalReport, tmp_path: Path) -> None:

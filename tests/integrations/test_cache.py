@@ -192,7 +192,7 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def process(cache: AdapterCache):
+def process(cache: AdapterCache, forked):
     """Starts processes that take adapters and keep them until their input ends."""
     started: list[subprocess.Popen[str]] = []
 

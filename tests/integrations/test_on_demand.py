@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import randomise
+from tiny_models import randomise
 
 from text2lora import CheckpointError, InvalidDescriptionError, LoraAdapter, Text2LoraModel
 from text2lora.errors import LimitError, ServingError

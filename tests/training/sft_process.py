@@ -1,4 +1,4 @@
-"""One process of a training run, for `test_processes.py`: CHECKPOINT BASE OUTPUT {settings} [resume]."""
+"""A training run for `test_processes.py`: PROCESSES CHECKPOINT BASE OUTPUT {settings} [resume]."""
 
 from __future__ import annotations
 
@@ -53,5 +53,31 @@ def main(checkpoint: str, base: str, output: str, settings: str, *more: str) -> 
         Path(output, "figures.json").write_text(json.dumps(figures))
 
 
+def member(*arguments: str) -> None:
+    """One of several processes; a fork of the one that launches them has its signal handlers."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    main(*arguments)
+
+
+def launch(processes: int, arguments: list[str]) -> None:
+    """As torchrun does it."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id="tests",
+        max_restarts=0,
+        start_method="fork",
+    )
+    elastic_launch(config, member)(*arguments)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1] == "1":
+        main(*sys.argv[2:])
+    else:
+        launch(int(sys.argv[1]), sys.argv[2:])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import randomise
 from safetensors.torch import load_file
+from tiny_models import randomise
 from transformers import BertModel
 
 from text2lora import TextEncoder

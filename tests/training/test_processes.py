@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import pytest
 
 SCRIPT = Path(__file__).with_name("sft_process.py")
@@ -20,16 +21,16 @@ SETTINGS = {"tasks": 5, "examples": 2, "conditions": ["matched", "shuffled", "ju
 def train(checkpoint_dir: Path, base_dir: Path, tmp_path_factory: pytest.TempPathFactory):
     def run(processes: int, *flags: str, folder: Path | None = None, code: int = 0, **settings: object) -> Path:
         folder = folder or tmp_path_factory.mktemp("run")
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        arguments = [SCRIPT, checkpoint_dir, base_dir, folder, json.dumps(SETTINGS | settings), *flags]
-        done = subprocess.run(
-            [sys.executable, *(launch if processes > 1 else []), *map(str, arguments)],
-            env=os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
-            capture_output=True,
+        arguments = [SCRIPT, processes, checkpoint_dir, base_dir, folder, json.dumps(SETTINGS | settings), *flags]
+        with forks.Popen(
+            [sys.executable, *map(str, arguments)],
+            env=os.environ | {"ACCELERATE_USE_CPU": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=1200,
-        )
-        assert (done.returncode == 0) == (code == 0), done.stderr[-3000:]
+        ) as process:
+            _, said = process.communicate(timeout=1200)
+        assert (process.returncode == 0) == (code == 0), said[-3000:]
         return folder
 
     return run

@@ -106,7 +106,7 @@ def test_products_equal_those_of_delta_w() -> None:
     torch.testing.assert_close(all_inner_products(one), delta(one) @ delta(one).T, rtol=1e-4, atol=1e-3)
 
 
-def test_both_ways_of_the_benchmark_give_the_same_error() -> None:
+def test_both_ways_of_the_benchmark_give_the_same_error(forked) -> None:
     calls = make_recon(2, 2, 16, 4)
     torch.testing.assert_close(calls["ours"](), calls["naive"](), rtol=1e-4, atol=1e-4)
     done = CliRunner().invoke(app, ["bench", "recon", "--hidden", "16", "--layers", "1", "--repeat", "1", "--json"])
