@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console, RenderableType
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
@@ -192,9 +193,19 @@ class FoldedTable(Table):
 
 
 def show(table: Table) -> None:
-    """A table; where a script reads it, a line for each row and tabs between its cells."""
+    """A table, or its cells below each other where the terminal is narrower than their words.
+
+    Where a script reads it, a line for each row and tabs between its cells.
+    """
     if out.is_terminal:
-        out.print(table)
+        if Measurement.get(out, out.options.update(width=sys.maxsize), table).minimum <= out.width:
+            out.print(table)
+            return
+        heads = [f"[bold]{column.header}[/] " if column.header else "" for column in table.columns]
+        for cells in zip(*(column.cells for column in table.columns), strict=True):
+            lines = [f"{head}{cell}" for head, cell in zip(heads, cells, strict=True) if cell]
+            out.print(("\n" if table.show_header else " ").join(lines), highlight=False)
+            out.print(end="\n" * table.show_header)
         return
     columns = [[*([column.header] if table.show_header else []), *column.cells] for column in table.columns]
     for row in zip(*columns, strict=True):
