@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -19,7 +21,7 @@ from peft import PeftModel
 from upstream_format import EMBEDDING, write_checkpoint
 
 from text2lora import LoraAdapter, Text2LoraModel, library_version
-from text2lora.cli import app
+from text2lora.cli import app, main
 from text2lora.cli.common import size, suggest
 from text2lora.hub import load_snippet, slug
 
@@ -365,30 +367,37 @@ def test_adapters_are_found_in_a_subfolder(t2l_command, t2l: Text2LoraModel, bas
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
 @pytest.mark.parametrize("at", ["pipe", "terminal"])
-def test_no_character_stops_a_command(tmp_path: Path, encoding: str, at: str) -> None:
-    """Made, then asked about, in one process; what the terminal has no letter for is shown by its number."""
-    code = (
-        "import sys\n"
-        "from text2lora.cli import main\n"
-        "def t2l(*args):\n"
-        "    sys.argv = ['t2l', *args]\n"
-        "    try: main()\n"
-        "    except SystemExit as stop: assert not stop.code, stop.code\n"
-        "t2l('make', 'Gib \u4e2d zur\u00fcck \u2192', '-o', 'caf\\udce9', '--json')\n"
-        "t2l('make', 'Gib \u4e2d zur\u00fcck', '-o', 'a')\n"
-        "t2l('run', 'a', 'zur\u00fcck \u2192 \u4e2d')\n"
-        "t2l('doctor')\n"
-    )
-    variables = {"PYTHONIOENCODING": encoding, "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
-    variables |= {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "0", "NO_COLOR": "1"} if at == "terminal" else {}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=tmp_path, env=os.environ | variables)
-    assert done.returncode == 0, done.stderr
-    made, *rest = done.stdout.split(b"\n")
-    assert json.loads(made)["description"] == "Gib \u4e2d zur\u00fcck \u2192"
-    text = b"\n".join(rest).decode(encoding)
-    shown = {"utf-8": "zurück → 中", "cp1252": r"zurück \u2192 \u4e2d", "ascii": r"zur\xfcck \u2192 \u4e2d"}
-    assert shown[encoding] in text
-    assert ("\u2713" if encoding == "utf-8" else "+") + " cpu" in text
+def test_no_character_stops_a_command(
+    checkpoint_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, at: str
+) -> None:
+    """What the terminal has no letter for is shown by its number, JSON and names of files stay what they are."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr("text2lora.cli.doctor.find_broken", dict)
+    if at == "terminal":
+        monkeypatch.setenv("TTY_COMPATIBLE", "1")
+        monkeypatch.setenv("TTY_INTERACTIVE", "0")
+
+    def t2l(*args: str) -> bytes:
+        pipes = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+        monkeypatch.setattr(sys, "stdout", pipes[0])
+        monkeypatch.setattr(sys, "stderr", pipes[1])
+        monkeypatch.setattr(sys, "argv", ["t2l", *args])
+        with contextlib.suppress(SystemExit):
+            main()
+        out, err = (pipe.flush() or pipe.buffer.getvalue() for pipe in pipes)
+        assert b"Error" not in err, err
+        return out
+
+    model = ("-m", str(checkpoint_dir))
+    made = json.loads(t2l("make", "\u4e2d zur\u00fcck \u2192", *model, "-o", "caf\udce9", "--json"))
+    assert (made["description"], made["path"]) == ("\u4e2d zur\u00fcck \u2192", "caf\udce9")
+    assert b"caf\xe9" in t2l("make", "zurück", *model, "-o", "caf\udce9", "--force")
+    t2l("make", "zurück", *model, "-o", "mine")
+    shown = {"utf-8": "zurück → 中", "cp1252": "zurück \\u2192 \\u4e2d", "ascii": "zur\\xfcck \\u2192 \\u4e2d"}
+    assert shown[encoding] in t2l("run", "mine", "zurück → 中", "--max-new-tokens", "4").decode(encoding)
+    mark = "✓" if encoding == "utf-8" else "+"
+    assert re.search(rf"{re.escape(mark)}\S* cpu: ", t2l("doctor").decode(encoding))
 
 
 def test_text_that_the_terminal_could_not_decode_is_refused(t2l_command, checkpoint_dir: Path) -> None:
