@@ -1,14 +1,23 @@
-"""Puts the table that `t2l eval nano --output` wrote into the pages that show it, between their two marks."""
+"""Puts the tables that the evaluations of the bundled models wrote into the pages that show them, between two marks."""
 
-import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TABLE = (ROOT / "text2lora/nano/results/table.md").read_text(encoding="utf-8")
+PAGES = {
+    "nano": ["README.md", "text2lora/nano/README.md"],
+    "smol": ["docs/concepts/smol.md", "text2lora/smol/README.md"],
+}
 
-for page in (ROOT / "README.md", ROOT / "text2lora/nano/README.md"):
-    text = page.read_text(encoding="utf-8")
-    page.write_text(
-        re.sub(r"(<!-- table -->\n).*?(<!-- /table -->)", lambda m: f"{m[1]}\n{TABLE}\n{m[2]}", text, flags=re.S),
-        encoding="utf-8",
-    )
+
+def insert_tables(root: Path = ROOT) -> None:
+    """Write the table of each model into its pages."""
+    for model, pages in PAGES.items():
+        table = (root / f"text2lora/{model}/results/table.md").read_text(encoding="utf-8")
+        for page in pages:
+            before, begin, rest = (root / page).read_text(encoding="utf-8").partition("<!-- table -->\n")
+            _, end, after = rest.partition("<!-- /table -->")
+            (root / page).write_text(f"{before}{begin}\n{table}\n{end}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    insert_tables()

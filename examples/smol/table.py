@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from text2lora import LoraAdapter, Text2LoraModel
 from text2lora.base import load_base
 from text2lora.evaluation.table import Row, as_markdown, make_row, write_results
+from text2lora.hub import slug
 from text2lora.hypernetwork import LoraWeights
 from text2lora.training.data import Example
 from text2lora.training.injection import LoraInjector
@@ -144,10 +145,12 @@ def make_table(table: Table, cases: dict[str, list[Case]], multitask: Path | Non
         add(table.row(f"text2lora, {kind} tasks, unseen wording", found, [text for _, text in found]))
         add(table.row(f"another task's description, {kind} tasks", found, others(found)))
         add(table.row(f"junk as description, {kind} tasks", first, [JUNK[i % len(JUNK)] for i in range(len(first))]))
-        trained = [case for case in found if oracles and (oracles / case[0].name / "adapter_config.json").is_file()]
+        trained = [
+            case for case in found if oracles and (oracles / slug(case[0].name) / "adapter_config.json").is_file()
+        ]
         if oracles and trained:
             own = list({task.name: (task, "") for task, _ in trained}.values())
-            parts = [table.row("", [case], weights=table.fixed(oracles / case[0].name)) for case in own]
+            parts = [table.row("", [case], weights=table.fixed(oracles / slug(case[0].name))) for case in own]
             add(Row(f"a LoRA trained per task, {len(own)} {kind} tasks", *_joined(parts)))
             texts = [text for _, text in trained]
             add(table.row(f"text2lora on those {len(own)} {kind} tasks, unseen wording", trained, texts))
