@@ -43,6 +43,18 @@ def test_equals_peft(load_base, ids, method: str, weights: list[float]) -> None:
     torch.testing.assert_close(logits(made, ids), logits(model, ids), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("method", "r"), [("cat", 4), ("svd", 2)])
+def test_pefts_own_sum_of_rslora_adapters_is_too_strong_by_the_root_of_its_rank(load_base, method, r) -> None:
+    """As docs/how-to/many.md warns: the day this fails, that warning and the comment above can go."""
+    adapters = [make_adapter(1), make_adapter(2)]
+    model = adapters[1].apply_to(adapters[0].apply_to(load_base()), "second")
+    model.add_weighted_adapter(["default", "second"], [0.7, 0.3], "sum", combination_type=method)
+    made = deltas(combine(adapters, [0.7, 0.3], method))
+    modules = dict(model.named_modules())
+    theirs = {key: modules[key.removesuffix(".lora_A.weight")].get_delta_weight("sum") for key in made}
+    close(theirs, {key: r**0.5 * delta for key, delta in made.items()})
+
+
 def test_cat_is_the_exact_sum_under_any_scaling_and_rank() -> None:
     adapters = [make_adapter(1, r=2), make_adapter(2, r=3, use_rslora=False), make_adapter(3, r=4, lora_alpha=1.5)]
     weights = [0.5, -1.25, 2.0]

@@ -27,6 +27,20 @@ def test_the_extra_of_the_web_app_brings_gradio():
     assert project["optional-dependencies"]["ui"][0].startswith("gradio")
 
 
+def test_behind_a_proxy_addresses_begin_with_its_path(monkeypatch):
+    pytest.importorskip("gradio")
+    import httpx2
+
+    from text2lora.ui import app
+    from text2lora.ui.service import Service
+
+    monkeypatch.setenv("GRADIO_ROOT_PATH", "/text2lora")
+    with app.running(Service(["nano"])) as url:
+        asked = httpx2.get(f"{url}config", trust_env=False, headers={"X-Forwarded-Host": "example.org"}).json()
+        assert asked["root"] == "http://example.org/text2lora"
+        assert httpx2.get(f"{url}text2lora/config", trust_env=False).is_success  # where the proxy keeps the path
+
+
 def test_the_app_shows_the_page():
     pytest.importorskip("gradio")
     import httpx2
