@@ -573,7 +573,7 @@ def run_page(client: HubClient, page: str, folder: Path) -> None:
             code.append(block)
         code += [
             f"done = cli(*{shlex.split(line)[1:]}); assert done[0] == 0, done"
-            for line in block.splitlines()
+            for line in block.replace("\\\n", " ").splitlines()
             if line.startswith("t2l ") and language == "sh"
         ]
     client("\n".join(code), token=WRITER, cwd=folder)
