@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,11 @@ def imported_layers(node: ast.AST) -> set[str]:
 
 def modules() -> list[Path]:
     return sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE) != Path("__init__.py"))
+
+
+def test_the_page_on_architecture_lists_the_modules_in_this_order() -> None:
+    page = (PACKAGE.parent / "docs/concepts/architecture.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", page, re.M) == [layer for layer in LAYERS if layer != "__main__"]
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
