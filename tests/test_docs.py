@@ -104,7 +104,7 @@ def blocks(page: Path, language: str) -> list[str]:
 def test_code_fits_into_the_page_on_a_small_laptop(page):
     """At 1,280 pixels there is room for 93 characters; the rest would be cut off."""
     lines = [line for _, code in FENCE.findall(page.read_text(encoding="utf-8")) for line in code.splitlines()]
-    assert [line for line in lines if len(line) > 92] == []
+    assert [line for line in lines if len(line) > 93] == []
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python") and p not in SHOWN], ids=lambda p: p.name)
