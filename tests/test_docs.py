@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from upstream_format import write_checkpoint
 
 from text2lora import Text2LoraConfig
-from text2lora.cli import app
+from text2lora.cli import app, common
 from text2lora.hub import CHECKPOINTS
 from text2lora.recipes import KINDS
 from text2lora.training.recipe import parse
@@ -35,6 +35,8 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 
 def terminal(monkeypatch):
     """Makes rich take what the tests read for a terminal of the width of the pages."""
+    for console in (common.out, common.err):
+        monkeypatch.setattr(console, "_width", 100)  # COLUMNS is read once, when the first test imports them
     for name, value in {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "0", "NO_COLOR": "1", "COLUMNS": "100"}.items():
         monkeypatch.setenv(name, value)
 
