@@ -75,7 +75,7 @@ def _in_need(name: str) -> bool:
 def _hub_answers(endpoint: str) -> bool:
     """Whether anything answers at the Hub's address, asked once a process and without the client's retries."""
     import httpx2
-    from huggingface_hub.utils import get_session
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
     try:
         get_session().head(endpoint, timeout=3.0)

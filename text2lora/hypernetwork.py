@@ -28,6 +28,8 @@ def _mlp(inputs: int, hidden: int, outputs: int, dropout: float) -> list[nn.Modu
 class HyperNetwork(nn.Module):
     """Task embeddings [n, d], or token states [n, t, d], -> `LoraWeights`, in one batched pass."""
 
+    heads: nn.ModuleDict
+
     def __init__(self, config: Text2LoraConfig):
         super().__init__()
         self.config = config
@@ -218,7 +220,8 @@ class MixtureHyperNetwork(HyperNetwork):
         found = {}
         for m, (name, head) in enumerate(self.heads.items()):
             a, b = (
-                head[f](mixing[:, :, m, i]).view(n, config.num_layers, config.lora_r, -1) for i, f in enumerate("ab")
+                head.get_submodule(f)(mixing[:, :, m, i]).view(n, config.num_layers, config.lora_r, -1)
+                for i, f in enumerate("ab")
             )
             found[name] = self._adapter(name, a, b)
         return found
@@ -234,7 +237,7 @@ class MixtureHyperNetwork(HyperNetwork):
         if self.config.offset:
             init.zeros_(last.weight)
         for name, head in self.heads.items():
-            for part in head.values():
+            for part in head.children():
                 init.normal_(part.weight, std=0.1 / math.sqrt(self.shapes[name][0]))
 
 
