@@ -35,6 +35,7 @@ from text2lora.hub import (
     atomic_folder,
     card_metadata,
     checkpoint_card,
+    distinct_names,
     fetch_files,
     hub_errors,
     hub_fault,
@@ -106,6 +107,21 @@ def test_what_is_here_is_looked_at_before_the_hub_is_asked(
 )
 def test_names_keep_letters_and_are_no_built_in_ones(text: str, name: str) -> None:
     assert re.fullmatch(rf"{name}[0-9a-f]{{6}}" if name.endswith("-") else name, slug(text))
+
+
+@pytest.mark.parametrize(
+    ("names", "taken", "shown"),
+    [
+        (["/x/a/cap", "./lower", "me/mine"], [], ["cap", "lower", "me/mine"]),
+        (["/x/a/cap", "/x/b/cap/", "/y/b/cap"], [], ["a/cap", "x/b/cap", "y/b/cap"]),
+        (["/x/base", "base", "./cap", "cap", "/cap"], ["base"], ["x/base", "base (2)", "cap", "cap (2)", "cap (3)"]),
+        (["./a/cap", "a/cap", "me/cap"], [], ["a/cap", "a/cap (2)", "me/cap"]),
+    ],
+)
+def test_names_in_reports_differ_and_show_no_more_of_a_path_than_it_takes(
+    names: list[str], taken: list[str], shown: list[str]
+) -> None:
+    assert distinct_names(names, taken) == shown
 
 
 def test_version_is_a_string() -> None:

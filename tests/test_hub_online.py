@@ -464,6 +464,19 @@ def test_statistics_of_descriptions_come_along(hub: HubServer, client: HubClient
     assert result == ["city", "upper", None]
 
 
+def test_statistics_that_cannot_be_fetched_now_are_not_taken_for_none(hub: HubServer, client: HubClient) -> None:
+    hub.add("org/flaky", hub.repos["org/standing"].files)
+    hub.faults.append(Fault(rf".*/{FILE_NAME}", 500, 99))
+    load = """
+        from text2lora import Text2LoraModel
+        t2l = Text2LoraModel.from_pretrained("org/flaky", subfolder="part")
+        result = refusal(lambda: t2l.standing("the city").nearest[0].task)
+        """
+    assert "trouble of its own with org/flaky" in client(load)
+    hub.faults.clear()
+    assert client(load) == "nothing was refused"
+
+
 def test_base_and_encoder_are_taken_at_the_revisions_of_the_config(
     hub: HubServer, client: HubClient, base_dir: Path, encoder_dir: Path
 ) -> None:

@@ -131,6 +131,24 @@ def test_training_writes_statistics(make_config, base, tokenizer, tmp_path: Path
         assert loaded.standing("city").similarity == pytest.approx(expected, abs=5e-3)
 
 
+def test_damaged_statistics_are_not_taken_for_none(make_model, tmp_path: Path) -> None:
+    model = make_model()
+    model.description_statistics = measure_descriptions(model.encoder, ["the city", "upper case"], ["city", "upper"])
+    model.save_pretrained(tmp_path)
+    content = (tmp_path / FILE_NAME).read_bytes()
+    for damaged in (content[:-9], content[:5], b""):
+        (tmp_path / FILE_NAME).write_bytes(damaged)
+        loaded = Text2LoraModel.from_pretrained(tmp_path)
+        for _ in range(2):  # nothing is remembered
+            with pytest.raises(CheckpointError, match=r"standing\.safetensors holds no statistics of descriptions \("):
+                loaded.standing("the city")
+        with pytest.raises(CheckpointError, match=r"standing\.safetensors"):
+            loaded.save_pretrained(tmp_path / "copy")
+        loaded.generate_lora("the city")
+    (tmp_path / FILE_NAME).write_bytes(content)
+    assert loaded.standing("the city").nearest[0].task == "city"
+
+
 def test_checkpoints_without_statistics_say_so(checkpoint_dir: Path) -> None:
     model = Text2LoraModel.from_pretrained(checkpoint_dir)
     assert model.standing("the city") is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -23,6 +22,7 @@ from text2lora.hub import (
     atomic_folder,
     card_metadata,
     fetch_files,
+    find_file,
     push_folder,
     push_target,
     resolve_commit,
@@ -228,10 +228,8 @@ class LoraAdapter:
         """
         commit = resolve_commit(directory, revision, **hub)
         files = fetch_files(directory, (CONFIG_NAME, WEIGHTS_NAME), subfolder, commit, **hub)
-        metadata: dict[str, str] = {}
-        with contextlib.suppress(CheckpointError, OSError, UnicodeDecodeError):  # an adapter need not have a card
-            card = fetch_files(directory, (CARD_NAME,), subfolder, commit, **hub)[CARD_NAME]
-            metadata = card_metadata(card.read_text(encoding="utf-8"))
+        card = find_file(directory, CARD_NAME, subfolder, commit, **hub)
+        metadata = card_metadata(card.read_text(encoding="utf-8", errors="replace")) if card else {}
         if sha := getattr(commit, "resolved", None):
             metadata |= {"adapter": str(directory), "adapter_commit": sha}
         try:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -271,6 +272,31 @@ def public_name(name: str) -> str:
     return os.path.basename(os.path.normpath(name)) if is_local(name) else name
 
 
+def distinct_names(names: Sequence[str], taken: Sequence[str] = (), whole: bool = True) -> list[str]:
+    """Short names for reports, one each and all of them different.
+
+    Of a path the last part, and more of them where it takes those to tell it from another.
+
+    Args:
+        names: paths, Hub ids, or names on a server.
+        taken: names that mean something else.
+        whole: keep all of a name that is no path of this machine.
+    """
+    keys = [tuple(filter(None, re.split(r"[/\\]", os.path.normpath(name)))) or (name,) for name in names]
+    depth = {key: len(key) if whole and not is_local(name) else 1 for key, name in zip(keys, names, strict=True)}
+    while True:
+        shown = {key: "/".join(key[-parts:]) for key, parts in depth.items()}
+        unclear = [text for text, count in Counter([*shown.values(), *taken]).items() if count > 1]
+        if not (longer := [key for key, text in shown.items() if text in unclear and depth[key] < len(key)]):
+            break
+        depth |= {key: depth[key] + 1 for key in longer}
+    found: list[str] = []
+    for text in map(shown.__getitem__, keys):
+        same = (text, *(f"{text} ({number})" for number in range(2, len(names) + 2)))
+        found.append(next(name for name in same if name not in (*taken, *found)))
+    return found
+
+
 def resolve_commit(
     source: str | os.PathLike[str], revision: str | None = None, **hub: Any
 ) -> ResolvedRevision | str | None:
@@ -342,6 +368,45 @@ def fetch_files(
             name: Path(hf_hub_download(str(source), name, subfolder=subfolder, revision=commit, **hub))
             for name in names
         }
+
+
+def find_file(
+    source: str | os.PathLike[str],
+    name: str,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    **hub: Any,
+) -> Path | None:
+    """The path of a file that a folder or a Hub repository need not have; None where it has none.
+
+    Where the Hub must not be asked (HF_HUB_OFFLINE, `local_files_only`), it has what is in the cache.
+
+    Args:
+        source: a folder or a Hub id.
+        name: the file's.
+        subfolder: inside it.
+        revision: a branch, tag or commit.
+        **hub: `token`, `cache_dir`, `local_files_only`.
+
+    Raises:
+        CheckpointError: there is no such repository or revision, or it cannot be reached.
+    """
+    commit = resolve_commit(source, revision, **hub)
+    if os.path.isdir(source):
+        path = Path(source, subfolder or "", name)
+        return path if path.is_file() else None
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
+
+    with hub_errors(str(source), revision):
+        try:
+            return Path(hf_hub_download(str(source), name, subfolder=subfolder, revision=commit, **hub))
+        except RemoteEntryNotFoundError:
+            return None
+        except LocalEntryNotFoundError:
+            if constants.is_offline_mode() or hub.get("local_files_only"):
+                return None
+            raise
 
 
 @contextlib.contextmanager

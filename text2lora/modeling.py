@@ -30,7 +30,7 @@ from text2lora.hub import (
     CHECKPOINTS,
     check_no_adapter,
     checkpoint_card,
-    fetch_files,
+    find_file,
     hub_fault,
     library_version,
     public_name,
@@ -278,15 +278,16 @@ class Text2LoraModel(PreTrainedModel):
 
     @property
     def description_statistics(self) -> DescriptionStatistics | None:
-        """Statistics of the training descriptions; None of a checkpoint that holds none. Training assigns them."""
+        """Statistics of the training descriptions; None of a checkpoint that holds none. Training assigns them.
+
+        Raises:
+            CheckpointError: their file is damaged, or the Hub cannot be reached.
+        """
         with _LOADING:
             if "statistics" not in self._lazy:
-                self._lazy["statistics"] = None
-                files = dict(self._load_kwargs.get("files", {}))
-                with contextlib.suppress(CheckpointError):  # there are none
-                    if source := files.pop("source", None):
-                        path = fetch_files(source, [FILE_NAME], **files)[FILE_NAME]
-                        self._lazy["statistics"] = DescriptionStatistics.load(path)
+                files = self._load_kwargs.get("files")
+                path = find_file(name=FILE_NAME, **files) if files else None
+                self._lazy["statistics"] = DescriptionStatistics.load(path) if path else None
             return self._lazy["statistics"]
 
     @description_statistics.setter

@@ -154,7 +154,10 @@ class DescriptionStatistics:
                 names = json.loads((file.metadata() or {})["tasks"])
                 return cls(names, *(file.get_tensor(name) for name in ("basis", "centroids", "quantiles")))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise CheckpointError(f"{path} holds no statistics of descriptions ({error}): make it again") from error
+            raise CheckpointError(
+                f"{path} holds no statistics of descriptions ({error}): download it "
+                "again, or write it with `t2l train standing`"
+            ) from error
 
 
 def choose_descriptions(tasks: Sequence[str], seed: int = 0) -> list[int]:

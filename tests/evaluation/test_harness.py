@@ -12,10 +12,11 @@ from text2lora import Text2LoraModel
 from text2lora.errors import CheckpointError, EvaluationError, OutputError
 from text2lora.evaluation.backends import Request, TransformersBackend
 from text2lora.evaluation.data import TaskData, load_tasks
-from text2lora.evaluation.harness import Sample, evaluate_tasks, make_conditions, summarise
+from text2lora.evaluation.harness import Sample, check_tasks, evaluate_tasks, make_conditions, summarise
 from text2lora.evaluation.metrics import bootstrap_samples
-from text2lora.evaluation.report import EvalReport, _public_names, eval_results, write_report
+from text2lora.evaluation.report import EvalReport, eval_results, write_report
 from text2lora.evaluation.tasks import BENCHMARKS, Example, own_task
+from text2lora.hub import distinct_names
 from text2lora.nano import sample_record
 
 
@@ -47,13 +48,30 @@ def report(cities: Path, adapters: list[str]) -> EvalReport:
 
 def test_the_right_adapter_beats_the_base_and_another_does_not(report: EvalReport, adapters: list[str]) -> None:
     found = {figure.condition: figure for figure in report.figures}
-    assert list(found) == ["base", "base + 3-shot", "base + description", *adapters]
+    assert list(found) == ["base", "base + 3-shot", "base + description", "capitals", "names"]
+    assert [row["adapter"] for row in report.summary()] == [None, None, None, *adapters]
     assert found["base"].difference is None
-    assert found[adapters[0]].accuracy.mean == 1
-    assert found[adapters[0]].difference
-    assert found[adapters[0]].difference.low > 0.5
-    assert found[adapters[1]].accuracy.mean == 0
+    assert found["capitals"].accuracy.mean == 1
+    assert found["capitals"].difference
+    assert found["capitals"].difference.low > 0.5
+    assert found["names"].accuracy.mean == 0
     assert {figure.accuracy.samples for figure in report.figures} == {12}
+
+
+def test_an_adapter_called_base_and_two_of_one_name_have_rows_of_their_own() -> None:
+    conditions = make_conditions(["base", "/x/a/cap", "/x/b/cap", "base"], shots=0)
+    shown = [("base", None), ("base (2)", "base"), ("a/cap", "/x/a/cap"), ("b/cap", "/x/b/cap")]
+    assert [(condition.name, condition.adapter) for condition in conditions] == shown
+    samples = [Sample(c.name, "t", 0, "", "", None, "", float(i)) for i, c in enumerate(conditions)]
+    report = EvalReport("nano", "transformers", 0, conditions, summarise(samples), samples)
+    assert [figure.accuracy.mean for figure in report.figures] == [0, 1, 2, 3]
+    assert [line.split("|")[2].strip() for line in report.to_markdown().splitlines()[2:]] == [n for n, _ in shown]
+
+
+def test_a_task_called_average_is_refused(cities: Path, tmp_path: Path) -> None:
+    (tmp_path / "average.jsonl").write_bytes(cities.read_bytes())
+    with pytest.raises(EvaluationError, match="a task is called 'average'"):
+        check_tasks(load_tasks(str(tmp_path / "average.jsonl")), False)
 
 
 def test_every_prompt_output_and_verdict_is_kept(report: EvalReport, cities: Path) -> None:
@@ -97,9 +115,8 @@ def test_adapters_that_are_named_alike_keep_rows_apart(tmp_path: Path, monkeypat
     names = ["a/cap", str(tmp_path / "b/cap"), "me/cap", "base"]
     for name in names[:2]:
         Path(name).mkdir(parents=True)
-    assert _public_names(names) == dict(zip(names, ["a/cap", "b/cap", "me/cap", "base"], strict=True))
-    assert _public_names(names[1:]) == dict(zip(names[1:], ["cap", "me/cap", "base"], strict=True))
-    assert _public_names(["a/cap", "./a/cap"]).keys() == {"a/cap", "./a/cap"}  # however often it is named
+    assert distinct_names(names) == ["a/cap", "b/cap", "me/cap", "base"]
+    assert distinct_names(names[1:]) == ["cap", "me/cap", "base"]
 
 
 def test_difference_is_paired_and_average_weighs_tasks_alike() -> None:

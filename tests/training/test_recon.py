@@ -16,7 +16,7 @@ from text2lora.cli import app
 from text2lora.errors import TrainingError
 from text2lora.evaluation.bench_train import make_recon
 from text2lora.recipes import run_recipe
-from text2lora.training.recon import all_inner_products, inner_product, squared_error
+from text2lora.training.recon import LibraryEntry, all_inner_products, inner_product, library_names, squared_error
 
 DESCRIPTIONS = [
     "Return the city in capitals.",
@@ -129,6 +129,11 @@ def test_a_library_is_learned(library: Path, tmp_path: Path, objective: str) -> 
     assert norm(combine([made, wanted], [1, -1])) < 0.5 * norm(wanted)
     assert made.metadata["checkpoint"]
     assert (folder / "training.png").is_file()
+
+
+def test_adapters_named_alike_are_told_apart() -> None:
+    paths = ["/library/a/cap", "/library/b/cap", "me/lower"]
+    assert library_names([LibraryEntry(path) for path in paths]) == ["a/cap", "b/cap", "lower"]
 
 
 def test_a_library_is_learned_by_the_names_of_its_adapters(library: Path, tmp_path: Path) -> None:

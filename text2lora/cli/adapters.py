@@ -135,17 +135,12 @@ def info(
 
 
 def _facts(name: str, subfolder: str | None) -> dict[str, Any]:
-    from text2lora.adapter import CONFIG_NAME, LoraAdapter
-    from text2lora.errors import CheckpointError
+    from text2lora.adapter import LoraAdapter
     from text2lora.upstream import find_upstream
 
     path = hub.resolve_name(name, hub.CHECKPOINTS)
-    try:
-        hub.fetch_files(path, [CONFIG_NAME], subfolder)
-        is_adapter = find_upstream(path, subfolder) is None  # whose checkpoints hold such a file too
-    except CheckpointError:
-        is_adapter = False
-    if not is_adapter:
+    has_config = hub.find_file(path, hub.MARKERS["adapter"], subfolder) is not None
+    if not has_config or find_upstream(path, subfolder):  # the reference's checkpoints hold such a file too
         from text2lora.modeling import Text2LoraModel
 
         t2l = Text2LoraModel.from_pretrained(name, subfolder=subfolder or "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -145,7 +144,7 @@ def evaluate(
     from text2lora.adapter import LoraAdapter
     from text2lora.evaluation.backends import Backend, ServerBackend, TransformersBackend
     from text2lora.evaluation.data import load_tasks
-    from text2lora.evaluation.harness import check_code, evaluate_tasks, make_conditions, summarise
+    from text2lora.evaluation.harness import check_tasks, evaluate_tasks, make_conditions, summarise
     from text2lora.evaluation.lm_harness import PREFIX, evaluate_with_lm_eval, find_tasks
     from text2lora.evaluation.report import REPORT_NAMES, EvalReport, push_report, write_report
 
@@ -158,9 +157,7 @@ def evaluate(
     conditions = make_conditions([*places], description, shots)
     with err.status("reading the tasks") as status:
         sets = [found for name in own for found in load_tasks(name, data, shots, limit)]
-        if twice := [name for name, count in Counter(s.task.name for s in sets).items() if count > 1]:
-            raise EvaluationError(f"two tasks have the same name {twice[0]!r}: rename one, or its file")
-        check_code(sets, allow_code_execution)
+        check_tasks(sets, allow_code_execution)
         manager = find_tasks(theirs, lm_eval_path) if theirs else None
         status.update("loading the model")
         backend: Backend

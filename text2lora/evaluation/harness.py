@@ -15,8 +15,11 @@ from text2lora.evaluation.data import TaskData
 from text2lora.evaluation.metrics import Estimate, bootstrap_samples
 from text2lora.evaluation.sandbox import check_sandbox
 from text2lora.evaluation.tasks import Verdict
+from text2lora.hub import distinct_names
 
 BASE = "base"
+AVERAGE = "average"
+"""The task of the figures over all tasks, each of the same weight."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +57,22 @@ class Figure:
     difference: Estimate | None
 
 
-AVERAGE = "average"
-"""The task of the figures over all tasks, each of the same weight."""
-
-
 def make_conditions(adapters: Sequence[str] = (), description: str | None = None, shots: int = 3) -> list[Condition]:
-    """The base alone, after demonstrations, with the description in the prompt; and each adapter alone."""
+    """The base alone, after demonstrations, with the description in the prompt; and each adapter alone.
+
+    Args:
+        adapters: as the backend knows them; the names of their conditions are short, and all different.
+        description: to put before the question.
+        shots: demonstrations.
+    """
     conditions = [Condition(BASE)]
     if shots:
         conditions.append(Condition(f"{BASE} + {shots}-shot", shots=shots))
     if description:
         conditions.append(Condition(f"{BASE} + description", description=description))
-    return conditions + [Condition(name, adapter=name) for name in dict.fromkeys(adapters)]
+    known = list(dict.fromkeys(adapters))
+    names = distinct_names(known, [condition.name for condition in conditions])
+    return conditions + [Condition(name, adapter=adapter) for name, adapter in zip(names, known, strict=True)]
 
 
 def evaluate_tasks(
@@ -87,9 +94,9 @@ def evaluate_tasks(
         report: receives a line before each task in each condition.
 
     Raises:
-        EvaluationError: a task runs code without leave, or code cannot be confined here, or the backend fails.
+        EvaluationError: see `check_tasks`; or the backend fails.
     """
-    check_code(tasks, allow_code_execution)
+    check_tasks(tasks, allow_code_execution)
     samples = []
     for condition in conditions:
         with backend.use(condition.adapter):
@@ -103,12 +110,19 @@ def evaluate_tasks(
     return samples
 
 
-def check_code(tasks: Sequence[TaskData], allow_code_execution: bool) -> None:
-    """Refuse tasks that run code without leave, or on a system that cannot confine it.
+def check_tasks(tasks: Sequence[TaskData], allow_code_execution: bool) -> None:
+    """Refuse tasks whose figures could be mixed up, that run code without leave, or on a system that cannot confine it.
 
     Raises:
         EvaluationError: it is so.
     """
+    names = [data.task.name for data in tasks]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise EvaluationError(f"two tasks have the same name {twice[0]!r}: rename one, or its file")
+    if AVERAGE in names:
+        raise EvaluationError(
+            f"a task is called {AVERAGE!r}, as the figures over all tasks are: rename it, or its file"
+        )
     for data in tasks:
         if data.task.runs_code:
             if not allow_code_execution:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +20,6 @@ from text2lora.hub import (
     check_output,
     escape_markdown,
     hub_errors,
-    is_local,
     library_version,
     push_folder,
     push_target,
@@ -57,9 +55,10 @@ class EvalReport:
 
     def summary(self) -> list[dict[str, Any]]:
         """The figures as flat rows."""
-        rows = []
+        rows, adapters = [], {condition.name: condition.adapter for condition in self.conditions}
         for figure in self.figures:
-            row: dict[str, Any] = {"condition": figure.condition, "task": figure.task, "n": figure.accuracy.samples}
+            row: dict[str, Any] = {"condition": figure.condition, "adapter": adapters.get(figure.condition)}
+            row |= {"task": figure.task, "n": figure.accuracy.samples}
             row |= _flat("accuracy", figure.accuracy)
             row |= _flat("difference", figure.difference)
             rows.append(row)
@@ -81,27 +80,15 @@ class EvalReport:
     def to_markdown(self, adapter: str | None = None) -> str:
         """The table, for a model card; of one adapter beside the base where one is named."""
         names = {c.name for c in self.conditions if adapter is None or c.adapter in (None, adapter)}
-        public = _public_names([c.name for c in self.conditions])
         shown = [figure for figure in self.figures if figure.condition in names]
         lines = [
             "| task | | n | accuracy | 95 % interval | against base | 95 % interval |",
             "|---|---|---|---|---|---|---|",
         ]
         for figure in sorted(shown, key=lambda f: [g.task for g in self.figures].index(f.task)):
-            cells = [figure.task, public[figure.condition], f"{figure.accuracy.samples:,}", *cells_of(figure)]
+            cells = [figure.task, figure.condition, f"{figure.accuracy.samples:,}", *cells_of(figure)]
             lines.append("| " + " | ".join(escape_markdown(c) if i < 2 else c for i, c in enumerate(cells)) + " |")
         return "\n".join(lines) + "\n"
-
-
-def _public_names(names: Sequence[str]) -> dict[str, str]:
-    """Names for a table: of a path on this machine the last part, and of two that end alike so many as differ."""
-    parts = {name: Path(os.path.abspath(name)).parts if is_local(name) else (name,) for name in names}
-    found: dict[str, str] = {}
-    for depth in range(1, 1 + max(map(len, parts.values()), default=0)):
-        found = {name: "/".join(part[-depth:]) for name, part in parts.items()}
-        if len(set(found.values())) == len(found):
-            break
-    return found
 
 
 def _flat(name: str, estimate: Estimate | None) -> dict[str, float | None]:

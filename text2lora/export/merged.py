@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import re
@@ -14,7 +13,7 @@ import torch
 
 from text2lora.base import base_source, load_base
 from text2lora.errors import CheckpointError, OutputError
-from text2lora.hub import CARD_NAME, MERGED_FILES, atomic_folder, check_output, fetch_files, merged_card
+from text2lora.hub import CARD_NAME, MERGED_FILES, atomic_folder, check_output, find_file, merged_card
 from text2lora.live import PREFIX, check_modules
 from text2lora.turns import keep_ends
 
@@ -72,9 +71,8 @@ def export_merged(
     with atomic_folder(target) as folder:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(folder)
-        with contextlib.suppress(CheckpointError):  # most bases have none
-            found = fetch_files(base_source(str(name)), [SENTENCEPIECE], revision=revision)
-            shutil.copyfile(found[SENTENCEPIECE], folder / SENTENCEPIECE)
+        if found := find_file(base_source(str(name)), SENTENCEPIECE, revision=revision):  # most bases have none
+            shutil.copyfile(found, folder / SENTENCEPIECE)
         spec = dataclasses.replace(adapter.spec, base_model_name_or_path=name)
         (folder / CARD_NAME).write_text(merged_card(spec, adapter.metadata), encoding="utf-8")
     return target

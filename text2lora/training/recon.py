@@ -13,6 +13,7 @@ from text2lora.adapter import LoraAdapter
 from text2lora.configuration import Text2LoraConfig
 from text2lora.encoder import check_description
 from text2lora.errors import CheckpointError, TrainingError
+from text2lora.hub import distinct_names
 from text2lora.hypernetwork import LoraWeights
 from text2lora.modeling import Text2LoraModel
 from text2lora.training.data import DescriptionBank, perturb
@@ -127,13 +128,12 @@ def load_library(
             raise TrainingError(f"{entry.path} has no description: give `descriptions` for it")
         descriptions.append([check_description(text) for text in texts])
     held_out = [[check_description(text) for text in entry.held_out_descriptions] for entry in entries]
-    names = [adapter_name(entry) for entry in entries]
-    return AdapterLibrary(names, weights, descriptions, held_out), config
+    return AdapterLibrary(library_names(entries), weights, descriptions, held_out), config
 
 
-def adapter_name(entry: LibraryEntry) -> str:
-    """The name of an adapter's folder or repository."""
-    return Path(entry.path).name or entry.path
+def library_names(entries: Sequence[LibraryEntry]) -> list[str]:
+    """The names of the adapters' folders or repositories, with more of a path where two are named alike."""
+    return distinct_names([entry.path for entry in entries], whole=False)
 
 
 def squared_error(made: LoraWeights, wanted: LoraWeights) -> torch.Tensor:

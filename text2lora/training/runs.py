@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,15 +17,17 @@ from text2lora.adapter import LoraAdapter
 from text2lora.base import base_source
 from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import MissingExtraError, TrainingError
-from text2lora.hub import slug
+from text2lora.hub import MARKERS, slug
 from text2lora.modeling import Text2LoraModel, to_adapters
 from text2lora.training.data import Example, Probe
 from text2lora.training.engine import EngineConfig
 from text2lora.training.fit import FitConfig
+from text2lora.training.language import turn_ends
 from text2lora.training.lora import train_loras
 from text2lora.training.recipe import check_least, check_shares, parse
-from text2lora.training.recon import LibraryEntry, ReconConfig, adapter_name, load_library, train_recon
+from text2lora.training.recon import LibraryEntry, ReconConfig, library_names, load_library, train_recon
 from text2lora.training.sft import SftConfig, train_sft
+from text2lora.training.state import FOLDER
 from text2lora.training.tasks import (
     HubTasks,
     SplitConfig,
@@ -198,18 +201,30 @@ def load_tasks(sources: list, folder: Path = Path()) -> list[Task]:
 def prepare_tasks(
     tasks: list[Task], split: SplitConfig, tokenizer: PreTrainedTokenizerBase, max_length: int, report: Report
 ) -> tuple[list[Task], dict[str, list[Probe]]]:
-    """Leave out answers that do not fit, split, and decontaminate."""
+    """Leave out answers that do not fit, split, and decontaminate.
+
+    Raises:
+        TrainingError: too few answers of a task fit; or see `split_tasks` and `decontaminate`.
+    """
+    before, after = turn_ends(tokenizer)
+    room = max_length - min(64, max_length // 2)  # for a prompt there is that much, and half at least
 
     def fits(example: TaskExample) -> bool:
+        text = before + example.response + after
         # a token is a byte or more, so that only long texts need a closer look
-        room = max_length - 64
-        return len(example.response.encode()) <= room or len(tokenizer(example.response)["input_ids"]) <= room
+        return len(text.encode()) <= room or len(tokenizer(text, add_special_tokens=False)["input_ids"]) <= room
 
     kept = []
     for task in tasks:
         examples, held_out_examples = (list(filter(fits, rows)) for rows in (task.examples, task.held_out_examples))
         if long := len(task.examples + task.held_out_examples) - len(examples + held_out_examples):
             report(f"{task.name}: {long} examples left out, whose response does not fit into {max_length} tokens")
+            if len(examples) < 2 and not (examples and held_out_examples):
+                raise TrainingError(
+                    f"max_length is {max_length}: {len(examples + held_out_examples)} examples of the task "
+                    f"{task.name!r} have a response of {room} tokens or fewer, and two are needed; raise it, or leave "
+                    "the task out"
+                )
         kept.append(replace(task, examples=examples, held_out_examples=held_out_examples))
     train, splits = split_tasks(kept, split)
     held_out = [example for probes in splits.values() for probe in probes for example in probe.examples]
@@ -290,6 +305,7 @@ def set_offset(model: Text2LoraModel, adapter: LoraAdapter, trained: bool = True
 def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, folder: Path) -> None:
     """Run a recipe of kind `lora`: PEFT folders named after the tasks, or `multitask`."""
     tasks = load_tasks(recipe.tasks, folder)
+    folders = _folders([task.name for task in tasks] if recipe.per_task else ["multitask"], target)
     base, tokenizer = load_base(recipe.base)
     train, _ = prepare_tasks(tasks, recipe.split, tokenizer, recipe.max_length, report)
     config = Text2LoraConfig.from_base_config(
@@ -305,7 +321,7 @@ def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, fol
     groups = [train[i : i + size] for i in range(0, len(train), size)]
     for number, group in enumerate(groups):
         names = [task.name for task in group] if recipe.per_task else ["multitask"]
-        if all((target / slug(name) / "adapter_config.json").is_file() for name in names) and resume:
+        if all((folders[name] / MARKERS["adapter"]).is_file() for name in names) and resume:
             continue
         sets = [[task] for task in group] if recipe.per_task else [group]
         report(f"LoRAs of {', '.join(names)}")
@@ -326,7 +342,26 @@ def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, fol
         with torch.no_grad():
             adapters = to_adapters(config, table(range(len(names))), notes)
         for name, adapter in zip(names, adapters, strict=True):
-            adapter.save_pretrained(target / slug(name))
+            adapter.save_pretrained(folders[name])
+
+
+def _folders(names: Sequence[str], target: Path) -> dict[str, Path]:
+    """The folder of each task's adapter.
+
+    Raises:
+        TrainingError: two would share one, or one is that of the run's own files.
+    """
+    owners: dict[str, str] = {}
+    for name in names:
+        folder = slug(name)
+        if folder in owners:
+            raise TrainingError(
+                f"the adapters of {owners[folder]!r} and {name!r} would share the folder {folder!r}: rename one task"
+            )
+        if folder == FOLDER or re.fullmatch(r"part-\d+", folder):
+            raise TrainingError(f"the adapter of {name!r} would take the folder {folder!r} of the run: rename the task")
+        owners[folder] = name
+    return {name: target / folder for folder, name in owners.items()}
 
 
 def _examples(tasks: TaskSet, count: int, rng: random.Random) -> Sequence[Example]:
@@ -366,7 +401,7 @@ def run_recon(recipe: ReconRecipe, target: Path, report: Report, resume: bool, f
         if not found:
             raise TrainingError(f"{recipe.library} holds no adapters: expected folders with an adapter_config.json")
         entries = [LibraryEntry(str(path)) for path in found] + entries
-    names = [adapter_name(entry) for entry in entries]
+    names = library_names(entries)
     if recipe.one_hot:
         if recipe.recon.unseen:
             raise TrainingError(f"unseen is {recipe.recon.unseen}: expected 0, for one_hot knows no other adapters")
