@@ -98,9 +98,9 @@ class ConditioningReport:
         tasks: their names.
         conditions: by name, in the order of `CONDITIONS`.
         gain: by how much matched descriptions lower the loss of the base alone.
-        explained: (shuffled - matched) / (none - matched) of the loss: the share of the gain that goes when a task
-            gets another task's description. None where no gain can be told from chance. It is above 1 where a wrong
-            description does harm.
+        explained: the share of the gain that is lost when each task gets another task's description: the sum over
+            tasks of min(shuffled, none) - matched, over that of none - matched. It is 1 at most, for a description that
+            does harm is as good as no adapter. None where no gain can be told from chance.
         similarities: of descriptions and adapters.
     """
 
@@ -130,16 +130,14 @@ class ConditioningReport:
         interval = f"95 % interval {low} to {high} %"
         if low <= 0:
             return (
-                f"whether the description explains any of the adapter's gain cannot be told from chance "
+                f"whether the description explains any of the adapters' gain cannot be told from chance "
                 f"({share} %; {interval})"
             )
-        if share >= 100:
-            return (
-                "the description explains all of the adapter's gain: another task's description gives a loss of "
-                f"{loss['shuffled']:.3f}, no adapter {loss['none']:.3f}, the right one {loss['matched']:.3f} "
-                f"({share} %; {interval})"
-            )
-        return f"the description explains {share} % of the adapter's gain ({interval})"
+        return (
+            f"the description explains {share} % of the adapters' gain ({interval}): that much is lost with another "
+            f"task's description; the loss is {loss['matched']:.3f} with the right one, {loss['none']:.3f} without an "
+            f"adapter and {loss['shuffled']:.3f} with another task's"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The report for JSON, with the figures of every task; nan as None."""
@@ -288,17 +286,17 @@ def _condition(name: str, found: Sequence[TaskScore | None], draws: int, seed: i
 
 
 def _explained(losses: dict[str, torch.Tensor], draws: int, seed: int) -> tuple[Interval, Interval | None]:
-    """The gain in loss of matched over none, and the share of it that goes when descriptions are shuffled."""
+    """The gain in loss of matched over none, and the share of it that is lost when descriptions are shuffled."""
     matched, shuffled, none = (losses[name] for name in ("matched", "shuffled", "none"))
     picks = resample(len(matched), draws, seed)
-    gains = (none - matched)[picks].mean(1)
-    gain = Interval((none - matched).mean().item(), *percentile_interval(gains))
+    gained, lost = none - matched, torch.minimum(shuffled, none) - matched
+    gains = gained[picks].mean(1)
+    gain = Interval(gained.mean().item(), *percentile_interval(gains))
     if gain.value <= 0 or gain.low <= 0:
         return gain, None
-    shares = (shuffled - matched)[picks].mean(1) / gains
+    shares = lost[picks].mean(1) / gains
     shares[gains <= 0] = float("nan")
-    value = ((shuffled - matched).mean() / (none - matched).mean()).item()
-    return gain, Interval(value, *percentile_interval(shares))
+    return gain, Interval((lost.mean() / gained.mean()).item(), *percentile_interval(shares))
 
 
 def _average_adapter(model: Text2LoraModel, task_emb: torch.Tensor) -> LoraWeights:
