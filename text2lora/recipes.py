@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from text2lora.errors import TrainingError
 from text2lora.hub import write_atomically
 from text2lora.nano.pretrain import BaseConfig
 from text2lora.nano.train import BaselinesRecipe, HypernetworkRecipe, run_base, run_baselines, run_hypernetwork
+from text2lora.training.engine import is_main_process
 from text2lora.training.plot import plot_training
 from text2lora.training.recipe import parse, read_recipe
 from text2lora.training.runs import LoraRecipe, ReconRecipe, SftRecipe, run_lora, run_recon, run_sft
@@ -31,6 +31,7 @@ KINDS: dict[str, tuple[type, Callable[..., None]]] = {
 """By `kind`, the settings and what runs them; the last three are those of the bundled model."""
 
 
+RECIPE_NAME = "recipe.json"
 FREE = ("log_every", "save_every", "keep", "buckets", "engine")
 """Settings that may change when a run is resumed: its steps stay the same."""
 
@@ -73,7 +74,7 @@ def run_recipe(
 
     Raises:
         TrainingError: the recipe is unknown, cannot be read or is of another kind; or an unfinished run is in the way,
-            or is resumed with settings that would make it another run.
+            or a run is resumed with settings that would make it another one.
     """
     path = find_recipe(name)
     data = read_recipe(path, overrides)
@@ -84,39 +85,58 @@ def run_recipe(
     recipe: Any = parse(settings, data)
     target = output_dir / path.stem
     resolved = {"kind": kind, **dataclasses.asdict(recipe)}
-    main = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher started
+    main = is_main_process()
     if main:
-        _check_unfinished(target, resolved, resume)
-        write_atomically(target / "recipe.json", json.dumps(resolved, indent=2) + "\n")
+        _check_resumption(target, kind, resolved, resume)
+        write_atomically(target / RECIPE_NAME, json.dumps(resolved, indent=2) + "\n")
     runner(recipe, target, report, resume, path.parent.resolve())
     if main:
         plot_training(target)
     return target
 
 
-def _check_unfinished(target: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Refuse, before anything is loaded or overwritten, to lose an unfinished run or to turn it into another one."""
-    if not (states := find_states(target)):
-        return
-    if not resume:
+def _check_resumption(target: Path, kind: str, settings: dict[str, Any], resume: bool) -> None:
+    """Refuse, before anything is loaded or overwritten, to lose an unfinished run or to turn a run into another one."""
+    states, path = find_states(target), target / RECIPE_NAME
+    if states and not resume:
         raise TrainingError(
             f"{target} holds an unfinished run ({states[-1].name}): resume it, choose another folder, or delete "
             f"{states[-1].parent}"
         )
-    try:
-        begun = _flat(json.loads((target / "recipe.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    if not resume or not (states or path.exists()):
         return
-    now = _flat(settings)
-    changed = [key for key in begun if begun[key] != now.get(key) and not set(key.split(".")) & set(FREE)]
-    if changed:
-        was = ", ".join(f"{key} {begun.get(key)!r} (now {now.get(key)!r})" for key in changed[:4])
-        raise TrainingError(f"{target} was begun with other settings: {was}: resume it with those, or begin anew")
+    try:
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        if begun.get("kind") == kind:  # what an earlier version had no setting for is at its default
+            begun = {"kind": kind} | dataclasses.asdict(
+                parse(KINDS[kind][0], {key: value for key, value in begun.items() if key != "kind"})
+            )
+    except (OSError, ValueError, AttributeError, TrainingError) as error:
+        raise TrainingError(
+            f"{path} cannot be read ({' '.join(str(error).split())}), so that nobody knows with which settings the run "
+            "was begun: begin anew in another folder"
+        ) from error
+    changed = _changes(begun, json.loads(json.dumps(settings)))
+    if changed := {key: values for key, values in changed.items() if not set(key.split(".")) & set(FREE)}:
+        was = ", ".join(f"{key} {begun} (now {now})" for key, (begun, now) in list(changed.items())[:4])
+        raise TrainingError(
+            f"{target} was begun with other settings: {was}: resume it with those, or begin anew in another folder"
+        )
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+def _changes(begun: Any, now: Any, name: str = "") -> dict[str, tuple[str, str]]:
+    """Settings that differ, under dotted names: what they were and what they are."""
+    if not isinstance(begun, dict) or not isinstance(now, dict):
+        return {} if begun == now else {name: (repr(begun), repr(now))}
+    found: dict[str, tuple[str, str]] = {}
+    for key in begun | now:
+        dotted = f"{name}.{key}" if name else str(key)
+        if key in begun and key in now:
+            found |= _changes(begun[key], now[key], dotted)
+        else:
+            found[dotted] = _shown(begun, key), _shown(now, key)
     return found
+
+
+def _shown(settings: dict[str, Any], key: str) -> str:
+    return repr(settings[key]) if key in settings else "unset"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 from text2lora import TrainingError
 from text2lora.errors import TrainingInterrupted
 from text2lora.training import fit as fit_module
-from text2lora.training.fit import FitConfig, fit, summed
+from text2lora.training.fit import FitConfig, fit, span, summed
 from text2lora.training.optim import Muon, build_optimizers, orthogonalise, schedule, set_learning_rate
 
 
@@ -42,6 +43,23 @@ def test_fit_lowers_the_loss_and_writes_it_down(tmp_path: Path) -> None:
     assert figures == {"value": rows[-1]["value"]}
     assert any("step 40/40" in line for line in lines)
     assert not net.frozen.any()
+
+
+def test_the_first_step_says_how_long_it_will_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 40))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))  # 40 s between any two looks
+    net, lines = Net(), []
+    fit(net, summed(lambda step: [net()]), FitConfig(steps=31), tmp_path / "a", report=lines.append)
+    assert lines[0] == "step 1/31 took 80 s: about 40 min to go, validations aside"
+    assert not any(line.startswith(("step 1/", "step 2/")) for line in lines[1:])
+    fit(net, summed(lambda step: [net()]), FitConfig(steps=31, minutes=2), tmp_path / "b", report=lines.append)
+    assert "about 2 min to go" in next(line for line in lines if line.startswith("step 1/31") and line != lines[0])
+
+
+def test_times_are_for_people() -> None:
+    assert [span(t) for t in (-1, 0.123, 9.96, 89, 90, 3600, 5400, 90_000)] == [
+        "0.0 s", "0.1 s", "10.0 s", "89 s", "2 min", "60 min", "1.5 h", "25.0 h"
+    ]  # fmt: skip
 
 
 def test_gradients_of_micro_batches_add_up(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
@@ -16,9 +18,11 @@ from text2lora import LoraAdapter, Text2LoraConfig, Text2LoraModel, base_model_p
 from text2lora.cli import app
 from text2lora.errors import InvalidDescriptionError, MissingExtraError, TrainingError
 from text2lora.recipes import FOLDERS, KINDS, run_recipe
+from text2lora.training.engine import is_main_process
+from text2lora.training.language import prompt_batch
 from text2lora.training.recipe import parse, read_recipe
-from text2lora.training.runs import BaseSpec, _examples, load_base, load_tasks, set_offset
-from text2lora.training.tasks import Task, TaskExample, TaskSet
+from text2lora.training.runs import BaseSpec, _examples, _folders, load_base, load_tasks, prepare_tasks, set_offset
+from text2lora.training.tasks import SplitConfig, Task, TaskExample, TaskSet
 
 TEN_TASKS = Path(__file__).parents[2] / "examples" / "ten-tasks"
 SHORT = ["sft.fit.steps=2", "sft.tasks=3", "split.wordings=1", "split.examples=2", "sft.fit.eval_every=1"]
@@ -135,7 +139,7 @@ def test_an_offset_that_does_not_fit_is_refused(lora_run: Path) -> None:
         (["split.unseen_tasks=some"], "expected a number or a list of names"),
         (["sft.engine.trackers=[moon]"], "trackers are"),
         (["sft.fitt.steps=1"], "has no setting 'fitt': did you mean 'fit'"),
-        (["sft.max_length=20"], "has a single example"),
+        (["sft.max_length=2"], r"max_length is 2: 0 examples of the task '.*' have a response of 1 tokens or fewer"),
         (["definition_dropout=9"], "definition_dropout is 9.0: expected a share"),
     ],
 )
@@ -149,6 +153,94 @@ def test_a_command_runs_its_own_kinds_only(tmp_path: Path) -> None:
     assert "is of kind 'sft': expected one of lora" in str(done.exception)
     with pytest.raises(TrainingError, match=r"no recipe 'qwen'.*qwen3-4b"):
         run_recipe("qwen", tmp_path, [], silent)
+
+
+@pytest.mark.parametrize("names", [("C++", "C#"), ("task_1", "Task 1"), ("same", "same")])
+def test_two_tasks_whose_adapters_would_share_a_folder_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    rows = [{"name": name, "descriptions": ["x"], "examples": [["a", "b"], ["c", "d"]]} for name in names]
+    (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "recipe.yaml").write_text("{kind: lora, base: {name: nano}, tasks: [{path: tasks.jsonl}]}")
+    told = re.escape(f"the adapters of {names[0]!r} and {names[1]!r} would share the folder")
+    with pytest.raises(TrainingError, match=told):
+        run_recipe(str(tmp_path / "recipe.yaml"), tmp_path, [], silent)
+
+
+@pytest.mark.parametrize("name", ["State", "part 0"])
+def test_a_task_named_like_a_folder_of_the_run_is_refused(name: str) -> None:
+    with pytest.raises(TrainingError, match=f"of {name!r} would take the folder"):
+        _folders([name], Path())
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe", "change", "told"),
+    [
+        ("sft", {"base": {"name": "nano"}, "tasks": []}, "model.dropout=0.5", r"model\.dropout unset \(now 0\.5\)"),
+        (
+            "sft",
+            {"base": {"name": "nano"}, "tasks": [{"path": "a"}]},
+            "tasks.0.path=b",
+            r"tasks \[\{'path': 'a'\}\] \(now",
+        ),
+        ("lora", {"base": {"name": "nano"}, "tasks": []}, "lora_r=2", r"lora_r 8 \(now 2\)"),
+        ("recon", {"model": {"dropout": 0.5}}, "model={}", r"model\.dropout 0\.5 \(now unset\)"),
+        ("base", {}, "groups={city: 2.0}", r"groups\.city unset \(now 2\.0\)"),
+        ("hypernetwork", {}, "descriptions.city=3", r"descriptions\.city unset \(now 3\)"),
+        ("baselines", {}, "oracles=2", r"oracles 12 \(now 2\)"),
+    ],
+)
+def test_a_run_is_resumed_with_its_own_settings_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, recipe: dict, change: str, told: str
+) -> None:
+    resumed: list[bool] = []
+    monkeypatch.setitem(
+        KINDS, kind, (KINDS[kind][0], lambda recipe, target, report, resume, folder: resumed.append(resume))
+    )
+    path, written = tmp_path / "mine.yaml", tmp_path / "mine" / "recipe.json"
+    path.write_text(yaml.safe_dump({"kind": kind} | recipe))
+    run_recipe(str(path), tmp_path, [], silent, resume=True)  # nothing is there yet
+    before = written.read_text()
+    with pytest.raises(TrainingError, match=f"begun with other settings: {told}"):
+        run_recipe(str(path), tmp_path, [change], silent, resume=True)
+    assert written.read_text() == before
+    old = {key: value for key, value in json.loads(before).items() if key in recipe or key == "kind"}
+    written.write_text(json.dumps(old))  # as of a version that had fewer settings
+    run_recipe(str(path), tmp_path, [], silent, resume=True)
+    run_recipe(str(path), tmp_path, [change], silent)  # anew
+    assert resumed == [True, True, False]
+    for damaged in ("", before[:-9], "[]"):
+        written.write_text(damaged)
+        with pytest.raises(TrainingError, match=r"recipe\.json cannot be read \(.*begin anew in another folder"):
+            run_recipe(str(path), tmp_path, [], silent, resume=True)
+        assert written.read_text() == damaged
+
+
+def test_responses_fit_into_few_tokens(tokenizer) -> None:
+    tasks = [Task(name, ["d"], [TaskExample(f"{name}{i} prompt" * 9, f"ye{i}", "") for i in range(4)]) for name in "ab"]
+    lines: list[str] = []
+    train, _ = prepare_tasks(tasks, SplitConfig(), tokenizer, 12, lines.append)
+    assert [len(task.examples) for task in train] == [2, 2]
+    assert not any("left out" in line for line in lines)
+    prompt_batch(tokenizer, [(e.prompt, e.response) for e in train[0].examples], 12)
+    with pytest.raises(TrainingError, match=r"max_length is 6: 0 examples of the task 'a' have a response of 3 tokens"):
+        prepare_tasks(tasks, SplitConfig(), tokenizer, 6, silent)
+
+
+@pytest.mark.parametrize(
+    ("environment", "main"),
+    [
+        ({}, True),
+        ({"RANK": "1"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "1"}, True),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, False),
+    ],
+)
+def test_only_a_launchers_rank_counts(monkeypatch: pytest.MonkeyPatch, environment: dict, main: bool) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_main_process() is main
 
 
 def test_quantization_without_bitsandbytes_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

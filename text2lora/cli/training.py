@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -31,8 +30,9 @@ def _train() -> None:
 def _run(recipes: list[str], settings: list[str] | None, output: Path, resume: bool, *kinds: str) -> None:
     quiet()
     from text2lora.recipes import run_recipe
+    from text2lora.training.engine import is_main_process
 
-    main = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher started
+    main = is_main_process()
 
     def report(line: str) -> None:
         if main:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,15 @@ class EngineConfig:
             raise TrainingError(f"device is {self.device!r}: expected 'auto' or 'cpu'")
         if self.mixed_precision not in ("no", "bf16"):
             raise TrainingError(f"mixed_precision is {self.mixed_precision!r}: expected 'no' or 'bf16'")
+
+
+def is_main_process() -> bool:
+    """Whether this process is the only one, or the first of those that a launcher started: it reports and writes files.
+
+    A launcher says how many there are, too: a RANK alone was left by something else.
+    """
+    several = os.environ.get("WORLD_SIZE", "") not in ("", "0", "1")
+    return not several or os.environ.get("RANK", "") in ("", "0")
 
 
 def start_engine(config: EngineConfig, output_dir: Path) -> Accelerator:

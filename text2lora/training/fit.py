@@ -202,6 +202,11 @@ def fit(
             speed = tokens / (time.monotonic() - here)
             bar.set_postfix_str(f"loss {running:.4f}, {speed:,.0f} tokens/s", refresh=False)
             bar.update()
+            if bar.disable and step == run.step and not last and done % config.log_every:
+                took = time.monotonic() - here
+                left = took * (config.steps - done)
+                left = min(left, 60 * config.minutes) if config.minutes else left
+                say(f"step {done}/{config.steps} took {span(took)}: about {span(left)} to go, validations aside")
             if done % config.log_every == 0 or last:
                 seconds = time.monotonic() - begin
                 row = {"step": done, "loss": running, "grad_norm": norm, "seconds": seconds}
@@ -210,7 +215,7 @@ def fit(
                     rate = f"  {speed:,.0f} tokens/s" if tokens else ""
                     left = seconds / done * (config.steps - done)
                     left = min(left, 60 * config.minutes - seconds) if config.minutes else left
-                    say(f"step {done}/{config.steps}  loss {running:.4f}{rate}  {left / 60:.0f} min left")
+                    say(f"step {done}/{config.steps}  loss {running:.4f}{rate}  {span(left)} left")
             if validate and (last or (config.eval_every and done % config.eval_every == 0)):
                 module.eval()
                 with torch.no_grad():
@@ -241,6 +246,13 @@ def fit(
     if main:
         remove_states(output_dir)
     return figures
+
+
+def span(seconds: float) -> str:
+    """A time for people: 4.2 s, 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{max(seconds, 0):.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _summary(figures: dict[str, float]) -> str:

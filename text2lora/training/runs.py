@@ -22,7 +22,6 @@ from text2lora.modeling import Text2LoraModel, to_adapters
 from text2lora.training.data import Example, Probe
 from text2lora.training.engine import EngineConfig
 from text2lora.training.fit import FitConfig
-from text2lora.training.language import turn_ends
 from text2lora.training.lora import train_loras
 from text2lora.training.recipe import check_least, check_shares, parse
 from text2lora.training.recon import LibraryEntry, ReconConfig, library_names, load_library, train_recon
@@ -41,6 +40,7 @@ from text2lora.training.tasks import (
     source_kind,
     split_tasks,
 )
+from text2lora.turns import AnswerForm
 
 Report = Callable[[str], None]
 
@@ -206,11 +206,11 @@ def prepare_tasks(
     Raises:
         TrainingError: too few answers of a task fit; or see `split_tasks` and `decontaminate`.
     """
-    before, after = turn_ends(tokenizer)
+    form = AnswerForm.of(tokenizer)
     room = max_length - min(64, max_length // 2)  # for a prompt there is that much, and half at least
 
     def fits(example: TaskExample) -> bool:
-        text = before + example.response + after
+        text = form.space + example.response + form.end
         # a token is a byte or more, so that only long texts need a closer look
         return len(text.encode()) <= room or len(tokenizer(text, add_special_tokens=False)["input_ids"]) <= room
 

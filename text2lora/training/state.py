@@ -97,10 +97,18 @@ def save_best(output_dir: Path, module: nn.Module) -> None:
 
 
 def load_best(output_dir: Path, module: nn.Module) -> None:
-    """Bring the module back to what `save_best` kept, if it did."""
+    """Bring the module back to what `save_best` kept, if it did.
+
+    Raises:
+        TrainingError: the file is damaged.
+    """
     path = output_dir / FOLDER / "best.pt"
     if path.is_file():
-        _restore(module, torch.load(path, map_location="cpu", weights_only=True))
+        try:
+            _restore(module, torch.load(path, map_location="cpu", weights_only=True))
+        except Exception as error:  # torch raises half a dozen kinds
+            reason = " ".join(str(error).split())[:200]
+            raise TrainingError(f"{path}, the best weights, cannot be read ({reason}): begin anew") from error
 
 
 def save_checkpoint(output_dir: Path, model: PreTrainedModel, **options: Any) -> None:
