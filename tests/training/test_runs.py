@@ -214,6 +214,31 @@ def test_a_run_is_resumed_with_its_own_settings_only(
         assert written.read_text() == damaged
 
 
+def test_loras_of_other_content_under_the_same_names_are_not_taken_for_done(tmp_path: Path) -> None:
+    def write(word: str) -> None:
+        examples = [[f"{word} {i}", str(i)] for i in range(4)]
+        rows = [{"name": name, "descriptions": ["x"], "examples": examples} for name in ("one", "two")]
+        (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    recipe = {"kind": "lora", "base": {"name": "nano"}, "tasks": [{"path": "tasks.jsonl"}], "examples": 1}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe | {"fit": {"steps": 1}, "target_modules": ["q_proj"]}))
+    said: list[str] = []
+
+    def run(resume: bool) -> list[str]:
+        said.clear()
+        run_recipe(str(tmp_path / "mine.yaml"), tmp_path, [], said.append, resume)
+        return [line for line in said if line.startswith("LoRAs of")]
+
+    write("apple")
+    assert run(resume=False) == ["LoRAs of one, two"]
+    assert run(resume=True) == []
+    write("pear")
+    with pytest.raises(TrainingError, match="mine was begun with other content of the files that its recipe names"):
+        run(resume=True)
+    assert run(resume=False) == ["LoRAs of one, two"]
+    assert run(resume=True) == []
+
+
 def test_responses_fit_into_few_tokens(tokenizer) -> None:
     tasks = [Task(name, ["d"], [TaskExample(f"{name}{i} prompt" * 9, f"ye{i}", "") for i in range(4)]) for name in "ab"]
     lines: list[str] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from text2lora.adapter import LoraAdapter
 from text2lora.base import base_source
 from text2lora.configuration import Text2LoraConfig
+from text2lora.digest import digest
 from text2lora.errors import MissingExtraError, TrainingError
-from text2lora.hub import MARKERS, slug
+from text2lora.hub import MARKERS, slug, write_atomically
 from text2lora.modeling import Text2LoraModel, to_adapters
 from text2lora.training.data import Example, Probe
-from text2lora.training.engine import EngineConfig
+from text2lora.training.engine import EngineConfig, is_main_process
 from text2lora.training.fit import FitConfig
 from text2lora.training.lora import train_loras
 from text2lora.training.recipe import check_least, check_shares, parse
@@ -43,6 +44,7 @@ from text2lora.training.tasks import (
 from text2lora.turns import AnswerForm
 
 Report = Callable[[str], None]
+INPUTS_NAME = "inputs.sha256"
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,34 @@ def load_base(spec: BaseSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     return base, tokenizer
 
 
+def check_inputs(target: Path, resume: bool, values: object, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse to resume a run with other tasks, base or library than it was begun with, though they have the same names.
+
+    Args:
+        target: the run's folder; remembers a digest of them.
+        resume: whether a run that is there goes on.
+        values: what is learned from, apart from tensors.
+        tensors: the weights.
+
+    Raises:
+        TrainingError: they are others.
+    """
+    if not is_main_process():
+        return
+    path, now = target / INPUTS_NAME, digest(values, tensors)
+    if resume and path.is_file() and path.read_text(encoding="utf-8").strip() != now:
+        raise TrainingError(
+            f"{target} was begun with other content of the files that its recipe names: begin anew in another folder"
+        )
+    write_atomically(path, now + "\n")
+
+
+def _weights(base: PreTrainedModel) -> tuple[str | None, dict[str, torch.Tensor]]:
+    """What tells a base from another of its name: its commit on the Hub, or else its weights."""
+    commit = getattr(base.config, "_commit_hash", None)
+    return (commit, {}) if commit else (None, base.state_dict())
+
+
 def _quantization(kind: str) -> Any:
     from importlib.util import find_spec
 
@@ -244,6 +274,8 @@ def run_sft(recipe: SftRecipe, target: Path, report: Report, resume: bool, folde
         tasks = [replace(task, descriptions=[task.name], held_out_descriptions=[]) for task in tasks]
         sft = replace(sft, conditions=[name for name in sft.conditions if name != "junk"])
     base, tokenizer = load_base(recipe.base)
+    commit, weights = _weights(base)
+    check_inputs(target, resume, [commit, tasks], weights)
     train, probes = prepare_tasks(tasks, recipe.split, tokenizer, recipe.sft.max_length, report)
     torch.manual_seed(recipe.sft.fit.seed)
     if recipe.start_from:
@@ -307,6 +339,8 @@ def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, fol
     tasks = load_tasks(recipe.tasks, folder)
     folders = _folders([task.name for task in tasks] if recipe.per_task else ["multitask"], target)
     base, tokenizer = load_base(recipe.base)
+    commit, weights = _weights(base)
+    check_inputs(target, resume, [commit, tasks], weights)
     train, _ = prepare_tasks(tasks, recipe.split, tokenizer, recipe.max_length, report)
     config = Text2LoraConfig.from_base_config(
         base.config,
@@ -426,6 +460,8 @@ def run_recon(recipe: ReconRecipe, target: Path, report: Report, resume: bool, f
         return Text2LoraConfig.from_base_config(base, first.spec.target_modules, **settings)
 
     library, config = load_library(entries, make_config)
+    weights = {f"{name} {i}": factor for name, factors in library.weights.items() for i, factor in enumerate(factors)}
+    check_inputs(target, resume, [library.names, library.descriptions, library.held_out_descriptions], weights)
     torch.manual_seed(recipe.recon.fit.seed)
     cache = target / "descriptions.safetensors"
     train_recon(Text2LoraModel(config), library, recipe.recon, target, report, cache, resume)
