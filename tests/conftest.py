@@ -78,6 +78,12 @@ def shared() -> Path:
 
 
 @pytest.fixture
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the picture of a training run, which takes longer than the run."""
+    monkeypatch.setattr("text2lora.recipes.plot_training", lambda folder: None)
+
+
+@pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes Python processes start at once; see `forks`."""
     monkeypatch.setattr(subprocess, "Popen", forks.Popen)

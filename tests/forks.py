@@ -116,7 +116,8 @@ def find_zygote(args: Any, environment: dict[str, str]) -> Zygote | None:
     """Who can run a command as if it had started anew, if anyone can."""
 
     def part(variables: dict[str, str], *starts: str) -> dict[str, str]:
-        at_run_time = ("PYTHONHASHSEED", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "HF_TOKEN")
+        at_run_time = "PYTHONHASHSEED PYTHONPATH PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE HF_TOKEN".split()
+        at_run_time.append("HF_XET_HIGH_PERFORMANCE")  # set by lm_eval as soon as it is imported
         return {key: v for key, v in variables.items() if key.startswith(starts) and key not in at_run_time}
 
     if not warm or not isinstance(args, list) or len(args) < 2 or args[0] != sys.executable:

@@ -12,6 +12,7 @@ import pytest
 from text2lora.nano.source import read_probes
 from text2lora.recipes import run_recipe
 
+pytestmark = pytest.mark.usefixtures("no_picture")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

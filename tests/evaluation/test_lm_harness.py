@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from text2lora.evaluation.harness import make_conditions, summarise
 from text2lora.evaluation.lm_harness import evaluate_with_lm_eval, find_tasks
 from text2lora.nano import sample_record
 
-pytest.importorskip("lm_eval")
+manager = pytest.importorskip("lm_eval.tasks.manager")
 
 YAML = """
 task: {name}
@@ -65,9 +66,9 @@ def test_adapters_take_turns_on_one_model(folder: Path, tmp_path: Path) -> None:
     assert len(samples) == 5 * 2 * 6
     assert samples[:12] == samples[-12:]
     found = {(f.condition, f.task): f.accuracy for f in summarise(samples[:-12])}
-    assert found[adapter, "lm_eval:city_said"].mean == 1
+    assert found["capitals", "lm_eval:city_said"].mean == 1
     assert found["base", "lm_eval:city_said"].mean == 0
-    assert found[adapter, "lm_eval:city_chosen"].samples == 6
+    assert found["capitals", "lm_eval:city_chosen"].samples == 6
     described = next(s for s in samples if s.condition == "base + description")
     assert described.prompt.startswith("<|record|>Return the city in lower case.\n\n")
     shown = next(s for s in samples if s.condition == "base + 2-shot" and s.task == "lm_eval:city_said")
@@ -75,7 +76,11 @@ def test_adapters_take_turns_on_one_model(folder: Path, tmp_path: Path) -> None:
     assert shown.reason == "exact_match"
 
 
-def test_what_cannot_be_run_is_named(folder: Path) -> None:
+def test_what_cannot_be_run_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = folder.parent / "library"  # of the thousands of tasks, one
+    shutil.copytree(Path(manager.__file__).with_name("hellaswag"), library / "hellaswag")
+    monkeypatch.setattr(manager, "__file__", str(library / "manager.py"))
+    assert "hellaswag" in find_tasks(["hellaswag"], folder).all_tasks
     with pytest.raises(EvaluationError, match="has no task 'city_sung'"):
         find_tasks(["city_said", "city_sung", "hellaswag"], folder)
     (folder.parent / "data.jsonl").unlink()

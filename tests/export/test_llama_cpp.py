@@ -24,7 +24,7 @@ DESCRIPTIONS = [
     "Give me the price and the item as one JSON object.",
     "Return the first name only.",
 ]
-RECORDS = [sample_record("order", 500 + i)[0] for i in range(24)]
+RECORDS = [sample_record("order", 500 + i)[0] for i in range(8)]
 SIZES = {
     "vocab_size": 261,
     "hidden_size": 32,

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from text2lora import Text2LoraModel
 from text2lora.errors import TrainingError
 from text2lora.hub import BASES, CHECKPOINTS
+from text2lora.nano.source import read_probes
 from text2lora.recipes import find_recipe, run_recipe
 from text2lora.training.recipe import read_recipe
 
@@ -33,14 +34,26 @@ HYPERNETWORK = [
 ]
 
 
+pytestmark = pytest.mark.usefixtures("no_picture")
+
+
 def silent(line: str) -> None:
     pass
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All recipes of `make nano` in their order."""
+    """All recipes of `make nano` in their order, validated on a few descriptions."""
     folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("text2lora.nano.train.read_probes", lambda name, records: read_probes(name, records)[:4])
+        patch.setattr("text2lora.nano.pretrain.GROUP_WEIGHTS", {"field": 1})
+        patch.setattr("text2lora.recipes.plot_training", lambda folder: None)
+        run_all(folder)
+    return folder
+
+
+def run_all(folder: Path) -> None:
     run_recipe("nano-base-1", folder, BASE, silent)
     run_recipe("nano-1", folder, HYPERNETWORK, silent)
     run_recipe("nano-base-2", folder, MORE, silent)
@@ -49,7 +62,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_recipe("nano-2", folder, HYPERNETWORK, silent)
     run_recipe("nano-3", folder, HYPERNETWORK, silent)
     run_recipe("nano", folder, HYPERNETWORK, silent)
-    return folder
 
 
 def test_a_recipe_goes_on_from_the_run_that_it_starts_from(runs: Path) -> None:

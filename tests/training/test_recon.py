@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,16 +60,33 @@ def norm(adapter: LoraAdapter) -> float:
     return float(sum(squares)) ** 0.5
 
 
-@pytest.fixture
-def library(tmp_path: Path) -> Path:
-    """Adapters that nano makes, as PEFT folders."""
+@pytest.fixture(scope="module")
+def adapters_of_nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As PEFT folders."""
+    folder = tmp_path_factory.mktemp("adapters")
     for i, adapter in enumerate(Text2LoraModel.from_pretrained("nano").generate_lora(DESCRIPTIONS)):
+        adapter.save_pretrained(folder / f"adapter-{i}")
+    return folder
+
+
+@pytest.fixture
+def library(adapters_of_nano: Path, tmp_path: Path) -> Path:
+    """A copy for each test to change."""
+    return shutil.copytree(adapters_of_nano, tmp_path / "library")
+
+
+@pytest.fixture
+def tiny_library(make_model, tmp_path: Path) -> Path:
+    """Adapters of the tiny base, quick to learn."""
+    for i, adapter in enumerate(make_model().generate_lora(DESCRIPTIONS)):
         adapter.save_pretrained(tmp_path / "library" / f"adapter-{i}")
     return tmp_path / "library"
 
 
-def write_recipe(library: Path, **recon: object) -> Path:
-    encoder = {"encoder_name_or_path": "sentence-transformers/all-MiniLM-L6-v2", "task_emb_size": 384}
+MINILM = {"encoder_name_or_path": "sentence-transformers/all-MiniLM-L6-v2", "task_emb_size": 384}
+
+
+def write_recipe(library: Path, encoder: dict[str, object] = MINILM, **recon: object) -> Path:
     recipe = {"kind": "recon", "library": library.name, "model": SMALL | encoder, "recon": recon}
     path = library.parent / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
@@ -114,9 +132,10 @@ def test_both_ways_of_the_benchmark_give_the_same_error(forked) -> None:
 
 
 @pytest.mark.parametrize("objective", ["delta", "factors"])
-def test_a_library_is_learned(library: Path, tmp_path: Path, objective: str) -> None:
+def test_a_library_is_learned(tiny_library: Path, encoder_dir: Path, tmp_path: Path, objective: str) -> None:
     fit = {"steps": 150, "lr": 0.01, "adamw_lr": 0.01, "log_every": 50}
-    recipe = write_recipe(library, objective=objective, tasks=8, noise=0.0, fit=fit)
+    encoder = {"encoder_name_or_path": str(encoder_dir), "encoder_max_length": 64, "task_emb_size": 24}
+    recipe = write_recipe(tiny_library, encoder, objective=objective, tasks=8, noise=0.0, fit=fit)
     done = CliRunner().invoke(app, ["train", "recon", str(recipe), "-o", str(tmp_path / "runs")])
     assert done.exit_code == 0, done.output
     folder = tmp_path / "runs" / "recipe"
@@ -125,7 +144,7 @@ def test_a_library_is_learned(library: Path, tmp_path: Path, objective: str) -> 
     assert last["seen/error"] < 0.5 * last["seen (shuffled)/error"]
     assert last["seen/cosine"] > 0.9
     made = Text2LoraModel.from_pretrained(folder).generate_lora(DESCRIPTIONS[2])
-    wanted = LoraAdapter.from_pretrained(library / "adapter-2")
+    wanted = LoraAdapter.from_pretrained(tiny_library / "adapter-2")
     assert norm(combine([made, wanted], [1, -1])) < 0.5 * norm(wanted)
     assert made.metadata["checkpoint"]
     assert (folder / "training.png").is_file()
@@ -136,19 +155,21 @@ def test_adapters_named_alike_are_told_apart() -> None:
     assert library_names([LibraryEntry(path) for path in paths]) == ["a/cap", "b/cap", "lower"]
 
 
-def test_a_library_is_learned_by_the_names_of_its_adapters(library: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("no_picture")
+def test_a_library_is_learned_by_the_names_of_its_adapters(tiny_library: Path, tmp_path: Path) -> None:
     fit = {"steps": 100, "lr": 0.01, "adamw_lr": 0.01}
-    recipe = str(write_recipe(library, tasks=8, noise=0.0, fit=fit))
+    recipe = str(write_recipe(tiny_library, tasks=8, noise=0.0, fit=fit))
     with pytest.raises(TrainingError, match="unseen is 1: expected 0"):
         run_recipe(recipe, tmp_path, ["one_hot=true", "recon.unseen=1"], silent)
     folder = run_recipe(recipe, tmp_path, ["one_hot=true"], silent)
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["seen/error"] < 0.5 * last["seen (mean)/error"]
     made = Text2LoraModel.from_pretrained(folder).generate_lora("adapter-2")
-    wanted = LoraAdapter.from_pretrained(library / "adapter-2")
+    wanted = LoraAdapter.from_pretrained(tiny_library / "adapter-2")
     assert norm(combine([made, wanted], [1, -1])) < 0.5 * norm(wanted)
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_unseen_adapters_and_wordings_are_validated_apart(library: Path, tmp_path: Path) -> None:
     recipe = write_recipe(library, unseen=2, select="best", fit={"steps": 2, "eval_every": 1})
     data = yaml.safe_load(recipe.read_text())

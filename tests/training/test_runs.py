@@ -25,7 +25,14 @@ from text2lora.training.runs import BaseSpec, _examples, _folders, load_base, lo
 from text2lora.training.tasks import SplitConfig, Task, TaskExample, TaskSet
 
 TEN_TASKS = Path(__file__).parents[2] / "examples" / "ten-tasks"
-SHORT = ["sft.fit.steps=2", "sft.tasks=3", "split.wordings=1", "split.examples=2", "sft.fit.eval_every=1"]
+SHORT = ["sft.fit.steps=2", "sft.tasks=3", "split.wordings=1", "split.examples=2", "split.tasks=2"]
+
+
+@pytest.fixture(autouse=True)
+def _picture(request: pytest.FixtureRequest) -> None:
+    """Drawn in one test."""
+    if request.function is not test_the_ten_tasks_of_the_tutorial_train_a_checkpoint:
+        request.getfixturevalue("no_picture")
 
 
 def silent(line: str) -> None:

@@ -90,9 +90,9 @@ def evaluate_with_lm_eval(
     samples = []
     for condition in conditions:
         report(f"{condition.name}: {', '.join(names)} of lm-evaluation-harness")
-        # it would ask git about the working directory, and print git's answer
-        no_git = mock.patch("lm_eval.evaluator.get_git_commit_hash", return_value=None, create=True)
-        with backend.use(condition.adapter), no_git:
+        # it would ask git about the working directory, print git's answer, and list all packages, which takes seconds
+        no_facts = {name: lambda *_: None for name in ("get_git_commit_hash", "add_env_info")}
+        with backend.use(condition.adapter), mock.patch.multiple("lm_eval.evaluator", create=True, **no_facts):
             try:
                 results = lm_eval.simple_evaluate(
                     model=model,
