@@ -301,6 +301,27 @@ def test_who_may_not_is_told_what_to_do(hub: HubServer, client: HubClient, pushe
     assert "leave out local_files_only to download it" in result[3]
 
 
+def test_descriptions_that_make_one_name_do_not_share_a_repository(
+    hub: HubServer, client: HubClient, pushed: dict, tmp_path: Path
+) -> None:
+    def make(*args: str) -> list:
+        return client(f"result = cli('make', *{args}, '-m', 'org/t2l', '--push')", token=WRITER, cwd=tmp_path)
+
+    told = "me/city-first holds the adapter of 'City first!': choose another name with --repo-id, or replace it with"
+    assert make("City first!")[0] == 0
+    log = hub.repos["me/city-first"].log
+    assert len(log) == 2
+    for other in (("city, first",), ("city", "first", "--mix", "1,3")):
+        status, _, err = make(*other)
+        assert (status, told in " ".join(err.split())) == (1, True), err
+    assert len(log) == 2
+    assert make("City first!")[0] == 0  # the same one, again
+    assert make("city", "first", "--mix", "1,3", "--force")[0] == 0
+    assert make("city", "first", "--mix", "10,30")[0] == 0  # the same shares
+    status, _, err = make("city", "first", "--mix", "1,1")
+    assert (status, "0.25 x" in err) == (1, True), err
+
+
 def test_push_that_cannot_work_is_refused_before_anything_is_made(
     hub: HubServer, client: HubClient, pushed: dict, tmp_path: Path
 ) -> None:

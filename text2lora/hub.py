@@ -653,6 +653,28 @@ def push_target(
     return PushTarget(repo_id, info.sha)
 
 
+def check_description_of(target: PushTarget, description: str, token: bool | str | None = None) -> None:
+    """Refuse a repository that was found by a name made of a description and holds another description's adapter.
+
+    Args:
+        target: the repository.
+        description: of the adapter that will be pushed.
+        token: a token of the Hub.
+
+    Raises:
+        HubError: it is so.
+    """
+    if target.head is None:
+        return
+    card = find_file(target.repo_id, CARD_NAME, revision=target.head, token=token)
+    theirs = card_metadata(card.read_text(encoding="utf-8", errors="replace")).get("description") if card else None
+    if card and theirs != description:
+        raise HubError(
+            f"{target.repo_id} holds the adapter of {theirs or 'another description'!r}: choose another name with "
+            "--repo-id, or replace it with --force"
+        )
+
+
 def push_folder(
     folder: Path,
     target: PushTarget,

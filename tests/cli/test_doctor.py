@@ -139,10 +139,11 @@ def test_a_proxy_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         from text2lora.cli.doctor import ask_hub
         result = [ask_hub(1)["status"], *(cli(*args)[2] for args in calls)]
     """
-    calls = [("run", "a/b", "x"), ("eval", "-m", "a/b", "-t", "boolq", "--server", "http://127.0.0.1:9"), ("ui",)]
+    calls = [("run", "a/b", "x"), ("describe", "t.jsonl", "--server", "http://127.0.0.1:9"), ("ui",)]
+    (tmp_path / "t.jsonl").write_text('{"prompt": "x", "answer": "y"}')
     for proxy, told in (("socks5://me:pw@h:9", "pip install socksio"), ("socks9://h", "is no address")):
         (tmp_path / proxy[:6]).mkdir()
         with HubClient("http://127.0.0.1:9", tmp_path / proxy[:6], ALL_PROXY=proxy, NO_PROXY="") as client:
-            for line in client(code, calls=calls):
+            for line in client(code, cwd=tmp_path, calls=calls if told.startswith("pip") else calls[:2]):
                 assert told in line, line
                 assert "pw" not in line

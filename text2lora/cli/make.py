@@ -35,7 +35,7 @@ from text2lora.cli.common import (
     suggest,
 )
 from text2lora.errors import CheckpointError, InvalidDescriptionError, OutputError
-from text2lora.hub import load_snippet, push_target, slug
+from text2lora.hub import check_description_of, load_snippet, push_target, slug
 
 if TYPE_CHECKING:
     from text2lora.modeling import Text2LoraModel
@@ -121,6 +121,7 @@ def make(
         _make_many(load, texts, output or Path("adapters"), settings, as_json, strict, force)
         return
 
+    from text2lora.arithmetic import describe
     from text2lora.encoder import check_description
 
     texts = [check_description(text) for text in descriptions or []]
@@ -133,6 +134,10 @@ def make(
     if push:  # before the work is done
         with err.status("asking the Hub"):
             checked = push_target(repo_id or name, "adapter", token=token, create_pr=create_pr, force=force)
+            if not repo_id and not force:
+                total = sum(shares) or 1.0
+                text = texts[0] if mix is None else describe(texts, [share / total for share in shares])
+                check_description_of(checked, text, token)
             repo_id = checked.repo_id
     with err.status("loading the model") as status:
         t2l = load()

@@ -215,7 +215,7 @@ def fit(
                     rate = f"  {speed:,.0f} tokens/s" if tokens else ""
                     left = seconds / done * (config.steps - done)
                     left = min(left, 60 * config.minutes - seconds) if config.minutes else left
-                    say(f"step {done}/{config.steps}  loss {running:.4f}{rate}  {span(left)} left")
+                    say(f"step {done}/{config.steps}  loss {running:.4f}{rate}{'' if last else f'  {span(left)} left'}")
             if validate and (last or (config.eval_every and done % config.eval_every == 0)):
                 module.eval()
                 with torch.no_grad():
