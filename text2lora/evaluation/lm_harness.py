@@ -91,7 +91,7 @@ def evaluate_with_lm_eval(
     for condition in conditions:
         report(f"{condition.name}: {', '.join(names)} of lm-evaluation-harness")
         # it would ask git about the working directory, print git's answer, and list all packages, which takes seconds
-        no_facts = {name: lambda *_: None for name in ("get_git_commit_hash", "add_env_info")}
+        no_facts: dict[str, Any] = {name: lambda *_: None for name in ("get_git_commit_hash", "add_env_info")}
         with backend.use(condition.adapter), mock.patch.multiple("lm_eval.evaluator", create=True, **no_facts):
             try:
                 results = lm_eval.simple_evaluate(
