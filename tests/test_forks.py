@@ -47,8 +47,9 @@ def test_an_environment_is_read_anew() -> None:
     environment = {"HF_ENDPOINT": "http://127.0.0.1:9"}
     assert run(forks.Popen, "-c", code, env=environment) == (0, "http://127.0.0.1:9 False\n", "")
     code = "import sys; print('transformers' in sys.modules)"
-    assert run(forks.Popen, "-c", code) == (0, "True\n", "")
-    assert run(forks.ANEW, "-c", code) == (0, "False\n", "")
+    beginning = dict(forks._ENVIRONMENT)  # other tests may have left something in that of this process
+    assert run(forks.Popen, "-c", code, env=beginning) == (0, "True\n", "")
+    assert run(forks.ANEW, "-c", code, env=beginning) == (0, "False\n", "")
 
 
 def test_what_changes_the_interpreter_is_no_fork() -> None:

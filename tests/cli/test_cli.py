@@ -354,7 +354,7 @@ def test_adapters_are_found_in_a_subfolder(t2l_command, t2l: Text2LoraModel, bas
     for name in ("one", "two"):
         t2l.generate_lora(name, scale=2).save_pretrained(tmp_path / "runs" / name)
     run = ["x", "--max-new-tokens", 4, "--json"]
-    assert t2l_command("run", "runs", "--subfolder", "one", *run).out == t2l_command("run", "one", *run).out
+    assert t2l_command("run", "runs", "--subfolder", "one", *run).out == t2l_command("run", "runs/one", *run).out
     assert "did you mean 'runs/one'?" in t2l_command("run", "runs", *run).err
     assert t2l_command("export", "zip", "runs", "--subfolder", "two").out == "two.zip\n"
     (tmp_path / "t.jsonl").write_text('{"prompt": "x", "answer": "y"}\n')
