@@ -167,6 +167,27 @@ def test_a_typed_strength_counts_on_enter_whatever_was_typed(visit, caplog, caps
     assert "Traceback" not in captured.out + captured.err + caplog.text
 
 
+def test_a_strength_set_while_an_answer_is_written_counts(visit, monkeypatch):
+    page, written, go_on = visit(), threading.Event(), threading.Event()
+    make(page, CITY)
+    assert answers(page) == ["1", "LYON"]
+    chat = Engine.chat
+
+    def held(*args):
+        yield from chat(*args)
+        written.set()
+        go_on.wait(600)
+
+    monkeypatch.setattr(Engine, "chat", held)
+    for strength in ("0.95", "0"):  # the second one comes before the first one's answer is finished
+        page.fill("#scale input[type=number]", strength)
+        page.press("#scale input[type=number]", "Enter")
+        assert written.wait(600)
+    page.wait_for_timeout(300)  # for the browser to hand on what was pressed
+    go_on.set()
+    sync_api.expect(page.locator(f"#talk {ANSWER}").last).to_have_text("1")
+
+
 def test_the_page_says_what_the_model_can_read(visit):
     page = visit()
     sync_api.expect(page.locator("#message")).to_contain_text("an order, ticket, contact, event, log or invoice record")

@@ -309,7 +309,11 @@ def connect(page: Page, service: Service) -> None:
     def on(
         trigger: Any, handler: Callable[..., Updates], inputs: list[Any], note: Any, changed: list[Any], **more: Any
     ) -> Any:
-        """Run a handler; `note` is where its errors are shown, and what it changes first where it stands in a queue."""
+        """Run a handler; `note` is where its errors are shown, and what it changes first where it stands in a queue.
+
+        What is asked while the handler is still at work counts when it has finished: by default Gradio drops it.
+        """
+        more.setdefault("trigger_mode", "always_last")
         return trigger(
             _reporting(handler, note),
             inputs,
@@ -359,7 +363,8 @@ def connect(page: Page, service: Service) -> None:
         page.compare_note,
         [page.compared],
     )
-    packed = on(page.download.click, pack, [page.made, page.scale], page.take_note, [page.file])
+    once = {"trigger_mode": "once"}  # a second click does not mean a second file or push
+    packed = on(page.download.click, pack, [page.made, page.scale], page.take_note, [page.file], **once)
     packed.then(None, js=CLICK_DOWNLOAD)
     on(
         page.push.click,
@@ -367,6 +372,7 @@ def connect(page: Page, service: Service) -> None:
         [page.made, page.scale, page.repo, page.token, page.private],
         page.push_note,
         [page.token],
+        **once,
     )
 
     for triggers, shown in (
