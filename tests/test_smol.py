@@ -51,12 +51,20 @@ def test_the_checkpoint_fits_into_the_package(t2l: Text2LoraModel) -> None:
     assert (t2l.dtype, t2l.config.base_model_name_or_path) == (torch.float32, BASE)
 
 
-def test_the_sentence_decides_the_answer(t2l: Text2LoraModel, model: PeftModel) -> None:
-    """The adapter answers with the words of its description, and the base without it does not."""
-    answers = generate_answers(model, t2l.base_tokenizer, INPUTS, 8)
-    assert set(answers) <= {"yes", "no"}
-    with model.disable_adapter():
-        assert not set(generate_answers(model, t2l.base_tokenizer, INPUTS[:2], 8)) & {"yes", "no"}
+def test_the_sentence_decides_the_answer(t2l: Text2LoraModel) -> None:
+    """The same input under two descriptions, as the documentation shows it, and another input."""
+    cases = [
+        ("name of the restaurant", "Table for 5 people at the Golden Dragon on Friday", "Golden Dragon"),
+        ("the number in the text", "Table for 5 people at the Golden Dragon on Friday", "5"),
+        ("Which city is mentioned? Just the name.", "Will it rain in Lisbon on Sunday morning?", "Lisbon"),
+    ]
+    page = (Path(__file__).parents[1] / "docs/concepts/smol.md").read_text(encoding="utf-8")
+    for adapter, (description, text, answer) in zip(t2l.generate_lora([c[0] for c in cases]), cases, strict=True):
+        model = adapter.apply_to(t2l.load_base_model()).eval()
+        assert generate_answers(model, t2l.base_tokenizer, [text], 8) == [answer]
+        with model.disable_adapter():
+            assert generate_answers(model, t2l.base_tokenizer, [text], 8) != [answer]
+        assert (f"`{answer}`" in page and description in page) == (answer != "Lisbon")
 
 
 def test_a_saved_adapter_loads_with_peft_on_the_same_base(

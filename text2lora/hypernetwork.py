@@ -9,6 +9,7 @@ L the trunk's width, H head_input_size.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import nn
@@ -25,7 +26,7 @@ def _mlp(inputs: int, hidden: int, outputs: int, dropout: float) -> list[nn.Modu
     return [Linear(inputs, hidden), nn.SiLU(), nn.Dropout(dropout), Linear(hidden, outputs), nn.SiLU()]
 
 
-class HyperNetwork(nn.Module):
+class HyperNetwork(nn.Module, ABC):
     """Task embeddings [n, d], or token states [n, t, d], -> `LoraWeights`, in one batched pass."""
 
     heads: nn.ModuleDict
@@ -41,14 +42,14 @@ class HyperNetwork(nn.Module):
         if config.offset:
             self.offset_a, self.offset_b = self._adapter_parameters()
 
+    @abstractmethod
     def _build(self, size: int) -> None:
         """Make what turns the task encoder's output, of width `size`, into matrices; it has `heads` in the end."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def rows_per_task(self) -> int:
         """Rows that pass through the heads for one task."""
-        raise NotImplementedError
 
     def _adapter_parameters(self) -> tuple[nn.ParameterDict, nn.ParameterDict]:
         """A [N, r, in] and B [N, out, r] by module, with no values yet."""
@@ -60,9 +61,9 @@ class HyperNetwork(nn.Module):
         """Task embeddings [n, d], or token states [n, t, d], to A [n, N, r, in] and B [n, N, out, r] by module."""
         return self.decode(self.task_encoder(task_emb))
 
+    @abstractmethod
     def decode(self, task: torch.Tensor) -> LoraWeights:
         """The task encoder's output [n, its width] to A [n, N, r, in] and B [n, N, out, r] by module."""
-        raise NotImplementedError
 
     def _adapter(self, name: str, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the heads give for a module, A [n, N, r, in] and B [n, N, r, out], scaled, shifted, and B transposed."""

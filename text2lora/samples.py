@@ -42,18 +42,19 @@ NANO = Samples(
 )
 SMOL = Samples(
     [
-        "Is this review happy or angry? One word.",
-        "Which city is mentioned? Just the name, in capital letters.",
-        "Is the customer asking about a card or about a transfer? Say card or transfer.",
-        "Write the last word of the sentence in square brackets.",
-        "Say yes if the message is about travel and no otherwise.",
+        "name of the restaurant",
+        "the number in the text",
+        "Which city is mentioned? Just the name.",
+        "Put the text in round brackets.",
+        "Write the words with commas between them.",
     ],
     [
-        "We waited an hour for a table and the soup was cold when it came.",
+        "Table for 5 people at the Golden Dragon on Friday",
         "Will it rain in Lisbon on Sunday morning?",
         "My bank card was swallowed by the machine at the station.",
     ],
-    "This model reads one short English text, up to about fifty words, and answers in a few words.",
+    "This model reads one short English text, up to about 100 characters, and answers in a few words. It is at an "
+    "early stage of training and often wrong.",
     single=True,
 )
 BY_BASE = {"nano": NANO, "HuggingFaceTB/SmolLM2-135M-Instruct": SMOL}

@@ -7,7 +7,7 @@ set -euo pipefail
 data=$1 output=$2 minutes=${3:-8} tasks=${4:-256}
 here=$(dirname "${BASH_SOURCE[0]}")
 device=${DEVICE:-auto}
-precision=$([ "$device" = cpu ] && echo no || echo bf16)
+precision=$([ "$device" = cpu ] && echo '"no"' || echo bf16) # YAML takes a bare no for false
 engine=(--set "engine.device=$device" --set "engine.mixed_precision=$precision")
 
 python -m text2lora train lora "$here/multitask.yaml" -o "$output" --set "tasks.0.path=$data/train.jsonl" \
