@@ -47,6 +47,19 @@ def test_gradient_reaches_the_weights_passed_and_nothing_else(make_model, base, 
     assert all(p.grad is None for p in base.parameters())
 
 
+def test_no_layer_costs_a_gradient_as_large_as_all_layers(make_model, base, ids) -> None:
+    """A slice's gradient is a tensor of zeros as large as what it was cut from: a fifth of a training step."""
+    model = make_model(MODULES)
+    weights = model(torch.randn(2, 24))
+    leaves = {name: (a.detach().requires_grad_(), b.detach().requires_grad_()) for name, (a, b) in weights.items()}
+    base.requires_grad_(False)
+    with LoraInjector(base, model.config).inject(leaves), torch.profiler.profile() as profile:
+        base(ids).logits.square().mean().backward()
+    names = {event.key for event in profile.key_averages()}
+    assert "UnbindBackward0" in names
+    assert "aten::select_backward" not in names
+
+
 @torch.no_grad()
 def test_adapters_take_the_dtype_of_the_base(make_model, load_base, ids) -> None:
     model, base = make_model(MODULES), load_base(dtype=torch.bfloat16)

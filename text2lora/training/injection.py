@@ -39,9 +39,11 @@ class LoraInjector:
             weights: A [n, layers, r, in] and B [n, layers, out, r] by target module; gradients flow into them.
         """
         handles = [
-            module.register_forward_hook(self._hook(a[:, layer], b[:, layer]))
-            for name, (a, b) in weights.items()
-            for layer, module in enumerate(self._modules[name])
+            module.register_forward_hook(self._hook(down, up))
+            for name, (a, b) in weights.items()  # unbound, for the gradient of a slice is as large as the whole
+            for module, down, up in zip(
+                self._modules[name], a.mT.unbind(1), (self._scaling * b).mT.unbind(1), strict=True
+            )
         ]
         try:
             yield
@@ -49,12 +51,13 @@ class LoraInjector:
             for handle in handles:
                 handle.remove()
 
-    def _hook(self, a: torch.Tensor, b: torch.Tensor) -> Any:
-        down, up = a.transpose(1, 2), self._scaling * b.transpose(1, 2)  # scaled here, where it is small
+    @staticmethod
+    def _hook(down: torch.Tensor, up: torch.Tensor) -> Any:
+        """What adds x `down` `up` to a module's output, for a group of rows each: [n, in, r] and [n, r, out]."""
 
         def add(module: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
             x = args[0]
-            low = torch.bmm(x.reshape(len(a), -1, x.shape[-1]), down.to(x.dtype))  # [n, k * tokens, r]
+            low = torch.bmm(x.reshape(len(down), -1, x.shape[-1]), down.to(x.dtype))  # [n, k * tokens, r]
             return torch.baddbmm(out.reshape(*low.shape[:2], -1), low, up.to(x.dtype)).view_as(out)
 
         return add
