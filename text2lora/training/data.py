@@ -42,7 +42,8 @@ class TaskDraw:
 class TaskSource(Protocol):
     """Tasks to train on. `descriptions` holds those of all tasks.
 
-    A source may have `task_names` too, the task of each description: then the checkpoint gets statistics of them.
+    A source may have `task_names` too, the task of each description: then the checkpoint gets statistics of them. It
+    may also have `probes`, by split what to validate on: a mapping from names to lists of `Probe`.
     """
 
     descriptions: list[str]

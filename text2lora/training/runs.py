@@ -20,9 +20,10 @@ from text2lora.digest import digest
 from text2lora.errors import MissingExtraError, TrainingError
 from text2lora.hub import MARKERS, slug, write_atomically
 from text2lora.modeling import Text2LoraModel, to_adapters
-from text2lora.training.data import Example, Probe
+from text2lora.training.data import Example, Probe, TaskSource
 from text2lora.training.engine import EngineConfig, is_main_process
 from text2lora.training.fit import FitConfig
+from text2lora.training.generated import PythonTasks, make_tasks
 from text2lora.training.lora import train_loras
 from text2lora.training.recipe import check_least, check_shares, parse
 from text2lora.training.recon import LibraryEntry, ReconConfig, library_names, load_library, train_recon
@@ -33,12 +34,12 @@ from text2lora.training.tasks import (
     SplitConfig,
     Task,
     TaskExample,
+    TaskFiles,
     TaskSet,
     decontaminate,
     load_hub_tasks,
     locate,
     read_tasks,
-    source_kind,
     split_tasks,
 )
 from text2lora.turns import AnswerForm
@@ -78,7 +79,7 @@ class SftRecipe:
 
     Attributes:
         base: see `BaseSpec`.
-        tasks: sources, each a mapping with the keys of `TaskFiles` or of `HubTasks`.
+        tasks: sources, each a mapping with the keys of `TaskFiles`, `HubTasks` or `PythonTasks`.
         target_modules: the linear modules that get a LoRA; `all-linear` alone for all.
         model: what differs from the defaults of `Text2LoraConfig`.
         start_from: a checkpoint of text2lora that is trained further; its sizes hold.
@@ -86,7 +87,7 @@ class SftRecipe:
         train_offset: whether that offset is trained, too.
         one_hot: tasks by name in place of descriptions, as one-hot vectors: a baseline that cannot read, and so knows
             no other tasks and wordings. Validation is then on unseen examples alone, without junk.
-        split: what validation keeps for itself.
+        split: what validation keeps for itself; a source that draws its own examples has its own `probes`.
         definition_dropout: see `TaskSet`.
         sft: how to train.
     """
@@ -210,11 +211,17 @@ def _quantization(kind: str) -> Any:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
 
 
-def load_tasks(sources: list, folder: Path = Path()) -> list[Task]:
-    """The tasks of all sources of a recipe.
+def source_kind(entry: object) -> type[TaskFiles] | type[HubTasks] | type[PythonTasks]:
+    """Which of the sources a recipe's entry is, by its keys."""
+    keys = set(entry) if isinstance(entry, dict) else set()
+    return PythonTasks if "python" in keys else HubTasks if {"descriptions", "datasets"} & keys else TaskFiles
+
+
+def load_tasks(sources: list, folder: Path = Path()) -> list[Task] | TaskSource:
+    """The tasks of all sources of a recipe, or the one source that draws its own examples.
 
     Args:
-        sources: mappings with the keys of `TaskFiles` or `HubTasks`.
+        sources: mappings with the keys of `TaskFiles`, `HubTasks` or `PythonTasks`.
         folder: where relative paths are looked up first.
     """
     if not sources:
@@ -222,9 +229,17 @@ def load_tasks(sources: list, folder: Path = Path()) -> list[Task]:
     tasks: list[Task] = []
     for number, entry in enumerate(sources):
         source = parse(source_kind(entry), entry, f"tasks[{number}]")
-        tasks += (
-            load_hub_tasks(source, folder) if isinstance(source, HubTasks) else read_tasks(locate(source.path, folder))
-        )
+        if isinstance(source, PythonTasks):
+            made = make_tasks(source, folder)
+            if not isinstance(made, list):
+                if len(sources) > 1:
+                    raise TrainingError(f"{source.python} draws its own examples: it must be the recipe's only source")
+                return made
+            tasks += made
+        elif isinstance(source, HubTasks):
+            tasks += load_hub_tasks(source, folder)
+        else:
+            tasks += read_tasks(locate(source.path, folder))
     return tasks
 
 
@@ -269,28 +284,35 @@ def run_sft(recipe: SftRecipe, target: Path, report: Report, resume: bool, folde
     if recipe.start_from and (recipe.model or recipe.offset_from):
         raise TrainingError("start_from goes on with a checkpoint as it is: leave `model` and `offset_from` out")
     tasks = load_tasks(recipe.tasks, folder)
-    sft = recipe.sft
-    if recipe.one_hot:
-        tasks = [replace(task, descriptions=[task.name], held_out_descriptions=[]) for task in tasks]
-        sft = replace(sft, conditions=[name for name in sft.conditions if name != "junk"])
+    sft, settings = recipe.sft, dict(recipe.model)
     base, tokenizer = load_base(recipe.base)
     commit, weights = _weights(base)
-    check_inputs(target, resume, [commit, tasks], weights)
-    train, probes = prepare_tasks(tasks, recipe.split, tokenizer, recipe.sft.max_length, report)
-    torch.manual_seed(recipe.sft.fit.seed)
+    source: TaskSource
+    if isinstance(tasks, list):
+        if recipe.one_hot:
+            tasks = [replace(task, descriptions=[task.name], held_out_descriptions=[]) for task in tasks]
+            sft = replace(sft, conditions=[name for name in sft.conditions if name != "junk"])
+        check_inputs(target, resume, [commit, tasks], weights)
+        train, probes = prepare_tasks(tasks, recipe.split, tokenizer, sft.max_length, report)
+        source = TaskSet(train, recipe.definition_dropout)
+        if recipe.one_hot:
+            probes.pop("unseen_tasks", None)
+            settings |= one_hot_settings([task.name for task in train])
+    else:
+        if recipe.one_hot:
+            raise TrainingError("one_hot needs tasks from files, data sets or a list: this source draws its own")
+        drawn = [str(tasks.draw(random.Random(seed), 1)) for seed in range(64)]  # of all that it may draw, some
+        check_inputs(target, resume, [commit, tasks.descriptions, drawn], weights)
+        source, probes = tasks, dict(getattr(tasks, "probes", {}))
+    torch.manual_seed(sft.fit.seed)
     if recipe.start_from:
         model = Text2LoraModel.from_pretrained(str(locate(recipe.start_from, folder)), dtype=torch.float32)
     else:
         names = {"base_model_name_or_path": recipe.base.name, "base_model_revision": recipe.base.revision or None}
-        settings = names | recipe.model
-        if recipe.one_hot:
-            probes.pop("unseen_tasks", None)
-            settings |= one_hot_settings([task.name for task in train])
-        config = Text2LoraConfig.from_base_config(base.config, recipe.target_modules, **settings)
+        config = Text2LoraConfig.from_base_config(base.config, recipe.target_modules, **names | settings)
         model = Text2LoraModel(config)
         if recipe.offset_from:
             set_offset(model, LoraAdapter.from_pretrained(locate(recipe.offset_from, folder)), recipe.train_offset)
-    source = TaskSet(train, recipe.definition_dropout)
     cache = target / "descriptions.safetensors"
     train_sft(model, base, tokenizer, source, sft, target, probes, report, cache, resume)
     cache.unlink(missing_ok=True)
@@ -337,6 +359,8 @@ def set_offset(model: Text2LoraModel, adapter: LoraAdapter, trained: bool = True
 def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, folder: Path) -> None:
     """Run a recipe of kind `lora`: PEFT folders named after the tasks, or `multitask`."""
     tasks = load_tasks(recipe.tasks, folder)
+    if not isinstance(tasks, list):
+        raise TrainingError("LoRAs need a list of tasks, whose source in Python returns a list of `Task`")
     folders = _folders([task.name for task in tasks] if recipe.per_task else ["multitask"], target)
     base, tokenizer = load_base(recipe.base)
     commit, weights = _weights(base)

@@ -517,8 +517,3 @@ def decontaminate(
 
 def _grams(words: Sequence[str], size: int) -> set[tuple[str, ...]]:
     return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
-
-
-def source_kind(entry: object) -> type[TaskFiles] | type[HubTasks]:
-    """Which of the sources a recipe's entry is, by its keys."""
-    return HubTasks if isinstance(entry, dict) and {"descriptions", "datasets"} & set(entry) else TaskFiles
