@@ -98,6 +98,38 @@ def test_what_is_more_than_a_plain_lora_is_refused(load_base, tmp_path: Path, op
         LoraAdapter.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target_modules": None}, "target_modules is None: expected a tuple of names"),
+        ({"target_modules": [1]}, r"target_modules is \[1\]: expected a tuple of names"),
+        ({"r": "8"}, "r is '8': expected a whole number from 1 upwards"),
+        ({"lora_alpha": None}, "lora_alpha is None: expected a number"),
+        (["peft_type", "LORA"], "is not a LoRA adapter of PEFT"),
+        (None, "is not a LoRA adapter of PEFT"),
+    ],
+)
+def test_a_config_of_other_values_is_one_line(tmp_path: Path, change: object, message: str) -> None:
+    config = make_adapter().save_pretrained(tmp_path / "a") / "adapter_config.json"
+    known = json.loads(config.read_text())
+    config.write_text(json.dumps(known | change if isinstance(change, dict) else change))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        LoraAdapter.from_pretrained(tmp_path / "a")
+    assert str(tmp_path / "a") in str(caught.value)
+
+
+def test_an_adapter_shows_what_it_is_in_a_line() -> None:
+    adapter = replace(make_adapter(), metadata={"description": "Return the <city>, " + "and the name " * 20})
+    shown = repr(adapter)
+    assert shown.startswith("LoraAdapter(description='Return the <city>, and the name")
+    assert "target_modules='v_proj, q_proj', r='2'" in shown
+    assert len(shown) < 300
+    assert "\n" not in shown
+    table = adapter._repr_html_()
+    assert "<th>r</th><td>2</td>" in table
+    assert "Return the &lt;city&gt;" in table
+
+
 def test_same_name_replaces_in_place(base, ids, load_base) -> None:
     first, second = make_adapter(1), make_adapter(2)
     model = first.apply_to(base)

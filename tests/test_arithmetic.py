@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -123,8 +124,9 @@ def test_what_does_not_go_together_is_refused() -> None:
     one, two = make_adapter(1), make_adapter(2)
     with pytest.raises(CheckpointError, match="expected 'cat', 'linear' or 'svd'"):
         combine([one, two], [1, 1], "ties")
-    for weights in ([1.0], [1.0, float("nan")], [], [1, "x"]):
-        with pytest.raises(CheckpointError, match="expected a number for each of the 2 adapters"):
+    for weights in ([1.0], [1.0, float("nan")], [], [1, "x"], ["x", "y"], None):
+        said = f"weights are {weights}: expected a number for each of the 2 adapters"
+        with pytest.raises(CheckpointError, match=re.escape(said)):
             combine([one, two], weights)
     with pytest.raises(CheckpointError, match="each of the 0"):
         combine([], [])

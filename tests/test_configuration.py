@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -159,9 +158,26 @@ def test_config_survives_a_file_with_the_order_of_its_modules(tmp_path) -> None:
         ({"encoder_pooling": "none"}, "does not go with encoder_pooling='none'"),
         ({"target_modules": ["q_proj"]}, "no shape or path for target module 'q_proj'"),
         ({"head": "huge"}, "head"),
-        ({"lora_r": "8"}, "lora_r"),
+        ({"lora_r": "8"}, "'lora_r' expected int, got str"),
+        ({"num_layers": 0}, "num_layers is 0: expected 1 or more"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan: expected a number"),
+        ({"dropout": 1.0}, "dropout is 1.0: expected a share"),
+        ({"encoder_layers": []}, r"layers are \[\]"),
+        ({"encoder_instruction": "Read this."}, "expected a template with {description}"),
+        (
+            {"task_encoder": "tokens", "encoder_pooling": "none", "task_encoder_heads": 3},
+            "a multiple of task_encoder_he",
+        ),
     ],
 )
 def test_contradictory_settings_are_refused(wrong: dict[str, object], message: str) -> None:
-    with pytest.raises(StrictDataclassError, match=message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         Text2LoraConfig(**wrong)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_attribute_that_is_set_is_checked_too() -> None:
+    config = Text2LoraConfig()
+    with pytest.raises(CheckpointError, match="'lora_r' expected int, got str"):
+        config.lora_r = "8"
+    assert config.lora_r == 8

@@ -78,6 +78,15 @@ def test_instruction_is_put_around_the_description(encoder_dir: Path) -> None:
     torch.testing.assert_close(asked, make_encoder(encoder_dir).encode(["the case. a {city}!"]))
 
 
+@pytest.mark.parametrize(("pooling", "shape"), [("mean", (0, 48)), ("none", (0, 0, 48))])
+def test_no_descriptions_have_no_embeddings(encoder_dir: Path, pooling: str, shape: tuple[int, ...]) -> None:
+    assert make_encoder(encoder_dir, pooling=pooling, layers=[1, -1]).encode([]).shape == shape
+
+
+def test_embeddings_can_be_differentiated_through(encoder: TextEncoder, make_model) -> None:
+    sum(b.square().sum() for _, b in make_model()(encoder.encode(TEXTS)).values()).backward()
+
+
 def test_order_and_batch_size_do_not_matter(encoder_dir: Path) -> None:
     encoder = make_encoder(encoder_dir)
     together = encoder.encode(TEXTS)
@@ -115,7 +124,7 @@ def test_bad_descriptions_are_refused(encoder: TextEncoder, wrong: object, messa
 
 
 def test_a_string_is_not_taken_for_a_list_of_letters(encoder: TextEncoder) -> None:
-    with pytest.raises(InvalidDescriptionError, match="got a string"):
+    with pytest.raises(InvalidDescriptionError, match="got str: pass"):
         encoder.encode("upper case")
 
 
@@ -160,7 +169,7 @@ def test_nothing_in_the_encoder_is_trainable(encoder: TextEncoder) -> None:
 def test_an_encoder_that_is_not_there_is_one_clear_error(make_config, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"text encoder .* cannot be loaded"):
         TextEncoder.from_config(make_config(), tmp_path / "nothing")
-    with pytest.raises(CheckpointError, match="names no text encoder: pass `encoder=`"):
+    with pytest.raises(CheckpointError, match="names no text encoder: pass one, a folder or a Hub id"):
         TextEncoder.from_config(make_config(encoder_name_or_path=None))
 
 

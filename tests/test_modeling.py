@@ -7,6 +7,7 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import get_overloads
 
 import pytest
 import torch
@@ -121,9 +122,36 @@ def test_unknown_checkpoint_is_one_line(name: str) -> None:
     assert name in str(caught.value)
 
 
-def test_a_base_model_is_no_checkpoint(base_dir: Path) -> None:
-    with pytest.raises(CheckpointError):
+def test_a_base_model_is_no_checkpoint(base_dir: Path, capfd: pytest.CaptureFixture[str], caplog) -> None:
+    with pytest.raises(CheckpointError, match=r"is a llama model, not a text2lora checkpoint: expected 'nano'"):
         Text2LoraModel.from_pretrained(base_dir)
+    assert (*capfd.readouterr(), caplog.text) == ("", "", "")  # no report of missing weights
+
+
+def test_an_adapter_is_no_checkpoint(t2l: Text2LoraModel, tmp_path: Path) -> None:
+    t2l.generate_lora(TEXTS[0]).save_pretrained(tmp_path / "a")
+    with pytest.raises(CheckpointError, match="is an adapter, no checkpoint"):
+        Text2LoraModel.from_pretrained(tmp_path / "a")
+
+
+def test_no_subfolder_is_none_or_empty(checkpoint_dir: Path, t2l: Text2LoraModel) -> None:
+    for subfolder in (None, "", "."):
+        assert same_weights(Text2LoraModel.from_pretrained(checkpoint_dir, subfolder=subfolder), t2l)
+
+
+def test_from_pretrained_gives_its_class(checkpoint_dir: Path) -> None:
+    class Mine(Text2LoraModel):
+        pass
+
+    model, info = Mine.from_pretrained(checkpoint_dir, output_loading_info=True)
+    assert type(model) is Mine
+    assert not info["missing_keys"]
+
+
+def test_type_checkers_see_the_class() -> None:
+    usual, with_info = get_overloads(Text2LoraModel.from_pretrained.__func__)
+    assert usual.__annotations__["return"] == "Self"
+    assert with_info.__annotations__["return"] == "tuple[Self, dict[str, Any]]"
 
 
 # -- adapters ---------------------------------------------------------------------------------------------------------
@@ -179,6 +207,20 @@ def test_task_embeddings_of_another_shape_are_refused(t2l: Text2LoraModel, shape
 def test_bad_descriptions_are_refused(t2l: Text2LoraModel, wrong: object) -> None:
     with pytest.raises(InvalidDescriptionError):
         t2l.generate_lora(wrong)
+
+
+def test_a_description_in_place_of_a_task_embedding_is_sent_to_generate_lora(t2l: Text2LoraModel) -> None:
+    with pytest.raises(CheckpointError, match="a description is for generate_lora or generate_adapter"):
+        t2l("city")
+
+
+def test_embeddings_and_weights_that_are_no_numbers_are_refused(make_model) -> None:
+    with pytest.raises(CheckpointError, match="gave weights that are no numbers"):
+        make_model().generate_lora(task_emb=torch.full((1, 24), float("nan")))
+    model = make_model()
+    model.hypernet.heads["q_proj"].weight.data[0] = float("inf")
+    with pytest.raises(CheckpointError, match="gave weights that are no numbers"):
+        model.generate_lora("a")
 
 
 def test_adapters_are_made_without_loading_a_base(t2l: Text2LoraModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,7 +382,7 @@ def test_weights_that_are_no_shares_are_refused(t2l: Text2LoraModel, weights: li
 
 
 def test_one_string_is_no_list_of_descriptions(t2l: Text2LoraModel) -> None:
-    with pytest.raises(InvalidDescriptionError, match="takes a list"):
+    with pytest.raises(InvalidDescriptionError, match="expected a list of descriptions, got str"):
         t2l.interpolate("ab", [0.5, 0.5])
 
 

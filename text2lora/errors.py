@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import reprlib
+
+
+def shown(value: object) -> str:
+    """A value in an error message: one short line."""
+    return " ".join(reprlib.repr(value).split())[:100]
+
 
 class Text2LoraError(Exception):
-    """The root of all errors that text2lora raises on purpose."""
+    """The root of all errors that text2lora raises on purpose. What it says is one line."""
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split())
+
+
+class DescriptionWarning(UserWarning):
+    """A task description is far from all of the training descriptions, so that its adapter may do something else."""
 
 
 class InvalidDescriptionError(Text2LoraError, ValueError):

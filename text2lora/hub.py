@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from safetensors import SafetensorError
 
-from text2lora.errors import CheckpointError, HubError, OutputError, Text2LoraError
+from text2lora.errors import CheckpointError, HubError, OutputError, Text2LoraError, shown
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, ResolvedRevision
@@ -64,6 +64,36 @@ def library_version() -> str:
 def resolve_name(name: str | os.PathLike[str], built_in: dict[str, Path]) -> str:
     """The folder of a built-in name, which nothing here hides (that is `./name`, or a `Path`); all else as it is."""
     return str(built_in.get(name, name) if isinstance(name, str) else name)
+
+
+def check_path(value: object, kind: type[Text2LoraError] = CheckpointError) -> str:
+    """The path, or Hub id, as a string.
+
+    Raises:
+        Text2LoraError: of the kind given: it is neither, or empty.
+    """
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(path, str) or not path.strip():
+        expected = "a folder" if kind is OutputError else "a folder or a Hub id"
+        raise kind(f"{shown(value)} is no path: expected {expected}")
+    return path
+
+
+def check_subfolder(subfolder: object) -> str:
+    """The path inside a folder or repository as a string; of None, an empty one.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    path = os.fspath(subfolder) if isinstance(subfolder, str | os.PathLike) else "" if subfolder is None else None
+    if not isinstance(path, str):
+        raise CheckpointError(f"subfolder is {shown(subfolder)}: expected a path inside the folder or repository")
+    return path
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
 
 
 def slug(text: str) -> str:
@@ -313,6 +343,9 @@ def resolve_commit(
     Raises:
         CheckpointError: there is no such repository or revision, or it cannot be reached and is not in the cache.
     """
+    source = check_path(source)
+    if not isinstance(revision, str | None):
+        raise CheckpointError(f"revision is {shown(revision)}: expected a branch, a tag or a commit")
     if os.path.isdir(source):
         return revision
     name = str(source)
@@ -348,6 +381,7 @@ def fetch_files(
         CheckpointError: one of them is not there.
     """
     commit = resolve_commit(source, revision, **hub)
+    check_subfolder(subfolder)
     folder = Path(source)
     if folder.is_dir():
         paths = {name: folder / (subfolder or "") / name for name in names}
@@ -622,7 +656,10 @@ def push_target(
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    with hub_errors(repo_id, revision, HubError):
+    for name, value, kinds in (("repo_id", repo_id, str), ("token", token, bool | str | None)):
+        if not isinstance(value, kinds):
+            raise HubError(f"{name} is {shown(value)}: expected {'USER/NAME' if name == 'repo_id' else 'a text'}")
+    with hub_errors(" ".join(repo_id.split()), revision, HubError):
         validate_repo_id(repo_id)
         user = _patiently(lambda: huggingface_hub.whoami(token, cache=True))
         repo_id = repo_id if "/" in repo_id else f"{user['name']}/{repo_id}"
@@ -901,12 +938,21 @@ def checkpoint_card(
         num_parameters: of the hypernetwork.
         repo_id: where the checkpoint will be.
         eval_results: figures by `TASK/METRIC`, as `gsm8k/accuracy`.
+
+    Raises:
+        CheckpointError: figures that are no numbers.
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     title = repo_id.rpartition("/")[2] if repo_id else "text2lora checkpoint"
     base, on_hub = _base_for_card(config.base_model_name_or_path)
-    figures = [(*name.rpartition("/")[::2], value) for name, value in (eval_results or {}).items()]
+    given = {} if eval_results is None else eval_results
+    if not isinstance(given, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, int | float) and abs(value) <= sys.float_info.max
+        for name, value in given.items()
+    ):
+        raise CheckpointError(f"eval_results is {shown(given)}: expected numbers by TASK/METRIC")
+    figures = [(*name.rpartition("/")[::2], float(value)) for name, value in given.items()]
     data = ModelCardData(
         model_name=title if figures else None,
         library_name="text2lora",

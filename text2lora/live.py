@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from text2lora.errors import CheckpointError
+from text2lora.errors import CheckpointError, shown
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -67,6 +67,8 @@ def attach(adapter: LoraAdapter, model: PreTrainedModel | PeftModel, name: str) 
     from peft import PeftModel, get_peft_model
 
     check_adapter_name(name)
+    if not isinstance(model, nn.Module):
+        raise CheckpointError(f"the model is {shown(model)}: expected a loaded base model, or a PeftModel around it")
     with _LOCK:
         wrapper = model if isinstance(model, PeftModel) else _wrapper_of(model)
         if wrapper is None:
@@ -105,8 +107,8 @@ def check_adapter_name(name: str) -> None:
         or hasattr(nn.ModuleDict(), name)
     ):
         raise CheckpointError(
-            f"{name!r} cannot name an adapter: PEFT takes no dot, no part of 'lora_' and no attribute of a module; "
-            "choose a word such as 'legal'"
+            f"{shown(name)} cannot name an adapter: PEFT takes no dot, no part of 'lora_' and no attribute of a "
+            "module; choose a word such as 'legal'"
         )
 
 

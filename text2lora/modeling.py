@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.utils.hub import resolve_revision
 
@@ -23,14 +25,17 @@ from text2lora.arithmetic import describe, numbers
 from text2lora.base import base_source, load_base
 from text2lora.configuration import Text2LoraConfig
 from text2lora.digest import config_values, digest
-from text2lora.encoder import TextEncoder, check_description, rescale
-from text2lora.errors import CheckpointError, InvalidDescriptionError
+from text2lora.encoder import TextEncoder, check_description, check_descriptions, rescale
+from text2lora.errors import CheckpointError, DescriptionWarning, OutputError, Text2LoraError, shown
 from text2lora.hub import (
     CARD_NAME,
     CHECKPOINTS,
     check_no_adapter,
+    check_path,
+    check_subfolder,
     checkpoint_card,
     find_file,
+    first_line,
     hub_fault,
     library_version,
     public_name,
@@ -52,6 +57,7 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
     from peft import PeftModel
 
+EXPECTED = f"expected {', '.join(map(repr, CHECKPOINTS))}, a folder or a Hub id of a checkpoint"
 _LOADING = threading.RLock()  # of encoders and bases, when first used; a lock in the model could not be copied
 
 
@@ -75,6 +81,9 @@ class Text2LoraModel(PreTrainedModel):
     model_tags = ["text2lora"]  # noqa: RUF012 - as transformers declares it
 
     def __init__(self, config: Text2LoraConfig):
+        if not isinstance(config, Text2LoraConfig) or not config.target_modules:
+            what = "has no target modules" if isinstance(config, Text2LoraConfig) else f"is {shown(config)}"
+            raise CheckpointError(f"the config {what}: make one with Text2LoraConfig.from_base_config")
         super().__init__(config)
         self.hypernet = build_hypernetwork(config)
         self._lazy: dict[str, Any] = {}
@@ -104,15 +113,40 @@ class Text2LoraModel(PreTrainedModel):
         super().initialize_weights()
         self.hypernet.init_outputs()
 
+    @overload
     @classmethod
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str],
         *args: Any,
-        encoder: str | TextEncoder | None = None,
-        base_model_kwargs: dict[str, Any] | None = None,
+        encoder: str | os.PathLike[str] | TextEncoder | None = None,
+        base_model_kwargs: Mapping[str, Any] | None = None,
+        output_loading_info: Literal[False] = False,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Self: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *args: Any,
+        encoder: str | os.PathLike[str] | TextEncoder | None = None,
+        base_model_kwargs: Mapping[str, Any] | None = None,
+        output_loading_info: Literal[True],
+        **kwargs: Any,
+    ) -> tuple[Self, dict[str, Any]]: ...
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *args: Any,
+        encoder: str | os.PathLike[str] | TextEncoder | None = None,
+        base_model_kwargs: Mapping[str, Any] | None = None,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Self | tuple[Self, dict[str, Any]]:
         """Load a checkpoint, strictly: a missing, superfluous or ill-shaped weight is an error.
 
         Args:
@@ -121,6 +155,7 @@ class Text2LoraModel(PreTrainedModel):
             *args: as in transformers.
             encoder: a path or Hub id to use in place of the checkpoint's text encoder, or a `TextEncoder`.
             base_model_kwargs: for the base model's `from_pretrained`, when it is loaded.
+            output_loading_info: also give what transformers says of the loaded weights.
             **kwargs: as in transformers: `dtype`, `device_map`, `subfolder`, `revision`, `token`, `local_files_only`,
                 `cache_dir`, ...; `token`, `local_files_only` and `cache_dir` serve encoder and base too. All files
                 come from the one commit that `revision` is now; adapters carry it in their metadata.
@@ -128,14 +163,20 @@ class Text2LoraModel(PreTrainedModel):
         Raises:
             CheckpointError: nothing is there, or it is not a whole text2lora checkpoint.
         """
-        name = str(pretrained_model_name_or_path)
+        name = check_path(pretrained_model_name_or_path)
+        if not isinstance(encoder, str | os.PathLike | TextEncoder | None):
+            raise CheckpointError(f"encoder is {shown(encoder)}: expected a folder, a Hub id or a TextEncoder")
+        if not isinstance(base_model_kwargs, Mapping | None):
+            raise CheckpointError(f"base_model_kwargs is {shown(base_model_kwargs)}: expected options by name")
+        if not isinstance(output_loading_info, bool):
+            raise CheckpointError(f"output_loading_info is {shown(output_loading_info)}: expected True or False")
         path = resolve_name(pretrained_model_name_or_path, CHECKPOINTS)
-        with_info = kwargs.pop("output_loading_info", False)
+        kwargs["subfolder"] = check_subfolder(kwargs.get("subfolder"))
         shared = {k: v for k, v in kwargs.items() if k in ("token", "local_files_only", "cache_dir")}
-        check_no_adapter(Path(path, kwargs.get("subfolder") or ""))
+        check_no_adapter(Path(path, kwargs["subfolder"]))
         if (commit := resolve_commit(path, kwargs.get("revision"), **shared)) is not None:
             kwargs["revision"] = commit
-        files = find_upstream(path, kwargs.get("subfolder"), revision=kwargs.get("revision"), **shared)
+        files = find_upstream(path, kwargs["subfolder"], revision=kwargs.get("revision"), **shared)
         try:
             if files:
                 config, state = read_upstream(
@@ -146,35 +187,34 @@ class Text2LoraModel(PreTrainedModel):
                     None, config=config, state_dict=state, output_loading_info=True, **options
                 )
             else:
+                _check_kind(path, name, kwargs["subfolder"], kwargs.get("revision"), shared)
                 model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
-        except (OSError, ValueError, RuntimeError, KeyError, StrictDataclassError) as error:
+        except Exception as error:  # which depends on what is wrong with a file or an option
             if isinstance(error, CheckpointError):
                 raise
             if fault := hub_fault(error, name, commit):
                 raise CheckpointError(fault) from error
-            cause = error.__cause__ if isinstance(error, StrictDataclassError) else error
-            reason = str(cause).strip().split("\n")[0]
+            reason = first_line(error.__cause__ or error if isinstance(error, StrictDataclassError) else error)
             raise CheckpointError(
-                f"{name!r} is not a text2lora checkpoint that can be loaded ({reason}): expected "
-                f"{', '.join(map(repr, CHECKPOINTS))}, a folder or a Hub id"
+                f"{name!r} is not a text2lora checkpoint that can be loaded ({reason}): {EXPECTED}"
             ) from error
         wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys") if info[kind]}
         if wrong:
             raise CheckpointError(f"the weights of {name!r} do not match its config: {wrong}")
         _align(model)
         model.config.name_or_path = name
-        model._load_kwargs = {"encoder": encoder, "shared": shared, "base": base_model_kwargs or {}}
+        model._load_kwargs = {"encoder": encoder, "shared": shared, "base": dict(base_model_kwargs or {})}
         model._load_kwargs["files"] = {
             "source": path,
-            "subfolder": kwargs.get("subfolder"),
+            "subfolder": kwargs["subfolder"],
             "revision": kwargs.get("revision"),
             **shared,
         }
         model._load_kwargs["origin"] = {
-            "checkpoint_subfolder": kwargs.get("subfolder"),
+            "checkpoint_subfolder": kwargs["subfolder"],
             "checkpoint_commit": getattr(commit, "resolved", None),
         }
-        return (model, info) if with_info else model
+        return (model, info) if output_loading_info else model
 
     def save_pretrained(
         self,
@@ -192,18 +232,30 @@ class Text2LoraModel(PreTrainedModel):
             *args: as in transformers.
             eval_results: figures for the card by `TASK/METRIC`, as `gsm8k/accuracy`.
             **kwargs: as in transformers; `push_to_hub=True` calls `push_to_hub` with `repo_id`, or the folder's name.
+
+        Raises:
+            OutputError: the folder cannot be written.
+            CheckpointError: figures that are no numbers.
         """
         push = kwargs.pop("push_to_hub", False)
         names = ("repo_id", "commit_message", "private", "revision", "create_pr", "force")
         hub = {name: kwargs.pop(name) for name in names if name in kwargs}
-        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
-        if is_main_process:
-            card = checkpoint_card(self.config, self.num_parameters(), eval_results=eval_results)
-            Path(save_directory, CARD_NAME).write_text(card, encoding="utf-8")
-            if self.description_statistics:
-                self.description_statistics.save(save_directory)
+        folder = Path(check_path(save_directory, OutputError))
+        if folder.is_file():
+            raise OutputError(f"{folder} is a file: choose another folder")
+        card = checkpoint_card(self.config, self.num_parameters(), eval_results=eval_results)
+        try:
+            super().save_pretrained(folder, is_main_process, *args, **kwargs)
+            if is_main_process:
+                (folder / CARD_NAME).write_text(card, encoding="utf-8")
+                if self.description_statistics:
+                    self.description_statistics.save(folder)
+        except Text2LoraError:
+            raise
+        except Exception as error:  # of a path, or of an option of transformers
+            raise OutputError(f"{folder} cannot be written ({first_line(error)})") from error
         if push:
-            hub.setdefault("repo_id", Path(save_directory).name)
+            hub.setdefault("repo_id", folder.name)
             self.push_to_hub(**hub, token=kwargs.get("token"), eval_results=eval_results)
 
     def push_to_hub(
@@ -274,6 +326,8 @@ class Text2LoraModel(PreTrainedModel):
 
     @encoder.setter
     def encoder(self, encoder: TextEncoder) -> None:
+        if not isinstance(encoder, TextEncoder):
+            raise CheckpointError(f"encoder is {shown(encoder)}: expected a TextEncoder")
         self._lazy["encoder"] = encoder
 
     @property
@@ -292,6 +346,8 @@ class Text2LoraModel(PreTrainedModel):
 
     @description_statistics.setter
     def description_statistics(self, statistics: DescriptionStatistics | None) -> None:
+        if not isinstance(statistics, DescriptionStatistics | None):
+            raise CheckpointError(f"statistics are {shown(statistics)}: expected DescriptionStatistics or None")
         self._lazy["statistics"] = statistics
 
     @property
@@ -345,10 +401,11 @@ class Text2LoraModel(PreTrainedModel):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         source = self._base_source() if name is None else self._load_kwargs.get("shared", {})
+        path = self.config.base_model_name_or_path if name is None else check_path(name)
         options = {"device_map": str(self.device), **source} | self._load_kwargs.get("base", {}) | kwargs
-        base = load_base(AutoModelForCausalLM, str(name or self.config.base_model_name_or_path or ""), **options)
+        base = load_base(AutoModelForCausalLM, path, **options)
         with contextlib.suppress(OSError, ValueError):  # a base may come without a tokenizer
-            keep_ends(base, self.base_tokenizer if name is None else load_base(AutoTokenizer, str(name), **source))
+            keep_ends(base, self.base_tokenizer if name is None else load_base(AutoTokenizer, path, **source))
         return base if {"dtype", "torch_dtype"} & options.keys() else widen(base)
 
     @property
@@ -378,7 +435,13 @@ class Text2LoraModel(PreTrainedModel):
 
         Returns:
             By target module: A [n, layers, r, in] and B [n, layers, out, r].
+
+        Raises:
+            CheckpointError: no task embeddings, or of another size than the checkpoint's.
         """
+        self._check_task_emb(task_emb)
+        if not len(task_emb):
+            raise CheckpointError(f"task embeddings of shape {list(task_emb.shape)}: expected one at least")
         return self.hypernet(task_emb)
 
     @overload
@@ -400,6 +463,9 @@ class Text2LoraModel(PreTrainedModel):
     ) -> LoraAdapter | list[LoraAdapter]:
         """Make adapters in batched passes. No base model is loaded.
 
+        A description that is far from all of the training descriptions gets a `DescriptionWarning`, if the checkpoint
+        knows them: see `standing`. With `task_emb` there is none.
+
         Args:
             description: what the adapter should do; a list gives a list.
             task_emb: task embeddings [n, d] (or token states [n, tokens, d]) in place of the encoder's; then
@@ -411,19 +477,21 @@ class Text2LoraModel(PreTrainedModel):
 
         Raises:
             InvalidDescriptionError: a description that is empty, not a string, or of control characters.
-            CheckpointError: task embeddings of another size than the checkpoint's.
+            CheckpointError: task embeddings of another size than the checkpoint's, or weights that are no numbers.
         """
         scale = check_scale(scale)
-        one = isinstance(description, str | bytes)  # bytes only to be refused
-        single = task_emb is None and (one or not isinstance(description, Sequence))
-        given = [description] if single or one else list(description or [])
+        one = isinstance(description, str | bytes) or not isinstance(description, Sequence)
+        single = task_emb is None and one
+        given = [description] if one else list(description or [])
+        checked = [] if task_emb is not None and description is None else [check_description(text) for text in given]
+        if task_emb is not None:
+            self._check_task_emb(task_emb)
+            checked = checked or [""] * len(task_emb)
+        if not checked:
+            return []
         if task_emb is None:
-            checked = [check_description(text) for text in given]
-            if not checked:
-                return []
             task_emb = self.encoder.encode(checked)
-        else:
-            checked = [check_description(text) for text in given] or [""] * len(task_emb)
+            self._warn_far(checked, task_emb)
         self._check_task_emb(task_emb, len(checked))
         made: list[LoraAdapter] = []
         for part in task_emb.split(self.tasks_per_pass):
@@ -454,18 +522,17 @@ class Text2LoraModel(PreTrainedModel):
             CheckpointError: weights that are not such numbers.
         """
         scale = check_scale(scale)
-        if isinstance(descriptions, str):
-            raise InvalidDescriptionError("interpolate takes a list of descriptions, got a string")
+        checked = check_descriptions(descriptions)
         shares = torch.tensor(numbers(weights), dtype=torch.float64)
-        if len(shares) != len(descriptions) or not (shares >= 0).all() or not 0 < shares.sum() < float("inf"):
+        if len(shares) != len(checked) or not (shares >= 0).all() or not 0 < shares.sum() < float("inf"):
             raise CheckpointError(
-                f"weights are {weights}: expected a number from 0 upwards for each of the {len(descriptions)} "
+                f"weights are {shown(weights)}: expected a number from 0 upwards for each of the {len(checked)} "
                 "descriptions, not all of them 0"
             )
         shares = (shares / shares.sum()).float().to(self.device)
-        checked = [check_description(text) for text in descriptions]
         task_emb = self.encoder.encode(checked).to(self.device)
         self._check_task_emb(task_emb, len(checked))
+        self._warn_far(checked, task_emb)
         if self.config.task_encoder == "tokens":
             task = shares.to(self.dtype) @ self.hypernet.task_encoder(task_emb.to(self.dtype))
             made = self.hypernet.decode(task[None])
@@ -505,6 +572,7 @@ class Text2LoraModel(PreTrainedModel):
             return None
         if task_emb is None:
             task_emb = self.encoder.encode(texts)
+        self._check_task_emb(task_emb, len(texts))
         found = [statistics.place(text, emb) for text, emb in zip(texts, task_emb, strict=True)]
         return found[0] if single else found
 
@@ -557,15 +625,44 @@ class Text2LoraModel(PreTrainedModel):
             base_model = self.load_base_model(base_model)
         return apply_apart(adapter, base_model, adapter_name)
 
-    def _check_task_emb(self, task_emb: torch.Tensor, count: int) -> None:
+    def _warn_far(self, descriptions: Sequence[str], task_emb: torch.Tensor) -> None:
+        """Warn once a call, at the line of the caller outside of text2lora and torch."""
+        if (statistics := self.description_statistics) is None:
+            return
+        standings = (statistics.place(text, emb) for text, emb in zip(descriptions, task_emb, strict=True))
+        if not (found := [standing.warning for standing in standings if standing.warning]):
+            return
+        more = f" ({len(found) - 1} other descriptions are unlike it too)" if len(found) > 1 else ""
+        level, frame = 1, sys._getframe()
+        while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("text2lora", "torch"):
+            level, frame = level + 1, frame.f_back
+        warnings.warn(found[0] + more, DescriptionWarning, stacklevel=level)
+
+    def _check_task_emb(self, task_emb: torch.Tensor, count: int | None = None) -> None:
+        """Check that task embeddings are what the hypernetwork reads, and as many as `count`, if that is given."""
+        if not isinstance(task_emb, torch.Tensor) or not task_emb.is_floating_point():
+            hint = ": a description is for generate_lora or generate_adapter" if isinstance(task_emb, str) else ""
+            raise CheckpointError(f"task embeddings are {shown(task_emb)}: expected a tensor of floats{hint}")
         dims = 3 if self.config.task_encoder == "tokens" else 2
         shape = tuple(task_emb.shape)
-        if task_emb.ndim != dims or shape[0] != count or shape[-1] != self.config.task_emb_size:
-            expected = f"[{count}, {'tokens, ' if dims == 3 else ''}{self.config.task_emb_size}]"
+        number = shape[:1] if count is None else (count,)
+        if task_emb.ndim != dims or shape[:1] != number or shape[-1] != self.config.task_emb_size:
+            expected = (
+                f"[{'n' if count is None else count}, {'tokens, ' if dims == 3 else ''}{self.config.task_emb_size}]"
+            )
             raise CheckpointError(f"task embeddings of shape {list(shape)}: expected {expected}")
 
     def _adapters(self, weights: LoraWeights, descriptions: Sequence[str], scale: float) -> list[LoraAdapter]:
-        """The hypernetwork's output as one adapter per task."""
+        """The hypernetwork's output as one adapter per task.
+
+        Raises:
+            CheckpointError: it holds infinity or NaN.
+        """
+        if not all(factor.isfinite().all() for factors in weights.values() for factor in factors):
+            raise CheckpointError(
+                "the hypernetwork gave weights that are no numbers: its own weights or the task embeddings hold such, "
+                "or are too large for its dtype"
+            )
         source = {
             **self.origin,
             "encoder": public_name(self.encoder_name),
@@ -604,6 +701,18 @@ def to_adapters(
                     key = f"{PREFIX}{path.format(layer=layer)}.lora_{letter}.weight"
                     state[key] = weight.clone(memory_format=torch.contiguous_format)
     return [LoraAdapter(state, spec, noted) for state, noted in zip(states, metadata, strict=True)]
+
+
+def _check_kind(path: str, name: str, subfolder: str, revision: Any, hub: Mapping[str, Any]) -> None:
+    """Refuse what is no checkpoint of text2lora before transformers tries to load it as one.
+
+    Raises:
+        CheckpointError: it is a model of another kind.
+    """
+    values, _ = PreTrainedConfig.get_config_dict(path, subfolder=subfolder, revision=revision, **hub)
+    if (kind := values.get("model_type")) != Text2LoraConfig.model_type:
+        what = f"a {kind} model" if kind else "a model of an unknown type"
+        raise CheckpointError(f"{name!r} is {what}, not a text2lora checkpoint: {EXPECTED}")
 
 
 def _align(model: nn.Module) -> None:

@@ -58,7 +58,8 @@ def apply_apart(adapter: LoraAdapter, model: PreTrainedModel | PeftModel, adapte
     Raises:
         CheckpointError: see `LoraAdapter.apply_to`.
     """
-    if isinstance(model, PeftModel) or any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+    plain = isinstance(model, nn.Module) and not isinstance(model, PeftModel)
+    if not plain or any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         return adapter.apply_to(model, adapter_name)
     wrapper = adapter.apply_to(share(model), adapter_name)
     wrapper.base_model.__class__ = SharedLoraModel
