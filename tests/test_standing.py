@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from text2lora import CheckpointError, InvalidDescriptionError, Text2LoraModel
+from text2lora import CheckpointError, DescriptionWarning, InvalidDescriptionError, Text2LoraModel
 from text2lora.standing import (
     FILE_NAME,
     MAX_WORDINGS,
     DescriptionStatistics,
+    Neighbour,
+    Standing,
     choose_descriptions,
     measure_descriptions,
     summarise,
@@ -155,6 +159,64 @@ def test_checkpoints_without_statistics_say_so(checkpoint_dir: Path) -> None:
     assert model.standing(["the city"]) is None
     with pytest.raises(InvalidDescriptionError, match="must be a string"):
         model.standing(3)
+
+
+def warned(call: Callable[[], object]) -> list[str]:
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        call()
+    found = [warning for warning in found if warning.category is not FutureWarning]  # of PEFT
+    assert all(warning.category is DescriptionWarning for warning in found)
+    assert all(warning.filename == __file__ for warning in found)  # where text2lora was called
+    return [str(warning.message) for warning in found]
+
+
+def test_python_warns_of_a_junk_description_once_a_call() -> None:
+    model = Text2LoraModel.from_pretrained("nano")
+    junk, good = "qqqqqqqqqqqqqqqqqq", "Where does it ship to? Answer in capital letters."
+    assert warned(lambda: model.generate_lora(good)) == []
+    for make in (model.generate_lora, model.generate_adapter):
+        (message,) = warned(lambda make=make: make(junk))
+        assert message.startswith(f"'{junk}' is unlike what this checkpoint was trained on, so its adapter may do som")
+    (message,) = warned(lambda: model.generate_lora([good, junk, "zzz"]))
+    assert message.endswith("(1 other descriptions are unlike it too)")
+    assert len(warned(lambda: model.interpolate([good, junk], [1, 1]))) == 1
+    assert warned(lambda: model.generate_lora(junk, task_emb=model.encoder.encode([junk]))) == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DescriptionWarning)
+        with pytest.raises(DescriptionWarning):
+            model.generate_lora(junk)
+
+
+def test_a_warning_shows_by_how_much_it_is_one() -> None:
+    place = [Neighbour("price", 0.5660613775253296)]
+    warning = Standing("the price", place, 0.2, 0.5741428732872009).warning
+    assert "is 0.566, and 99.7 % of the training descriptions have 0.574 or more" in warning
+    assert "try the adapter on an input" in warning
+    close = Standing("the price", [Neighbour("price", 0.57414)], 0.3, 0.5741428732872009)
+    assert "is 0.574140, and 99.7 % of the training descriptions have 0.574143 or more" in close.warning
+    assert Standing("the price", [Neighbour("price", 0.5741428732872009)], 0.3, 0.5741428732872009).warning is None
+
+
+def test_a_standing_says_what_it_means() -> None:
+    place = [Neighbour("price", 0.7), Neighbour("name", 0.6)]
+    prefix = "nearest training tasks: price 0.70, name 0.60; "
+    for percentile, threshold, verdict in [
+        (31.4, 0.5, "well within what training covers (31 % of its descriptions are further off)"),
+        (1.5, 0.5, "at the edge of what training covers (2 % of its descriptions are further off): try it on an input"),
+        (
+            0.4,
+            0.5,
+            "at the edge of what training covers (0.4 % of its descriptions are further off): try it on an input",
+        ),
+        (0.0, 0.8, "outside what training covers"),
+    ]:
+        assert str(Standing("the price", place, percentile, threshold)) == prefix + verdict
+
+
+def test_nothing_stands_nowhere() -> None:
+    model = Text2LoraModel.from_pretrained("nano")
+    assert model.standing([]) == []
 
 
 def test_nano_knows_its_descriptions_from_junk() -> None:

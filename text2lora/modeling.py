@@ -402,6 +402,7 @@ class Text2LoraModel(PreTrainedModel):
 
         source = self._base_source() if name is None else self._load_kwargs.get("shared", {})
         path = self.config.base_model_name_or_path if name is None else check_path(name)
+        path = path if isinstance(name, str | None) else os.path.abspath(name)  # a Path is no name of a built-in base
         options = {"device_map": str(self.device), **source} | self._load_kwargs.get("base", {}) | kwargs
         base = load_base(AutoModelForCausalLM, path, **options)
         with contextlib.suppress(OSError, ValueError):  # a base may come without a tokenizer

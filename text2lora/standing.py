@@ -27,6 +27,8 @@ MAX_WORDINGS = 16
 FAR = 0.003
 """The share of training descriptions that is as far from every other task as a text that gets a warning; chosen on
 nano's development descriptions, of which it warns of none."""
+EDGE = 5.0
+"""The percentile below which a description is called unusual, though it gets no warning."""
 
 
 class Neighbour(NamedTuple):
@@ -62,15 +64,30 @@ class Standing:
         """What is wrong with a text that is far from all training descriptions."""
         if self.similarity >= self.threshold:
             return None
+        own, usual = _apart(self.similarity, self.threshold)
         return (
-            f"{_short(self.description)!r} is unlike what this checkpoint was trained on (the nearest task, "
-            f"{self.nearest[0].task!r}, has a similarity of {self.similarity:.2f}; training descriptions have "
-            f"{self.threshold:.2f} or more): say in plain words what to do with an input"
+            f"{_short(self.description)!r} is unlike what this checkpoint was trained on, so its adapter may do "
+            f"something else: its similarity to the nearest training task, {self.nearest[0].task!r}, is {own}, and "
+            f"{100 * (1 - FAR):g} % of the training descriptions have {usual} or more; try the adapter on an input, or "
+            "say in plain words what to do with an input"
         )
+
+    @property
+    def verdict(self) -> str:
+        """What its place among the training descriptions means for its adapter."""
+        if self.warning:
+            return "outside what training covers"
+        if self.percentile < EDGE:
+            further = f"{self.percentile:.1g}" if self.percentile < 1 else f"{self.percentile:.0f}"
+            return (
+                f"at the edge of what training covers ({further} % of its descriptions are further off): try it on an "
+                "input"
+            )
+        return f"well within what training covers ({self.percentile:.0f} % of its descriptions are further off)"
 
     def __str__(self) -> str:
         tasks = ", ".join(f"{task} {similarity:.2f}" for task, similarity in self.nearest)
-        return f"nearest training tasks: {tasks}; closer than {self.percentile:.0f} % of the training descriptions"
+        return f"nearest training tasks: {tasks}; {self.verdict}"
 
     def as_dict(self) -> dict[str, Any]:
         """The standing for JSON."""
@@ -228,6 +245,12 @@ def mean_over_tokens(task_emb: torch.Tensor) -> torch.Tensor:
 def _project(vectors: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
     """Of length 1 before, so that the product with a centre is their cosine."""
     return F.normalize(vectors, dim=-1) @ basis
+
+
+def _apart(one: float, two: float) -> tuple[str, str]:
+    """Two numbers with as many digits as show that they differ; two digits at least."""
+    shown = ((f"{one:.{digits}f}", f"{two:.{digits}f}") for digits in range(2, 18))
+    return next((pair for pair in shown if pair[0] != pair[1]), (repr(one), repr(two)))
 
 
 def _short(text: str) -> str:
