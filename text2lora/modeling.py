@@ -628,10 +628,16 @@ class Text2LoraModel(PreTrainedModel):
 
     def _warn_far(self, descriptions: Sequence[str], task_emb: torch.Tensor) -> None:
         """Warn once a call, at the line of the caller outside of text2lora and torch."""
-        if (statistics := self.description_statistics) is None:
-            return
-        standings = (statistics.place(text, emb) for text, emb in zip(descriptions, task_emb, strict=True))
-        if not (found := [standing.warning for standing in standings if standing.warning]):
+        try:
+            statistics = self.description_statistics
+        except CheckpointError as error:  # adapters can be made without them
+            found = [f"how far the description is from the training descriptions is unknown: {error}"]
+        else:
+            if statistics is None:
+                return
+            standings = (statistics.place(text, emb) for text, emb in zip(descriptions, task_emb, strict=True))
+            found = [standing.warning for standing in standings if standing.warning]
+        if not found:
             return
         more = f" ({len(found) - 1} other descriptions are unlike it too)" if len(found) > 1 else ""
         level, frame = 1, sys._getframe()

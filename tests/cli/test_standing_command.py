@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from text2lora import CheckpointError, InvalidDescriptionError
+from text2lora import CheckpointError, DescriptionWarning, InvalidDescriptionError
 from text2lora.cli import app
 
 JUNK = "asdfjkl; qwpoeiru zxmcv"
@@ -33,6 +33,12 @@ def test_make_warns_of_junk_and_makes_it_all_the_same(tmp_path: Path) -> None:
     assert "Warning" in result.stderr
     assert "is unlike what this checkpoint was trained on" in result.stderr
     assert (tmp_path / "a" / "adapter_config.json").is_file()
+
+
+def test_commands_leave_warning_to_their_own_lines(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    for options in ([JUNK, GOOD], [JUNK, GOOD, "--mix", "1,1"]):
+        assert run("make", *options, "-o", tmp_path / str(len(options))).exit_code == 0
+    assert not [warning for warning in recwarn if warning.category is DescriptionWarning]
 
 
 def test_json_holds_the_standing_of_every_part(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
+from text2lora.errors import DescriptionWarning
 from text2lora.hub import CHECKPOINTS, MARKERS, PACKAGE
 
 
@@ -237,6 +238,7 @@ def quiet() -> None:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DescriptionWarning)  # commands print standings themselves
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
