@@ -16,7 +16,7 @@ from text2lora.cli.adapters import load_base as load_base_of
 from text2lora.errors import InvalidInputError, TrainingError
 from text2lora.export import export_merged
 from text2lora.inference import complete, generate_answers
-from text2lora.training.language import prompt_batch
+from text2lora.language import prompt_batch
 from text2lora.turns import AnswerForm, Stops, as_turn
 
 CHATML = (

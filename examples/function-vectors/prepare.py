@@ -21,9 +21,9 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from text2lora.language import AnswerCollator, answer_loss, exact_match
 from text2lora.nano.pretrain import BaseConfig, build_base
 from text2lora.training.fit import FitConfig, fit, step_rng, summed
-from text2lora.training.language import AnswerCollator, answer_loss, exact_match
 
 HERE = Path(__file__).parent
 INPUT, ANSWER, END, PAD = "<|in|>", "<|out|>", "<|end|>", "<|pad|>"

@@ -24,7 +24,7 @@ from text2lora import LoraAdapter, Text2LoraModel
 from text2lora.evaluation.check import CheckTask, check_conditioning
 from text2lora.evaluation.metrics import bootstrap
 from text2lora.hub import slug
-from text2lora.training.language import AnswerCollator, exact_match, prompt_batch
+from text2lora.language import AnswerCollator, exact_match, prompt_batch
 from text2lora.training.tasks import Task, read_tasks
 
 CONDITIONS = {

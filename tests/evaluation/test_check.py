@@ -53,7 +53,7 @@ def test_report_holds_every_condition_and_its_own_tasks(make_model, base, tokeni
 
 
 def test_matched_loss_is_that_of_the_adapter_through_peft(make_model, load_base, tokenizer) -> None:
-    from text2lora.training.language import answer_logits, prompt_batch
+    from text2lora.language import answer_logits, prompt_batch
 
     model = make_model()
     report = check_conditioning(model, load_base(), tokenizer, TASKS)
@@ -66,7 +66,7 @@ def test_matched_loss_is_that_of_the_adapter_through_peft(make_model, load_base,
 
 
 def test_average_adapter_is_the_one_between_the_descriptions(make_model, load_base, tokenizer) -> None:
-    from text2lora.training.language import answer_logits, prompt_batch
+    from text2lora.language import answer_logits, prompt_batch
 
     for kwargs in ({}, {"task_encoder": "tokens", "encoder_pooling": "none"}):
         model = make_model(**kwargs)

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from text2lora import LoraAdapter, Text2LoraConfig, Text2LoraModel, base_model_path
 from text2lora.cli import app
 from text2lora.errors import InvalidDescriptionError, MissingExtraError, TrainingError
+from text2lora.language import prompt_batch
 from text2lora.recipes import FOLDERS, KINDS, run_recipe
 from text2lora.training.engine import is_main_process
-from text2lora.training.language import prompt_batch
 from text2lora.training.recipe import parse, read_recipe
 from text2lora.training.runs import BaseSpec, _examples, _folders, load_base, load_tasks, prepare_tasks, set_offset
 from text2lora.training.tasks import SplitConfig, Task, TaskExample, TaskSet

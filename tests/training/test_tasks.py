@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from text2lora.errors import TrainingError
-from text2lora.training.language import prompt_batch
+from text2lora.language import prompt_batch
 from text2lora.training.tasks import (
     HubTasks,
     SplitConfig,

@@ -19,8 +19,8 @@ from text2lora.evaluation.bench import medians
 from text2lora.evaluation.memory import peak_of
 from text2lora.hub import BASES
 from text2lora.hypernetwork import LoraWeights
-from text2lora.training.injection import LoraInjector
-from text2lora.training.language import AnswerBatch, prompt_batch
+from text2lora.injection import LoraInjector
+from text2lora.language import AnswerBatch, prompt_batch
 from text2lora.training.recon import squared_error
 from text2lora.training.tasks import Task, TaskExample, TaskSet
 

@@ -13,9 +13,9 @@ from text2lora.arithmetic import cosine_matrix
 from text2lora.encoder import check_description
 from text2lora.evaluation.check import CheckTask, context_of
 from text2lora.inference import generate_answers
+from text2lora.injection import LoraInjector
 from text2lora.modeling import Text2LoraModel
 from text2lora.standing import Standing
-from text2lora.training.injection import LoraInjector
 from text2lora.training.sft import TaskScore, score_examples
 
 

@@ -13,8 +13,8 @@ from text2lora.errors import EvaluationError, MissingExtraError, TrainingError
 from text2lora.evaluation.tasks import BENCHMARKS, EvalTask, Example, Row, own_task
 from text2lora.hub import hub_fault
 from text2lora.installation import install_command
+from text2lora.language import Prompt
 from text2lora.textfiles import read_lines
-from text2lora.training.data import Prompt
 from text2lora.training.tasks import YAML, TaskExample, read_tasks
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json.gz", ".json")

@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from text2lora.evaluation.table import Row, make_row
 from text2lora.hub import BASES
 from text2lora.hypernetwork import LoraWeights
+from text2lora.injection import LoraInjector
+from text2lora.language import AnswerCollator, exact_match, prompt_batch
 from text2lora.modeling import Text2LoraModel
 from text2lora.nano.pretrain import shots_document
 from text2lora.nano.source import evaluation_examples, read_split
@@ -21,8 +23,6 @@ from text2lora.nano.tasks import TASKS
 from text2lora.nano.tokenizer import ANSWER, END
 from text2lora.nano.train import BASELINES
 from text2lora.nano.wording import describe
-from text2lora.training.injection import LoraInjector
-from text2lora.training.language import AnswerCollator, exact_match, prompt_batch
 from text2lora.training.lora import LoraTable
 from text2lora.training.sft import match_examples
 

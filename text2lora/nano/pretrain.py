@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from text2lora.language import AnswerCollator, answer_loss, exact_match
 from text2lora.nano.corpus import GROUP_WEIGHTS, PretrainingDocuments, sample_example
 from text2lora.nano.records import sample_record
 from text2lora.nano.tasks import TASKS, UNSEEN, header
 from text2lora.nano.tokenizer import ANSWER, END, RECORD, build_tokenizer
 from text2lora.training.fit import FitConfig, fit, step_rng, summed
-from text2lora.training.language import AnswerCollator, answer_loss, exact_match
 
 
 @dataclass(frozen=True)

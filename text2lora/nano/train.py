@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import TrainingError
 from text2lora.hub import BASES, CHECKPOINTS, atomic_file, atomic_folder
+from text2lora.language import Example
 from text2lora.modeling import Text2LoraModel
 from text2lora.nano.corpus import TaskSampler, sample_example
 from text2lora.nano.pretrain import BaseConfig, pretrain_base
 from text2lora.nano.source import NanoTasks, read_probes, read_split
 from text2lora.nano.tasks import TASKS, UNSEEN
-from text2lora.training.data import Example
 from text2lora.training.fit import FitConfig
 from text2lora.training.lora import train_loras
 from text2lora.training.sft import SftConfig, train_sft

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, TrainingError
-from text2lora.training.data import Example
+from text2lora.language import Example
 from text2lora.turns import Stops, as_turn, padding_id
 
 Chat = Callable[[str, int], str]

@@ -19,8 +19,9 @@ from text2lora.configuration import Text2LoraConfig
 from text2lora.digest import digest
 from text2lora.errors import MissingExtraError, TrainingError
 from text2lora.hub import MARKERS, slug, write_atomically
+from text2lora.language import Example
 from text2lora.modeling import Text2LoraModel, to_adapters
-from text2lora.training.data import Example, Probe, TaskSource
+from text2lora.training.data import Probe, TaskSource
 from text2lora.training.engine import EngineConfig, is_main_process
 from text2lora.training.fit import FitConfig
 from text2lora.training.generated import PythonTasks, make_tasks

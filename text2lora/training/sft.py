@@ -15,12 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.errors import TrainingError
 from text2lora.hypernetwork import LoraWeights
+from text2lora.injection import LoraInjector
+from text2lora.language import Example, answer_logits, answer_loss, count_matches, prompt_batch
 from text2lora.modeling import Text2LoraModel
-from text2lora.training.data import DescriptionBank, Example, Probe, TaskSource, perturb
+from text2lora.training.data import DescriptionBank, Probe, TaskSource, perturb
 from text2lora.training.engine import EngineConfig, prepare_base, start_engine
 from text2lora.training.fit import FitConfig, StepResult, fit, step_rng
-from text2lora.training.injection import LoraInjector
-from text2lora.training.language import answer_logits, answer_loss, count_matches, prompt_batch
 from text2lora.training.recipe import check_least, check_shares
 from text2lora.training.state import save_checkpoint
 

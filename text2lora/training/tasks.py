@@ -15,8 +15,9 @@ import yaml
 from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, MissingExtraError, TrainingError
 from text2lora.installation import install_command
+from text2lora.language import Example, Prompt
 from text2lora.textfiles import read_lines, read_text
-from text2lora.training.data import Example, Probe, Prompt, TaskDraw
+from text2lora.training.data import Probe, TaskDraw
 from text2lora.training.recipe import check_least, check_shares
 
 LOTS_OF_LORAS = {

@@ -24,10 +24,10 @@ from text2lora.errors import CheckpointError, HubError, InvalidDescriptionError,
 from text2lora.hub import CHECKPOINTS
 from text2lora.hypernetwork import LoraWeights
 from text2lora.inference import generate, pad_left
+from text2lora.injection import LoraInjector
 from text2lora.live import PREFIX
 from text2lora.modeling import Text2LoraModel
 from text2lora.standing import Standing
-from text2lora.training.injection import LoraInjector
 from text2lora.turns import Stops, as_turn
 
 

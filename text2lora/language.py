@@ -11,8 +11,13 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.errors import TrainingError
-from text2lora.training.data import Example
 from text2lora.turns import AnswerForm, as_turn, padding_id
+
+Prompt = str | list[dict[str, str]]
+"""What the user says, or chat messages with `role` and `content`."""
+
+Example = tuple[Prompt, str]
+"""A prompt and its response."""
 
 
 @dataclass

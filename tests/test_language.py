@@ -14,7 +14,7 @@ from transformers import (
 
 from text2lora.errors import TrainingError
 from text2lora.inference import generate_answers
-from text2lora.training.language import AnswerCollator, answer_logits, answer_loss, exact_match, prompt_batch
+from text2lora.language import AnswerCollator, answer_logits, answer_loss, exact_match, prompt_batch
 from text2lora.turns import as_turn
 
 EXAMPLES = [("city?", "Oslo"), ("a much longer question", "no"), ("x", "")]

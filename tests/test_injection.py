@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from text2lora.training.injection import LoraInjector
+from text2lora.injection import LoraInjector
 
 MODULES = ("v_proj", "q_proj", "down_proj")
 
