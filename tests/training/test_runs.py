@@ -143,7 +143,7 @@ def test_an_offset_that_does_not_fit_is_refused(lora_run: Path) -> None:
         (["base.name=moon/moon"], "the base 'moon/moon' cannot be loaded"),
         (["base.quantization=2bit"], "expected 'none', '4bit' or '8bit'"),
         (["base.dtype=big"], "dtype is 'big'"),
-        (["split.unseen_tasks=some"], "expected a number or a list of names"),
+        (["split.unseen_tasks=some"], "expected int or list of str"),
         (["sft.engine.trackers=[moon]"], "trackers are"),
         (["sft.fitt.steps=1"], "has no setting 'fitt': did you mean 'fit'"),
         (["sft.max_length=2"], r"max_length is 2: 0 examples of the task '.*' have a response of 1 tokens or fewer"),

@@ -146,7 +146,7 @@ def test_a_data_set_in_the_layout_of_lots_of_loras_is_read(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layout": "other"}, "expected 'lots-of-loras'"),
+        ({"layout": "other"}, "expected '' or 'lots-of-loras'"),
         ({"layout": "", "prompt": "{input}"}, "needs templates `prompt` and `response`"),
         ({"response": "{answer}"}, "its columns are id, input, output"),
         ({"split": "moon"}, "cannot be loaded"),

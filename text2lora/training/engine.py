@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 
 from text2lora.errors import MissingExtraError, TrainingError
 from text2lora.processor import is_slow, widen
+from text2lora.training.recipe import settings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-@dataclass(frozen=True)
+@settings
 class EngineConfig:
     """Where and how training runs; the launcher (`torchrun`, `accelerate launch`) says with how many processes.
 
@@ -32,18 +33,12 @@ class EngineConfig:
         project: the name under which they file the run.
     """
 
-    device: str = "auto"
-    mixed_precision: str = "no"
+    device: Literal["auto", "cpu"] = "auto"
+    mixed_precision: Literal["no", "bf16"] = "no"
     gradient_checkpointing: bool = False
     shard_base: bool = False
-    trackers: list = field(default_factory=list)
+    trackers: list[str] = field(default_factory=list)
     project: str = "text2lora"
-
-    def __post_init__(self) -> None:
-        if self.device not in ("auto", "cpu"):
-            raise TrainingError(f"device is {self.device!r}: expected 'auto' or 'cpu'")
-        if self.mixed_precision not in ("no", "bf16"):
-            raise TrainingError(f"mixed_precision is {self.mixed_precision!r}: expected 'no' or 'bf16'")
 
 
 def is_main_process() -> bool:

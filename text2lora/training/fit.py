@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from text2lora.errors import TrainingError, TrainingInterrupted
 from text2lora.training.optim import build_optimizers, schedule, set_learning_rate
-from text2lora.training.recipe import check_least, check_shares
+from text2lora.training.recipe import at_least, settings, share
 from text2lora.training.state import (
     FOLDER,
     RunState,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-@dataclass(frozen=True)
+@settings
 class FitConfig:
     """How to optimise, whatever the objective.
 
@@ -57,25 +57,18 @@ class FitConfig:
         keep: how many of them are kept.
     """
 
-    steps: int = 1000
-    minutes: float = 0.0
-    lr: float = 0.006
-    adamw_lr: float = 0.003
-    warmup: float = 0.03
-    weight_decay: float = 0.0
-    clip: float = 1.0
+    steps: int = at_least(1, default=1000)
+    minutes: float = at_least(0, default=0.0)
+    lr: float = at_least(0, default=0.006)
+    adamw_lr: float = at_least(0, default=0.003)
+    warmup: float = share(default=0.03)
+    weight_decay: float = at_least(0, default=0.0)
+    clip: float = at_least(0, default=1.0)
     seed: int = 0
-    log_every: int = 20
-    eval_every: int = 0
-    save_every: int = 0
-    keep: int = 1
-
-    def __post_init__(self) -> None:
-        check_least(
-            self, steps=1, minutes=0, lr=0, adamw_lr=0, weight_decay=0, clip=0, log_every=1, eval_every=0, save_every=0
-        )
-        check_least(self, keep=1)
-        check_shares(self, "warmup")
+    log_every: int = at_least(1, default=20)
+    eval_every: int = at_least(0, default=0)
+    save_every: int = at_least(0, default=0)
+    keep: int = at_least(1, default=1)
 
 
 class StepResult(NamedTuple):

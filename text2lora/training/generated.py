@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from text2lora.errors import TrainingError
 from text2lora.training.data import TaskSource
+from text2lora.training.recipe import settings
 from text2lora.training.tasks import Task, locate
 
 
-@dataclass(frozen=True)
+@settings
 class PythonTasks:
     """Tasks that a Python file makes. The file is run with all your rights, so name only code that you trust.
 
@@ -25,7 +26,7 @@ class PythonTasks:
     """
 
     python: str
-    arguments: dict = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 def make_tasks(source: PythonTasks, folder: Path = Path()) -> list[Task] | TaskSource:

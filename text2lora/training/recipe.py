@@ -1,14 +1,19 @@
-"""Recipes: YAML files that say everything about a training run."""
+"""Recipes: YAML files that say everything about a training run, and the classes of settings that they fill."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import typing
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, dataclass_transform
 
 import yaml
+from huggingface_hub.dataclasses import strict, validated_field
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 
 from text2lora.errors import TrainingError
 from text2lora.textfiles import read_text
@@ -52,11 +57,78 @@ def _index(place: list[Any], key: str, override: str) -> int:
     return int(key)
 
 
+def at_least(bound: float, default: float) -> Any:
+    """A setting that is a number of `bound` or more; see `settings`."""
+
+    def check(value: float) -> None:
+        if not value >= bound:
+            raise ValueError(f"expected {bound:g} or more")
+
+    return validated_field(check, default=default)
+
+
+def share(default: float) -> Any:
+    """A setting that is a share from 0 to 1; see `settings`."""
+
+    def check(value: float) -> None:
+        if not 0 <= value <= 1:
+            raise ValueError("expected a share from 0 to 1")
+
+    return validated_field(check, default=default)
+
+
+@dataclass_transform(field_specifiers=(dataclasses.field, at_least, share))
+def settings(cls: type[T]) -> type[T]:
+    """Make a dataclass that checks each value when it is set, with `huggingface_hub.dataclasses.strict`.
+
+    Its annotations say what is expected (`Literal` for a choice), `at_least` and `share` the bounds, and its
+    `__post_init__` how settings depend on each other. A float may be given as an integer.
+
+    Setting a value raises:
+        TrainingError: it is not what is expected.
+    """
+    made = dataclasses.dataclass(cls)
+    hints = typing.get_type_hints(cls)
+    for setting in dataclasses.fields(made):  # type: ignore[arg-type]
+        setting.type = hints[setting.name] = int | float if hints[setting.name] is float else hints[setting.name]
+    checked: Any = strict(made)
+    assign: Callable[[object, str, object], None] = checked.__setattr__
+
+    def __setattr__(self: object, name: str, value: object) -> None:
+        try:
+            assign(self, name, value)
+        except StrictDataclassFieldValidationError as error:
+            reason = str(error.__cause__)
+            if not isinstance(error.__cause__, ValueError):  # of another type, or none of the choices
+                choices = _expected(hints[name])
+                reason = f"expected {choices}"
+                if isinstance(value, bool) and ("str" in choices or "'" in choices):  # read from YAML
+                    reason += " (`yes`, `no`, `on` and `off` need quotes)"
+            raise TrainingError(f"{name} is {value!r}: {reason}") from error
+
+    checked.__setattr__ = __setattr__
+    return typing.cast("type[T]", checked)
+
+
+def _expected(hint: Any) -> str:
+    """What an annotation allows, in words: `int`, `a number`, `list of str`, `'a' or 'b'`."""
+    inner = typing.get_args(hint)
+    if hint == int | float:
+        return "a number"
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(filter(None, [", ".join(map(repr, inner[:-1])), repr(inner[-1])]))
+    if isinstance(hint, UnionType):
+        return " or ".join(map(_expected, inner))
+    if inner:
+        return f"{typing.get_origin(hint).__name__} of {_expected(inner[-1])}"
+    return str(getattr(hint, "__name__", hint))
+
+
 def parse(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
-    """Build a (nested) dataclass from a mapping.
+    """Build a (nested) class of `settings` from a mapping.
 
     Raises:
-        TrainingError: a key that the dataclass has not (the nearest one is named), or a value of another type.
+        TrainingError: a key that the class has not (the nearest one is named), or a value that it does not take.
     """
     if not isinstance(data, dict):
         raise TrainingError(f"{where} is {data!r}: expected a mapping")
@@ -67,48 +139,15 @@ def parse(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
             near = difflib.get_close_matches(str(key), list(hints), 1, 0.4)
             hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(hints)}"
             raise TrainingError(f"{where} has no setting {key!r}: {hint}")
-        wanted = hints[key]
-        if dataclasses.is_dataclass(wanted):
-            value = parse(typing.cast(type, wanted), value, f"{where}.{key}")
-        elif wanted is float and isinstance(value, int | str) and not isinstance(value, bool):
-            value = _number(value)
-        if isinstance(wanted, type) and (
-            not isinstance(value, wanted) or (wanted is not bool and isinstance(value, bool))
-        ):
-            quotes = " (`yes`, `no`, `on` and `off` need quotes)" if wanted is str and isinstance(value, bool) else ""
-            raise TrainingError(f"{where}.{key} is {value!r}: expected {wanted.__name__}{quotes}")
+        if dataclasses.is_dataclass(hints[key]):
+            value = parse(typing.cast(type, hints[key]), value, f"{where}.{key}")
+        elif hints[key] is float and isinstance(value, int | str) and not isinstance(value, bool):
+            with contextlib.suppress(ValueError):  # 1e-4 is text to YAML 1.1, which wants 1.0e-4
+                value = float(value)
         values[key] = value
     try:
         return kind(**values)
+    except TrainingError as error:
+        raise TrainingError(f"{where}.{error}") from error
     except TypeError as error:
         raise TrainingError(f"{where} is incomplete ({error})") from error
-
-
-def _number(value: int | str) -> float | int | str:
-    """The float that is meant: 1e-4 is text to YAML 1.1, which wants 1.0e-4."""
-    try:
-        return float(value)
-    except ValueError:
-        return value
-
-
-def check_least(config: object, **least: float) -> None:
-    """Check numeric settings of a dataclass.
-
-    Raises:
-        TrainingError: one is less than the bound of that name, or not a number.
-    """
-    for name, bound in least.items():
-        if not getattr(config, name) >= bound:
-            raise TrainingError(f"{name} is {getattr(config, name)!r}: expected {bound:g} or more")
-
-
-def check_shares(config: object, *names: str) -> None:
-    """Check settings of a dataclass that are shares.
-
-    Raises:
-        TrainingError: one is not from 0 to 1.
-    """
-    for name in names:
-        if not 0 <= getattr(config, name) <= 1:
-            raise TrainingError(f"{name} is {getattr(config, name)!r}: expected a share from 0 to 1")

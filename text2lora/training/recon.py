@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -19,13 +20,13 @@ from text2lora.modeling import Text2LoraModel
 from text2lora.training.data import DescriptionBank, perturb
 from text2lora.training.engine import EngineConfig, start_engine
 from text2lora.training.fit import FitConfig, StepResult, fit, step_rng
-from text2lora.training.recipe import check_least, check_shares
+from text2lora.training.recipe import at_least, settings, share
 from text2lora.training.state import save_checkpoint
 
 PREFIX = "base_model.model."
 
 
-@dataclass(frozen=True)
+@settings
 class LibraryEntry:
     """An adapter and what it does.
 
@@ -36,8 +37,8 @@ class LibraryEntry:
     """
 
     path: str
-    descriptions: list = field(default_factory=list)
-    held_out_descriptions: list = field(default_factory=list)
+    descriptions: list[str] = field(default_factory=list)
+    held_out_descriptions: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def all_inner_products(weights: LoraWeights) -> torch.Tensor:
     return total
 
 
-@dataclass(frozen=True)
+@settings
 class ReconConfig:
     """How a library is learned.
 
@@ -186,22 +187,14 @@ class ReconConfig:
         fit: how to optimise.
     """
 
-    objective: str = "delta"
-    tasks: int = 32
-    noise: float = 0.1
-    token_dropout: float = 0.1
-    unseen: int = 0
-    select: str = "last"
+    objective: Literal["delta", "factors"] = "delta"
+    tasks: int = at_least(1, default=32)
+    noise: float = at_least(0, default=0.1)
+    token_dropout: float = share(default=0.1)
+    unseen: int = at_least(0, default=0)
+    select: Literal["last", "best"] = "last"
     engine: EngineConfig = field(default_factory=EngineConfig)
     fit: FitConfig = field(default_factory=FitConfig)
-
-    def __post_init__(self) -> None:
-        if self.objective not in ("delta", "factors"):
-            raise TrainingError(f"objective is {self.objective!r}: expected 'delta' or 'factors'")
-        if self.select not in ("last", "best"):
-            raise TrainingError(f"select is {self.select!r}: expected 'last' or 'best'")
-        check_least(self, tasks=1, noise=0, unseen=0)
-        check_shares(self, "token_dropout")
 
 
 @torch.no_grad()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -26,7 +26,7 @@ from text2lora.training.engine import EngineConfig, is_main_process
 from text2lora.training.fit import FitConfig
 from text2lora.training.generated import PythonTasks, make_tasks
 from text2lora.training.lora import train_loras
-from text2lora.training.recipe import check_least, check_shares, parse
+from text2lora.training.recipe import at_least, parse, settings, share
 from text2lora.training.recon import LibraryEntry, ReconConfig, library_names, load_library, train_recon
 from text2lora.training.sft import SftConfig, train_sft
 from text2lora.training.state import FOLDER
@@ -49,7 +49,7 @@ Report = Callable[[str], None]
 INPUTS_NAME = "inputs.sha256"
 
 
-@dataclass(frozen=True)
+@settings
 class BaseSpec:
     """The base model.
 
@@ -64,17 +64,15 @@ class BaseSpec:
     name: str
     revision: str = ""
     dtype: str = "auto"
-    quantization: str = "none"
+    quantization: Literal["none", "4bit", "8bit"] = "none"
     attention: str = ""
 
     def __post_init__(self) -> None:
-        if self.quantization not in ("none", "4bit", "8bit"):
-            raise TrainingError(f"quantization is {self.quantization!r}: expected 'none', '4bit' or '8bit'")
         if self.dtype != "auto" and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise TrainingError(f"dtype is {self.dtype!r}: expected 'auto' or a dtype of torch, such as 'bfloat16'")
 
 
-@dataclass(frozen=True)
+@settings
 class SftRecipe:
     """A hypernetwork for your own tasks.
 
@@ -94,22 +92,19 @@ class SftRecipe:
     """
 
     base: BaseSpec
-    tasks: list
-    target_modules: list = field(default_factory=lambda: ["q_proj", "v_proj"])
-    model: dict = field(default_factory=dict)
+    tasks: list[dict[str, Any]]
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    model: dict[str, Any] = field(default_factory=dict)
     start_from: str = ""
     offset_from: str = ""
     train_offset: bool = True
     one_hot: bool = False
     split: SplitConfig = field(default_factory=SplitConfig)
-    definition_dropout: float = 0.9
+    definition_dropout: float = share(default=0.9)
     sft: SftConfig = field(default_factory=SftConfig)
 
-    def __post_init__(self) -> None:
-        check_shares(self, "definition_dropout")
 
-
-@dataclass(frozen=True)
+@settings
 class LoraRecipe:
     """LoRAs without a hypernetwork, to compare with and to build on.
 
@@ -127,24 +122,22 @@ class LoraRecipe:
     """
 
     base: BaseSpec
-    tasks: list
-    target_modules: list = field(default_factory=lambda: ["q_proj", "v_proj"])
+    tasks: list[dict[str, Any]]
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
     per_task: bool = True
-    lora_r: int = 8
+    lora_r: int = at_least(1, default=8)
     lora_alpha: float = 16.0
     use_rslora: bool = True
-    at_once: int = 16
-    examples: int = 8
-    max_length: int = 1024
-    pack: int = 1
+    at_once: int = at_least(1, default=16)
+    examples: int = at_least(1, default=8)
+    max_length: int = at_least(2, default=1024)
+    pack: int = at_least(1, default=1)
     split: SplitConfig = field(default_factory=SplitConfig)
-    definition_dropout: float = 0.9
+    definition_dropout: float = share(default=0.9)
     engine: EngineConfig = field(default_factory=EngineConfig)
     fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
-        check_shares(self, "definition_dropout")
-        check_least(self, lora_r=1, at_once=1, examples=1, max_length=2, pack=1)
         if self.examples % self.pack:
             raise TrainingError(f"pack is {self.pack}: expected a number that divides the {self.examples} examples")
 
@@ -430,7 +423,7 @@ def _examples(tasks: TaskSet, count: int, rng: random.Random) -> Sequence[Exampl
     return [tasks.draw(rng, 1).examples[0] for _ in range(count)]
 
 
-@dataclass(frozen=True)
+@settings
 class ReconRecipe:
     """A hypernetwork that learns to write the adapters of a library; their base is not loaded.
 
@@ -444,9 +437,9 @@ class ReconRecipe:
     """
 
     library: str = ""
-    adapters: list = field(default_factory=list)
+    adapters: list[dict[str, Any]] = field(default_factory=list)
     base: str = ""
-    model: dict = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
     one_hot: bool = False
     recon: ReconConfig = field(default_factory=ReconConfig)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from text2lora.modeling import Text2LoraModel
 from text2lora.training.data import DescriptionBank, Probe, TaskSource, perturb
 from text2lora.training.engine import EngineConfig, prepare_base, start_engine
 from text2lora.training.fit import FitConfig, StepResult, fit, step_rng
-from text2lora.training.recipe import check_least, check_shares
+from text2lora.training.recipe import at_least, settings, share
 from text2lora.training.state import save_checkpoint
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ JUNK = ("asdf qwer zxcv", "!!! ??? ...", "lorem ipsum dolor sit amet", "0 0 0 0 
 """No description of any task."""
 
 
-@dataclass(frozen=True)
+@settings
 class SftConfig:
     """What one step of SFT looks at.
 
@@ -56,34 +56,25 @@ class SftConfig:
         fit: how to optimise.
     """
 
-    tasks: int = 64
-    examples: int = 1
-    noise: float = 0.1
-    token_dropout: float = 0.1
-    buckets: int = 3
-    weighting: str = "token"
-    max_length: int = 1024
+    tasks: int = at_least(1, default=64)
+    examples: int = at_least(1, default=1)
+    noise: float = at_least(0, default=0.1)
+    token_dropout: float = share(default=0.1)
+    buckets: int = at_least(1, default=3)
+    weighting: Literal["token", "answer"] = "token"
+    max_length: int = at_least(2, default=1024)
     pack: bool = False
-    label_smoothing: float = 0.0
-    neftune: float = 0.0
-    l2: float = 0.0
-    conditions: list = field(default_factory=lambda: ["matched"])
-    select: str = "last"
+    label_smoothing: float = share(default=0.0)
+    neftune: float = at_least(0, default=0.0)
+    l2: float = at_least(0, default=0.0)
+    conditions: list[Literal["matched", "shuffled", "junk", "none"]] = field(default_factory=lambda: ["matched"])
+    select: Literal["last", "exact_match", "loss"] = "last"
     engine: EngineConfig = field(default_factory=EngineConfig)
     fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
-        if self.select not in ("last", "exact_match", "loss"):
-            raise TrainingError(f"select is {self.select!r}: expected 'last', 'exact_match' or 'loss'")
-        known = ("matched", "shuffled", "junk", "none")
-        if wrong := [name for name in self.conditions if name not in known]:
-            raise TrainingError(f"conditions hold {wrong[0]!r}: expected some of {', '.join(known)}")
         if self.select != "last" and "matched" not in self.conditions:
             raise TrainingError(f"select is {self.select!r}: conditions must hold 'matched'")
-        if self.weighting not in ("token", "answer"):
-            raise TrainingError(f"weighting is {self.weighting!r}: expected 'token' or 'answer'")
-        check_least(self, tasks=1, examples=1, buckets=1, max_length=2, noise=0, neftune=0, l2=0)
-        check_shares(self, "token_dropout", "label_smoothing")
 
 
 class TaskScore(NamedTuple):

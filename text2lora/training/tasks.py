@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
@@ -18,7 +18,7 @@ from text2lora.installation import install_command
 from text2lora.language import Example, Prompt
 from text2lora.textfiles import read_lines, read_text
 from text2lora.training.data import Probe, TaskDraw
-from text2lora.training.recipe import check_least, check_shares
+from text2lora.training.recipe import at_least, settings, share
 
 LOTS_OF_LORAS = {
     "prompt": "{input}",
@@ -72,7 +72,7 @@ class Task:
     held_out_examples: list[TaskExample] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@settings
 class TaskFiles:
     """Tasks in files of your own.
 
@@ -83,7 +83,7 @@ class TaskFiles:
     path: str
 
 
-@dataclass(frozen=True)
+@settings
 class HubTasks:
     """Tasks in data sets, of the Hub or whatever `datasets.load_dataset` reads; one data set is one task.
 
@@ -102,7 +102,7 @@ class HubTasks:
     """
 
     descriptions: str
-    datasets: list = field(default_factory=list)
+    datasets: list[str] = field(default_factory=list)
     config: str = ""
     data_files: str = ""
     split: str = "train"
@@ -110,8 +110,8 @@ class HubTasks:
     prompt: str = ""
     response: str = ""
     definition_pattern: str = ""
-    layout: str = ""
-    limit: int = 0
+    layout: Literal["", "lots-of-loras"] = ""
+    limit: int = at_least(0, default=0)
 
 
 def read_tasks(path: Path, described: bool = True) -> list[Task]:
@@ -286,8 +286,6 @@ def load_hub_tasks(source: HubTasks, folder: Path = Path()) -> list[Task]:
         from datasets import load_dataset
     except ImportError as error:
         raise MissingExtraError(f"data sets need `datasets`: {install_command('train')}") from error
-    if source.layout not in ("", "lots-of-loras"):
-        raise TrainingError(f"layout is {source.layout!r}: expected 'lots-of-loras'")
     if source.layout:
         defaults: dict[str, Any] = {k: v for k, v in LOTS_OF_LORAS.items() if not getattr(source, k)}
         source = replace(source, **defaults)
@@ -337,7 +335,7 @@ def _from_row(row: dict[str, Any], source: HubTasks) -> TaskExample:
     return TaskExample(bare.strip(), response, found[0].strip())
 
 
-@dataclass(frozen=True)
+@settings
 class SplitConfig:
     """What validation keeps for itself.
 
@@ -351,20 +349,16 @@ class SplitConfig:
         seed: of the choice.
     """
 
-    unseen_tasks: int | list = 0
-    held_out_descriptions: float = 0.2
-    examples: int = 8
-    wordings: int = 2
-    tasks: int = 0
+    unseen_tasks: int | list[str] = 0
+    held_out_descriptions: float = share(default=0.2)
+    examples: int = at_least(1, default=8)
+    wordings: int = at_least(1, default=2)
+    tasks: int = at_least(0, default=0)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.unseen_tasks, int | list):
-            raise TrainingError(f"unseen_tasks is {self.unseen_tasks!r}: expected a number or a list of names")
-        check_least(self, examples=1, wordings=1, tasks=0)
-        check_shares(self, "held_out_descriptions")
-        if isinstance(self.unseen_tasks, int):
-            check_least(self, unseen_tasks=0)
+        if isinstance(self.unseen_tasks, int) and self.unseen_tasks < 0:
+            raise TrainingError(f"unseen_tasks is {self.unseen_tasks}: expected 0 or more, or a list of names")
 
 
 @dataclass
