@@ -87,7 +87,9 @@ def test_adapter_that_peft_saved_loads(load_base, ids, tmp_path: Path) -> None:
 def test_target_modules_that_are_a_pattern_are_read_from_the_weights(load_base, tmp_path: Path) -> None:
     peft_model = get_peft_model(load_base(), LoraConfig(r=2, target_modules=r".*\.(q|v)_proj"))
     peft_model.save_pretrained(tmp_path, save_embedding_layers=False)
-    assert LoraAdapter.from_pretrained(tmp_path).spec.target_modules == ("q_proj", "v_proj")
+    spec = LoraAdapter.from_pretrained(tmp_path).spec
+    assert spec.module_names == ("q_proj", "v_proj")
+    assert spec.target_modules == tuple(f"model.layers.{i}.self_attn.{name}_proj" for i in (0, 1) for name in "qv")
 
 
 @pytest.mark.parametrize("option", [{"use_dora": True}, {"rank_pattern": {"q_proj": 3}}])
@@ -96,26 +98,6 @@ def test_what_is_more_than_a_plain_lora_is_refused(load_base, tmp_path: Path, op
     peft_model.save_pretrained(tmp_path, save_embedding_layers=False)
     with pytest.raises(CheckpointError, match="not a plain LoRA"):
         LoraAdapter.from_pretrained(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"target_modules": None}, "target_modules is None: expected a tuple of names"),
-        ({"target_modules": [1]}, r"target_modules is \[1\]: expected a tuple of names"),
-        ({"r": "8"}, "r is '8': expected a whole number from 1 upwards"),
-        ({"lora_alpha": None}, "lora_alpha is None: expected a number"),
-        (["peft_type", "LORA"], "is not a LoRA adapter of PEFT"),
-        (None, "is not a LoRA adapter of PEFT"),
-    ],
-)
-def test_a_config_of_other_values_is_one_line(tmp_path: Path, change: object, message: str) -> None:
-    config = make_adapter().save_pretrained(tmp_path / "a") / "adapter_config.json"
-    known = json.loads(config.read_text())
-    config.write_text(json.dumps(known | change if isinstance(change, dict) else change))
-    with pytest.raises(CheckpointError, match=message) as caught:
-        LoraAdapter.from_pretrained(tmp_path / "a")
-    assert str(tmp_path / "a") in str(caught.value)
 
 
 def test_an_adapter_shows_what_it_is_in_a_line() -> None:
@@ -347,7 +329,7 @@ def test_folded_adapter_is_the_same_without_rslora(load_base, ids, tmp_path: Pat
     adapter = make_adapter(r=r)
     folder = adapter.save_pretrained(tmp_path / "adapter", fold_rslora=True)
     config = json.loads((folder / "adapter_config.json").read_text())
-    assert (config["use_rslora"], config["lora_alpha"]) == (False, pytest.approx(8.0 * r**0.5))
+    assert ("use_rslora" in config, config["lora_alpha"]) == (False, pytest.approx(8.0 * r**0.5))
     loaded = PeftModel.from_pretrained(load_base(), folder)
     assert torch.equal(logits(loaded, ids), logits(adapter.apply_to(load_base()), ids))
     assert adapter.folded().folded() == adapter.folded()
@@ -397,3 +379,135 @@ def test_a_save_killed_at_a_random_time_leaves_the_old_adapter_or_the_new(
     monkeypatch.setattr("text2lora.hub._swept", None)  # as in a new process
     adapters[0].save_pretrained(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+# -- what other adapters of PEFT say ----------------------------------------------------------------------------------
+
+
+def read_with(folder: Path, **changes: object) -> LoraAdapter:
+    path = make_adapter().save_pretrained(folder / "adapter") / "adapter_config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
+    return LoraAdapter.from_pretrained(folder / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("init_lora_weights", value) for value in ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga")),
+        ("use_dora", True),
+        ("rank_pattern", {"q_proj": 3}),
+        ("alpha_pattern", {"q_proj": 3}),
+        ("modules_to_save", ["lm_head"]),
+        ("bias", "lora_only"),
+        ("lora_bias", True),
+        ("layer_replication", [[0, 2]]),
+        ("trainable_token_indices", [1]),
+        ("target_parameters", ["experts.gate_up_proj"]),
+        ("alora_invocation_tokens", [1, 2]),
+        ("use_qalora", True),
+        ("qalora_group_size", 8),
+        ("ensure_weight_tying", True),
+        ("arrow_config", {"top_k": 2}),
+        ("a_field_of_the_next_peft", "twice"),
+    ],
+)
+def test_a_config_that_says_more_than_plain_is_refused_by_name(tmp_path: Path, field: str, value: object) -> None:
+    with pytest.raises(CheckpointError, match=rf"not a plain LoRA adapter \({field} is .*load it with peft.PeftModel"):
+        read_with(tmp_path, **{field: value})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lora_dropout": 0.3, "fan_in_fan_out": True, "task_type": "SEQ_CLS", "peft_version": "0.99.0"},
+        {"auto_mapping": {"base_model_class": "LlamaForCausalLM"}, "inference_mode": False, "megatron_core": None},
+        *({"init_lora_weights": value} for value in (True, False, None, "gaussian", "orthogonal", "eva")),
+        {"loftq_config": {"loftq_bits": 4}, "eva_config": {"rho": 2.0}, "runtime_config": {"a": True}},
+        {"rank_pattern": {}, "modules_to_save": [], "layer_replication": None, "use_dora": False},
+        {"a_field_of_the_next_peft": None, "enable_lora": None, "merge_weights": False, "another": {}},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_what_changes_nothing_of_a_lora_is_read(tmp_path: Path, fields: dict[str, object]) -> None:
+    assert read_with(tmp_path, **fields).spec == replace(make_adapter().spec, target_modules=("q_proj", "v_proj"))
+
+
+def test_an_adapter_that_changed_its_base_is_neither_read_nor_added_to(load_base, tmp_path: Path) -> None:
+    """PiSSA takes the largest singular values out of the base: a plain LoRA of its A and B is off by them."""
+    pissa = get_peft_model(load_base(), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights="pissa"))
+    pissa.save_pretrained(tmp_path, save_embedding_layers=False)
+    with pytest.raises(CheckpointError, match="init_lora_weights is 'pissa'"):
+        LoraAdapter.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="'pissa', which changed the base's weights: load the base again"):
+        make_adapter().apply_to(pissa, "other")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("r", "8", "r is '8': expected a whole number from 1 upwards"),
+        *(("r", value, f"r is {value}") for value in (0, 2.0, True, None)),
+        ("r", ..., "r is None"),
+        ("lora_alpha", "16", "lora_alpha is '16': expected a number"),
+        *(("lora_alpha", value, f"lora_alpha is {value}") for value in (None, True, float("nan"), float("inf"))),
+        ("use_rslora", "yes", "use_rslora is 'yes': expected true or false"),
+        ("target_modules", [1], r"target_modules is \[1\]: expected a tuple of names"),
+        ("target_modules", {"q_proj": 1}, "target_modules is .*expected a tuple"),
+        ("base_model_name_or_path", 3, "base_model_name_or_path is 3: expected a text"),
+        ("revision", ["main"], "revision is"),
+        ("peft_type", ..., "peft_type None"),
+        ("peft_type", ["LORA"], "peft_type"),
+    ],
+)
+def test_a_value_that_no_adapter_can_have_is_named(tmp_path: Path, field: str, value: object, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_with(tmp_path, **{field: value})
+    assert str(tmp_path / "adapter") in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "[1]", '"LORA"', "null", "3"])
+def test_a_config_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    folder = make_adapter().save_pretrained(tmp_path / "adapter")
+    (folder / "adapter_config.json").write_text(text)
+    with pytest.raises(CheckpointError, match="not a LoRA adapter of PEFT"):
+        LoraAdapter.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("value", [None, ..., [], "all-linear", r".*\.(q|v)_proj"])
+def test_modules_that_are_not_listed_are_those_of_the_weights(tmp_path: Path, value: object, load_base, ids) -> None:
+    adapter = read_with(tmp_path, target_modules=value)
+    assert adapter.spec.module_names == ("q_proj", "v_proj")
+    assert torch.equal(logits(adapter.apply_to(load_base()), ids), logits(make_adapter().apply_to(load_base()), ids))
+
+
+def test_an_adapter_without_weights_is_refused(base, tmp_path: Path) -> None:
+    nothing = replace(make_adapter(), weights={})
+    with pytest.raises(CheckpointError, match="damaged"):
+        nothing.apply_to(base)
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors is empty"):
+        LoraAdapter.from_pretrained(nothing.save_pretrained(tmp_path / "adapter"))
+
+
+def test_weights_under_other_names_are_refused(tmp_path: Path) -> None:
+    adapter = make_adapter()
+    names = {key: key.removeprefix("base_model.model.") for key in adapter.weights}
+    odd = replace(adapter, weights={names[key]: value for key, value in adapter.weights.items()})
+    with pytest.raises(CheckpointError, match=r"it has a weight model\.layers"):
+        LoraAdapter.from_pretrained(odd.save_pretrained(tmp_path / "adapter"))
+
+
+def test_files_say_only_what_is_not_usual_so_that_earlier_pefts_read_them(tmp_path: Path) -> None:
+    plain = make_adapter(use_rslora=False).save_pretrained(tmp_path / "plain")
+    assert json.loads((plain / "adapter_config.json").read_text()) == {
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "lora_alpha": 8.0,
+        "peft_type": "LORA",
+        "r": 2,
+        "target_modules": ["q_proj", "v_proj"],
+        "task_type": "CAUSAL_LM",
+    }
+    more = make_adapter(base_model_name_or_path="my/base", revision="abc").save_pretrained(tmp_path / "more")
+    found = json.loads((more / "adapter_config.json").read_text())
+    assert (found["use_rslora"], found["revision"], len(found)) == (True, "abc", 9)

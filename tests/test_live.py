@@ -11,9 +11,16 @@ import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from test_adapter import logits, lora_layers, make_adapter
 from torch import nn
-from transformers import LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    LlamaForCausalLM,
+)
 
 from text2lora import CheckpointError, LoraAdapter
+from text2lora.inference import generate_answers
 
 Q_PROJ = "base_model.model.model.layers.0.self_attn.q_proj"
 
@@ -248,3 +255,102 @@ def test_a_damaged_adapter_is_refused(base, damage: str) -> None:
     with pytest.raises(CheckpointError, match="does not have A and B of rank 2"):
         replace(adapter, weights=weights).apply_to(base)
     assert lora_layers(base) == []
+
+
+# -- adapters for parts of a model, and models that are partly elsewhere ----------------------------------------------
+
+
+def peft_adapter(base, tmp_path, **config: object) -> tuple[LoraAdapter, PeftModel]:
+    """What PEFT itself makes and saves, with weights that show."""
+    made = get_peft_model(base, LoraConfig(**({"r": 2, "init_lora_weights": False} | config))).eval()
+    made.save_pretrained(tmp_path / "peft", save_embedding_layers=False)
+    return LoraAdapter.from_pretrained(tmp_path / "peft"), made
+
+
+PARTS = {
+    "layers": {"target_modules": ["q_proj", "v_proj"], "layers_to_transform": [1], "layers_pattern": "layers"},
+    "excluded": {"target_modules": ["q_proj", "v_proj"], "exclude_modules": r".*\.0\..*"},
+    "pattern": {"target_modules": r".*layers\.1\..*q_proj"},
+    "paths": {"target_modules": ["layers.1.self_attn.q_proj", "layers.0.mlp.up_proj"]},
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_adapters_for_some_layers_are_as_in_peft(load_base, ids, tmp_path, part: str) -> None:
+    adapter, peft = peft_adapter(load_base(), tmp_path, **PARTS[part])
+    model = adapter.apply_to(load_base())
+    assert torch.equal(logits(model, ids), logits(peft, ids))
+    assert len(lora_layers(model)) == len(lora_layers(peft))
+    both = adapter.apply_to(make_adapter(1).apply_to(load_base()), "part")
+    assert torch.equal(logits(both, ids), logits(peft, ids))
+    folder = adapter.save_pretrained(tmp_path / "ours")
+    assert torch.equal(logits(PeftModel.from_pretrained(load_base(), folder), ids), logits(peft, ids))
+    assert torch.equal(logits(LoraAdapter.from_pretrained(folder).apply_to(load_base()), ids), logits(peft, ids))
+
+
+def test_an_adapter_of_a_shallower_base_is_refused(base) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"for my/base: it has nothing for model\.layers\.1\.\S*q_proj and 1 other"
+    ):
+        make_adapter(layers=1, base_model_name_or_path="my/base").apply_to(base)
+
+
+def test_advice_is_another_where_the_base_is_the_adapters_own(base) -> None:
+    with pytest.raises(CheckpointError, match=r"as it is loaded here: .*; try it with peft\.PeftModel"):
+        make_adapter(d_in=31, base_model_name_or_path=base.name_or_path).apply_to(base)
+
+
+@pytest.fixture(scope="module")
+def sees() -> Gemma3Config:
+    """A model that also sees: its vision tower has modules of the same names as its decoder."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 2}
+    text = sizes | {"vocab_size": 261, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}
+    vision = sizes | {"image_size": 28, "patch_size": 14}
+    return Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+
+
+def build(config: Gemma3Config) -> Gemma3ForConditionalGeneration:
+    torch.manual_seed(3)
+    return Gemma3ForConditionalGeneration(config).eval()
+
+
+LANGUAGE = r".*language_model\..*\.(q|v)_proj"
+
+
+def test_an_adapter_for_the_language_tower_leaves_the_other_alone(sees, ids, tmp_path) -> None:
+    adapter, peft = peft_adapter(build(sees), tmp_path, target_modules=LANGUAGE)
+    names = adapter.spec.module_names
+    for spec in (adapter.spec, replace(adapter.spec, target_modules=names)):  # by its paths, and by names alone
+        model = replace(adapter, spec=spec).apply_to(build(sees))
+        assert torch.equal(logits(model, ids), logits(peft, ids))
+        assert len(lora_layers(model)) == 4
+
+
+def test_modules_are_found_under_their_earlier_names(sees, ids, tmp_path) -> None:
+    adapter, peft = peft_adapter(build(sees), tmp_path, target_modules=LANGUAGE)
+    names = {key: key.replace("model.model.language_model.", "model.language_model.model.") for key in adapter.weights}
+    old = {names[key]: value for key, value in adapter.weights.items()}
+    assert old.keys() != adapter.weights.keys()
+    earlier = replace(adapter, weights=old, spec=replace(adapter.spec, target_modules=adapter.spec.module_names))
+    model = earlier.apply_to(build(sees))
+    assert torch.equal(logits(model, ids), logits(peft, ids))
+    assert torch.equal(logits(earlier.apply_to(model), ids), logits(peft, ids))  # and again, in its place
+
+
+@pytest.mark.parametrize("gone", ["model.layers.1", "model.layers.0", "model.embed_tokens"])
+def test_a_base_that_is_partly_on_a_disk_answers_under_its_adapter(
+    base_dir, load_base, ids, tmp_path, gone: str
+) -> None:
+    places = dict.fromkeys(["model.embed_tokens", "model.layers.0", "model.layers.1", "model.norm", "lm_head"], "cpu")
+    places |= {"model.rotary_emb": "cpu", gone: "disk"}
+    base = AutoModelForCausalLM.from_pretrained(base_dir, device_map=places, offload_folder=tmp_path / "offload").eval()
+    adapters = make_adapter(1), make_adapter(2, r=3)
+    model = base
+    for adapter in (*adapters, adapters[0]):
+        model = adapter.apply_to(model)
+        assert torch.equal(logits(model, ids), logits(adapter.apply_to(load_base()), ids))
+    with model.disable_adapter():
+        assert torch.equal(logits(model, ids), logits(load_base(), ids))
+    tokenizer = AutoTokenizer.from_pretrained(base_dir)
+    expected = generate_answers(adapters[0].apply_to(load_base()), tokenizer, ["x", "yy"], 4)
+    assert generate_answers(model, tokenizer, ["x", "yy"], 4) == expected

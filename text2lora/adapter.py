@@ -10,12 +10,14 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from text2lora.configuration import find_unplain, usual_lora_config
 from text2lora.errors import CheckpointError, OutputError, shown
 from text2lora.hub import (
     CARD_NAME,
@@ -32,6 +34,7 @@ from text2lora.hub import (
     resolve_commit,
     without_paths,
 )
+from text2lora.live import PREFIX
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -39,13 +42,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
+FACTORS = (".lora_A.weight", ".lora_B.weight")
+NARROWING = ("exclude_modules", "layers_pattern", "layers_to_transform")
+"""Fields of `peft.LoraConfig` under which not all modules of a target's name get a LoRA."""
+KEPT = ("base_model_name_or_path", "inference_mode", "lora_alpha", "peft_type", "r", "target_modules", "task_type")
+"""Fields of it that a file always has."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 FLOAT_MAX = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """What PEFT needs to know of a LoRA beside its weights; the fields are spelled as in `peft.LoraConfig`."""
+    """What PEFT needs to know of a LoRA beside its weights; the fields are spelled as in `peft.LoraConfig`.
+
+    `target_modules` are ends of the modules' paths in the base: names, or whole paths where a name would be too many.
+    """
 
     r: int
     lora_alpha: float
@@ -56,9 +67,10 @@ class LoraSpec:
 
     def __post_init__(self) -> None:
         wrong, names = "", self.target_modules
-        if not isinstance(self.r, int) or not 1 <= self.r < 2**31:
+        if isinstance(self.r, bool) or not isinstance(self.r, int) or not 1 <= self.r < 2**31:
             wrong = f"r is {shown(self.r)}: expected a whole number from 1 upwards"
-        if not isinstance(self.lora_alpha, int | float) or not abs(self.lora_alpha) <= FLOAT_MAX:
+        alpha = self.lora_alpha
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= FLOAT_MAX:
             wrong = f"lora_alpha is {shown(self.lora_alpha)}: expected a number"
         if not isinstance(self.use_rslora, bool):
             wrong = f"use_rslora is {shown(self.use_rslora)}: expected true or false"
@@ -76,6 +88,11 @@ class LoraSpec:
         """What PEFT multiplies B A with: alpha / sqrt(r) under rsLoRA, else alpha / r."""
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
+    @property
+    def module_names(self) -> tuple[str, ...]:
+        """The target modules without what stands before their names, where they are given by their paths."""
+        return tuple(dict.fromkeys(module.rpartition(".")[2] for module in self.target_modules))
+
     def to_peft(self) -> LoraConfig:
         """The `peft.LoraConfig`, for inference."""
         from peft import LoraConfig
@@ -90,6 +107,13 @@ class LoraSpec:
             base_model_name_or_path=self.base_model_name_or_path,
             revision=self.revision,
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """What `adapter_config.json` holds: fields that are not at PEFT's default. Earlier PEFTs refuse new ones."""
+        usual, own = usual_lora_config(), self.to_peft().to_dict()
+        found = {name: value for name, value in own.items() if name in KEPT or value != usual[name]}
+        found["target_modules"] = sorted(self.target_modules)  # of PEFT a set, whose order is the hash seed's
+        return {name: str(value.value) if isinstance(value, Enum) else value for name, value in found.items()}
 
 
 @dataclass(frozen=True, repr=False)
@@ -129,7 +153,7 @@ class LoraAdapter:
         facts = {
             "description": " ".join(self.metadata.get("description", "").split()),
             "base": public_name(spec.base_model_name_or_path or ""),
-            "target_modules": ", ".join(spec.target_modules),
+            "target_modules": ", ".join(spec.module_names),
             "r": f"{spec.r}",
             "lora_alpha": f"{spec.lora_alpha:g}{' (rsLoRA)' if spec.use_rslora else ''}",
             "weights": f"{len(self.weights)} of {', '.join(dtypes)}, {self.num_bytes / 1000:,.0f} kB",
@@ -213,9 +237,7 @@ class LoraAdapter:
         if foreign := sorted(found - {CONFIG_NAME, WEIGHTS_NAME, CARD_NAME}):
             raise OutputError(f"{target} holds {foreign[0]}, no part of an adapter: choose another folder or empty it")
         with atomic_folder(target) as folder:
-            config = adapter.spec.to_peft().to_dict()
-            config["target_modules"] = sorted(config["target_modules"])  # a set, whose order is the hash seed's
-            text = json.dumps(config, indent=2, sort_keys=True, default=str)
+            text = json.dumps(adapter.spec.to_json(), indent=2, sort_keys=True)
             (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
             weights = {key: adapter.weights[key].detach().contiguous() for key in sorted(adapter.weights)}
             save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
@@ -299,22 +321,7 @@ class LoraAdapter:
             weights = load_file(files[WEIGHTS_NAME])
         except Exception as error:
             raise CheckpointError(f"{directory} holds no readable LoRA adapter ({error})") from error
-        known = {f.name for f in dataclasses.fields(LoraSpec)}
-        kind = config.get("peft_type") if isinstance(config, dict) else None
-        if kind != "LORA" or {"r", "lora_alpha", "target_modules"} - set(config):
-            raise CheckpointError(f"{directory} is not a LoRA adapter of PEFT (peft_type {kind!r})")
-        more = [name for name in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(name)]
-        more += [key for key in weights if not key.endswith((".lora_A.weight", ".lora_B.weight"))]
-        if more:
-            raise CheckpointError(f"{directory} is not a plain LoRA adapter ({more[0]}): load it with peft.PeftModel")
-        modules = config["target_modules"]
-        if isinstance(modules, str):  # a regular expression, or `all-linear`
-            modules = sorted({key.rpartition(".lora_")[0].rpartition(".")[2] for key in weights})
-        try:
-            spec = LoraSpec(**{k: v for k, v in config.items() if k in known} | {"target_modules": modules})
-        except CheckpointError as error:
-            raise CheckpointError(f"{directory} has an {CONFIG_NAME} that cannot be used: {error}") from error
-        return cls(weights, spec, metadata)
+        return cls(weights, _read_spec(config, weights, str(directory)), metadata)
 
     def apply_to(self, model: PreTrainedModel | PeftModel, adapter_name: str = "default") -> PeftModel:
         """Attach the adapter to a live model, in the model's dtype and on its device, and make it the active one.
@@ -335,6 +342,29 @@ class LoraAdapter:
         from text2lora.live import attach
 
         return attach(self, model, adapter_name)
+
+
+def _read_spec(config: Any, weights: Mapping[str, torch.Tensor], source: str) -> LoraSpec:
+    """What an `adapter_config.json` says, checked against the weights beside it."""
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if kind != "LORA":
+        raise CheckpointError(f"{source} is not a LoRA adapter of PEFT (peft_type {shown(kind)})")
+    if not weights:
+        raise CheckpointError(f"{source} is not a LoRA adapter of PEFT: {WEIGHTS_NAME} is empty")
+    odd = [key for key in weights if not key.startswith(PREFIX) or not key.endswith(FACTORS)]
+    if more := find_unplain(config) or (f"it has a weight {odd[0]}" if odd else None):
+        raise CheckpointError(f"{source} is not a plain LoRA adapter ({more}): load it with peft.PeftModel")
+    fields = {"r": None, "lora_alpha": None} | {
+        f.name: config[f.name] for f in dataclasses.fields(LoraSpec) if f.name in config
+    }
+    modules = fields.get("target_modules")
+    narrowed = any(config.get(name) not in (None, [], "") for name in NARROWING)
+    if narrowed or not modules or isinstance(modules, str):  # a regular expression, or `all-linear`
+        fields["target_modules"] = sorted({key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in weights})
+    try:
+        return LoraSpec(**fields)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source} has an {CONFIG_NAME} that cannot be used: {error}") from error
 
 
 def check_scale(scale: float) -> float:

@@ -900,7 +900,7 @@ def _card_of_lora(
     description = " ".join(metadata.get("description", "").split())
     rows = {key.replace("_", " "): value for key, value in metadata.items() if key != "description"}
     rows |= {"r": str(spec.r), "alpha": f"{spec.lora_alpha:g}", "rsLoRA": "yes" if spec.use_rslora else "no"}
-    rows |= {"target modules": ", ".join(spec.target_modules)}
+    rows |= {"target modules": ", ".join(spec.module_names)}
     card = ModelCard.from_template(
         data,
         template_str=template,

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
+from text2lora.live import input_device
 from text2lora.turns import Stops, as_turn, padding_id
 
 KEPT = {
@@ -92,7 +93,7 @@ def complete(
     stops = Stops.of(tokenizer, model, stop)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        inputs = pad_left(tokenizer, [ids[i] for i in rows], model.device)
+        inputs = pad_left(tokenizer, [ids[i] for i in rows], input_device(model))
         streamer = _Pieces(tokenizer, stops, on_text) if on_text else None
         output = generate(model, tokenizer, inputs, stops, max_new_tokens=max_new_tokens, streamer=streamer)
         new = output[:, inputs["input_ids"].shape[1] :].tolist()

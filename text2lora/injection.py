@@ -57,7 +57,7 @@ class LoraInjector:
 
         def add(module: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
             x = args[0]
-            low = torch.bmm(x.reshape(len(down), -1, x.shape[-1]), down.to(x.dtype))  # [n, k * tokens, r]
-            return torch.baddbmm(out.reshape(*low.shape[:2], -1), low, up.to(x.dtype)).view_as(out)
+            low = torch.bmm(x.reshape(len(down), -1, x.shape[-1]), down.to(x))  # [n, k * tokens, r]
+            return torch.baddbmm(out.reshape(*low.shape[:2], -1), low, up.to(x)).view_as(out)
 
         return add

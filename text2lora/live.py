@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import re
 import threading
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -10,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from text2lora.configuration import PLAIN_STARTS, find_unplain
 from text2lora.errors import CheckpointError, shown
 
 if TYPE_CHECKING:
@@ -24,8 +29,6 @@ WRAPPER = "_text2lora_wrapper"
 """Where a plain base keeps the PeftModel that `attach` made of it."""
 LIVE = "_text2lora_live"
 """Where a PeftModel keeps the layers of its adapters, by adapter name."""
-PLAIN = {"bias": "none", "use_dora": False, "lora_bias": False, "rank_pattern": {}, "alpha_pattern": {}}
-"""What a config of PEFT says of a LoRA that is A, B and one scaling."""
 
 _LOCK = threading.Lock()  # PEFT changes a model layer by layer
 
@@ -72,18 +75,19 @@ def attach(adapter: LoraAdapter, model: PreTrainedModel | PeftModel, name: str) 
     with _LOCK:
         wrapper = model if isinstance(model, PeftModel) else _wrapper_of(model)
         if wrapper is None:
-            check_modules(adapter, model)
-            wrapper = get_peft_model(model, _config(adapter.spec), name, low_cpu_mem_usage=True)
+            fitted = fit_modules(adapter, model)
+            wrapper = get_peft_model(model, _config(fitted, model), name, low_cpu_mem_usage=True)
             model.__dict__[WRAPPER] = wrapper  # past nn.Module's __setattr__, which would make it a submodule
-            _assign(adapter, wrapper, name)
+            _assign(fitted, wrapper, name)
         else:
             _check_wrapper(wrapper)
             if name not in wrapper.peft_config or not _replace(adapter, wrapper, name):
-                check_modules(adapter, wrapper.get_base_model())
+                base = wrapper.get_base_model()
+                fitted = fit_modules(adapter, base)
                 if name in wrapper.peft_config:
                     wrapper.delete_adapter(name)
-                wrapper.add_adapter(name, _config(adapter.spec), low_cpu_mem_usage=True)
-                _assign(adapter, wrapper, name)
+                wrapper.add_adapter(name, _config(fitted, base), low_cpu_mem_usage=True)
+                _assign(fitted, wrapper, name)
         _activate(wrapper, name)
     config = wrapper.peft_config[name]
     config.base_model_name_or_path, config.revision = adapter.spec.base_model_name_or_path, adapter.spec.revision
@@ -112,8 +116,11 @@ def check_adapter_name(name: str) -> None:
         )
 
 
-def _config(spec: LoraSpec) -> Any:
-    config = spec.to_peft()
+def _config(adapter: LoraAdapter, model: PreTrainedModel) -> Any:
+    config, paths = adapter.spec.to_peft(), module_paths(adapter)
+    named = (p for p in dict(model.named_modules()) if ".lora_" not in p and not p.endswith(".base_layer"))
+    if set(_targeted(adapter.spec, named)) != paths:  # of a part of the model, or of some layers
+        config.target_modules = paths
     config.base_model_name_or_path = None  # PEFT would warn and put the model's path there; it is set at the end
     return config
 
@@ -143,43 +150,95 @@ def _check_wrapper(model: PeftModel) -> None:
     if not isinstance(model.base_model, LoraModel):
         kind = next(iter(model.peft_config.values())).peft_type
         raise CheckpointError(f"this PeftModel holds {kind!s}, not LoRA: pass its base model")
+    for config in model.peft_config.values():
+        if (start := getattr(config, "init_lora_weights", None)) not in PLAIN_STARTS:
+            raise CheckpointError(
+                f"this PeftModel holds an adapter with init_lora_weights {start!r}, which changed the base's weights: "
+                "load the base again"
+            )
     if not _is_around(model, model.get_base_model()):
         raise CheckpointError("this PeftModel was unloaded, or its base wrapped again: pass its base or the new one")
 
 
-def check_modules(adapter: LoraAdapter, model: PreTrainedModel) -> None:
-    """Compare every A and B with the model's linear module before anything is touched.
+def fit_modules(adapter: LoraAdapter, model: PreTrainedModel) -> LoraAdapter:
+    """The adapter with its modules named as the model names them, after a look at all of them.
+
+    transformers renames modules from time to time, mostly of models that also see, and reads the earlier names; so does
+    this. The model may have modules of the same names in another part, such as a vision tower; in each part that the
+    adapter is for, it must be for all layers, unless it says that it is for some.
 
     Raises:
         CheckpointError: the adapter is damaged, or the model has not its modules or shapes.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    base, targets = adapter.spec.base_model_name_or_path or "another base", adapter.spec.target_modules
-    r = adapter.spec.r
     modules = {p: m for p, m in model.named_modules() if ".lora_" not in p and not p.endswith(".base_layer")}
-    paths = {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in adapter.weights}
+    paths = module_paths(adapter)
     whole = {f"{PREFIX}{path}.lora_{letter}.weight" for path in paths for letter in "AB"} == adapter.weights.keys()
-    if not whole or any(w.shape[0 if ".lora_A." in key else 1] != r for key, w in adapter.weights.items()):
+    r = adapter.spec.r
+    if not paths or not whole or any(w.shape[0 if ".lora_A." in key else 1] != r for key, w in adapter.weights.items()):
         raise CheckpointError(f"this adapter is damaged: it does not have A and B of rank {r} for each of its modules")
-    extra = [p for p in modules if p.rpartition(".")[2] in targets and p not in paths]
+    if not paths <= modules.keys():
+        adapter = _rename(adapter, {path: _present_name(path, model) for path in paths})
+        paths = module_paths(adapter)
+    base = adapter.spec.base_model_name_or_path or "another base"
+    advice = f"this adapter is for {base}", "pass the base it was made for"
+    if base == getattr(model, "name_or_path", None):
+        advice = "this adapter does not fit its base as it is loaded here", "try it with peft.PeftModel.from_pretrained"
+    parts = {re.sub(r"\d+", "0", path) for path in paths}
+    extra = [p for p in _targeted(adapter.spec, modules) if p not in paths and re.sub(r"\d+", "0", p) in parts]
     if extra:
-        raise CheckpointError(
-            f"this adapter is for {base}: it has nothing for {extra[0]} and {len(extra) - 1} other modules of the "
-            "model given; pass the base it was made for"
-        )
+        more = f" and {len(extra) - 1} other modules" if len(extra) > 1 else ""
+        raise CheckpointError(f"{advice[0]}: it has nothing for {extra[0]}{more} of the model given; {advice[1]}")
     for key, weight in adapter.weights.items():
         path, factor = key.removeprefix(PREFIX).removesuffix(".weight").rsplit(".", 1)
         module = modules.get(path)
-        module = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-        size = None if module is None else _features(module)[0 if factor == "lora_A" else 1]
+        size = None if module is None else _features(_unwrapped(module))[0 if factor == "lora_A" else 1]
         given = weight.shape[1 if factor == "lora_A" else 0]
         if size != given:
             found = "no such linear module" if size is None else f"{size} features"
             raise CheckpointError(
-                f"this adapter is for {base}: {path} has {given} features there, but {found} in the model given; "
-                "pass the base it was made for"
+                f"{advice[0]}: {path} has {given} features there, but {found} in the model given; {advice[1]}"
             )
+    return adapter
+
+
+def module_paths(adapter: LoraAdapter) -> set[str]:
+    """Where in the base an adapter's weights belong."""
+    return {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in adapter.weights}
+
+
+def _targeted(spec: LoraSpec, paths: Iterable[str]) -> list[str]:
+    """The modules that PEFT finds by the target modules: ends of paths."""
+    ends = tuple(f".{target}" for target in spec.target_modules)
+    return [path for path in paths if f".{path}".endswith(ends)]
+
+
+def _present_name(path: str, model: PreTrainedModel) -> str:
+    """What transformers calls a module today that was saved under an earlier name; another name stays."""
+    with contextlib.suppress(ImportError, AttributeError, TypeError):  # of an earlier transformers
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+        renamings = [change for change in get_model_conversion_mapping(model) if isinstance(change, WeightRenaming)]
+        return str(rename_source_key(f"{path}.weight", renamings, [])[0]).removesuffix(".weight")
+    return path
+
+
+def _rename(adapter: LoraAdapter, names: Mapping[str, str]) -> LoraAdapter:
+    """The adapter under other module paths."""
+    weights = {}
+    for key, weight in adapter.weights.items():
+        path, dot, factor = key.removeprefix(PREFIX).rpartition(".lora_")
+        weights[f"{PREFIX}{names[path]}{dot}{factor}"] = weight
+    targets = tuple(names.get(target, target) for target in adapter.spec.target_modules)
+    spec = dataclasses.replace(adapter.spec, target_modules=targets)
+    return dataclasses.replace(adapter, weights=weights, spec=spec)
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """A module without the LoRA layer around it."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
 def _features(module: nn.Module) -> tuple[int | None, int | None]:
@@ -192,17 +251,34 @@ def _features(module: nn.Module) -> tuple[int | None, int | None]:
     return None, None
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module computes: where its first weight is, or, of one that accelerate keeps on a disk, where it goes."""
+    weight = next(chain(module.parameters(), module.buffers()))
+    if weight.device.type != "meta":
+        return weight.device
+    hook = getattr(module, "_hf_hook", None)
+    hooks = [hook, *getattr(hook, "hooks", ())]  # one, or several in sequence
+    found = next((device for each in hooks if (device := getattr(each, "execution_device", None)) is not None), None)
+    return weight.device if found is None else torch.device(found)
+
+
+def input_device(model: PreTrainedModel | PeftModel) -> torch.device:
+    """Where a model wants its token ids."""
+    return device_of(model.get_input_embeddings())
+
+
 def _assign(adapter: LoraAdapter, model: PeftModel, name: str) -> None:
     """Give the parameters that PEFT has just made on the meta device their values."""
     default = model.get_base_model().dtype
     for path, layer in LiveLora.of(model, name).layers.items():
         base = layer.get_base_layer()
         weight = next(chain(base.parameters(), base.buffers()))
+        device = device_of(base)
         dtype = weight.dtype if weight.dtype.is_floating_point and weight.dtype.itemsize > 1 else default  # quantised
         for factor in ("lora_A", "lora_B"):
             value = adapter.weights[f"{PREFIX}{path}.{factor}.weight"]
             # a copy, since a later replacement writes into the parameter
-            value = value.to(device=weight.device, dtype=dtype, copy=True)
+            value = value.to(device=device, dtype=dtype, copy=True)
             getattr(layer, factor)[name].weight = nn.Parameter(value, requires_grad=False)
 
 
@@ -215,8 +291,7 @@ def _replace(adapter: LoraAdapter, model: PeftModel, name: str) -> bool:
     if (
         weights.keys() != adapter.weights.keys()
         or any(weight.shape != adapter.weights[key].shape for key, weight in weights.items())
-        or any(getattr(config, field, default) != default for field, default in PLAIN.items())
-        or config.modules_to_save
+        or find_unplain(config.to_dict())
     ):
         return False
     for key, weight in weights.items():

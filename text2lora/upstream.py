@@ -19,7 +19,7 @@ import torch
 import yaml
 from transformers import PreTrainedConfig
 
-from text2lora.configuration import Text2LoraConfig
+from text2lora.configuration import Text2LoraConfig, find_unplain
 from text2lora.errors import CheckpointError
 from text2lora.hub import MARKERS, UPSTREAM_WEIGHTS, fetch_files
 from text2lora.hypernetwork import build_hypernetwork
@@ -163,7 +163,6 @@ def _read_adapter_config(path: Path) -> dict[str, Any]:
         lora = json.loads(path.read_text(encoding="utf-8"))
         good = (
             lora["peft_type"] == "LORA"
-            and not any(lora.get(key) for key in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save"))
             and isinstance(lora["r"], int)
             and isinstance(lora["lora_alpha"], int | float)
             and isinstance(lora.get("use_rslora", False), bool)
@@ -173,6 +172,8 @@ def _read_adapter_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not the configuration of a LoRA ({error!r})") from error
     if not good:
         raise CheckpointError(f"{path} is not the configuration of a plain LoRA with its target modules listed")
+    if fault := find_unplain(lora):
+        raise CheckpointError(f"{path} is not the configuration of a plain LoRA ({fault})")
     return lora
 
 

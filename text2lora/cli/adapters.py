@@ -164,7 +164,7 @@ def _facts(name: str, subfolder: str | None) -> dict[str, Any]:
         "base_model": adapter.spec.base_model_name_or_path,
         "bytes": adapter.num_bytes,
         "dtype": str(next(iter(adapter.weights.values())).dtype).removeprefix("torch."),
-        "target_modules": sorted(adapter.spec.target_modules),
+        "target_modules": sorted(adapter.spec.module_names),
         "r": adapter.spec.r,
         "alpha": adapter.spec.lora_alpha,
         "rslora": adapter.spec.use_rslora,

@@ -14,7 +14,7 @@ from text2lora.configuration import empty_model
 from text2lora.errors import CheckpointError, MissingExtraError, OutputError
 from text2lora.hub import atomic_file, is_local, public_name, write_atomically
 from text2lora.installation import install_command
-from text2lora.live import PREFIX, check_modules
+from text2lora.live import PREFIX, fit_modules
 
 if TYPE_CHECKING:
     import gguf
@@ -86,7 +86,7 @@ def export_gguf(
             f"adapters of {config.model_type} models cannot be written for llama.cpp: expected one of "
             f"{', '.join(ARCHITECTURES)}; or merge the adapter with `t2l export merged`"
         )
-    check_modules(adapter, empty_model(base))
+    adapter = fit_modules(adapter, empty_model(base))
     if dtype is None and any(weight.dtype not in DTYPES for weight in adapter.weights.values()):
         dtype = torch.float32
     folded = adapter.folded().to(dtype, "cpu")

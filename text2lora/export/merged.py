@@ -14,7 +14,7 @@ import torch
 from text2lora.base import base_source, load_base
 from text2lora.errors import CheckpointError, OutputError
 from text2lora.hub import CARD_NAME, MERGED_FILES, atomic_folder, check_output, find_file, merged_card
-from text2lora.live import PREFIX, check_modules
+from text2lora.live import PREFIX, fit_modules
 from text2lora.turns import keep_ends
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def export_merged(
     model = load_base(AutoModelForCausalLM, name, revision, dtype="auto")
     if getattr(model, "hf_quantizer", None):
         raise CheckpointError(f"the base model {name!r} is quantised: merge into its unquantised original")
-    check_modules(adapter, model)
+    adapter = fit_modules(adapter, model)
     _merge(adapter, model, dtype)
     keep_ends(model, tokenizer)
     with atomic_folder(target) as folder:

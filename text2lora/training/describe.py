@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, TrainingError
 from text2lora.language import Example
+from text2lora.live import input_device
 from text2lora.turns import Stops, as_turn, padding_id
 
 Chat = Callable[[str, int], str]
@@ -141,11 +142,11 @@ def local_chat(
 
     def chat(request: str, seed: int) -> str:
         text = as_turn(tokenizer, request)
-        inputs = tokenizer(text, add_special_tokens=not tokenizer.chat_template, return_tensors="pt").to(model.device)
+        inputs = tokenizer(text, add_special_tokens=not tokenizer.chat_template, return_tensors="pt")
         torch.manual_seed(seed)
         with torch.inference_mode():
             out = model.generate(
-                **inputs,
+                **inputs.to(input_device(model)),
                 max_new_tokens=max_new_tokens,
                 do_sample=True,
                 temperature=temperature,

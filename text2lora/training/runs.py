@@ -475,7 +475,7 @@ def run_recon(recipe: ReconRecipe, target: Path, report: Report, resume: bool, f
             "offset": True,
         }
         settings |= recipe.model | (one_hot_settings(names) if recipe.one_hot else {})
-        return Text2LoraConfig.from_base_config(base, first.spec.target_modules, **settings)
+        return Text2LoraConfig.from_base_config(base, first.spec.module_names, **settings)
 
     library, config = load_library(entries, make_config)
     weights = {f"{name} {i}": factor for name, factors in library.weights.items() for i, factor in enumerate(factors)}

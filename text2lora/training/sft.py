@@ -17,6 +17,7 @@ from text2lora.errors import TrainingError
 from text2lora.hypernetwork import LoraWeights
 from text2lora.injection import LoraInjector
 from text2lora.language import Example, answer_logits, answer_loss, count_matches, prompt_batch
+from text2lora.live import input_device
 from text2lora.modeling import Text2LoraModel
 from text2lora.training.data import DescriptionBank, Probe, TaskSource, perturb
 from text2lora.training.engine import EngineConfig, prepare_base, start_engine
@@ -351,7 +352,7 @@ def score_examples(
     for start in range(0, len(examples), batch_size):
         chosen = examples[start : start + batch_size]
         rows = [example for group in chosen for example in group]
-        batch = prompt_batch(tokenizer, rows, max_length, len(chosen[0]) if pack else 1).to(base.device)
+        batch = prompt_batch(tokenizer, rows, max_length, len(chosen[0]) if pack else 1).to(input_device(base))
         weights = model(task_emb[start : start + batch_size]) if model is not None and task_emb is not None else {}
         with injector.inject(weights):
             logits, labels = answer_logits(base, batch)

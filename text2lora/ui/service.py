@@ -25,7 +25,7 @@ from text2lora.hub import CHECKPOINTS
 from text2lora.hypernetwork import LoraWeights
 from text2lora.inference import generate, pad_left
 from text2lora.injection import LoraInjector
-from text2lora.live import PREFIX
+from text2lora.live import PREFIX, input_device
 from text2lora.modeling import Text2LoraModel
 from text2lora.standing import Standing
 from text2lora.turns import Stops, as_turn
@@ -214,7 +214,7 @@ class Engine:
                         generate(
                             self._base,
                             self._tokenizer,
-                            pad_left(self._tokenizer, ids, self._base.device),
+                            pad_left(self._tokenizer, ids, input_device(self._base)),
                             stops,
                             max_new_tokens=self._new_tokens,
                             max_time=self.limits.seconds,
@@ -250,7 +250,7 @@ class Engine:
 
     def _rows(self, adapters: Sequence[LoraAdapter | None]) -> LoraWeights:
         """Adapters as the injector takes them, their strengths in B; None is one of zeros, which changes nothing."""
-        config, device = self.model.config, self._base.device
+        config, device = self.model.config, input_device(self._base)
         zeros = next(adapter for adapter in adapters if adapter is not None).scaled(0)
         rows: LoraWeights = {}
         for name in config.target_modules:
