@@ -10,10 +10,13 @@ import functools
 import hashlib
 import importlib.util
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from text2lora.errors import CheckpointError, shown
 from text2lora.hub import BASES, atomic_folder, first_line, hub_fault, resolve_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class PackagedModel(NamedTuple):
@@ -113,6 +116,11 @@ def _unpacked(file: Path, name: str) -> Path:
 def base_source(name: str) -> str:
     """What transformers loads a base from: the folder of a built-in or packaged model, or the name as it is."""
     return str(packaged_model(name) or resolve_name(name, BASES))
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """Tokens that a model reads and writes at most; None where its config names no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def load_base(auto_class: Any, name: str | None, revision: str | None = None, **kwargs: Any) -> Any:

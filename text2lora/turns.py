@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from text2lora.errors import InvalidInputError
@@ -131,6 +131,53 @@ def as_turn(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[dict[str,
     if not tokenizer.chat_template:
         return "\n".join(turn["content"] for turn in turns)
     return _render(tokenizer, turns, add_generation_prompt=True) + AnswerForm.of(tokenizer).opening
+
+
+class FittedPrompt(NamedTuple):
+    """A conversation that leaves room for an answer.
+
+    Attributes:
+        turns: the last messages of the conversation.
+        text: the messages as the model reads them.
+        ids: the tokens of the text.
+        room: tokens that the answer may have.
+    """
+
+    turns: list[dict[str, str]]
+    text: str
+    ids: list[int]
+    room: int
+
+
+def fit_turns(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], context: int | None, max_new_tokens: int
+) -> FittedPrompt:
+    """Leave out the oldest questions, each with its answer, until the rest leaves room for the next answer.
+
+    Args:
+        tokenizer: of the base.
+        turns: messages of user and assistant in turn, the user's last.
+        context: tokens that the model reads and writes at most; None for no limit.
+        max_new_tokens: longest answer. A quarter of the context is room enough.
+
+    Raises:
+        InvalidInputError: the last message alone leaves no room; or see `as_turn`.
+    """
+    turns = list(turns)
+    while True:
+        text = as_turn(tokenizer, turns)
+        ids: list[int] = tokenizer(text, add_special_tokens=not tokenizer.chat_template, verbose=False)["input_ids"]
+        if context is None:
+            return FittedPrompt(turns, text, ids, max_new_tokens)
+        longest = context - min(max_new_tokens, context // 4)
+        if len(ids) <= longest:
+            return FittedPrompt(turns, text, ids, min(max_new_tokens, context - len(ids)))
+        if len(turns) == 1:
+            raise InvalidInputError(
+                f"the input has {len(ids):,} tokens: this base model reads {longest:,} at most, "
+                f"since its {context:,} hold the answer too"
+            )
+        turns = turns[2:]
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], **options: Any) -> str:

@@ -93,7 +93,7 @@ def test_the_oldest_turns_make_room(pair: Pair) -> None:
     for word in ("a" * 100, "b" * 100, "c" * 100):  # the context has 256 tokens, a byte each
         pair.answer(word)
     assert [turn["content"][0] for turn in pair.turns["base"] if turn["role"] == "user"] == ["b", "c"]
-    with pytest.raises(InvalidInputError, match="do not fit into the model's 256"):
+    with pytest.raises(InvalidInputError, match="this base model reads 250 at most, since its 256 hold"):
         pair.answer("d" * 300)
     assert len(pair.turns["base"]) == 4
 
@@ -107,7 +107,7 @@ def test_no_more_is_written_than_fits(adapter: LoraAdapter, chat_tokenizer) -> N
     )
     pair = Pair(adapter, NoAdapter(GPT2LMHeadModel(config).eval()), chat_tokenizer, 1.0, 500)
     assert pair.answer("x" * 20).keys() == {"base", "adapter"}  # of 22 tokens, and 10 are written
-    with pytest.raises(InvalidInputError, match="do not fit into the model's 32"):
+    with pytest.raises(InvalidInputError, match="reads 24 at most, since its 32 hold the answer too"):
         pair.answer("x" * 23)
 
 
@@ -159,7 +159,7 @@ def test_a_line_that_does_not_fit_is_passed_over(say) -> None:
     result = say(f"{'x' * 999}\ny\n")
     assert result.code == 0
     assert [line.split("\t")[0] for line in result.out.splitlines()] == ["y"]
-    assert "do not fit" in result.err
+    assert "the input has 1,001 tokens: this base model reads 250 at most" in result.err
 
 
 def test_bytes_that_are_no_text_are_replaced(say) -> None:

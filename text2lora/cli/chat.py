@@ -129,11 +129,15 @@ class Pair:
         Raises:
             InvalidInputError: the line alone is longer than the model's context.
         """
+        from text2lora.base import context_length
         from text2lora.inference import complete
+        from text2lora.turns import fit_turns
 
         answers, turns = {}, {}
+        context = context_length(self.model)
         for side in SIDES:
-            turns[side], text, room = self._fitting([*self.turns[side], {"role": "user", "content": line}])
+            said = [*self.turns[side], {"role": "user", "content": line}]
+            turns[side], text, _, room = fit_turns(self.tokenizer, said, context, self.max_new_tokens)
             with self.model.disable_adapter() if side == "base" else contextlib.nullcontext():
                 pieces = (lambda piece, side=side: on_text(side, piece)) if on_text else None
                 (answer,) = complete(self.model, self.tokenizer, [text], room, on_text=pieces)
@@ -154,26 +158,6 @@ class Pair:
     def reset(self) -> None:
         """Forget what was said."""
         self.turns = {side: [] for side in SIDES}
-
-    def _fitting(self, turns: list[Turn]) -> tuple[list[Turn], str, int]:
-        """The last turns that leave room for an answer, their text, and that room in tokens.
-
-        The oldest question goes with its answer, until a quarter of the context or `max_new_tokens` is left.
-        """
-        from text2lora.turns import as_turn
-
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
-        wanted = min(self.max_new_tokens, context // 4)
-        while True:
-            text = as_turn(self.tokenizer, turns)
-            tokens = self.tokenizer(text, add_special_tokens=not self.tokenizer.chat_template, verbose=False)
-            if (room := context - len(tokens["input_ids"])) >= wanted:
-                return turns, text, min(room, self.max_new_tokens)
-            if len(turns) == 1:
-                raise InvalidInputError(
-                    f"{context - room:,} tokens do not fit into the model's {context:,} beside an answer: say less"
-                )
-            turns = turns[2:]
 
 
 def keeps_turns(tokenizer: PreTrainedTokenizerBase) -> bool:

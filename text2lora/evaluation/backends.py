@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.adapter import LoraAdapter
-from text2lora.base import base_source
+from text2lora.base import base_source, context_length
 from text2lora.errors import CheckpointError, ServerError
 from text2lora.hub import hub_fault
 from text2lora.inference import complete
@@ -128,7 +128,7 @@ class TransformersBackend:
     def answer(self, requests: Sequence[Request], max_new_tokens: int, stop: Sequence[str]) -> list[Answer]:
         """See `Backend`; a prompt that does not fit the model's context is not asked."""
         texts = [self.render(request) for request in requests]
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        context = context_length(self.model)
         problems = {}
         for i, text in enumerate(texts):
             count = len(self._ids(text)) + max_new_tokens

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.arithmetic import cosine_matrix
+from text2lora.base import context_length
 from text2lora.encoder import rescale
 from text2lora.errors import TrainingError
 from text2lora.evaluation.metrics import Estimate, pearson, percentile_interval, resample, spearman
@@ -243,7 +244,7 @@ def check_conditioning(
             examples = [tasks[chosen[place]].examples for place in places]
             at_a_time = max(1, rows // count)
             scores = score_examples(
-                None if emb is None else make, injector, base, tokenizer, emb, examples, at_a_time, context_of(base)
+                None if emb is None else make, injector, base, tokenizer, emb, examples, at_a_time, context_length(base)
             )
             for place, value in zip(places, scores, strict=True):
                 found[chosen[place]] = value
@@ -263,11 +264,6 @@ def check_conditioning(
     gain, explained = _explained(losses, draws, seed)
     names = [task.name for task in tasks]
     return ConditioningReport(names, made, gain, explained, _similarities(model, own, other, reworded))
-
-
-def context_of(base: PreTrainedModel) -> int | None:
-    """The longest text that a model reads, in tokens; None where its config does not say."""
-    return getattr(base.config.get_text_config(), "max_position_embeddings", None)
 
 
 def _condition(name: str, found: Sequence[TaskScore | None], draws: int, seed: int) -> Condition:

@@ -10,8 +10,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.arithmetic import cosine_matrix
+from text2lora.base import context_length
 from text2lora.encoder import check_description
-from text2lora.evaluation.check import CheckTask, context_of
+from text2lora.evaluation.check import CheckTask
 from text2lora.inference import generate_answers
 from text2lora.injection import LoraInjector
 from text2lora.modeling import Text2LoraModel
@@ -103,7 +104,7 @@ def compare_descriptions(
         emb = None if row is None else task_emb[row : row + 1].to(model.device, model.dtype)
         make = None if emb is None else model
         scores = [
-            score_examples(make, injector, base, tokenizer, emb, [task.examples], max_length=context_of(base))[0]
+            score_examples(make, injector, base, tokenizer, emb, [task.examples], max_length=context_length(base))[0]
             for task in tasks
         ]
         with injector.inject({} if emb is None else model(emb)):

@@ -20,6 +20,7 @@ from transformers.generation.streamers import BaseStreamer
 from text2lora import samples
 from text2lora.adapter import LoraAdapter
 from text2lora.arithmetic import cosine_matrix
+from text2lora.base import context_length
 from text2lora.errors import CheckpointError, HubError, InvalidDescriptionError, InvalidInputError
 from text2lora.hub import CHECKPOINTS
 from text2lora.hypernetwork import LoraWeights
@@ -28,7 +29,7 @@ from text2lora.injection import LoraInjector
 from text2lora.live import PREFIX, input_device
 from text2lora.modeling import Text2LoraModel
 from text2lora.standing import Standing
-from text2lora.turns import Stops, as_turn
+from text2lora.turns import FittedPrompt, Stops, fit_turns
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,7 @@ class Engine:
         self._tokenizer = model.base_tokenizer
         known = samples.BY_BASE.get(model.config.base_model_name_or_path or "")
         self._remembers = bool(self._tokenizer.chat_template) and not (known and known.single)
-        context = getattr(self._base.config.get_text_config(), "max_position_embeddings", None)
-        self._new_tokens = min(limits.new_tokens, context // 2) if context else limits.new_tokens
-        self._room = context - self._new_tokens if context else None
-        self.samples = known or samples.for_any_text(self._room, self._remembers)
+        self.samples = known or samples.for_any_text(context_length(self._base), self._remembers)
         self._injector = LoraInjector(self._base, model.config)
         self._lock = threading.Lock()
         model.encoder  # noqa: B018 - loaded now rather than for the first visitor
@@ -209,14 +207,14 @@ class Engine:
         def answer() -> None:
             try:
                 with self._lock, torch.inference_mode(), self._injector.inject(self._rows(adapters)):
-                    ids = [self._ids(before, message) for before in said]
+                    prompts = [self._prompt(before, message) for before in said]
                     if not gone.is_set():
                         generate(
                             self._base,
                             self._tokenizer,
-                            pad_left(self._tokenizer, ids, input_device(self._base)),
+                            pad_left(self._tokenizer, [prompt.ids for prompt in prompts], input_device(self._base)),
                             stops,
-                            max_new_tokens=self._new_tokens,
+                            max_new_tokens=min(prompt.room for prompt in prompts),
                             max_time=self.limits.seconds,
                             streamer=_Steps(steps),
                             stopping_criteria=StoppingCriteriaList([_Gone(gone)]),
@@ -235,18 +233,12 @@ class Engine:
         finally:
             gone.set()
 
-    def _ids(self, said: Sequence[tuple[str, str]], message: str) -> list[int]:
-        """The tokens of a conversation, without its oldest turns where it would be too long for the base."""
+    def _prompt(self, said: Sequence[tuple[str, str]], message: str) -> FittedPrompt:
+        """A message after what was said, without the oldest turns where all would be too long for the base."""
         turns = [{"role": "user", "content": message}]
         for asked, answered in reversed(said):
             turns[:0] = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-        text = as_turn(self._tokenizer, turns)
-        ids = self._tokenizer(text, add_special_tokens=not self._tokenizer.chat_template, verbose=False)["input_ids"]
-        if self._room is None or len(ids) <= self._room:
-            return ids
-        if said:
-            return self._ids(said[1:], message)
-        raise InvalidInputError(f"the input has {len(ids):,} tokens: this base model reads {self._room:,} at most")
+        return fit_turns(self._tokenizer, turns, context_length(self._base), self.limits.new_tokens)
 
     def _rows(self, adapters: Sequence[LoraAdapter | None]) -> LoraWeights:
         """Adapters as the injector takes them, their strengths in B; None is one of zeros, which changes nothing."""
