@@ -36,7 +36,9 @@ LAYERS = [
     "injection",
     "inference",
     "language",
+    "functions",
     "modeling",
+    "shortcut",
     "batch",
     "integrations",
     "export",
@@ -58,6 +60,7 @@ def test_public_names_are_these() -> None:
         "CheckpointError",
         "DescriptionWarning",
         "EvaluationError",
+        "Function",
         "HubError",
         "InvalidDescriptionError",
         "LoraAdapter",
@@ -72,6 +75,7 @@ def test_public_names_are_these() -> None:
         "TrainingError",
         "base_model_path",
         "combine",
+        "function",
         "library_version",
     ]
 

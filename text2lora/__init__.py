@@ -23,8 +23,10 @@ if TYPE_CHECKING:
         Text2LoraError,
         TrainingError,
     )
+    from text2lora.functions import Function
     from text2lora.hub import library_version
     from text2lora.modeling import Text2LoraModel
+    from text2lora.shortcut import function
 
 _HOME = {
     "LoraAdapter": "adapter",
@@ -45,6 +47,8 @@ _HOME = {
     "base_model_path": "base",
     "library_version": "hub",
     "Text2LoraModel": "modeling",
+    "Function": "functions",
+    "function": "shortcut",
 }
 """Where each public name is defined; imported when first used, so that `t2l --help` needs no torch."""
 
@@ -67,6 +71,8 @@ __all__ = [  # noqa: RUF022 - the order of _HOME
     "base_model_path",
     "library_version",
     "Text2LoraModel",
+    "Function",
+    "function",
 ]
 
 

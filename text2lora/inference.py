@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypedDict
 
 import torch
@@ -61,7 +62,6 @@ def generate_answers(
     return [text.strip() for text in complete(model, tokenizer, texts, max_new_tokens, batch_size)]
 
 
-@torch.inference_mode()
 def complete(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -87,15 +87,42 @@ def complete(
     Returns:
         The continuations in the order of the texts, without special tokens.
     """
-    answers = [""] * len(texts)
     ids = [tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"] for text in texts]
-    order = sorted(range(len(texts)), key=lambda i: len(ids[i]))
+    return complete_ids(model, tokenizer, ids, max_new_tokens, batch_size, stop, on_text)
+
+
+@torch.inference_mode()
+def complete_ids(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[list[int]],
+    max_new_tokens: int = 64,
+    batch_size: int = 32,
+    stop: Sequence[str] = (),
+    on_text: Callable[[str], None] | None = None,
+    within: Callable[[Sequence[int]], AbstractContextManager[None]] | None = None,
+) -> list[str]:
+    """`complete` of texts that are tokens already.
+
+    Args:
+        model: see `complete`.
+        tokenizer: see `complete`.
+        ids: the tokens of each text.
+        max_new_tokens: see `complete`.
+        batch_size: see `complete`.
+        stop: see `complete`.
+        on_text: see `complete`.
+        within: what a batch runs in, given which of the texts are its rows: there, each can get an adapter of its own.
+    """
+    answers = [""] * len(ids)
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     stops = Stops.of(tokenizer, model, stop)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         inputs = pad_left(tokenizer, [ids[i] for i in rows], input_device(model))
         streamer = _Pieces(tokenizer, stops, on_text) if on_text else None
-        output = generate(model, tokenizer, inputs, stops, max_new_tokens=max_new_tokens, streamer=streamer)
+        with within(rows) if within else nullcontext():
+            output = generate(model, tokenizer, inputs, stops, max_new_tokens=max_new_tokens, streamer=streamer)
         new = output[:, inputs["input_ids"].shape[1] :].tolist()
         for i, tokens in zip(rows, new, strict=True):
             answers[i] = stops.read(tokenizer, tokens)

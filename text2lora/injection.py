@@ -1,16 +1,22 @@
-"""Per-sample LoRA: one frozen base, a different adapter for every group of rows of the batch."""
+"""A LoRA for every row: one frozen base, a different adapter for every group of rows of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from text2lora.adapter import LoraAdapter
 from text2lora.configuration import Text2LoraConfig
 from text2lora.hypernetwork import LoraWeights
+from text2lora.live import PREFIX
+
+Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+"""By the path of a module: the transposes of A [n, in, r] and of B [n, r, out], its strength in the latter."""
 
 
 class LoraInjector:
@@ -38,26 +44,75 @@ class LoraInjector:
         Args:
             weights: A [n, layers, r, in] and B [n, layers, out, r] by target module; gradients flow into them.
         """
-        handles = [
-            module.register_forward_hook(self._hook(down, up))
+        with _added(
+            (module, down, up)
             for name, (a, b) in weights.items()  # unbound, for the gradient of a slice is as large as the whole
             for module, down, up in zip(
                 self._modules[name], a.mT.unbind(1), (self._scaling * b).mT.unbind(1), strict=True
             )
-        ]
-        try:
+        ):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    @staticmethod
-    def _hook(down: torch.Tensor, up: torch.Tensor) -> Any:
-        """What adds x `down` `up` to a module's output, for a group of rows each: [n, in, r] and [n, r, out]."""
 
-        def add(module: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
-            x = args[0]
-            low = torch.bmm(x.reshape(len(down), -1, x.shape[-1]), down.to(x))  # [n, k * tokens, r]
-            return torch.baddbmm(out.reshape(*low.shape[:2], -1), low, up.to(x)).view_as(out)
+def factors_of(adapter: LoraAdapter, device: torch.device | str | None = None) -> Factors:
+    """An adapter as `inject_rows` takes it, with one row, on a device; None leaves it where it is."""
+    made = {}
+    for key, a in adapter.weights.items():
+        if ".lora_A." in key:
+            b = adapter.weights[key.replace(".lora_A.", ".lora_B.")]
+            path = key.removeprefix(PREFIX).removesuffix(".lora_A.weight")
+            made[path] = a.to(device).mT[None], (adapter.spec.scaling * b.to(device)).mT[None]
+    return made
 
-        return add
+
+def stack_factors(rows: Sequence[Factors]) -> Factors:
+    """Several adapters as one of as many rows. An empty one is the base alone; ranks and modules may differ.
+
+    The same object in all rows is returned as it is: one adapter serves a batch of any size.
+    """
+    if all(row is rows[0] for row in rows):
+        return rows[0]
+    stacked = {}
+    for path in dict.fromkeys(path for row in rows for path in row):
+        down, up = next(row[path] for row in rows if path in row)
+        none = down[:, :, :0], up[:, :0]
+        r = max(row[path][0].shape[2] for row in rows if path in row)
+        pairs = [row.get(path, none) for row in rows]
+        stacked[path] = (
+            torch.cat([F.pad(down, (0, r - down.shape[2])) for down, _ in pairs]),
+            torch.cat([F.pad(up, (0, 0, 0, r - up.shape[1])) for _, up in pairs]),
+        )
+    return stacked
+
+
+@contextmanager
+def inject_rows(model: nn.Module, factors: Factors) -> Iterator[None]:
+    """Within the block, a batch of n * k rows passes through the n adapters of `factors`, k neighbouring rows each.
+
+    Args:
+        model: the base; it is not changed, and no other thread may use it meanwhile.
+        factors: of n adapters, see `stack_factors`.
+    """
+    with _added((model.get_submodule(path), down, up) for path, (down, up) in factors.items()):
+        yield
+
+
+@contextmanager
+def _added(updates: Iterable[tuple[nn.Module, torch.Tensor, torch.Tensor]]) -> Iterator[None]:
+    handles = [module.register_forward_hook(_hook(down, up)) for module, down, up in updates]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(down: torch.Tensor, up: torch.Tensor) -> Any:
+    """What adds x `down` `up` to a module's output, for a group of rows each: [n, in, r] and [n, r, out]."""
+
+    def add(module: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+        x = args[0]
+        low = torch.bmm(x.reshape(len(down), -1, x.shape[-1]), down.to(x))  # [n, k * tokens, r]
+        return torch.baddbmm(out.reshape(*low.shape[:2], -1), low, up.to(x)).view_as(out)
+
+    return add

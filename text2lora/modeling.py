@@ -27,6 +27,7 @@ from text2lora.configuration import Text2LoraConfig
 from text2lora.digest import config_values, digest
 from text2lora.encoder import TextEncoder, check_description, check_descriptions, rescale
 from text2lora.errors import CheckpointError, DescriptionWarning, OutputError, Text2LoraError, shown
+from text2lora.functions import Function, Runner
 from text2lora.hub import (
     CARD_NAME,
     CHECKPOINTS,
@@ -48,6 +49,7 @@ from text2lora.hub import (
 from text2lora.hypernetwork import LoraWeights, TrunkHyperNetwork, build_hypernetwork
 from text2lora.live import PREFIX
 from text2lora.processor import widen
+from text2lora.sharing import apply_apart, share
 from text2lora.standing import FILE_NAME, DescriptionStatistics, Standing
 from text2lora.task_encoder import SoftmaxTaskEncoder, TokenTaskEncoder, VectorQuantizedTaskEncoder
 from text2lora.turns import keep_ends
@@ -616,15 +618,53 @@ class Text2LoraModel(PreTrainedModel):
             InvalidDescriptionError: see `generate_lora`.
             CheckpointError: the base is not the one that the checkpoint is for.
         """
-        from text2lora.sharing import apply_apart
-
         adapter = self.generate_lora(check_description(description), scale=scale)
         if base_model is None:
-            with _LOADING:
-                base_model = self._lazy.get("base") or self._lazy.setdefault("base", self.load_base_model())
+            base_model = self._kept_base()
         elif isinstance(base_model, str | os.PathLike):
             base_model = self.load_base_model(base_model)
         return apply_apart(adapter, base_model, adapter_name)
+
+    def function(
+        self,
+        description: str,
+        *,
+        labels: Sequence[str] | None = None,
+        max_new_tokens: int = 64,
+        stop: str | Sequence[str] = (),
+        scale: float = 1.0,
+    ) -> Function:
+        """Make a function from text to text: an adapter of the base model, ready to be called.
+
+        All functions share one copy of the base model's weights, which the first one loads; the next ones take
+        milliseconds.
+
+        ```python
+        city = t2l.function("Return the city in capital letters.")
+        city("order A12: 2 x tent for Ada Berg, ship to Oslo, total $80.00, 2024-05-01")  # 'OSLO'
+        ```
+
+        Args:
+            description: what the function should do.
+            labels: the only answers it may give, two or more; None lets it write freely.
+            max_new_tokens: longest answer.
+            stop: texts before which an answer ends, beside where the base model ends its answers.
+            scale: the strength of the adapter; 1.0 is as trained.
+
+        Raises:
+            InvalidDescriptionError: see `generate_lora`.
+            InvalidInputError: labels, `max_new_tokens` or `stop` cannot be used.
+            CheckpointError: the base model cannot be loaded, or is not the one that the checkpoint is for.
+        """
+        adapter = self.generate_lora(check_description(description), scale=scale)
+        with _LOADING:
+            if "runner" not in self._lazy:
+                own = [str(self._load_kwargs["base"])] if self._load_kwargs.get("base") else []
+                config = self.config
+                source = base_source(config.base_model_name_or_path or "")
+                key = (source, config.base_model_revision or "", str(self.device), *own)
+                self._lazy["runner"] = Runner.shared(key, lambda: Runner(share(self._kept_base()), self.base_tokenizer))
+        return Function(self._lazy["runner"], adapter, labels, max_new_tokens, stop)
 
     def _warn_far(self, descriptions: Sequence[str], task_emb: torch.Tensor) -> None:
         """Warn once a call, at the line of the caller outside of text2lora and torch."""
@@ -644,6 +684,13 @@ class Text2LoraModel(PreTrainedModel):
         while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("text2lora", "torch"):
             level, frame = level + 1, frame.f_back
         warnings.warn(found[0] + more, DescriptionWarning, stacklevel=level)
+
+    def _kept_base(self) -> PreTrainedModel:
+        """The base model, loaded when first used."""
+        with _LOADING:
+            if "base" not in self._lazy:
+                self._lazy["base"] = self.load_base_model()
+            return self._lazy["base"]
 
     def _check_task_emb(self, task_emb: torch.Tensor, count: int | None = None) -> None:
         """Check that task embeddings are what the hypernetwork reads, and as many as `count`, if that is given."""

@@ -80,16 +80,8 @@ def load_base(lora: LoraAdapter, base: str | None, device: str) -> tuple[PreTrai
     Raises:
         CheckpointError: the adapter names none, or it cannot be had.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from text2lora.processor import widen
-    from text2lora.turns import keep_ends
-
     name, revision = base or lora.spec.base_model_name_or_path, None if base else lora.spec.revision
-    tokenizer = bases.load_base(AutoTokenizer, name, revision)
-    model = bases.load_base(AutoModelForCausalLM, name, revision, device_map=parse_device(device))
-    keep_ends(model, tokenizer)
-    return widen(model).eval(), tokenizer
+    return bases.load_base_with_tokenizer(name, revision, parse_device(device))
 
 
 def answer_table(rows: list[dict[str, str]], header: bool = True) -> FoldedTable:

@@ -23,10 +23,9 @@ from text2lora.arithmetic import cosine_matrix
 from text2lora.base import context_length
 from text2lora.errors import CheckpointError, HubError, InvalidDescriptionError, InvalidInputError
 from text2lora.hub import CHECKPOINTS
-from text2lora.hypernetwork import LoraWeights
 from text2lora.inference import generate, pad_left
-from text2lora.injection import LoraInjector
-from text2lora.live import PREFIX, input_device
+from text2lora.injection import factors_of, inject_rows, stack_factors
+from text2lora.live import input_device
 from text2lora.modeling import Text2LoraModel
 from text2lora.standing import Standing
 from text2lora.turns import FittedPrompt, Stops, fit_turns
@@ -125,7 +124,6 @@ class Engine:
         known = samples.BY_BASE.get(model.config.base_model_name_or_path or "")
         self._remembers = bool(self._tokenizer.chat_template) and not (known and known.single)
         self.samples = known or samples.for_any_text(context_length(self._base), self._remembers)
-        self._injector = LoraInjector(self._base, model.config)
         self._lock = threading.Lock()
         model.encoder  # noqa: B018 - loaded now rather than for the first visitor
 
@@ -206,13 +204,15 @@ class Engine:
 
         def answer() -> None:
             try:
-                with self._lock, torch.inference_mode(), self._injector.inject(self._rows(adapters)):
+                device = input_device(self._base)
+                factors = stack_factors([factors_of(adapter, device) if adapter else {} for adapter in adapters])
+                with self._lock, torch.inference_mode(), inject_rows(self._base, factors):
                     prompts = [self._prompt(before, message) for before in said]
                     if not gone.is_set():
                         generate(
                             self._base,
                             self._tokenizer,
-                            pad_left(self._tokenizer, [prompt.ids for prompt in prompts], input_device(self._base)),
+                            pad_left(self._tokenizer, [prompt.ids for prompt in prompts], device),
                             stops,
                             max_new_tokens=min(prompt.room for prompt in prompts),
                             max_time=self.limits.seconds,
@@ -239,24 +239,6 @@ class Engine:
         for asked, answered in reversed(said):
             turns[:0] = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
         return fit_turns(self._tokenizer, turns, context_length(self._base), self.limits.new_tokens)
-
-    def _rows(self, adapters: Sequence[LoraAdapter | None]) -> LoraWeights:
-        """Adapters as the injector takes them, their strengths in B; None is one of zeros, which changes nothing."""
-        config, device = self.model.config, input_device(self._base)
-        zeros = next(adapter for adapter in adapters if adapter is not None).scaled(0)
-        rows: LoraWeights = {}
-        for name in config.target_modules:
-            keys = [f"{PREFIX}{config.module_paths[name].format(layer=i)}" for i in range(config.num_layers)]
-            a, b = (
-                torch.stack([
-                    torch.stack([(adapter or zeros).weights[f"{key}.lora_{letter}.weight"] for key in keys])
-                    for adapter in adapters
-                ]).to(device)
-                for letter in "AB"
-            )  # fmt: skip
-            strengths = [(adapter or zeros).spec.scaling / config.lora_scaling for adapter in adapters]
-            rows[name] = a, b * torch.tensor(strengths, device=device, dtype=b.dtype)[:, None, None, None]
-        return rows
 
 
 class Service:

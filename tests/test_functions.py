@@ -1,0 +1,236 @@
+"""Adapters as functions: each call sees its own adapter, alone, in a batch, in threads and in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+import text2lora
+from text2lora import LoraAdapter, Text2LoraModel
+from text2lora.errors import CheckpointError, InvalidInputError
+from text2lora.functions import call_many
+from text2lora.inference import generate_answers
+
+TEXTS = ["x", "a much longer text than the others", "order A1", "y", "what"]
+DESCRIPTIONS = ["upper case the city", "the price", "two words"]
+
+
+@pytest.fixture(scope="module")
+def maker(checkpoint_dir) -> Text2LoraModel:
+    return Text2LoraModel.from_pretrained(checkpoint_dir)
+
+
+@pytest.fixture(scope="module")
+def functions(maker):
+    return [maker.function(text, max_new_tokens=8, scale=2) for text in DESCRIPTIONS]
+
+
+@pytest.fixture(scope="module")
+def expected(functions, base_dir, tokenizer) -> list[list[str]]:
+    """What plain PEFT answers, one text at a time."""
+    from transformers import AutoModelForCausalLM
+
+    def answers(adapter: LoraAdapter) -> list[str]:
+        model = adapter.apply_to(AutoModelForCausalLM.from_pretrained(base_dir))
+        return [generate_answers(model, tokenizer, [text], 8)[0] for text in TEXTS]
+
+    found = [answers(function.adapter) for function in functions]
+    assert found[0] != found[1] != found[2]
+    return found
+
+
+def test_a_function_answers_as_peft_does(functions, expected) -> None:
+    assert [functions[0](text) for text in TEXTS] == expected[0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_a_batch_gives_the_answers_of_one_by_one_in_order(functions, expected, batch_size: int) -> None:
+    assert functions[0].many(TEXTS, batch_size) == expected[0]
+    assert functions[0].many([]) == []
+
+
+def test_a_batch_may_mix_functions(functions, expected) -> None:
+    calls = [(function, text) for text in TEXTS for function in functions]
+    assert call_many(calls, 4) == [answers[i] for i in range(len(TEXTS)) for answers in expected]
+
+
+def test_adapters_of_other_ranks_and_modules_share_a_batch(functions, make_model, load_base, tokenizer) -> None:
+    other = make_model(("down_proj",), lora_r=2, use_rslora=False).generate_lora(task_emb=torch.randn(1, 24))[0]
+    function = text2lora.function(other.scaled(3), max_new_tokens=8)
+    assert function._runner is functions[0]._runner
+    alone = generate_answers(other.scaled(3).apply_to(load_base()), tokenizer, ["x"], 8)
+    assert call_many([(functions[0], "y"), (function, "x")])[1:] == alone
+
+
+def test_threads_do_not_see_each_others_adapters(functions, expected) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda pair: pair[0](pair[1]), [(f, text) for f in functions for text in TEXTS]))
+    assert found == [answer for answers in expected for answer in answers]
+
+
+def test_waiting_calls_share_a_batch_and_only_the_wrong_one_fails(functions, expected, monkeypatch) -> None:
+    sizes, generate = [], functions[0]._runner.model.generate
+    monkeypatch.setattr(
+        functions[0]._runner.model, "generate", lambda **kw: [sizes.append(len(kw["input_ids"])), generate(**kw)][1]
+    )
+
+    async def serve() -> list[object]:
+        calls = [function.acall(text) for function in functions for text in TEXTS]
+        return await asyncio.gather(*calls, functions[0].acall(" "), return_exceptions=True)
+
+    *answers, refused = asyncio.run(serve())
+    assert answers == [answer for answers in expected for answer in answers]
+    assert isinstance(refused, InvalidInputError)
+    assert max(sizes) > 1
+
+
+def test_a_failure_of_the_model_reaches_everyone_who_waits(functions, monkeypatch) -> None:
+    def fail(**options: object) -> None:
+        raise MemoryError
+
+    async def serve() -> list[object]:
+        return await asyncio.gather(*(functions[0].acall(text) for text in TEXTS), return_exceptions=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(functions[0]._runner.model, "generate", fail)
+        assert {type(result) for result in asyncio.run(serve())} == {MemoryError}
+    assert asyncio.run(functions[0].acall("x")) == functions[0]("x")
+
+
+def test_functions_share_one_base_and_leave_it_as_it_is(functions, maker, expected, load_base, monkeypatch) -> None:
+    monkeypatch.setattr("text2lora.base.load_base", lambda *args, **kw: pytest.fail("a second base was loaded"))
+    another = text2lora.function(functions[0].adapter, max_new_tokens=8)
+    model = maker.generate_adapter(DESCRIPTIONS[1])
+    pointers = {f._runner.model.lm_head.weight.data_ptr() for f in [another, *functions]}
+    assert pointers == {model.get_base_model().lm_head.weight.data_ptr()}
+    assert another.many(TEXTS) == expected[0]
+    ids = torch.tensor([[7, 8, 9]])
+    with torch.no_grad():
+        assert torch.equal(functions[0]._runner.model(ids).logits, load_base()(ids).logits)
+
+
+def test_a_base_goes_when_no_function_needs_it(base_dir, functions) -> None:
+    from text2lora.functions import _RUNNERS
+
+    function = text2lora.function(functions[0].adapter, base=str(base_dir) + "/")
+    before = len(_RUNNERS)
+    del function
+    gc.collect()
+    assert len(_RUNNERS) == before - 1
+
+
+def test_a_sentence_becomes_a_function_in_one_call(checkpoint_dir, functions, tmp_path) -> None:
+    made = text2lora.function(do=DESCRIPTIONS[0], model=checkpoint_dir, max_new_tokens=8)
+    made.adapter.save_pretrained(tmp_path / "mine")
+    assert made("x") == text2lora.function(tmp_path / "mine", max_new_tokens=8)("x")
+    assert "upper case the city" in repr(made)
+
+
+LABELS = ["yes", "yesterday", "no"]
+
+
+def slow_scores(adapter: LoraAdapter, base, tokenizer, text: str) -> dict[str, float]:
+    """The log probability of every token of a label and of the end, one label at a time."""
+    model = adapter.apply_to(base)
+    prompt = tokenizer(f"<user>{text}<answer>", add_special_tokens=False)["input_ids"]
+    sums = []
+    for label in LABELS:
+        answer = tokenizer(label + "<eos>", add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            log_probabilities = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+        sums.append(sum(log_probabilities[len(prompt) + i - 1, token] for i, token in enumerate(answer)))
+    return dict(zip(LABELS, torch.stack(sums).softmax(0).tolist(), strict=True))
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+def test_scores_are_the_probabilities_of_whole_labels(maker, load_base, tokenizer, monkeypatch, stateful: bool) -> None:
+    function = maker.function(DESCRIPTIONS[0], labels=LABELS)
+    monkeypatch.setattr(function._runner.model, "_is_stateful", stateful)  # as of a model that takes no mask of ours
+    found = function.scores(TEXTS)
+    for text, scores in zip(TEXTS, found, strict=True):
+        slow = slow_scores(function.adapter, load_base(), tokenizer, text)
+        assert scores == pytest.approx(slow, rel=1e-3)
+        assert list(scores) == sorted(slow, key=lambda label: -slow[label])
+        assert function(text) == next(iter(scores))
+        assert function.scores(text) == pytest.approx(scores, rel=1e-3)
+    assert function.many(TEXTS) == [next(iter(scores)) for scores in found]
+
+
+def test_labelled_and_free_functions_share_a_call(functions, expected, maker) -> None:
+    labelled = maker.function(DESCRIPTIONS[1], labels=LABELS)
+    assert call_many([(functions[0], "x"), (labelled, "x"), (functions[0], "y")]) == [
+        expected[0][0],
+        labelled("x"),
+        expected[0][3],
+    ]
+
+
+def test_stop_ends_an_answer_before_it(maker, functions, expected) -> None:
+    text = max(expected[0], key=len)
+    row, end = expected[0].index(text), text[2]
+    function = maker.function(DESCRIPTIONS[0], stop=end, max_new_tokens=8, scale=2)
+    assert function(TEXTS[row]) == text[: text.index(end)].strip()
+
+
+def test_an_answer_ends_with_the_context_alone_and_in_a_batch(maker) -> None:
+    function = maker.function(DESCRIPTIONS[0], max_new_tokens=500)  # the base reads 256 tokens
+    texts = ["x" * 190, "y" * 189, "z" * 150, "w"]
+    assert function.many(texts) == [function(text) for text in texts]
+    with pytest.raises(InvalidInputError, match=r"the input has 193 tokens: this base model reads 192 at most"):
+        function("x" * 191)
+    with pytest.raises(InvalidInputError, match=r"text 2 of 2: the input has 193"):
+        function.many(["x", "x" * 191])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the input is empty"),
+        (" \n", "the input is empty"),
+        (None, "takes text, got NoneType"),
+        (b"x", "takes text, got bytes"),
+        ("half \ud800", "no valid text"),
+    ],
+)
+def test_an_input_that_is_no_text_is_refused(functions, text, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        functions[0](text)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": "yes"}, "labels are 'yes': expected two or more"),
+        ({"labels": ["yes"]}, "expected two or more"),
+        ({"labels": ["yes", ""]}, "expected two or more"),
+        ({"labels": ["yes", 1]}, "expected two or more"),
+        ({"labels": ["yes", "no", "yes"]}, "'yes' more than once"),
+        ({"stop": [""]}, "stop is"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"max_new_tokens": 1.5}, "max_new_tokens is 1.5"),
+        ({"max_new_tokens": True}, "max_new_tokens is True"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused(maker, options, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        maker.function("the price", **options)
+
+
+def test_other_wrong_calls_are_refused(functions, maker, make_model, base_dir) -> None:
+    with pytest.raises(InvalidInputError, match="many takes a list of texts"):
+        functions[0].many("one text")
+    with pytest.raises(InvalidInputError, match="batch_size is 0"):
+        functions[0].many(["x"], 0)
+    with pytest.raises(InvalidInputError, match="has no labels to score"):
+        functions[0].scores("x")
+    with pytest.raises(CheckpointError, match="got neither of them"):
+        text2lora.function()
+    with pytest.raises(CheckpointError, match="got both of them"):
+        text2lora.function(functions[0].adapter, do="the price")
+    weights = {key: torch.ones(4, 5) if "_A" in key else torch.ones(5, 4) for key in functions[0].adapter.weights}
+    with pytest.raises(CheckpointError, match="5 features there"):
+        text2lora.function(LoraAdapter(weights, functions[0].adapter.spec))

@@ -1,0 +1,330 @@
+"""Adapters as functions from text to text, over one base model in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import operator
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, overload
+from weakref import WeakValueDictionary
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from text2lora.adapter import LoraAdapter
+from text2lora.base import context_length
+from text2lora.errors import InvalidInputError, shown
+from text2lora.inference import complete_ids
+from text2lora.injection import factors_of, inject_rows, stack_factors
+from text2lora.language import answer_logits, prompt_batch
+from text2lora.live import fit_modules, input_device
+from text2lora.turns import AnswerForm, FittedPrompt, fit_turns
+
+TARGETS = 1024
+"""Labels that are scored in one pass, over all of its texts."""
+
+_RUNNERS: WeakValueDictionary[tuple[str, ...], Runner] = WeakValueDictionary()
+_LOADING = threading.Lock()
+
+
+class Function:
+    """An adapter that is called on text. Made by `Text2LoraModel.function` and `text2lora.function`.
+
+    All functions of a base model share its weights in memory, and several threads may call them: each call sees its
+    own adapter only. A function answers as `t2l run` does: greedily, in the chat format of the base model.
+
+    ```python
+    fn("one text")  # the answer
+    fn.many(["one text", "another"])  # answers in this order, computed in batches
+    await fn.acall("one text")  # for servers: calls that wait at the same time share a batch
+    fn.scores("one text")  # with labels: the probability of each
+    ```
+
+    Attributes:
+        adapter: the adapter; `fn.adapter.save_pretrained("folder")` keeps it.
+        labels: the only answers, if the function is restricted to some.
+        max_new_tokens: longest answer.
+        stop: texts that end an answer.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        adapter: LoraAdapter,
+        labels: Sequence[str] | None = None,
+        max_new_tokens: int = 64,
+        stop: str | Sequence[str] = (),
+    ):
+        self.adapter = adapter
+        self.labels = None if labels is None else _check_labels(labels)
+        self.max_new_tokens = _check_count(max_new_tokens, "max_new_tokens")
+        self.stop = _check_stop(stop)
+        self._runner = runner
+        self._factors = factors_of(fit_modules(adapter, runner.model), input_device(runner.model))
+        if self.labels and not AnswerForm.of(runner.tokenizer).end:
+            raise InvalidInputError(
+                "labels need a base model with a token that ends an answer, and the tokenizer names none: give it an "
+                "eos_token, or leave out labels"
+            )
+
+    def __call__(self, text: str) -> str:
+        """The answer to a text.
+
+        Raises:
+            InvalidInputError: the text is empty, no string, or longer than the base model can read.
+        """
+        return self.many([text])[0]
+
+    def many(self, texts: Sequence[str], batch_size: int = 32) -> list[str]:
+        """The answers to many texts, in their order, as if each were asked alone.
+
+        Args:
+            texts: the texts.
+            batch_size: texts at a time; those of similar length share a batch.
+
+        Raises:
+            InvalidInputError: see `__call__`; nothing is answered then.
+        """
+        if isinstance(texts, str | bytes):
+            raise InvalidInputError("many takes a list of texts, got one text: call the function itself on it")
+        return call_many([(self, text) for text in texts], batch_size)
+
+    async def acall(self, text: str) -> str:
+        """The answer to a text, without blocking the event loop.
+
+        Calls that wait at the same time, of this function and of others on the same base model, share a batch.
+
+        Raises:
+            InvalidInputError: see `__call__`.
+        """
+        return await asyncio.wrap_future(self._runner.submit(self._ask(text)))
+
+    @overload
+    def scores(self, text: str) -> dict[str, float]: ...
+
+    @overload
+    def scores(self, text: list[str] | tuple[str, ...], batch_size: int = 32) -> list[dict[str, float]]: ...
+
+    def scores(self, text: str | Sequence[str], batch_size: int = 32) -> dict[str, float] | list[dict[str, float]]:
+        """The probability of each label, most likely first; they add up to 1.
+
+        They come from the log probability that the model gives to the whole label and the end of the answer.
+
+        Args:
+            text: a text; a list gives a list.
+            batch_size: texts at a time.
+
+        Raises:
+            InvalidInputError: the function has no labels, or see `__call__`.
+        """
+        if self.labels is None:
+            raise InvalidInputError('this function has no labels to score: make it with labels=["...", "..."]')
+        single = isinstance(text, str)
+        questions = [self._ask(one) for one in ([text] if isinstance(text, str) else text)]
+        found = self._runner.score(questions, _check_count(batch_size, "batch_size"))
+        return found[0] if single else found
+
+    def __repr__(self) -> str:
+        about = self.adapter.metadata.get("description") or self.adapter.spec.base_model_name_or_path
+        return f"Function({about!r}{f', labels={list(self.labels)}' if self.labels else ''})"
+
+    def _ask(self, text: str) -> Question:
+        """A text as the base model reads it."""
+        if not isinstance(text, str):
+            raise InvalidInputError(f"a function takes text, got {type(text).__name__}: pass a string")
+        if not text.strip():
+            raise InvalidInputError("the input is empty: pass the text to answer")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInputError(f"the input is no valid text ({error.reason}): pass a string of Unicode") from error
+        runner = self._runner
+        wanted = max(map(len, runner.tokens_of_labels(self.labels))) if self.labels else self.max_new_tokens
+        turn = {"role": "user", "content": text}
+        return Question(self, text, fit_turns(runner.tokenizer, [turn], context_length(runner.model), wanted))
+
+
+@dataclass(frozen=True)
+class Question:
+    """A text for a function, and what the base model reads of it."""
+
+    function: Function
+    text: str
+    prompt: FittedPrompt
+
+
+def call_many(calls: Sequence[tuple[Function, str]], batch_size: int = 32) -> list[str]:
+    """The answers to calls of several functions, in their order; a batch may mix functions of the same base model.
+
+    Args:
+        calls: functions, each with a text.
+        batch_size: texts at a time.
+
+    Raises:
+        InvalidInputError: see `Function.__call__`; nothing is answered then.
+    """
+    size = _check_count(batch_size, "batch_size")
+    questions = []
+    for number, (function, text) in enumerate(calls, 1):
+        try:
+            questions.append(function._ask(text))
+        except InvalidInputError as error:
+            raise InvalidInputError(
+                f"text {number} of {len(calls)}: {error}" if len(calls) > 1 else str(error)
+            ) from error
+    return _in_groups(questions, lambda q: id(q.function._runner), lambda qs: qs[0].function._runner.answer(qs, size))
+
+
+class Runner:
+    """A base model that answers under many adapters, a batch at a time; every row of a batch has its own adapter.
+
+    Args:
+        model: the base, which nothing else runs or changes (see `sharing.share`).
+        tokenizer: of the base.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self._lock = threading.Lock()  # of the model: adapters are on it for a batch
+        self._waiting: deque[tuple[Question, Future[str]]] = deque()
+        self._worker = ThreadPoolExecutor(1, "text2lora")
+        self._labels: dict[tuple[str, ...], list[list[int]]] = {}
+
+    @classmethod
+    def shared(cls, key: tuple[str, ...], make: Callable[[], Runner]) -> Runner:
+        """The runner that was made for a key, as long as a function uses it; else a new one."""
+        with _LOADING:
+            runner = _RUNNERS.get(key)
+            if runner is None:
+                runner = _RUNNERS[key] = make()
+            return runner
+
+    def tokens_of_labels(self, labels: tuple[str, ...]) -> list[list[int]]:
+        """What the base writes for each label, up to the end of the answer."""
+        if labels not in self._labels:
+            form = AnswerForm.of(self.tokenizer)
+            texts = [form.space + label + form.end for label in labels]
+            self._labels[labels] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return self._labels[labels]
+
+    def answer(self, questions: Sequence[Question], batch_size: int = 32) -> list[str]:
+        """The answers to questions, in their order."""
+
+        def alike(some: Sequence[Question]) -> list[str]:
+            function = some[0].function
+            if function.labels:
+                return [next(iter(scores)) for scores in self.score(some, batch_size)]
+            ids = [question.prompt.ids for question in some]
+            answers = complete_ids(
+                self.model,
+                self.tokenizer,
+                ids,
+                some[0].prompt.room,
+                batch_size,
+                function.stop,
+                within=lambda rows: self._adapted([some[row].function for row in rows]),
+            )
+            return [answer.strip() for answer in answers]
+
+        return _in_groups(
+            questions, lambda q: (q.function.labels, q.function.stop, q.function.labels or q.prompt.room), alike
+        )
+
+    @torch.inference_mode()
+    def score(self, questions: Sequence[Question], batch_size: int = 32) -> list[dict[str, float]]:
+        """The probability of each label under each question, most likely first; all have the same labels."""
+        if not questions:
+            return []
+        labels = questions[0].function.labels or ()
+        # a prompt is read once for all of its labels where the model lets a mask say what sees what
+        pack = 1 if getattr(self.model, "_is_stateful", False) else len(labels)
+        at_a_time = min(batch_size, max(1, TARGETS // len(labels)))
+        order = sorted(range(len(questions)), key=lambda i: len(questions[i].prompt.ids))
+        found: list[dict[str, float]] = [{}] * len(questions)
+        for rows in _chunks(order, at_a_time):
+            examples = [(questions[i].text, label) for i in rows for label in labels]
+            batch = prompt_batch(self.tokenizer, examples, pack=pack).to(input_device(self.model))
+            with self._adapted([questions[i].function for i in rows]):
+                logits, targets = answer_logits(self.model, batch)
+            each = -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").double()
+            number = batch.starts.flatten().cumsum(0)[batch.is_target.flatten()] - 1  # of the label, in reading order
+            sums = each.new_zeros(len(examples)).index_add_(0, number, each)
+            for i, values in zip(rows, sums.view(len(rows), -1).softmax(1).tolist(), strict=True):
+                ranked = sorted(zip(labels, values, strict=True), key=operator.itemgetter(1), reverse=True)
+                found[i] = dict(ranked)
+        return found
+
+    def submit(self, question: Question) -> Future[str]:
+        """Answer a question in this runner's thread, in a batch with what else is waiting by then."""
+        future: Future[str] = Future()
+        self._waiting.append((question, future))
+        self._worker.submit(self._answer_waiting)
+        return future
+
+    def _answer_waiting(self) -> None:
+        taken: list[tuple[Question, Future[str]]] = []
+        while self._waiting and len(taken) < 32:
+            question, future = self._waiting.popleft()
+            if future.set_running_or_notify_cancel():
+                taken.append((question, future))
+        try:
+            answers = self.answer([question for question, _ in taken])
+        except BaseException as error:
+            for _, future in taken:
+                future.set_exception(error)
+        else:
+            for (_, future), answer in zip(taken, answers, strict=True):
+                future.set_result(answer)
+
+    @contextlib.contextmanager
+    def _adapted(self, functions: Sequence[Function]) -> Iterator[None]:
+        """The model for one batch, each row under the adapter of its function."""
+        factors = stack_factors([function._factors for function in functions])
+        with self._lock, inject_rows(self.model, factors):
+            yield
+
+
+def _in_groups(items: Sequence[Any], key: Callable[[Any], object], run: Callable[[list[Any]], list[Any]]) -> list[Any]:
+    """The results of `run` on the items of each key, in the order of the items."""
+    groups: dict[object, list[int]] = {}
+    for i, item in enumerate(items):
+        groups.setdefault(key(item), []).append(i)
+    results: list[Any] = [None] * len(items)
+    for places in groups.values():
+        for place, result in zip(places, run([items[i] for i in places]), strict=True):
+            results[place] = result
+    return results
+
+
+def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
+    iterator = iter(items)
+    return iter(lambda: list(itertools.islice(iterator, size)), [])
+
+
+def _check_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    given = () if isinstance(labels, str | bytes) else tuple(labels)
+    if len(given) < 2 or not all(isinstance(label, str) and label.strip() for label in given):
+        raise InvalidInputError(f'labels are {shown(labels)}: expected two or more texts, as ["urgent", "later"]')
+    if len(set(given)) < len(given):
+        twice = next(label for label in given if given.count(label) > 1)
+        raise InvalidInputError(f"labels hold {shown(twice)} more than once: give each label once")
+    return given
+
+
+def _check_stop(stop: str | Sequence[str]) -> tuple[str, ...]:
+    given = (stop,) if isinstance(stop, str) else tuple(stop)
+    if not all(isinstance(text, str) and text for text in given):
+        raise InvalidInputError(f"stop is {shown(stop)}: expected texts that end an answer, none of them empty")
+    return given
+
+
+def _check_count(value: int, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidInputError(f"{name} is {shown(value)}: expected a whole number from 1 upwards")
+    return value

@@ -1,0 +1,91 @@
+"""A function from a sentence or from an adapter, in one call."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+
+from text2lora.adapter import LoraAdapter
+from text2lora.base import base_source, load_base_with_tokenizer
+from text2lora.errors import CheckpointError
+from text2lora.functions import Function, Runner
+from text2lora.modeling import Text2LoraModel
+
+_MODELS: WeakValueDictionary[tuple[str, ...], Text2LoraModel] = WeakValueDictionary()
+_LOADING = threading.Lock()
+
+
+def function(
+    adapter: str | os.PathLike[str] | LoraAdapter | None = None,
+    *,
+    do: str | None = None,
+    model: str | os.PathLike[str] = "nano",
+    subfolder: str | None = None,
+    base: str | os.PathLike[str] | None = None,
+    labels: Sequence[str] | None = None,
+    max_new_tokens: int = 64,
+    stop: str | Sequence[str] = (),
+    device: str = "auto",
+    **hub: Any,
+) -> Function:
+    """Make a function from text to text, out of an adapter or out of a sentence.
+
+    What is loaded is shared: all functions of a base model that are in use have one copy of its weights in memory, and
+    those of one checkpoint have one hypernetwork.
+
+    ```python
+    import text2lora
+
+    city = text2lora.function(do="Return the city in capital letters.")
+    city("order A12: 2 x tent for Ada Berg, ship to Oslo, total $80.00, 2024-05-01")  # 'OSLO'
+    price = text2lora.function("my-price-adapter")  # a folder, a Hub id or a LoraAdapter
+    ```
+
+    Args:
+        adapter: a folder or Hub id with an adapter, or a `LoraAdapter`.
+        do: in place of an adapter, what the function should do, in plain words.
+        model: with `do`: the checkpoint that makes the adapter: `nano`, `smol`, a folder or a Hub id.
+        subfolder: where the adapter or the checkpoint is inside its folder or repository.
+        base: with an adapter: the base model, a folder or Hub id; None takes the one that the adapter names.
+        labels: see `Text2LoraModel.function`.
+        max_new_tokens: see `Text2LoraModel.function`.
+        stop: see `Text2LoraModel.function`.
+        device: `cpu`, `cuda`, ...; `auto` is the GPU where there is one.
+        **hub: `revision`, `token`, `cache_dir`, `local_files_only`.
+
+    Raises:
+        CheckpointError: not one of adapter and `do`, or the adapter, checkpoint or base model cannot be loaded.
+        InvalidDescriptionError: see `generate_lora`.
+        InvalidInputError: see `Text2LoraModel.function`.
+    """
+    if (adapter is None) == (do is None):
+        raise CheckpointError(
+            'expected an adapter (a folder, a Hub id or a LoraAdapter) or a sentence as do="...", got '
+            f"{'neither' if do is None else 'both'} of them: pass one"
+        )
+    if device == "auto":
+        device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+    options: dict[str, Any] = {"labels": labels, "max_new_tokens": max_new_tokens, "stop": stop}
+    if do is not None:
+        return _checkpoint(str(model), subfolder or "", device, hub).function(do, **options)
+    lora = adapter if isinstance(adapter, LoraAdapter) else LoraAdapter.from_pretrained(adapter or "", subfolder, **hub)
+    name, revision = (str(base), None) if base else (lora.spec.base_model_name_or_path, lora.spec.revision)
+    key = (base_source(name or ""), revision or "", device)
+    runner = Runner.shared(key, lambda: Runner(*load_base_with_tokenizer(name, revision, device)))
+    return Function(runner, lora, **options)
+
+
+def _checkpoint(name: str, subfolder: str, device: str, hub: dict[str, Any]) -> Text2LoraModel:
+    """A checkpoint, which stays in memory as long as a function that it made."""
+    key = (name, subfolder, device, str(sorted(hub.items())))
+    with _LOADING:
+        model = _MODELS.get(key)
+        if model is None:
+            model = Text2LoraModel.from_pretrained(name, subfolder=subfolder, device_map=device, **hub)
+            _MODELS[key] = model
+        return model
