@@ -46,10 +46,11 @@ docs: $(DOCS_STAMP)  ## build the documentation into site/
 nano: export MALLOC_MMAP_THRESHOLD_ = 8589934592
 nano: export MALLOC_TRIM_THRESHOLD_ = 17179869184
 nano: $(STAMP)  ## retrain the bundled nano model
-	$(BIN)/t2l train sft nano-base-1 nano-1 nano-base-2 nano-base-3 nano-base nano-2 nano-3 nano nano-baselines --bundle
+	$(BIN)/python examples/nano/train.py
+	$(BIN)/python examples/nano/bundle.py runs
 
 table: $(STAMP)  ## measure the bundled nano model: the table of the README
-	$(BIN)/t2l eval nano --output text2lora/nano/results
+	$(BIN)/python examples/nano/table.py --output text2lora/nano/results
 	$(BIN)/python docs/insert_table.py
 
 notebooks: $(STAMP)  ## run the notebooks of examples/ and save their outputs

@@ -1,6 +1,6 @@
 """Runs the notebooks and saves them with their outputs: `python examples/save_notebooks.py [NAME ...]`; all by default.
 
-Each runs in an empty folder that holds the ten tasks. The map's picture goes into the documentation.
+Each runs in an empty folder that holds the ten tasks and nano. The map's picture goes into the documentation.
 """
 
 import os
@@ -26,7 +26,8 @@ for path in sorted(HERE.glob("*.ipynb")):
     print(path.name)
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(HERE / "ten-tasks", Path(folder, "ten-tasks"))
+        for name in ("ten-tasks", "nano"):
+            shutil.copytree(HERE / name, Path(folder, name))
         resources = {"metadata": {"path": folder}}
         client = NotebookClient(notebook, timeout=3600, resources=resources, record_timing=False, coalesce_streams=True)
         client.execute()

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 from upstream_format import write_checkpoint
 
 from text2lora import Text2LoraConfig
+from text2lora.bundled import CHECKPOINTS
 from text2lora.cli import app, common
-from text2lora.hub import CHECKPOINTS
 from text2lora.recipes import KINDS
 from text2lora.training.recipe import parse
 from text2lora.training.runs import source_kind

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from text2lora.nano.source import read_probes
 from text2lora.recipes import run_recipe
 
 pytestmark = pytest.mark.usefixtures("no_picture")
@@ -55,11 +54,12 @@ def test_function_vectors_from_data_to_table(tmp_path: Path, monkeypatch, capsys
 
 def test_task_encoders_are_compared_at_equal_steps(tmp_path: Path, monkeypatch, capsys) -> None:
     folder = EXAMPLES / "task-encoders"
-    few = ["sft.fit.steps=2", "probe_records=1", "sft.tasks=4"]
+    few = ["sft.fit.steps=2", "sft.tasks=4"]
+    few += ["tasks.0.arguments.validate={dev_seen: 1, dev_unseen: 1, dev_freeform: 1}"]
     few += [
-        f"{key}={{field: 1, combined: 0, pair: 0, question: 0, computation: 0}}" for key in ("descriptions", "groups")
+        f"tasks.0.arguments.{key}={{field: 1, combined: 0, pair: 0, question: 0, computation: 0}}"
+        for key in ("per_group", "groups")
     ]
-    monkeypatch.setattr("text2lora.nano.train.read_probes", lambda name, records: read_probes(name, records)[:4])
     for encoder in ("pooled", "tokens"):
         run_recipe(str(folder / f"{encoder}.yaml"), tmp_path / "0", few, lambda line: None)
     run_script(folder / "table.py", [str(tmp_path)], monkeypatch)

@@ -110,10 +110,11 @@ def test_a_record_is_the_same(tmp_path: Path) -> None:
 
 
 def test_wordings_are_the_same(tmp_path: Path) -> None:
-    code = """
+    code = f"""
 import random
-from text2lora.nano import wording
-from text2lora.nano.tasks import TASKS
+sys.path.insert(0, {str(Path(__file__).parents[1] / "examples" / "nano")!r})
+import wording
+from catalogue import TASKS
 seeded = random.Random(1)
 print([wording.describe(task, seeded) for task in list(TASKS.values())[::200]])
 """

@@ -14,6 +14,7 @@ import text2lora
 
 PACKAGE = Path(text2lora.__file__).parent
 LAYERS = [
+    "bundled",
     "errors",
     "installation",
     "textfiles",

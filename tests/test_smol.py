@@ -10,8 +10,8 @@ from peft import PeftModel
 
 from text2lora import LoraAdapter, Text2LoraModel
 from text2lora.base import find_packaged, packaged_model
+from text2lora.bundled import CHECKPOINTS
 from text2lora.export import export_gguf
-from text2lora.hub import CHECKPOINTS
 from text2lora.inference import as_turn, generate_answers
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -221,7 +221,7 @@ def test_nothing_stands_nowhere() -> None:
 
 
 def test_nano_knows_its_descriptions_from_junk() -> None:
-    from text2lora.nano.source import read_split
+    from source import read_split
 
     model = Text2LoraModel.from_pretrained("nano")
     good = model.standing("Where does it ship to? Answer in capital letters.")
@@ -234,9 +234,10 @@ def test_nano_knows_its_descriptions_from_junk() -> None:
 
 
 def test_the_warning_separates_real_data(shared: Path) -> None:
-    """As `t2l bench standing --data`, on a few of the descriptions."""
+    """As examples/benchmarks/separation.py, on a few of the descriptions."""
+    from separation import separate
+
     from text2lora import Text2LoraConfig, TextEncoder
-    from text2lora.evaluation.standing import separate
     from text2lora.textfiles import read_lines
     from text2lora.training.tasks import read_wordings
 

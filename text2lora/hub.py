@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from safetensors import SafetensorError
 
+from text2lora.bundled import BASES, CHECKPOINTS
 from text2lora.errors import CheckpointError, HubError, OutputError, Text2LoraError, shown
 
 if TYPE_CHECKING:
@@ -44,11 +45,6 @@ MERGED_FILES = (
     CARD_NAME, "*config.json", "model*.safetensors*", "*token*", "vocab*", "merges.txt", "chat_template*", "*processor*"
 )  # fmt: skip
 """What a checkpoint and a merged model are made of."""
-
-PACKAGE = Path(__file__).parent
-CHECKPOINTS = {name: PACKAGE / name / "checkpoint" for name in ("nano", "smol")}
-BASES = {"nano": PACKAGE / "nano" / "base"}
-"""What ships inside the package, by the name that stands for its path in configs."""
 
 
 def library_version() -> str:

@@ -23,6 +23,7 @@ from transformers.utils.hub import resolve_revision
 from text2lora.adapter import LoraAdapter, LoraSpec, check_scale
 from text2lora.arithmetic import describe, numbers
 from text2lora.base import base_source, load_base
+from text2lora.bundled import CHECKPOINTS
 from text2lora.configuration import Text2LoraConfig
 from text2lora.digest import config_values, digest
 from text2lora.encoder import TextEncoder, check_description, check_descriptions, rescale
@@ -30,7 +31,6 @@ from text2lora.errors import CheckpointError, DescriptionWarning, OutputError, T
 from text2lora.functions import Function, Runner
 from text2lora.hub import (
     CARD_NAME,
-    CHECKPOINTS,
     check_no_adapter,
     check_path,
     check_subfolder,

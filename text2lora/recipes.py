@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from text2lora.errors import TrainingError
 from text2lora.hub import write_atomically
-from text2lora.nano.pretrain import BaseConfig
-from text2lora.nano.train import BaselinesRecipe, HypernetworkRecipe, run_base, run_baselines, run_hypernetwork
 from text2lora.training.engine import is_main_process
 from text2lora.training.plot import plot_training
 from text2lora.training.recipe import parse, read_recipe
 from text2lora.training.runs import LoraRecipe, ReconRecipe, SftRecipe, run_lora, run_recon, run_sft
 from text2lora.training.state import find_states
 
-FOLDERS = (Path(__file__).parent / "nano" / "recipes", Path(__file__).parent / "training" / "recipes")
+FOLDER = Path(__file__).parent / "training" / "recipes"
 
-KINDS: dict[str, tuple[type, Callable[..., None]]] = {
+Kind = tuple[type, Callable[..., None]]
+"""The settings of a recipe, a dataclass, and what runs it."""
+
+KINDS: dict[str, Kind] = {
     "sft": (SftRecipe, run_sft),
     "recon": (ReconRecipe, run_recon),
     "lora": (LoraRecipe, run_lora),
-    "base": (BaseConfig, run_base),
-    "hypernetwork": (HypernetworkRecipe, run_hypernetwork),
-    "baselines": (BaselinesRecipe, run_baselines),
 }
-"""By `kind`, the settings and what runs them; the last three are those of the bundled model."""
 
 
 RECIPE_NAME = "recipe.json"
@@ -42,10 +39,10 @@ def find_recipe(name: str) -> Path:
     Raises:
         TrainingError: there is neither.
     """
-    for path in [*(folder / f"{name}.yaml" for folder in FOLDERS), Path(name)]:
+    for path in (FOLDER / f"{name}.yaml", Path(name)):
         if path.is_file():
             return path
-    known = ", ".join(sorted(path.stem for folder in FOLDERS for path in folder.glob("*.yaml")))
+    known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
     raise TrainingError(f"no recipe {name!r}: expected a YAML file or one of {known}")
 
 
@@ -55,19 +52,17 @@ def run_recipe(
     overrides: list[str],
     report: Callable[[str], None] = print,
     resume: bool = False,
-    kinds: tuple[str, ...] = tuple(KINDS),
+    kinds: Mapping[str, Kind] = KINDS,
 ) -> Path:
     """Run a recipe: the name of one that ships with the package, or a path.
 
     Args:
         name: of a bundled recipe, or a YAML file. Its `kind` says what is trained; paths in it are beside the file.
-        output_dir: a folder named after the recipe is made in it. A base or checkpoint that a recipe of the bundled
-            model names is the one that the recipe of that name trained into the same `output_dir`, or else the bundled
-            one.
+        output_dir: a folder named after the recipe is made in it.
         overrides: `KEY=VALUE` settings.
         report: receives progress, line by line.
         resume: go on from where this recipe was broken off in `output_dir`.
-        kinds: that are expected.
+        kinds: that are expected, by name.
 
     Returns:
         The folder with the result, the resolved settings in `recipe.json`, and the picture `training.png`.
@@ -81,13 +76,13 @@ def run_recipe(
     kind = data.pop("kind", None)
     if kind not in kinds:
         raise TrainingError(f"the recipe {path} is of kind {kind!r}: expected one of {', '.join(kinds)}")
-    settings, runner = KINDS[kind]
+    settings, runner = kinds[kind]
     recipe: Any = parse(settings, data)
     target = output_dir / path.stem
     resolved = {"kind": kind, **dataclasses.asdict(recipe)}
     main = is_main_process()
     if main:
-        _check_resumption(target, kind, resolved, resume)
+        _check_resumption(target, settings, resolved, resume)
         write_atomically(target / RECIPE_NAME, json.dumps(resolved, indent=2) + "\n")
     runner(recipe, target, report, resume, path.parent.resolve())
     if main:
@@ -95,7 +90,7 @@ def run_recipe(
     return target
 
 
-def _check_resumption(target: Path, kind: str, settings: dict[str, Any], resume: bool) -> None:
+def _check_resumption(target: Path, recipe: type, settings: dict[str, Any], resume: bool) -> None:
     """Refuse, before anything is loaded or overwritten, to lose an unfinished run or to turn a run into another one."""
     states, path = find_states(target), target / RECIPE_NAME
     if states and not resume:
@@ -107,9 +102,11 @@ def _check_resumption(target: Path, kind: str, settings: dict[str, Any], resume:
         return
     try:
         begun = json.loads(path.read_text(encoding="utf-8"))
-        if begun.get("kind") == kind:  # what an earlier version had no setting for is at its default
+        if (kind := begun.get("kind")) == settings[
+            "kind"
+        ]:  # what an earlier version had no setting for has its default
             begun = {"kind": kind} | dataclasses.asdict(
-                parse(KINDS[kind][0], {key: value for key, value in begun.items() if key != "kind"})
+                parse(recipe, {key: value for key, value in begun.items() if key != "kind"})
             )
     except (OSError, ValueError, AttributeError, TrainingError) as error:
         raise TrainingError(

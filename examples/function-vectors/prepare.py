@@ -19,10 +19,9 @@ from pathlib import Path
 import torch
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from text2lora.language import AnswerCollator, answer_loss, exact_match
-from text2lora.nano.pretrain import BaseConfig, build_base
 from text2lora.training.fit import FitConfig, fit, step_rng, summed
 
 HERE = Path(__file__).parent
@@ -101,8 +100,20 @@ def pretrain(
 ) -> None:
     """Train the base in context and save it, with its tokenizer."""
     torch.manual_seed(0)
-    marks = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
-    model, names = build_base(BaseConfig(), len(tokenizer), *marks), sorted(pairs)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model, names = LlamaForCausalLM(config), sorted(pairs)
     collate = AnswerCollator(tokenizer, ANSWER, END)
 
     def losses(step: int) -> Iterator[torch.Tensor]:

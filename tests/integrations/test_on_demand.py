@@ -12,8 +12,8 @@ import torch
 from tiny_models import randomise
 
 from text2lora import CheckpointError, InvalidDescriptionError, LoraAdapter, Text2LoraModel
+from text2lora.bundled import BASES
 from text2lora.errors import LimitError, ServingError
-from text2lora.hub import BASES
 from text2lora.integrations import on_demand
 from text2lora.integrations.on_demand import AdaptersOnDemand, OnDemandSettings, RateLimit
 

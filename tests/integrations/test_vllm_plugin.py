@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from text2lora import LoraAdapter
-from text2lora.hub import BASES
+from text2lora.bundled import BASES
 from text2lora.integrations.on_demand import OnDemandSettings
 
 PYTHON = os.environ.get("T2L_TEST_VLLM_PYTHON", "")

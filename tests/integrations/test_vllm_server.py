@@ -22,7 +22,7 @@ import pytest
 import text2lora
 from text2lora import Text2LoraModel
 from text2lora.inference import generate_answers
-from text2lora.nano.records import sample_record
+from text2lora.nano import sample_record
 
 ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("T2L_TEST_VLLM_PYTHON", "")

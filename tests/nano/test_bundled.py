@@ -5,16 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from catalogue import TASKS, UNSEEN
 from peft import PeftModel
+from prepare import write_tasks
+from source import evaluation_examples, read_split
+from table import NanoEvaluation
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import text2lora
 from text2lora import LoraAdapter, Text2LoraModel
+from text2lora.bundled import TASKS as TASK_FILES
 from text2lora.evaluation.table import as_markdown, write_results
 from text2lora.inference import generate_answers
-from text2lora.nano.evaluate import NanoEvaluation
-from text2lora.nano.source import evaluation_examples, read_split
-from text2lora.nano.tasks import TASKS
+from text2lora.training.tasks import read_tasks
 
 PACKAGE = Path(text2lora.__file__).parent
 
@@ -116,3 +119,10 @@ def test_descriptions_of_other_tasks_do_not_help(t2l, base, tokenizer):
     moved = [(task, pairs[(i + 6) % 12][1]) for i, (task, _) in enumerate(pairs)]
     assert matched > 0.4
     assert run.with_descriptions("shuffled", moved).estimate.mean < 0.1
+
+
+def test_the_tasks_in_the_package_are_those_of_the_test_split(tmp_path):
+    write_tasks("test_unseen", tmp_path / "tasks.jsonl", 16)
+    assert TASK_FILES["nano"].read_text(encoding="utf-8") == (tmp_path / "tasks.jsonl").read_text(encoding="utf-8")
+    tasks = read_tasks(TASK_FILES["nano"])
+    assert {task.name for task in tasks} == {task for task, _ in read_split("test_unseen")} <= UNSEEN

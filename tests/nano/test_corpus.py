@@ -4,13 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+import wording
+from catalogue import TASKS, UNSEEN, header
+from corpus import TRAIN_SEEDS, PretrainingDocuments
+from source import FIRST_SEED, Records, evaluation_examples, read_split
+from tokenizer import ANSWER, END, RECORD, build_tokenizer
 
-from text2lora.nano import KINDS, sample_record, wording
-from text2lora.nano.corpus import TRAIN_SEEDS, PretrainingDocuments
-from text2lora.nano.evaluate import FIRST_SEED
-from text2lora.nano.source import NanoTasks, evaluation_examples, read_split
-from text2lora.nano.tasks import TASKS, UNSEEN, header
-from text2lora.nano.tokenizer import ANSWER, END, RECORD, build_tokenizer
+from text2lora.nano import KINDS, sample_record
 
 SPLITS = ("dev_seen", "dev_unseen", "dev_freeform", "test_seen", "test_unseen", "test_freeform", "test_fresh")
 
@@ -79,7 +79,7 @@ def test_development_and_test_share_no_task_and_no_wording():
 
 
 def test_training_descriptions_are_not_those_of_the_splits():
-    tasks = NanoTasks({"field": 3, "combined": 2, "pair": 1, "question": 5, "computation": 3})
+    tasks = Records({"field": 3, "combined": 2, "pair": 1, "question": 5, "computation": 3})
     held_out = {text.lower() for split in SPLITS for _, text in read_split(split) if len(text.split()) > 4}
     assert not {text.lower() for text in tasks.descriptions} & held_out
     draw = tasks.draw(random.Random(0), 3)

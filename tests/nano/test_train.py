@@ -1,4 +1,4 @@
-"""The recipes of the bundled model, shortened to a step or two."""
+"""The recipes that made nano, shortened to a step or two."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import itertools
 import json
 from pathlib import Path
 
+import bundle
 import pytest
 import torch
 from safetensors.torch import load_file
+from train import ORDER, train
 
 from text2lora import Text2LoraModel
-from text2lora.errors import TrainingError
-from text2lora.hub import BASES, CHECKPOINTS
-from text2lora.nano.source import read_probes
-from text2lora.recipes import find_recipe, run_recipe
+from text2lora.bundled import BASES, CHECKPOINTS
+from text2lora.errors import CheckpointError, TrainingError
 from text2lora.training.recipe import read_recipe
 
 BASE = [
@@ -26,9 +26,9 @@ BASE = [
 ]
 MORE = ["documents={queries: 1}", "fit.steps=1", "fit.lr=0.01"]
 HYPERNETWORK = [
-    "descriptions={field: 1, combined: 0, pair: 0, question: 0, computation: 0}",
-    "groups={field: 1, combined: 0, pair: 0, question: 0, computation: 0}",
-    "probe_records=1",
+    "tasks.0.arguments.per_group={field: 1, combined: 0, pair: 0, question: 0, computation: 0}",
+    "tasks.0.arguments.groups={field: 1, combined: 0, pair: 0, question: 0, computation: 0}",
+    "tasks.0.arguments.validate={dev_freeform: 1}",
     "sft.tasks=2",
     "sft.fit.steps=1",
 ]
@@ -46,22 +46,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All recipes of `make nano` in their order, validated on a few descriptions."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("text2lora.nano.train.read_probes", lambda name, records: read_probes(name, records)[:4])
-        patch.setattr("text2lora.nano.pretrain.GROUP_WEIGHTS", {"field": 1})
+        patch.setattr("pretrain.GROUP_WEIGHTS", {"field": 1})
         patch.setattr("text2lora.recipes.plot_training", lambda folder: None)
-        run_all(folder)
-    return folder
-
-
-def run_all(folder: Path) -> None:
-    run_recipe("nano-base-1", folder, BASE, silent)
-    run_recipe("nano-1", folder, HYPERNETWORK, silent)
-    run_recipe("nano-base-2", folder, MORE, silent)
-    run_recipe("nano-base-3", folder, MORE, silent)
-    run_recipe("nano-base", folder, MORE, silent)
-    run_recipe("nano-2", folder, HYPERNETWORK, silent)
-    run_recipe("nano-3", folder, HYPERNETWORK, silent)
-    run_recipe("nano", folder, HYPERNETWORK, silent)
+        patch.chdir(folder)
+        for name in ORDER:
+            settings = BASE if name == "nano-base-1" else MORE if name.startswith("nano-base-") else HYPERNETWORK
+            settings = {"nano-base": MORE, "nano-baselines": ["oracles=2", "fit.steps=1"]}.get(name, settings)
+            train(name, Path("runs"), settings, silent)
+    return folder / "runs"
 
 
 def test_a_recipe_goes_on_from_the_run_that_it_starts_from(runs: Path) -> None:
@@ -77,21 +69,43 @@ def test_the_checkpoint_names_the_bundled_base(runs: Path) -> None:
     assert Text2LoraModel.from_pretrained(runs / "nano").config.base_model_name_or_path == "nano"
 
 
-def test_a_missing_first_part_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"needs 'nano-base-3'.*run `t2l train sft nano-base-3`"):
-        run_recipe("nano-base", tmp_path, [], silent)
+def test_a_missing_first_part_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="runs/nano-base-3"):
+        train("nano-base", tmp_path, [], silent)
+
+
+def test_what_was_trained_is_put_into_the_package(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "BASES", {"nano": tmp_path / "base"})
+    monkeypatch.setattr(bundle, "CHECKPOINTS", {"nano": tmp_path / "checkpoint"})
+    monkeypatch.setattr(bundle, "TASKS", {"nano": tmp_path / "tasks.jsonl"})
+    monkeypatch.setattr(bundle, "BASELINES", tmp_path / "baselines")
+    bundle.bundle(runs)
+    for folder, bundled in (("base", BASES), ("checkpoint", CHECKPOINTS)):
+        names = {path.name for path in bundled["nano"].iterdir()}
+        assert {path.name for path in (tmp_path / folder).iterdir()} == names
+        assert (
+            load_file(tmp_path / folder / "model.safetensors").keys()
+            == load_file(bundled["nano"] / "model.safetensors").keys()
+            or folder == "base"
+        )  # which has one layer here
+    rows = [json.loads(line) for line in (tmp_path / "checkpoint/metrics.jsonl").read_text().splitlines()]
+    assert [row["recipe"] for row in rows if "recipe" in row] == ["nano-1", "nano-2", "nano-3", "nano"]
+    assert (tmp_path / "baselines" / "oracles.safetensors").is_file()
 
 
 def test_only_the_last_part_of_the_hypernetwork_reads_new_descriptions() -> None:
-    parts = [read_recipe(find_recipe(name)) for name in ("nano-1", "nano-2", "nano-3", "nano")]
-    assert all(part["descriptions"] == parts[0]["descriptions"] for part in parts)
-    assert [part.get("description_seed", 0) for part in parts] == [0, 0, 0, 1]
+    folder = Path(bundle.__file__).parent / "recipes"
+    parts = [read_recipe(folder / f"{name}.yaml") for name in ("nano-1", "nano-2", "nano-3", "nano")]
+    arguments = [part["tasks"][0]["arguments"] for part in parts]
+    assert all(part["per_group"] == arguments[0]["per_group"] for part in arguments)
+    assert [part.get("seed", 0) for part in arguments] == [0, 0, 0, 1]
 
 
 def test_training_is_the_same_twice(tmp_path: Path) -> None:
     weights = []
     for name in ("a", "b"):
-        run_recipe("nano-base-1", tmp_path / name, BASE, silent)
+        train("nano-base-1", tmp_path / name, BASE, silent)
         weights.append(load_file(tmp_path / name / "nano-base-1" / "model.safetensors"))
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
@@ -113,16 +127,16 @@ def test_a_recipe_that_was_broken_off_is_resumed(tmp_path: Path) -> None:
         if line.startswith("step 2/"):
             raise OSError("the terminal is gone")
 
-    run_recipe("nano-base-1", tmp_path / "whole", settings, silent)
+    train("nano-base-1", tmp_path / "whole", settings, silent)
     with pytest.raises(OSError, match="the terminal is gone"):
-        run_recipe("nano-base-1", tmp_path / "broken", settings, break_off)
+        train("nano-base-1", tmp_path / "broken", settings, break_off)
     begun = (tmp_path / "broken" / "nano-base-1" / "recipe.json").read_text()
     other = [*settings, "weighting=answer", "documents.shots=2"]
     with pytest.raises(TrainingError, match="holds an unfinished run"):
-        run_recipe("nano-base-1", tmp_path / "broken", other, silent)
+        train("nano-base-1", tmp_path / "broken", other, silent)
     with pytest.raises(TrainingError, match=r"begun with other settings: documents.shots 1 \(now 2\), weighting"):
-        run_recipe("nano-base-1", tmp_path / "broken", other, silent, resume=True)
+        train("nano-base-1", tmp_path / "broken", other, silent, resume=True)
     assert (tmp_path / "broken" / "nano-base-1" / "recipe.json").read_text() == begun
-    run_recipe("nano-base-1", tmp_path / "broken", [*settings, "fit.keep=3"], silent, resume=True)
+    train("nano-base-1", tmp_path / "broken", [*settings, "fit.keep=3"], silent, resume=True)
     one, two = (load_file(tmp_path / run / "nano-base-1" / "model.safetensors") for run in ("whole", "broken"))
     assert all(torch.equal(one[key], two[key]) for key in one)

@@ -18,7 +18,7 @@ from text2lora import LoraAdapter, Text2LoraConfig, Text2LoraModel, base_model_p
 from text2lora.cli import app
 from text2lora.errors import InvalidDescriptionError, MissingExtraError, TrainingError
 from text2lora.language import prompt_batch
-from text2lora.recipes import FOLDERS, KINDS, run_recipe
+from text2lora.recipes import FOLDER, KINDS, run_recipe
 from text2lora.training.engine import is_main_process
 from text2lora.training.recipe import parse, read_recipe
 from text2lora.training.runs import BaseSpec, _examples, _folders, load_base, load_tasks, prepare_tasks, set_offset
@@ -281,7 +281,7 @@ def test_quantization_without_bitsandbytes_names_it(monkeypatch: pytest.MonkeyPa
         load_base(BaseSpec("nano", quantization="4bit"))
 
 
-@pytest.mark.parametrize("path", sorted(p for f in FOLDERS for p in f.glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda p: p.stem)
 def test_bundled_recipes_have_only_known_settings(path: Path) -> None:
     data = read_recipe(path)
     kind, _ = KINDS[data.pop("kind")]

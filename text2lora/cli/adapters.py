@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from text2lora import base as bases
 from text2lora import hub
+from text2lora.bundled import CHECKPOINTS
 from text2lora.cli.common import (
     Adapter,
     AsJson,
@@ -130,7 +131,7 @@ def _facts(name: str, subfolder: str | None) -> dict[str, Any]:
     from text2lora.adapter import LoraAdapter
     from text2lora.upstream import find_upstream
 
-    path = hub.resolve_name(name, hub.CHECKPOINTS)
+    path = hub.resolve_name(name, CHECKPOINTS)
     has_config = hub.find_file(path, hub.MARKERS["adapter"], subfolder) is not None
     if not has_config or find_upstream(path, subfolder):  # the reference's checkpoints hold such a file too
         from text2lora.modeling import Text2LoraModel

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from text2lora.bundled import DEFAULT, TASKS
 from text2lora.cli.common import (
     AsJson,
     Device,
@@ -25,7 +26,7 @@ from text2lora.cli.common import (
     show,
     suggest,
 )
-from text2lora.hub import BASES, atomic_folder, check_output
+from text2lora.hub import atomic_folder, check_output
 
 if TYPE_CHECKING:
     from text2lora.evaluation.check import CheckTask, ConditioningReport
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 Tasks = Annotated[
     str | None,
     typer.Option(
-        help="A YAML or JSON lines file of tasks, or a folder of them; for nano also test_unseen, dev_seen, ..."
+        help="A YAML or JSON lines file of tasks, or a folder of them; the bundled base brings tasks of its own."
     ),
 ]
 Examples = Annotated[int, typer.Option(min=1, help="Examples of a task, at most.")]
@@ -42,7 +43,7 @@ Examples = Annotated[int, typer.Option(min=1, help="Examples of a task, at most.
 def check(
     checkpoint: Annotated[
         str, typer.Argument(help="`nano`, a folder or a Hub id.", autocompletion=complete_checkpoint)
-    ] = "nano",
+    ] = DEFAULT,
     tasks: Tasks = None,
     examples: Examples = 8,
     subfolder: Subfolder = None,
@@ -111,19 +112,13 @@ def condition_table(report: ConditioningReport) -> FoldedTable:
 
 
 def load_tasks(tasks: str | None, base: str | None, examples: int, described: bool = True) -> list[CheckTask]:
-    """Tasks of a file, a folder or, for the bundled base, a split of its data, which no file hides."""
+    """Tasks of a file or a folder, or those that come with the bundled base."""
     from text2lora.evaluation.check import prepare_tasks
     from text2lora.training.tasks import read_tasks
 
-    nano = base in BASES
-    if tasks is None and not nano:
-        raise typer.BadParameter("needed for checkpoints other than nano: a file or folder", param_hint="--tasks")
-    name = tasks or "test_unseen"
-    if nano:
-        from text2lora.nano.source import SPLITS, read_check_tasks
-
-        if name in SPLITS:
-            return read_check_tasks(name, examples)
-        if not Path(name).exists():
-            raise typer.BadParameter(f"{name!r} is no file and none of {', '.join(SPLITS)}", param_hint="--tasks")
-    return prepare_tasks(read_tasks(Path(name), described), examples)
+    if tasks is None and base not in TASKS:
+        raise typer.BadParameter(
+            f"needed unless the base is {', '.join(TASKS)}: a file or folder", param_hint="--tasks"
+        )
+    path = Path(tasks) if tasks is not None else TASKS[base or ""]
+    return prepare_tasks(read_tasks(path, described), examples)

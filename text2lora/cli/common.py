@@ -21,8 +21,9 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
+from text2lora.bundled import CHECKPOINTS, PACKAGE
 from text2lora.errors import DescriptionWarning
-from text2lora.hub import CHECKPOINTS, MARKERS, PACKAGE
+from text2lora.hub import MARKERS
 
 
 class _Console(Console):

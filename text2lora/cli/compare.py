@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from text2lora.bundled import DEFAULT
 from text2lora.cli.check import load_tasks
 from text2lora.cli.common import (
     AsJson,
@@ -38,7 +39,7 @@ def compare(
         str | None, typer.Option(help="Tasks whose examples are scored: a YAML or JSON lines file, or a folder.")
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Examples of a task, at most.")] = 32,
-    model: Model = "nano",
+    model: Model = DEFAULT,
     subfolder: Subfolder = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
     device: Device = "auto",
@@ -71,7 +72,8 @@ def compare(
         return
     _show(found)
     best = max(found.wordings, key=lambda wording: wording.exact_match or 0)  # the first where none was scored
-    suggest("t2l", "make", best.description or "", *([] if model == "nano" else ["--model", model]), *inside(subfolder))
+    named = [] if model == DEFAULT else ["--model", model]
+    suggest("t2l", "make", best.description or "", *named, *inside(subfolder))
 
 
 def _show(found: Comparison) -> None:

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from text2lora.bundled import BASES, CHECKPOINTS
 from text2lora.cli.common import AsJson, err, out, print_json, quiet, say, show_facts, size, suggest
-from text2lora.hub import BASES, CHECKPOINTS, library_version, proxies, proxy_fault
+from text2lora.hub import library_version, proxies, proxy_fault
 from text2lora.installation import install_command
 
 CORE = ("torch", "transformers", "peft", "huggingface_hub")

@@ -35,8 +35,6 @@ from text2lora.hub import check_output, is_local, push_target
 if TYPE_CHECKING:
     from text2lora.evaluation.report import EvalReport
 
-NANO = "The bundled model: t2l eval nano"
-
 
 def complete_tasks(incomplete: str) -> list[str]:
     """For the shell: the last one of the names between commas."""
@@ -47,8 +45,16 @@ def complete_tasks(incomplete: str) -> list[str]:
 
 
 def evaluate(
-    what: Annotated[str | None, typer.Argument(help="`nano` for the table of the bundled model.")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="The base: `nano`, a folder or a Hub id.")] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="The base: `nano`, a folder or a Hub id.")],
+    tasks: Annotated[
+        str,
+        typer.Option(
+            "--tasks",
+            "-t",
+            help="Benchmarks, files or folders of tasks, lm_eval:NAME; with commas.",
+            autocompletion=complete_tasks,
+        ),
+    ],
     adapter: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,15 +70,6 @@ def evaluate(
     ] = None,
     description: Annotated[
         str | None, typer.Option("--description", "-d", help="Also try the base with this text in the prompt.")
-    ] = None,
-    tasks: Annotated[
-        str | None,
-        typer.Option(
-            "--tasks",
-            "-t",
-            help="Benchmarks, files or folders of tasks, lm_eval:NAME; with commas.",
-            autocompletion=complete_tasks,
-        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Questions of a task, the first ones; else all.")] = None,
     shots: Annotated[int, typer.Option(min=0, help="Also try the base after so many demonstrations.")] = 3,
@@ -106,26 +103,14 @@ def evaluate(
     create_pr: Annotated[bool, typer.Option("--create-pr", help="As a pull request.", rich_help_panel=HUB)] = False,
     token: Token = None,
     as_json: AsJson = False,
-    split: Annotated[str, typer.Option(help="`dev` or `test`.", rich_help_panel=NANO)] = "test",
-    records: Annotated[int, typer.Option(min=1, help="Unseen records per description.", rich_help_panel=NANO)] = 32,
-    checkpoint: Annotated[
-        str, typer.Option(help="Another checkpoint for the same base.", rich_help_panel=NANO)
-    ] = "nano",
 ) -> None:
     """Measure adapters against their base, on benchmarks or tasks of your own.
 
     Example: t2l eval --model nano --adapter city-upper --tasks cities.jsonl
     """
-    if what is not None:
-        if what != "nano":
-            raise typer.BadParameter(f"{what!r} is not known: expected 'nano', or --model and --tasks")
-        if model or adapter or tasks:
-            raise typer.BadParameter("stands alone, without --model, --adapter and --tasks", param_hint="nano")
-        _evaluate_nano(split, records, checkpoint, next(iter(subfolder or []), None), output, as_json)
-        return
-    names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
-    if not model or not names:
-        raise typer.BadParameter("give both, or `nano` alone", param_hint="--model, --tasks")
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if not names:
+        raise typer.BadParameter("names no task", param_hint="--tasks")
     if push and not adapter:
         raise typer.BadParameter("missing beside --push", param_hint="--adapter")
     if push and limit:
@@ -226,33 +211,3 @@ def _table(report: EvalReport) -> FoldedTable:
             cells = [f"{figure.accuracy.samples:,}", f"{accuracy}  ({around})", f"{difference}  ({beside})"]
             table.add_row(escape(f"  {figure.condition}"), *(cells if difference else cells[:2]))
     return table
-
-
-def _evaluate_nano(
-    split: str, records: int, checkpoint: str, subfolder: str | None, output: Path | None, as_json: bool
-) -> None:
-    if split not in ("dev", "test"):
-        raise typer.BadParameter(f"{split!r} is not 'dev' or 'test'", param_hint="--split")
-    quiet()
-    from text2lora.evaluation.charts import require_matplotlib
-    from text2lora.evaluation.table import write_results
-    from text2lora.modeling import Text2LoraModel
-    from text2lora.nano.evaluate import evaluate_nano
-
-    if output:
-        require_matplotlib()
-        check_output(output, ("table.md", "results.json", "tasks.csv", "table.png"))
-    with err.status("loading") as status:
-        model = Text2LoraModel.from_pretrained(checkpoint, subfolder=subfolder or "")
-        rows = evaluate_nano(split, records, model, status.update)
-    if output:
-        write_results(rows, output)
-    if as_json:
-        print_json({row.name: row.estimate._asdict() for row in rows}, indent=2)
-        return
-    table = FoldedTable("", "exact match", "95 % interval", "tasks", "samples", box=box.SIMPLE)
-    for row in rows:
-        e = row.estimate
-        table.add_row(row.name, f"{e.mean:.3f}", f"{e.low:.3f} to {e.high:.3f}", str(e.tasks), f"{e.samples:,}")
-    show(table)
-    suggest("t2l", "check", checkpoint, *inside(subfolder))

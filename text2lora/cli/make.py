@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from text2lora.bundled import DEFAULT
 from text2lora.cli.common import (
     HUB,
     AsJson,
@@ -57,7 +58,7 @@ def make(
     mix: Annotated[
         str | None, typer.Option(help="Make one adapter between the descriptions, in these shares: 70,30.")
     ] = None,
-    model: Model = "nano",
+    model: Model = DEFAULT,
     subfolder: Subfolder = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder; by default named after the text, or `adapters`.")

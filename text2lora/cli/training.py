@@ -11,7 +11,7 @@ from rich.markup import escape
 from text2lora.cli.common import App, complete_checkpoint, complete_recipe, err, quiet, result, say, suggest
 from text2lora.hub import MARKERS, is_checkpoint
 
-app = App(help="Train a hypernetwork, its base or its baselines.\n\nExample: t2l train sft qwen3-0.6b")
+app = App(help="Train a hypernetwork or its baselines.\n\nExample: t2l train sft qwen3-0.6b")
 
 Recipes = Annotated[
     list[str],
@@ -27,9 +27,9 @@ def _train() -> None:
     pass
 
 
-def _run(recipes: list[str], settings: list[str] | None, output: Path, resume: bool, *kinds: str) -> None:
+def _run(recipes: list[str], settings: list[str] | None, output: Path, resume: bool, kind: str) -> None:
     quiet()
-    from text2lora.recipes import run_recipe
+    from text2lora.recipes import KINDS, run_recipe
     from text2lora.training.engine import is_main_process
 
     main = is_main_process()
@@ -39,7 +39,7 @@ def _run(recipes: list[str], settings: list[str] | None, output: Path, resume: b
             err.print(line, highlight=False)
 
     for recipe in recipes:
-        folder = run_recipe(recipe, output, settings or [], report, resume, kinds)
+        folder = run_recipe(recipe, output, settings or [], report, resume, {kind: KINDS[kind]})
         if main:
             say(f"[bold green]Trained[/] {escape(str(folder))}")
             result(folder)
@@ -55,25 +55,12 @@ def _suggest_for(folder: Path) -> None:
 
 
 @app.command()
-def sft(
-    recipes: Recipes,
-    settings: Set = None,
-    output: Output = Path("runs"),
-    resume: Resume = False,
-    bundle: Annotated[
-        bool, typer.Option("--bundle", help="Put the result into the package, as the bundled nano.")
-    ] = False,
-) -> None:
+def sft(recipes: Recipes, settings: Set = None, output: Output = Path("runs"), resume: Resume = False) -> None:
     """Train a hypernetwork by supervised fine-tuning.
 
     Example: t2l train sft examples/ten-tasks/recipe.yaml --set sft.fit.steps=200
     """
-    _run(recipes, settings, output, resume, "sft", "base", "hypernetwork", "baselines")
-    if bundle:
-        from text2lora.nano import train
-
-        train.bundle(output)
-        say("[bold green]Bundled[/] into the package")
+    _run(recipes, settings, output, resume, "sft")
 
 
 @app.command()
@@ -96,12 +83,8 @@ def lora(recipes: Recipes, settings: Set = None, output: Output = Path("runs"), 
 
 @app.command()
 def standing(
-    checkpoint: Annotated[
-        str, typer.Argument(help="A folder; `nano` for the one in the package.", autocompletion=complete_checkpoint)
-    ],
-    tasks: Annotated[
-        Path | None, typer.Option(help="The training tasks: a file or folder of them; of `nano` its own.")
-    ] = None,
+    checkpoint: Annotated[str, typer.Argument(help="A folder.", autocompletion=complete_checkpoint)],
+    tasks: Annotated[Path, typer.Option(help="The training tasks: a file or folder of them.")],
 ) -> None:
     """Write statistics of the training descriptions into a checkpoint, as SFT does: `t2l make` reads them.
 
@@ -109,23 +92,14 @@ def standing(
     """
     quiet()
     from text2lora.errors import TrainingError
-    from text2lora.hub import CHECKPOINTS
     from text2lora.modeling import Text2LoraModel
     from text2lora.standing import measure_descriptions
+    from text2lora.training.tasks import read_wordings
 
-    folder = Path(CHECKPOINTS.get(checkpoint, checkpoint))
+    folder = Path(checkpoint)
     if not folder.is_dir():
         raise typer.BadParameter(f"{checkpoint!r} is not a folder", param_hint="CHECKPOINT")
-    if tasks:
-        from text2lora.training.tasks import read_wordings
-
-        names, texts = read_wordings(tasks)
-    elif checkpoint in CHECKPOINTS:
-        from text2lora.nano.train import training_descriptions
-
-        names, texts = training_descriptions()
-    else:
-        raise typer.BadParameter("needed for a checkpoint other than nano", param_hint="--tasks")
+    names, texts = read_wordings(tasks)
     with err.status("reading the descriptions"):
         statistics = measure_descriptions(Text2LoraModel.from_pretrained(folder).encoder, texts, names)
     if statistics is None:

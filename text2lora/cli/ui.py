@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from text2lora.bundled import DEFAULT
 from text2lora.cli.common import Device, err, out, parse_device, quiet
 from text2lora.errors import MissingExtraError, ServerError
 from text2lora.hub import proxy_fault
@@ -55,7 +56,7 @@ def ui(
     from text2lora.ui.app import running
     from text2lora.ui.service import Limits, Service
 
-    names = model or ["nano"]
+    names = model or [DEFAULT]
     limits = Limits(message=max_input, new_tokens=max_new_tokens)
     service = Service(names, parse_device(device), limits, own_login=use_login)
     with err.status(f"loading {names[0]}"):

@@ -1,4 +1,4 @@
-"""What `t2l check` and `t2l eval nano` found, as pictures."""
+"""What `t2l check` and the table of a released model found, as pictures."""
 
 from __future__ import annotations
 

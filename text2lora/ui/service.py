@@ -21,8 +21,8 @@ from text2lora import samples
 from text2lora.adapter import LoraAdapter
 from text2lora.arithmetic import cosine_matrix
 from text2lora.base import context_length
+from text2lora.bundled import CHECKPOINTS
 from text2lora.errors import CheckpointError, HubError, InvalidDescriptionError, InvalidInputError
-from text2lora.hub import CHECKPOINTS
 from text2lora.inference import generate, pad_left
 from text2lora.injection import factors_of, inject_rows, stack_factors
 from text2lora.live import input_device

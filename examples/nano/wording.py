@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from text2lora.nano.tasks import COMPUTATIONS, QUESTIONS, Task
+from catalogue import COMPUTATIONS, QUESTIONS, Task
 
 Phrases = dict[str, list[str]]
 FAST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # where it is built, it saves two seconds

@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping
 
-from text2lora.nano.records import KINDS, sample_record
-from text2lora.nano.tasks import TASKS, UNSEEN, Task, header
-from text2lora.nano.tokenizer import ANSWER, END, RECORD
+from catalogue import TASKS, UNSEEN, Task, header
+from tokenizer import ANSWER, END, RECORD
+
+from text2lora.nano import KINDS, sample_record
 
 TRAIN_SEEDS = 1_000_000
 GROUP_WEIGHTS = {"field": 0.4, "combined": 0.12, "pair": 0.24, "question": 0.14, "computation": 0.1}

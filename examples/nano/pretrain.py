@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from catalogue import TASKS, UNSEEN, header
+from corpus import GROUP_WEIGHTS, PretrainingDocuments, sample_example
+from tokenizer import ANSWER, END, RECORD, build_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from text2lora.language import AnswerCollator, answer_loss, exact_match
-from text2lora.nano.corpus import GROUP_WEIGHTS, PretrainingDocuments, sample_example
-from text2lora.nano.records import sample_record
-from text2lora.nano.tasks import TASKS, UNSEEN, header
-from text2lora.nano.tokenizer import ANSWER, END, RECORD, build_tokenizer
+from text2lora.nano import sample_record
 from text2lora.training.fit import FitConfig, fit, step_rng, summed
 
 
@@ -27,7 +27,7 @@ class BaseConfig:
         queries, headed, shots: answers per document of that style.
         groups: how often a task of each group is drawn, where it is not `GROUP_WEIGHTS`.
         weighting: what counts the same in the loss, each answer `token` or each `answer`.
-        start_from: a recipe that ran before into the same folder and whose base is trained further, or empty.
+        start_from: the folder of a base that is trained further, or empty.
     """
 
     hidden_size: int = 256

@@ -1,37 +1,41 @@
-"""The nano tasks as training reads them, and the splits that evaluation reads."""
+"""The tasks on records as training draws them, which recipes name as `../source.py:Records`, and the splits."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from text2lora.evaluation.check import CheckTask
-from text2lora.nano.corpus import TaskSampler, sample_example
-from text2lora.nano.records import sample_record
-from text2lora.nano.tasks import TASKS, UNSEEN, Task
-from text2lora.nano.wording import describe
+from catalogue import TASKS, UNSEEN, Task
+from corpus import TaskSampler, sample_example
+from wording import describe
+
+from text2lora.nano import sample_record
 from text2lora.training.data import Probe, TaskDraw
 
 DATA = Path(__file__).parent / "data"
-SPLITS = ("dev_seen", "dev_unseen", "dev_freeform", "test_seen", "test_unseen", "test_freeform")
+FIRST_SEED = 5000
+"""Records for evaluation from here on; validation during training takes those from 0 on."""
 
 
 @dataclass
-class NanoTasks:
+class Records:
     """The training tasks, each with a fixed number of composed descriptions and endless examples.
 
     Attributes:
         per_group: descriptions per task of each group.
         seed: of the descriptions.
-        weights: how often a task of each group is drawn, where it is not `GROUP_WEIGHTS`.
+        groups: how often a task of each group is drawn, where it is not `GROUP_WEIGHTS`.
+        validate: the splits that training validates on, with the number of records for each description.
     """
 
     per_group: dict[str, int]
     seed: int = 0
-    weights: dict[str, float] = field(default_factory=dict)
+    groups: dict[str, float] = field(default_factory=dict)
+    validate: dict[str, int] = field(default_factory=dict)
     descriptions: list[str] = field(init=False, default_factory=list)
     task_names: list[str] = field(init=False, default_factory=list)
 
@@ -39,13 +43,17 @@ class NanoTasks:
         rng = random.Random(f"descriptions {self.seed}")
         self._rows: dict[str, range] = {}
         names = [name for name in TASKS if name not in UNSEEN]
-        self._sample = TaskSampler(names, self.weights)
+        self._sample = TaskSampler(names, self.groups)
         for name in names:
             start = len(self.descriptions)
             task = TASKS[name]
             self.descriptions += [describe(task, rng) for _ in range(self.per_group[task.group])]
             self.task_names += [name] * (len(self.descriptions) - start)
             self._rows[name] = range(start, len(self.descriptions))
+        self.probes = {
+            split: [Probe(text, evaluation_examples(TASKS[task], records)) for task, text in read_split(split)]
+            for split, records in self.validate.items()
+        }
 
     def draw(self, rng: random.Random, examples: int) -> TaskDraw:
         """A random training task, one of its descriptions, and training records."""
@@ -68,17 +76,14 @@ def read_split(name: str) -> list[tuple[str, str]]:
     return [(row.get("task", ""), row["description"]) for row in rows]
 
 
-def read_probes(name: str, records: int) -> Sequence[Probe]:
-    """A split as probes with that many records each."""
-    return [Probe(text, evaluation_examples(TASKS[task], records)) for task, text in read_split(name)]
-
-
-def read_check_tasks(name: str, records: int, first_seed: int = 5000) -> list[CheckTask]:
-    """A split as tasks to check conditioning with, each with all its descriptions and so many unseen records."""
+def split_tasks(name: str, records: int) -> Iterator[dict[str, Any]]:
+    """The tasks of a split in the format of task files, each with all its descriptions and so many unseen records."""
     descriptions: dict[str, list[str]] = {}
     for task, text in read_split(name):
         descriptions.setdefault(task, []).append(text)
-    return [
-        CheckTask(task, texts, evaluation_examples(TASKS[task], records, first_seed))
-        for task, texts in descriptions.items()
-    ]
+    for task, texts in descriptions.items():
+        yield {
+            "name": task,
+            "descriptions": texts,
+            "examples": evaluation_examples(TASKS[task], records, FIRST_SEED),
+        }

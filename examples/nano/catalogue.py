@@ -202,13 +202,6 @@ UNSEEN: frozenset[str] = frozenset(name for name, task in TASKS.items() if _is_u
 with a known form, and pairs of fields that never stood together."""
 
 
-def find_task(name: str) -> Task:
-    """Look a task up by its name, as `city/upper` or `city+date/slash`."""
-    if name not in TASKS:
-        raise ValueError(f"unknown nano task {name!r}: expected WHAT/FORM such as 'city/upper' or 'city+date/slash'")
-    return TASKS[name]
-
-
 def header(task: Task) -> list[str]:
     """The formal tokens of a task, with which the base model is pre-trained."""
     return [

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 
+from catalogue import TASKS, header
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from text2lora.nano.records import KIND_FIELDS, KINDS, TEMPLATES
-from text2lora.nano.tasks import TASKS, header
 
 RECORD, ANSWER, END, PAD = "<|record|>", "<|answer|>", "<|end|>", "<|pad|>"
 

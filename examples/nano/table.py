@@ -1,33 +1,35 @@
-"""The table of the bundled model: what its adapters do on unseen records, beside all that they are held against."""
+"""The table of nano: what its adapters do on unseen records, beside all that they are compared with.
+
+python examples/nano/table.py --output text2lora/nano/results
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
+from catalogue import TASKS
+from pretrain import shots_document
 from safetensors import safe_open
+from source import FIRST_SEED, evaluation_examples, read_split
+from tokenizer import ANSWER, END
+from train import BASELINES
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from wording import describe
 
-from text2lora.evaluation.table import Row, make_row
-from text2lora.hub import BASES
+from text2lora.bundled import BASES
+from text2lora.evaluation.table import Row, as_markdown, make_row, write_results
 from text2lora.hypernetwork import LoraWeights
 from text2lora.injection import LoraInjector
 from text2lora.language import AnswerCollator, exact_match, prompt_batch
 from text2lora.modeling import Text2LoraModel
-from text2lora.nano.pretrain import shots_document
-from text2lora.nano.source import evaluation_examples, read_split
-from text2lora.nano.tasks import TASKS
-from text2lora.nano.tokenizer import ANSWER, END
-from text2lora.nano.train import BASELINES
-from text2lora.nano.wording import describe
 from text2lora.training.lora import LoraTable
 from text2lora.training.sft import match_examples
-
-FIRST_SEED = 5000
-"""Records from here on; the validation during training took those from 0 on."""
 
 
 class NanoEvaluation:
@@ -96,7 +98,7 @@ class NanoEvaluation:
         return make_row(name, [(g, t, d, m) for g, (t, d), m in zip(groups, pairs, scores, strict=True)])
 
 
-def evaluate_nano(
+def make_table(
     split: str = "test", records: int = 32, model: Text2LoraModel | None = None, report: Callable[[str], None] = print
 ) -> list[Row]:
     """All rows of the table.
@@ -163,3 +165,20 @@ def _read_loras(model: Text2LoraModel, name: str) -> tuple[LoraTable, list[str]]
     table = LoraTable(model.config, len(next(iter(state.values()))))
     table.load_state_dict(state)
     return table.eval(), tasks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--split", choices=["dev", "test"], default="test")
+    parser.add_argument("--records", type=int, default=32, help="unseen records for each description")
+    parser.add_argument("--checkpoint", default="nano", help="another checkpoint for the same base")
+    parser.add_argument("--output", type=Path, help="a folder for table.md, results.json, tasks.csv and table.png")
+    options = parser.parse_args()
+    rows = make_table(options.split, options.records, Text2LoraModel.from_pretrained(options.checkpoint))
+    if options.output:
+        write_results(rows, options.output)
+    print(as_markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Trains nano from its recipes: the base, the hypernetwork in parts, and the LoRAs that the table compares it with.
+
+    python examples/nano/train.py                 # all recipes, in their order, into runs/
+    python examples/nano/train.py nano-base-1 --set fit.steps=100
+
+Recipes of the kind `sft` run as `t2l train sft` runs them. The kinds `base` and `baselines` exist only here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from catalogue import TASKS, UNSEEN
+from corpus import TaskSampler, sample_example
+from pretrain import BaseConfig, pretrain_base
+from safetensors.torch import save_file
+from source import read_split
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from text2lora.base import load_base
+from text2lora.configuration import Text2LoraConfig
+from text2lora.hub import atomic_file
+from text2lora.recipes import KINDS, Kind, run_recipe
+from text2lora.language import Example
+from text2lora.training.fit import FitConfig
+from text2lora.training.lora import train_loras
+from text2lora.training.tasks import locate
+
+HERE = Path(__file__).parent
+BASELINES = HERE / "baselines"
+ORDER = "nano-base-1 nano-1 nano-base-2 nano-base-3 nano-base nano-2 nano-3 nano nano-baselines".split()
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BaselinesRecipe:
+    """LoRAs that the table compares nano with.
+
+    Attributes:
+        base_model: the folder of the base.
+        checkpoint: a folder with the checkpoint whose LoRA layout is used.
+        oracles: test tasks with a LoRA of their own, half of them seen, half unseen.
+        examples: records per step for each of those.
+        multitask_examples: records per step for the one LoRA of all tasks.
+        fit: how to optimise.
+    """
+
+    base_model: str
+    checkpoint: str
+    oracles: int = 12
+    examples: int = 6
+    multitask_examples: int = 64
+    fit: FitConfig = field(default_factory=FitConfig)
+
+
+def run_base(config: BaseConfig, target: Path, report: Report, resume: bool, folder: Path) -> None:
+    """Run a recipe of kind `base`."""
+    start = None
+    if config.start_from:
+        start = load_base(AutoModelForCausalLM, str(locate(config.start_from, folder)), dtype=torch.float32)
+    pretrain_base(config, target, report, start, resume)
+
+
+def oracle_tasks(count: int) -> list[str]:
+    """Test tasks that get a LoRA of their own: the first half of the list seen, the second unseen."""
+    chosen = []
+    for split in ("test_seen", "test_unseen"):
+        names = sorted({task for task, _ in read_split(split)})
+        chosen += random.Random(f"oracles {split}").sample(names, count // 2)
+    return chosen
+
+
+def run_baselines(recipe: BaselinesRecipe, target: Path, report: Report, resume: bool, folder: Path) -> None:
+    """Run a recipe of kind `baselines`."""
+    base_path = str(locate(recipe.base_model, folder))
+    base = load_base(AutoModelForCausalLM, base_path, dtype=torch.float32)
+    tokenizer = load_base(AutoTokenizer, base_path)
+    config = Text2LoraConfig.from_pretrained(locate(recipe.checkpoint, folder))
+    names = oracle_tasks(recipe.oracles)
+    sample = TaskSampler(name for name in TASKS if name not in UNSEEN)
+
+    def oracle(name: str) -> Callable[[random.Random], list[Example]]:
+        return lambda rng: [sample_example(TASKS[name], rng) for _ in range(recipe.examples)]
+
+    def multitask(rng: random.Random) -> list[Example]:
+        return [sample_example(sample(rng), rng) for _ in range(recipe.multitask_examples)]
+
+    runs: dict[str, Sequence[Callable[[random.Random], list[Example]]]] = {
+        "oracles": [oracle(name) for name in names],
+        "multitask": [multitask],
+    }
+    for run, draws in runs.items():
+        if resume and (target / f"{run}.safetensors").is_file():
+            continue
+        report(f"{run}: {len(draws)} LoRAs")
+        table = train_loras(base, tokenizer, config, draws, recipe.fit, target / run, report, resume)
+        tensors = {key: value.detach().to(torch.bfloat16) for key, value in table.state_dict().items()}
+        metadata = {"tasks": json.dumps(names if run == "oracles" else [])}
+        with atomic_file(target / f"{run}.safetensors") as temporary:  # which a resumed run takes for done
+            save_file(tensors, temporary, metadata)
+
+
+OWN_KINDS: dict[str, Kind] = {
+    "sft": KINDS["sft"],
+    "base": (BaseConfig, run_base),
+    "baselines": (BaselinesRecipe, run_baselines),
+}
+
+
+def train(
+    name: str, output: Path, settings: Sequence[str] = (), report: Report = print, resume: bool = False
+) -> Path:  # fmt: skip
+    """Run the recipe of that name; the folder with the result."""
+    return run_recipe(str(HERE / "recipes" / f"{name}.yaml"), output, list(settings), report, resume, OWN_KINDS)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("recipes", nargs="*", default=ORDER, help="names of recipes; all of them by default")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
+    parser.add_argument("--output", "-o", type=Path, default=Path("runs"))
+    parser.add_argument("--resume", action="store_true", help="go on from where a run was broken off")
+    options = parser.parse_args()
+    for recipe in options.recipes:
+        train(recipe, options.output, options.set, resume=options.resume)
