@@ -109,16 +109,6 @@ def test_make_folds_rslora(t2l_command, checkpoint_dir: Path) -> None:
     assert (spec.use_rslora, spec.lora_alpha) == (False, 16.0)  # 8 sqrt(4)
 
 
-def test_bench_generate_reports_times(t2l_command) -> None:
-    options = ["--shape", "nano", "--batch", 2, "--repeat", 1]
-    report = json.loads(t2l_command("bench", "generate", *options, "--json").out)
-    assert [row["dtype"] for row in report["times"]] == ["float32", "bfloat16"]
-    assert report["replacement"] > 0
-    table = t2l_command("bench", "generate", *options)
-    assert "64 modules" in table.out
-    assert t2l_command("bench", "generate", "--shape", "llama-9b").code == 2
-
-
 def test_what_is_there_is_replaced_only_by_force(t2l_command, checkpoint_dir: Path) -> None:
     make = ["make", "the city", "-m", checkpoint_dir, "-o", "mine"]
     assert t2l_command(*make).code == 0

@@ -10,7 +10,6 @@ from rich.markup import escape
 
 from text2lora.cli import (
     adapters,
-    bench,
     chat,
     check,
     compare,
@@ -43,7 +42,6 @@ app.add_typer(export.app, name="export")
 app.add_typer(training.app, name="train")
 app.command("describe")(describe.describe)
 app.command("eval")(evaluate.evaluate)
-app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
 app.command("ui")(ui.ui)
 

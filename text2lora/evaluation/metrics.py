@@ -53,17 +53,10 @@ def pearson(one: torch.Tensor, two: torch.Tensor) -> float:
 
 def spearman(one: torch.Tensor, two: torch.Tensor) -> float:
     """The correlation of the ranks of two lists of numbers; equal numbers share their mean rank."""
-    return pearson(_ranks(one), _ranks(two))
+    return pearson(ranks(one), ranks(two))
 
 
-def roc_auc(negatives: torch.Tensor, positives: torch.Tensor) -> float:
-    """How often a positive's number is above a negative's, ties counted half: the area under the ROC curve."""
-    ranks = _ranks(torch.cat([negatives, positives]))
-    count = len(positives)
-    return float((ranks[len(negatives) :].sum() - count * (count + 1) / 2) / (count * len(negatives)))
-
-
-def _ranks(values: torch.Tensor) -> torch.Tensor:
+def ranks(values: torch.Tensor) -> torch.Tensor:
     """Ranks from 1."""
     _, which, counts = values.unique(return_inverse=True, return_counts=True)
     return (counts.cumsum(0) - (counts - 1) / 2).double()[which]

@@ -1,7 +1,11 @@
-"""What per-sample LoRA costs in a training step, beside the frozen base and beside the obvious way."""
+"""What a different LoRA for each row costs in a training step, beside the frozen base and beside the obvious way.
+
+OMP_NUM_THREADS=2 python examples/benchmarks/step.py --repeat 9
+"""
 
 from __future__ import annotations
 
+import argparse
 import random
 import statistics
 import time
@@ -11,17 +15,15 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from measuring import markdown, peak_of, size
 from torch import nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from text2lora.bundled import BASES
 from text2lora.configuration import Text2LoraConfig
-from text2lora.evaluation.bench import medians
-from text2lora.evaluation.memory import peak_of
-from text2lora.hub import BASES
 from text2lora.hypernetwork import LoraWeights
 from text2lora.injection import LoraInjector
 from text2lora.language import AnswerBatch, prompt_batch
-from text2lora.training.recon import squared_error
 from text2lora.training.tasks import Task, TaskExample, TaskSet
 
 WAYS = ("base", "ours", "per token")
@@ -70,11 +72,6 @@ class StepCosts:
     per_token_memory: int
     flops: float
     peak_flops: float
-
-    @property
-    def overhead(self) -> float:
-        """The LoRA part of our step, as a share of the base's own time."""
-        return (self.ours - self.base) / self.base
 
     @property
     def speedup(self) -> float:
@@ -210,59 +207,42 @@ def _step_memory(shape: StepShape, way: str) -> int:
         step(way)
         return torch.cuda.max_memory_allocated()
     return peak_of(
-        f"from text2lora.evaluation.bench_train import StepShape, make_step; make_step({shape!r})({way!r})",
+        f"from step import StepShape, make_step; make_step({shape!r})({way!r})",
         MALLOC_MMAP_THRESHOLD_="65536",  # freed memory goes back at once, so that the peak is what was in use
     )
 
 
-@dataclass(frozen=True)
-class ReconCosts:
-    """Forward and backward of the reconstruction error; medians in seconds, and bytes beyond the factors themselves.
-
-    Attributes:
-        ours: through Gram matrices of the rank.
-        naive: through delta W.
-        ours_memory, naive_memory: the peak.
-    """
-
-    ours: float
-    naive: float
-    ours_memory: int
-    naive_memory: int
-
-
-def make_recon(batch: int, layers: int, hidden: int, r: int) -> dict[str, Callable[[], torch.Tensor]]:
-    """One step each way: the squared error of delta W and its gradient at A and B, for `q_proj` of a wide base."""
-    torch.manual_seed(0)
-    wanted = {"q_proj": (torch.randn(batch, layers, r, hidden), torch.randn(batch, layers, hidden, r))}
-    a, b = (torch.randn_like(factor).requires_grad_() for factor in wanted["q_proj"])
-
-    def ours() -> torch.Tensor:
-        loss = squared_error({"q_proj": (a, b)}, wanted).sum()
-        loss.backward()
-        return loss.detach()
-
-    def naive() -> torch.Tensor:
-        loss = (b @ a - wanted["q_proj"][1] @ wanted["q_proj"][0]).square().sum()
-        loss.backward()
-        return loss.detach()
-
-    def nothing() -> torch.Tensor:
-        return torch.zeros(())
-
-    return {"ours": ours, "naive": naive, "nothing": nothing}
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--batch", type=int, default=8, help="rows, each with its own adapter")
+    parser.add_argument("--tokens", type=int, default=512, help="tokens of a row")
+    parser.add_argument("--hidden", type=int, default=1024, help="width of the base, a multiple of 64")
+    parser.add_argument("--layers", type=int, default=2, help="layers of the base")
+    parser.add_argument("--repeat", type=int, default=5, help="times to measure each way")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    options = parser.parse_args()
+    if options.hidden % 64:
+        parser.error(f"--hidden is {options.hidden}: expected a multiple of 64")
+    shape = StepShape(options.batch, options.tokens, options.hidden, options.layers, device=options.device)
+    costs = time_step(shape, options.repeat)
+    rows = [
+        ["Step", "Time", "LoRA part", "Of the base", "Memory beyond the base's"],
+        ["frozen base", f"{costs.base:.2f} s", "", "", ""],
+    ]
+    for name, seconds, memory in (
+        ("per-sample LoRA", costs.ours, costs.ours_memory),
+        ("LoRA per token", costs.per_token, costs.per_token_memory),
+    ):
+        part = seconds - costs.base
+        rows.append([name, f"{seconds:.2f} s", f"{part:.2f} s", f"{part / costs.base:.0%}", size(memory)])
+    print(markdown(rows))
+    speed = costs.flops / costs.base
+    print(
+        f"\nThe LoRA part is {costs.speedup:.1f} times as fast as per token. The base runs at {speed / 1e9:.0f} "
+        f"GFLOP/s, {speed / costs.peak_flops:.0%} of what a large matrix product reaches here. Drawing and tokenising "
+        f"the batch takes {costs.data * 1000:.1f} ms."
+    )
 
 
-def time_recon(batch: int = 8, layers: int = 8, hidden: int = 2048, r: int = 8, repeat: int = 5) -> ReconCosts:
-    """Measure both ways in turns; memory in fresh processes."""
-    calls = make_recon(batch, layers, hidden, r)
-    ours, naive = medians([calls["ours"], calls["naive"]], repeat)
-    sizes = (batch, layers, hidden, r)
-    memory = {
-        way: peak_of(
-            f"from text2lora.evaluation.bench_train import make_recon; make_recon(*{sizes})[{way!r}]()",
-            MALLOC_MMAP_THRESHOLD_="65536",
-        )
-        for way in calls
-    }
-    return ReconCosts(ours, naive, memory["ours"] - memory["nothing"], memory["naive"] - memory["nothing"])
+if __name__ == "__main__":
+    main()

@@ -1,20 +1,24 @@
-"""How much memory an adapter takes to make, beside the weights that it needs; on random weights of the real sizes."""
+"""The peak memory of a whole `t2l make`, beside the weights that it needs; on random weights of the real sizes.
+
+    python examples/benchmarks/memory.py --shape llama-8b
+
+writes gigabytes into a temporary folder.
+"""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import argparse
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from generation import shape_config
+from measuring import markdown, peak_of, size
 from transformers import AutoTokenizer, GteConfig, GteModel
 
 from text2lora.base import packaged_model
 from text2lora.errors import MissingExtraError
-from text2lora.evaluation.bench import shape_config
 from text2lora.installation import install_command
 from text2lora.modeling import Text2LoraModel
 
@@ -31,20 +35,6 @@ GTE_LARGE = {
     "type_vocab_size": 2,
 }
 """The sizes of gte-large-en-v1.5, the released checkpoints' text encoder."""
-
-
-TELL_PEAK = """
-import atexit, pathlib, re, resource, sys
-
-def peak():
-    status = pathlib.Path("/proc/self/status")
-    if status.exists():  # rusage would count the parent's memory at the fork
-        return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-atexit.register(lambda: print(peak()))
-"""
-"""Code that ends a process with its largest resident set, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +84,22 @@ def measure_memory(shape: str, dtype: torch.dtype = torch.float32) -> MemoryUse:
         )
 
 
-def peak_of(code: str, **env: str) -> int:
-    """The largest resident set of a Python process that runs `code`, in bytes."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"{TELL_PEAK}\n{code}"],
-        env=os.environ | {"HF_HUB_OFFLINE": "1"} | env,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(done.stdout.strip().split("\n")[-1])
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shape", choices=list(BASE_PARAMETERS), default="llama-8b")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the weights")
+    options = parser.parse_args()
+    use = measure_memory(options.shape, getattr(torch, options.dtype))
+    head = [
+        f"Hypernetwork for {options.shape}",
+        "Hypernetwork and encoder",
+        "Peak of `t2l make`",
+        "The base model would add",
+    ]
+    peak = f"{size(use.peak)} ({use.peak / use.weights:.2f}x)"
+    print(markdown([head, [options.dtype, size(use.weights), peak, size(use.base)]]))
+    print(f"\nThe imports alone: {size(use.imports)}")
+
+
+if __name__ == "__main__":
+    main()

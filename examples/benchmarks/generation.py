@@ -1,23 +1,22 @@
-"""How long adapters take, beside the least that they can take; on random weights, so that any shape can be tried."""
+"""How long adapters take on the CPU, beside the bare matrix products that they need; the weights are random.
+
+OMP_NUM_THREADS=1 python examples/benchmarks/generation.py --shape llama-8b --batch 64 --repeat 12
+"""
 
 from __future__ import annotations
 
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from measuring import markdown, medians
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from text2lora.adapter import LoraAdapter
+from text2lora.bundled import CHECKPOINTS
 from text2lora.configuration import Text2LoraConfig
-from text2lora.hub import CHECKPOINTS
 from text2lora.modeling import Text2LoraModel
 
 UPSTREAM = {"task_emb_size": 1024, "latent_size": 512, "head_input_size": 2048, "head": "large", "offset": False}
@@ -49,7 +48,7 @@ class GenerationTimes:
 
 
 def shape_config(name: str) -> Text2LoraConfig:
-    """The config of a shape: one of `SHAPES`, or `nano`."""
+    """The config of a shape: one of `SHAPES`, or a bundled checkpoint."""
     if name in CHECKPOINTS:
         return Text2LoraConfig.from_pretrained(CHECKPOINTS[name])
     layers, shapes = SHAPES[name]
@@ -96,20 +95,6 @@ def time_replacement(layers: int = 32, hidden: int = 256, repeat: int = 100) -> 
     return medians([lambda: [adapter.apply_to(model) for adapter in adapters]], repeat)[0] / len(adapters)
 
 
-def time_start(repeat: int = 5) -> tuple[float, float]:
-    """Median seconds of a whole `t2l make` with nano in a fresh process, and of importing torch, transformers, peft."""
-
-    def process(code: str) -> Callable[[], object]:
-        return lambda: subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-
-    with tempfile.TemporaryDirectory() as folder:
-        make = ["t2l", "make", "Return the city in capitals.", "--force", "--output", str(Path(folder, "adapter"))]
-        calls = [f"import sys; sys.argv = {make}; from text2lora.cli import main; main()"]
-        calls += ["import torch, transformers, peft"]
-        made, imported = medians([process(code) for code in calls], repeat)
-    return made, imported
-
-
 def relative_error(adapter: LoraAdapter, exact: LoraAdapter) -> float:
     """|difference| / |exact| over all weights."""
     pairs = [(adapter.weights[key].float(), weight.float()) for key, weight in exact.weights.items()]
@@ -131,13 +116,29 @@ def _products(model: Text2LoraModel) -> Callable[[], object]:
     return run
 
 
-def medians(calls: list[Callable[[], object]], repeat: int) -> list[float]:
-    """The median seconds of each call, measured in turns after one round to warm up."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for turn in range(repeat + 1):
-        for call, taken in zip(calls, seconds, strict=True):
-            begin = time.perf_counter()
-            call()
-            if turn:  # the first one warms up
-                taken.append(time.perf_counter() - begin)
-    return [statistics.median(taken) for taken in seconds]
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shape", choices=[*SHAPES, *CHECKPOINTS], default="llama-8b")
+    parser.add_argument("--batch", type=int, default=64, help="adapters in a batch")
+    parser.add_argument("--repeat", type=int, default=20, help="times to measure one adapter; batches a fifth of it")
+    options = parser.parse_args()
+    head = ["Threads", "Dtype", "Products", "One adapter", "Of products", f"Each of {options.batch}", "Of one", "Error"]
+    rows = [
+        [
+            str(torch.get_num_threads()),
+            row.dtype,
+            f"{row.products * 1000:.1f} ms",
+            f"{row.one * 1000:.1f} ms",
+            f"{row.one / row.products:.2f}x",
+            f"{row.batched * 1000:.1f} ms",
+            f"{row.batched / row.one:.2f}x",
+            f"{row.error:.4f}",
+        ]
+        for row in time_generation(shape_config(options.shape), options.batch, options.repeat)
+    ]
+    print(markdown([head, *rows]))
+    print(f"\nReplacing the live adapter of a small Llama with 64 LoRA modules: {time_replacement() * 1000:.2f} ms")
+
+
+if __name__ == "__main__":
+    main()
