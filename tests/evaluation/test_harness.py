@@ -12,6 +12,7 @@ from text2lora import Text2LoraModel
 from text2lora.errors import CheckpointError, EvaluationError, OutputError
 from text2lora.evaluation.backends import Request, TransformersBackend
 from text2lora.evaluation.data import TaskData, load_tasks
+from text2lora.evaluation.evaluate import evaluate
 from text2lora.evaluation.harness import Sample, check_tasks, evaluate_tasks, make_conditions, summarise
 from text2lora.evaluation.metrics import bootstrap_samples
 from text2lora.evaluation.report import EvalReport, eval_results, write_report
@@ -40,10 +41,8 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def report(cities: Path, adapters: list[str]) -> EvalReport:
-    conditions = make_conditions(adapters, "Return the city in capital letters.")
-    backend = TransformersBackend.from_names("nano", adapters, batch_size=5)
-    samples = evaluate_tasks(backend, load_tasks(str(cities)), conditions)
-    return EvalReport("nano", "transformers", 0, conditions, summarise(samples), samples)
+    description = "Return the city in capital letters."
+    return evaluate("nano", [str(cities)], adapters, description=description, batch_size=5)
 
 
 def test_the_right_adapter_beats_the_base_and_another_does_not(report: EvalReport, adapters: list[str]) -> None:

@@ -29,7 +29,7 @@ from text2lora.cli.common import (
     show,
     suggest,
 )
-from text2lora.errors import EvaluationError, HubError
+from text2lora.errors import HubError
 from text2lora.hub import check_output, is_local, push_target
 
 if TYPE_CHECKING:
@@ -71,10 +71,16 @@ def evaluate(
     description: Annotated[
         str | None, typer.Option("--description", "-d", help="Also try the base with this text in the prompt.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Questions of a task, the first ones; else all.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use only the first N questions of each task (default: all).")
+    ] = None,
     shots: Annotated[int, typer.Option(min=0, help="Also try the base after so many demonstrations.")] = 3,
     data: Annotated[
-        Path | None, typer.Option("--data", help="File or folder with the benchmarks, in place of the Hub.")
+        Path | None,
+        typer.Option(
+            "--data",
+            help="A file or folder with the benchmarks, or with task definitions for lm_eval:NAME.",
+        ),
     ] = None,
     server: Annotated[
         str | None, typer.Option(help="Address of an OpenAI-compatible server; names are those it serves.")
@@ -90,10 +96,6 @@ def evaluate(
         str | None, typer.Option(help="Of the base: float32, bfloat16 or float16.", autocompletion=complete_dtype)
     ] = None,
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(help="Of the intervals.")] = 0,
-    lm_eval_path: Annotated[
-        Path | None, typer.Option(help="Folder with more task definitions for lm_eval:NAME.")
-    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for results.json and the table in Markdown.")
     ] = None,
@@ -121,45 +123,36 @@ def evaluate(
         option = "--push" if push else "--server"
         raise typer.BadParameter("takes adapters that are not in a --subfolder", param_hint=option)
     _check_push([*places] if push else [], token, create_pr)
-    torch_dtype = parse_dtype(dtype)
     os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of lm-evaluation-harness and datasets
     quiet()
     from transformers.utils import logging
 
-    from text2lora.adapter import LoraAdapter
-    from text2lora.evaluation.backends import Backend, ServerBackend, TransformersBackend
-    from text2lora.evaluation.data import load_tasks
-    from text2lora.evaluation.harness import check_tasks, evaluate_tasks, make_conditions, summarise
-    from text2lora.evaluation.lm_harness import PREFIX, evaluate_with_lm_eval, find_tasks
-    from text2lora.evaluation.report import REPORT_NAMES, EvalReport, push_report, write_report
+    from text2lora.evaluation.evaluate import evaluate as evaluate_adapters
+    from text2lora.evaluation.lm_harness import PREFIX
+    from text2lora.evaluation.report import REPORT_NAMES, push_report, write_report
 
     if output:
         check_output(output, REPORT_NAMES)
-    own = [name for name in names if not name.startswith(PREFIX)]
-    theirs = [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
-    if theirs and server:
-        raise EvaluationError(f"{PREFIX}{theirs[0]} needs the model in this process: leave out --server")
-    conditions = make_conditions([*places], description, shots)
-    with err.status("reading the tasks") as status:
-        sets = [found for name in own for found in load_tasks(name, data, shots, limit)]
-        check_tasks(sets, allow_code_execution)
-        manager = find_tasks(theirs, lm_eval_path) if theirs else None
-        status.update("loading the model")
-        backend: Backend
-        if server:
-            backend = ServerBackend(server, model, [*places], batch_size, seed=seed)
-        else:
-            loras = {name: LoraAdapter.from_pretrained(*place, token=token) for name, place in places.items()}
-            backend = TransformersBackend.from_names(
-                model, loras, batch_size, parse_device(device), torch_dtype or "auto", token
-            )
-        samples = evaluate_tasks(backend, sets, conditions, allow_code_execution, max_new_tokens, status.update)
-        if manager and isinstance(backend, TransformersBackend):
-            logging.set_verbosity_error()  # of settings that lm-evaluation-harness gives twice
-            samples += evaluate_with_lm_eval(backend, manager, theirs, conditions, limit, seed, status.update)
-        status.update("computing the intervals")
-        figures = summarise(samples, seed)
-    report = EvalReport(model, server or "transformers", seed, conditions, figures, samples)
+    if any(name.startswith(PREFIX) for name in names):
+        logging.set_verbosity_error()  # of settings that lm-evaluation-harness gives twice
+    with err.status("starting") as status:
+        report = evaluate_adapters(
+            model,
+            names,
+            places,
+            description=description,
+            shots=shots,
+            limit=limit,
+            data=data,
+            server=server,
+            allow_code_execution=allow_code_execution,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            device=parse_device(device),
+            dtype=parse_dtype(dtype),
+            token=token,
+            report=status.update,
+        )
     if output:
         write_report(report, output)
     urls = {}
