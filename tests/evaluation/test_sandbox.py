@@ -11,10 +11,24 @@ from pathlib import Path
 import pytest
 
 from text2lora.errors import EvaluationError
-from text2lora.evaluation import confined, sandbox
-from text2lora.evaluation.sandbox import CodeLimits, check_sandbox, run_program
+from text2lora.evaluation import sandbox
+from text2lora.evaluation.sandbox import CodeLimits, check_sandbox, confined, run_program
+from text2lora.evaluation.sandbox.bubblewrap import Bubblewrap, wrapping
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are confined on Linux only")
+
+
+@pytest.fixture(autouse=True, params=["seccomp", "bubblewrap"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each attempt is made under the filter of system calls alone, and in namespaces of its own as well."""
+    if request.param == "seccomp":
+        monkeypatch.setattr(sandbox, "wrapping", lambda: None)
+    elif wrapping() is None:
+        pytest.skip("bubblewrap is not installed, or may not make namespaces here")
+    check_sandbox.cache_clear()
+    return request.param
+
+
 SHORT = CodeLimits(seconds=1, wall_seconds=600)  # a busy machine gives a second of its processor when it can
 
 
@@ -126,6 +140,24 @@ def test_other_processes_get_no_signal_and_limits_stay() -> None:
     assert "Operation not permitted" in run_program("import os; os.kill(os.getppid(), 0)").reason
     raised = "import resource as r; r.setrlimit(r.RLIMIT_CPU, (r.RLIM_INFINITY,) * 2)"
     assert not run_program(raised).passed
+
+
+def test_files_of_the_user_are_out_of_sight_in_bubblewrap(way: str, tmp_path: Path) -> None:
+    (tmp_path / "diary").write_text("dear diary")
+    result = run_program(f"print(open({str(tmp_path / 'diary')!r}).read())")
+    assert result.passed == (way == "seccomp")
+    assert ("No such file" in result.reason) == (way == "bubblewrap")
+
+
+def test_a_failure_of_bubblewrap_is_no_verdict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "bwrap"
+    broken.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sandbox, "wrapping", lambda: Bubblewrap(str(broken)))
+    with pytest.raises(EvaluationError, match=r"cannot be confined here .*No permissions to create new namespace"):
+        run_program("print(1)")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert wrapping.__wrapped__() is None
 
 
 def test_environment_is_clean(monkeypatch: pytest.MonkeyPatch) -> None:

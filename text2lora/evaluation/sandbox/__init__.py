@@ -1,4 +1,14 @@
-"""Runs programs that a model wrote, in a process that can do little else than compute (see `confined`)."""
+"""Runs programs that a model wrote, in a process that can do little else than compute.
+
+What it stops: the kernel refuses every system call that computing does not need (`confined`: seccomp, on Linux for
+x86-64 and ARM64). A program opens no socket, starts no process or thread, sends no signal to others, and creates,
+changes or removes no file; its time, memory and output are limited. Where bubblewrap is installed and works
+(`bubblewrap`), the program also runs in namespaces of its own, and sees no files but Python's and the system's
+libraries: it cannot read yours. What it does not stop: without bubblewrap, a program can read every file that you can
+read, and what it prints last is kept in the report. The tests run in the program's own process, so a program that is
+written to deceive them can. And a flaw in the kernel would let it out: for models that you do not trust at all, use a
+virtual machine. Where the kernel cannot confine a process (macOS, Windows, other processors), nothing is run.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from text2lora.errors import EvaluationError
-from text2lora.evaluation import confined
+from text2lora.evaluation.sandbox import confined
+from text2lora.evaluation.sandbox.bubblewrap import wrapping
 
 
 @dataclass(frozen=True)
@@ -45,9 +56,8 @@ class CodeResult:
 def run_program(source: str, limits: CodeLimits | None = None) -> CodeResult:
     """Run a program in a confined process of its own.
 
-    The process gets an empty temporary folder, a clean environment and no input. The kernel refuses it every system
-    call that computing does not need: it opens no socket, starts no process and no thread, sends no signal, and opens
-    files for reading only. A program that is not Python, or that asks for any of that, fails.
+    The process gets an empty temporary folder, a clean environment and no input. A program that is not Python, or that
+    asks for more than this module allows, fails.
 
     Args:
         source: Python.
@@ -63,9 +73,13 @@ def run_program(source: str, limits: CodeLimits | None = None) -> CodeResult:
         (folder / "program.py").write_text(source, encoding="utf-8", errors="replace")
         (folder / "work").mkdir()
         sizes = [str(value) for value in (limits.memory, limits.seconds, limits.output)]
+        wrapper = wrapping()
         with (folder / "output").open("w+b") as output:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-s", "-B", confined.__file__, str(folder / "program.py"), *sizes],
+                [
+                    *(wrapper.command([name, confined.__file__], str(folder / "work")) if wrapper else []),
+                    *(sys.executable, "-P", "-s", "-B", confined.__file__, str(folder / "program.py"), *sizes),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -86,19 +100,24 @@ def run_program(source: str, limits: CodeLimits | None = None) -> CodeResult:
             said = output.read().decode("utf-8", "replace").strip()
     last = said.splitlines()[-1][:200] if said else ""
     last = re.sub(r"0x[0-9a-f]{4,}", "0x...", last.replace(name, ""))  # what differs from run to run
-    if process.returncode == confined.CANNOT_CONFINE:
+    code = process.returncode
+    if wrapper and code > 128:
+        code = 128 - code  # as bubblewrap tells that a signal ended the program
+    if wrapper and code == 1 and said.startswith("bwrap: "):
+        raise EvaluationError(f"generated code cannot be confined here ({last}): nothing of it was run")
+    if code == confined.CANNOT_CONFINE:
         raise EvaluationError(
             f"generated code cannot be confined here ({last}): run it on Linux, x86-64 or ARM64, with seccomp"
         )
-    if process.returncode == 0 and said.endswith(secret):
+    if code == 0 and said.endswith(secret):
         return CodeResult(True, "")
     if size >= limits.output:
         return CodeResult(False, f"printed more than {limits.output} bytes")
-    if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+    if code in (-signal.SIGXCPU, -signal.SIGKILL):
         return CodeResult(False, f"computed longer than {limits.seconds} s")
-    if process.returncode < 0:
-        return CodeResult(False, f"died of {signal.Signals(-process.returncode).name}")
-    return CodeResult(False, last if process.returncode == 1 else "left before its end")
+    if code < 0:
+        return CodeResult(False, f"died of {signal.Signals(-code).name}")
+    return CodeResult(False, last if code == 1 else "left before its end")
 
 
 PROBE = """
