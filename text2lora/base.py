@@ -147,12 +147,28 @@ def load_base(auto_class: Any, name: str | None, revision: str | None = None, **
         raise CheckpointError(message) from error
 
 
-from text2lora.bundled import BASES, DEFAULT
-from text2lora.errors import CheckpointError, shown
-from text2lora.hub import atomic_folder, first_line, hub_fault, resolve_name
+def load_base_with_tokenizer(
+    name: str | None, revision: str | None = None, device: str = "cpu"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A base model in eval mode, in its own dtype or, where that is slow, in float32; and its tokenizer.
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    Its `generate` stops at the end that its chat template writes after an answer, too.
+
+    Raises:
+        CheckpointError: see `load_base`.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from text2lora.processor import widen
+    from text2lora.turns import keep_ends
+
+    tokenizer = load_base(AutoTokenizer, name, revision)
+    model = load_base(AutoModelForCausalLM, name, revision, device_map=device)
+    keep_ends(model, tokenizer)
+    return widen(model).eval(), tokenizer
+
+
+def base_model_path(name: str = DEFAULT) -> str:
     """The folder of a base model that ships with the package; `AutoModelForCausalLM.from_pretrained` loads it.
 
     Raises:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from catalogue import TASKS, UNSEEN, header
@@ -16,9 +17,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from text2lora.language import AnswerCollator, answer_loss, exact_match
 from text2lora.nano import sample_record
 from text2lora.training.fit import FitConfig, fit, step_rng, summed
+from text2lora.training.recipe import settings
 
 
-@dataclass(frozen=True)
+@settings
 class BaseConfig:
     """Sizes of the nano base, and the documents of one training step.
 
@@ -38,8 +40,8 @@ class BaseConfig:
     queries: int = 10
     headed: int = 3
     shots: int = 4
-    groups: dict[str, float] = field(default_factory=dict)
-    weighting: str = "token"
+    groups: dict[str, int | float] = field(default_factory=dict)
+    weighting: Literal["token", "answer"] = "token"
     start_from: str = ""
     fit: FitConfig = field(default_factory=FitConfig)
 

@@ -12,7 +12,7 @@ import argparse
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 import torch
@@ -26,10 +26,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from text2lora.base import load_base
 from text2lora.configuration import Text2LoraConfig
 from text2lora.hub import atomic_file
-from text2lora.recipes import KINDS, Kind, run_recipe
 from text2lora.language import Example
+from text2lora.recipes import KINDS, Kind, run_recipe
 from text2lora.training.fit import FitConfig
 from text2lora.training.lora import train_loras
+from text2lora.training.recipe import settings
 from text2lora.training.tasks import locate
 
 HERE = Path(__file__).parent
@@ -38,7 +39,7 @@ ORDER = "nano-base-1 nano-1 nano-base-2 nano-base-3 nano-base nano-2 nano-3 nano
 Report = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@settings
 class BaselinesRecipe:
     """LoRAs that the table compares nano with.
 
@@ -114,10 +115,10 @@ OWN_KINDS: dict[str, Kind] = {
 
 
 def train(
-    name: str, output: Path, settings: Sequence[str] = (), report: Report = print, resume: bool = False
+    name: str, output: Path, overrides: Sequence[str] = (), report: Report = print, resume: bool = False
 ) -> Path:  # fmt: skip
     """Run the recipe of that name; the folder with the result."""
-    return run_recipe(str(HERE / "recipes" / f"{name}.yaml"), output, list(settings), report, resume, OWN_KINDS)
+    return run_recipe(str(HERE / "recipes" / f"{name}.yaml"), output, list(overrides), report, resume, OWN_KINDS)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from text2lora import CheckpointError, DescriptionWarning, InvalidDescriptionError
