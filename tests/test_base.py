@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +14,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from text2lora import CheckpointError, base, base_model_path
+from text2lora import CheckpointError, LoraAdapter, Text2LoraModel, TextEncoder, base, base_model_path
 from text2lora.base import PACKAGED, PackagedModel, base_source, find_packaged, load_base, packaged_model
+from text2lora.evaluation.backends import TransformersBackend
+from text2lora.training.runs import BaseSpec
+from text2lora.training.runs import load_base as run_base
 
 MINILM, SMOL = PACKAGED
 
@@ -32,6 +38,49 @@ def test_built_in_bases_have_a_path() -> None:
     assert base_source("some/model") == "some/model"
     with pytest.raises(CheckpointError, match="no built-in base model 'micro': expected one of nano"):
         base_model_path("micro")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+def test_a_clone_without_git_lfs_is_told_to_pull(make_model, base_dir: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    model = make_model()
+    shutil.copytree(base_dir, tmp_path / "base")
+    shutil.copytree(encoder_dir, tmp_path / "encoder")
+    model.save_pretrained(tmp_path / "all" / "checkpoint")
+    model.generate_lora("the city").save_pretrained(tmp_path / "adapter")
+    loads = {
+        "base/model.safetensors": lambda: load_base(AutoModelForCausalLM, str(tmp_path / "base")),
+        "encoder/model.safetensors": lambda: TextEncoder.from_config(model.config, tmp_path / "encoder"),
+        "encoder/tokenizer.json": lambda: TextEncoder.from_config(model.config, tmp_path / "encoder"),
+        "all/checkpoint/model.safetensors": lambda: Text2LoraModel.from_pretrained(
+            tmp_path / "all", subfolder="checkpoint"
+        ),
+        "adapter/adapter_model.safetensors": lambda: LoraAdapter.from_pretrained(tmp_path / "adapter"),
+    }
+    for name, load in loads.items():
+        path, content = tmp_path / name, (tmp_path / name).read_bytes()
+        path.write_bytes(POINTER)
+        with pytest.raises(CheckpointError) as caught:
+            load()
+        pulled = f"{path} is a Git LFS pointer in place of the file: run `git lfs pull` in {path.parent}"
+        assert pulled in str(caught.value)
+        path.write_bytes(content)
+        load()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_a_quantised_base_names_the_package_that_it_needs(base_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(base_dir, tmp_path / "base")
+    config = json.loads((tmp_path / "base/config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (tmp_path / "base/config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"pip install .*bitsandbytes.*: install what it needs, or pass another"):
+        load_base(AutoModelForCausalLM, str(tmp_path / "base"))
+    with pytest.raises(CheckpointError, match="install what it needs"):
+        TransformersBackend.from_names(str(tmp_path / "base"), [])
+    with pytest.raises(CheckpointError, match="install what it needs"):
+        run_base(BaseSpec(str(tmp_path / "base")))
 
 
 def test_a_model_in_a_package_is_found_without_importing_the_package(forked) -> None:

@@ -28,6 +28,7 @@ from text2lora.hub import (
     fetch_files,
     find_file,
     first_line,
+    load_fault,
     public_name,
     push_folder,
     push_target,
@@ -320,7 +321,8 @@ class LoraAdapter:
             config = json.loads(files[CONFIG_NAME].read_text(encoding="utf-8"))
             weights = load_file(files[WEIGHTS_NAME])
         except Exception as error:
-            raise CheckpointError(f"{directory} holds no readable LoRA adapter ({error})") from error
+            reason = load_fault(error, directory, folder=files[WEIGHTS_NAME].parent)
+            raise CheckpointError(f"{directory} holds no readable LoRA adapter ({reason})") from error
         return cls(weights, _read_spec(config, weights, str(directory)), metadata)
 
     def apply_to(self, model: PreTrainedModel | PeftModel, adapter_name: str = "default") -> PeftModel:

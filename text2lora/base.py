@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from text2lora.bundled import BASES, DEFAULT
 from text2lora.errors import CheckpointError, shown
-from text2lora.hub import atomic_folder, first_line, hub_fault, resolve_name
+from text2lora.hub import atomic_folder, load_fault, resolve_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -142,9 +142,11 @@ def load_base(auto_class: Any, name: str | None, revision: str | None = None, **
     try:
         return auto_class.from_pretrained(base_source(name), **options)
     except Exception as error:  # which depends on what is wrong with a file, an option or a package
-        reason = hub_fault(error, name, revision) or first_line(error)
-        message = f"the base model {name!r} cannot be loaded ({reason}): pass another base model"
-        raise CheckpointError(message) from error
+        reason = load_fault(error, name, revision)
+        hint = "install what it needs, or pass" if isinstance(error, ImportError) else "pass"
+        raise CheckpointError(
+            f"the base model {name!r} cannot be loaded ({reason}): {hint} another base model"
+        ) from error
 
 
 def load_base_with_tokenizer(

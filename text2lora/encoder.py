@@ -20,7 +20,7 @@ from text2lora.base import PACKAGED, packaged_model
 from text2lora.configuration import Text2LoraConfig, check_reading
 from text2lora.digest import config_values, digest, tokenizer_values
 from text2lora.errors import CheckpointError, InvalidDescriptionError, shown
-from text2lora.hub import check_path, first_line, hub_fault
+from text2lora.hub import check_path, load_fault
 from text2lora.installation import install_command
 from text2lora.processor import widen
 
@@ -174,7 +174,7 @@ class TextEncoder:
                 if name in PACKAGED
                 else "check the name and the network"
             )
-            reason = hub_fault(error, name, config.encoder_revision) or first_line(error)
+            reason = load_fault(error, name, config.encoder_revision)
             raise CheckpointError(f"the text encoder {name!r} cannot be loaded ({reason}): {hint}") from error
         return cls(
             model if chosen else widen(model),

@@ -510,6 +510,29 @@ def hub_fault(error: BaseException, name: str, revision: str | None = None) -> s
     return None
 
 
+def load_fault(
+    error: BaseException, name: str, revision: str | None = None, folder: str | os.PathLike[str] | None = None
+) -> str:
+    """Why a model or an adapter cannot be loaded, in one line.
+
+    Args:
+        error: what was raised.
+        name: its folder or repository.
+        revision: that was asked for.
+        folder: where its files lie, if not in the folder of its name.
+    """
+    place = Path(folder or name)
+    if pointer := next((path for path in sorted(place.glob("*")) if _is_pointer(path)), None):
+        return f"{pointer} is a Git LFS pointer in place of the file: run `git lfs pull` in {place}"
+    return hub_fault(error, name, revision) or first_line(error)
+
+
+def _is_pointer(path: Path) -> bool:
+    """Whether a file says only where Git LFS keeps the real one, as after a clone without Git LFS."""
+    start = b"version https://git-lfs.github.com/spec/"
+    return path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(start)
+
+
 def proxies() -> dict[str, str]:
     """The variables that set proxies here, with what they say but for passwords."""
     names = [name for kind in ("all", "https", "http") for name in (f"{kind}_proxy", f"{kind}_proxy".upper())]

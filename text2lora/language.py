@@ -161,6 +161,18 @@ def count_matches(logits: torch.Tensor, batch: AnswerBatch, last_only: bool = Fa
     return per_answer[exists] == 0
 
 
+def answer_form(tokenizer: PreTrainedTokenizerBase) -> AnswerForm:
+    """How the tokenizer's base writes an answer.
+
+    Raises:
+        TrainingError: it has no token that ends one.
+    """
+    form = AnswerForm.of(tokenizer)
+    if not form.end:
+        raise TrainingError("the base's tokenizer has no token that ends an answer: give it an eos_token")
+    return form
+
+
 def prompt_batch(
     tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_length: int | None = None, pack: int = 1
 ) -> AnswerBatch:
@@ -178,9 +190,7 @@ def prompt_batch(
         TrainingError: a response alone is longer, or the tokenizer has no token that ends an answer.
         InvalidInputError: the chat template does not take the messages of a prompt.
     """
-    form = AnswerForm.of(tokenizer)
-    if not form.end:
-        raise TrainingError("the base's tokenizer has no token that ends an answer: give it an eos_token")
+    form = answer_form(tokenizer)
     prompts = [as_turn(tokenizer, prompt) for prompt, _ in examples]
     texts = prompts + [form.space + response + form.end for _, response in examples]
     special = not tokenizer.chat_template  # a template writes its own

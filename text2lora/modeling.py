@@ -39,6 +39,7 @@ from text2lora.hub import (
     first_line,
     hub_fault,
     library_version,
+    load_fault,
     public_name,
     push_folder,
     push_target,
@@ -196,7 +197,8 @@ class Text2LoraModel(PreTrainedModel):
                 raise
             if fault := hub_fault(error, name, commit):
                 raise CheckpointError(fault) from error
-            reason = first_line(error.__cause__ or error if isinstance(error, StrictDataclassError) else error)
+            cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
+            reason = load_fault(cause or error, name, folder=Path(path, kwargs["subfolder"]))
             raise CheckpointError(
                 f"{name!r} is not a text2lora checkpoint that can be loaded ({reason}): {EXPECTED}"
             ) from error

@@ -70,6 +70,7 @@ def run_recipe(
     Raises:
         TrainingError: the recipe is unknown, cannot be read or is of another kind; or an unfinished run is in the way,
             or a run is resumed with settings that would make it another one.
+        CheckpointError: a model or an adapter that it names cannot be loaded.
     """
     path = find_recipe(name)
     data = read_recipe(path, overrides)

@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig
 
 from text2lora.configuration import Text2LoraConfig, find_unplain
 from text2lora.errors import CheckpointError
-from text2lora.hub import MARKERS, UPSTREAM_WEIGHTS, fetch_files
+from text2lora.hub import MARKERS, UPSTREAM_WEIGHTS, fetch_files, first_line
 from text2lora.hypernetwork import build_hypernetwork
 
 WEIGHTS_NAME, ARGS_NAME, ADAPTER_NAME = UPSTREAM_WEIGHTS, "args.yaml", MARKERS["adapter"]
@@ -311,9 +311,8 @@ def _module_paths(
         return {name: PATHS[name] + name for name in modules}
     try:
         base_config = load_base_config(base)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise CheckpointError(f"the config of the base model {base} cannot be had ({reason})") from error
+    except Exception as error:  # which depends on what is wrong with its file
+        raise CheckpointError(f"the config of the base model {base} cannot be had ({first_line(error)})") from error
     fitted = Text2LoraConfig.from_base_config(base_config, modules)
     if fitted.num_layers != num_layers or fitted.module_shapes != shapes:
         raise CheckpointError(

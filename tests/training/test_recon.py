@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from text2lora import LoraAdapter, Text2LoraModel
 from text2lora.arithmetic import combine
 from text2lora.cli import app
-from text2lora.errors import TrainingError
+from text2lora.errors import Text2LoraError, TrainingError
 from text2lora.recipes import run_recipe
 from text2lora.training.recon import LibraryEntry, all_inner_products, inner_product, library_names, squared_error
 
@@ -220,11 +220,11 @@ def test_other_modules_and_shapes_are_refused(library: Path, tmp_path: Path) -> 
         (["recon.unseen=7"], "unseen is 7: expected 6 at most of 8 adapters"),
         (["library=nowhere"], "nowhere holds no adapters"),
         (["model.offset=false"], "`offset: true`"),
-        (["base=moon/moon"], "the config of the base 'moon/moon' cannot be loaded"),
+        (["base=moon/moon"], "the base model 'moon/moon' cannot be loaded"),
     ],
 )
 def test_what_is_wrong_with_a_recipe_is_said(library: Path, tmp_path: Path, settings: list[str], message: str) -> None:
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(Text2LoraError, match=message):
         run_recipe(str(write_recipe(library)), tmp_path, settings, silent)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from text2lora import LoraAdapter, Text2LoraConfig, Text2LoraModel, base_model_path
 from text2lora.cli import app
-from text2lora.errors import InvalidDescriptionError, MissingExtraError, TrainingError
+from text2lora.errors import InvalidDescriptionError, MissingExtraError, Text2LoraError, TrainingError
 from text2lora.language import prompt_batch
 from text2lora.recipes import FOLDER, KINDS, run_recipe
 from text2lora.training.engine import is_main_process
@@ -140,7 +141,7 @@ def test_an_offset_that_does_not_fit_is_refused(lora_run: Path) -> None:
         (["tasks.0.path=nowhere"], "nowhere cannot be read"),
         (["tasks.0.paht=x"], r"tasks\[0\] has no setting 'paht': did you mean 'path'"),
         (["tasks.3.path=x"], "'3' is no entry of a list of 1"),
-        (["base.name=moon/moon"], "the base 'moon/moon' cannot be loaded"),
+        (["base.name=moon/moon"], "the base model 'moon/moon' cannot be loaded"),
         (["base.quantization=2bit"], "expected 'none', '4bit' or '8bit'"),
         (["base.dtype=big"], "dtype is 'big'"),
         (["split.unseen_tasks=some"], "expected int or list of str"),
@@ -151,7 +152,7 @@ def test_an_offset_that_does_not_fit_is_refused(lora_run: Path) -> None:
     ],
 )
 def test_what_is_wrong_with_a_recipe_is_said(tmp_path: Path, settings: list[str], message: str) -> None:
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(Text2LoraError, match=message):
         run_recipe(str(TEN_TASKS / "recipe.yaml"), tmp_path, [*SHORT, *settings], silent)
 
 
@@ -255,6 +256,28 @@ def test_responses_fit_into_few_tokens(tokenizer) -> None:
     prompt_batch(tokenizer, [(e.prompt, e.response) for e in train[0].examples], 12)
     with pytest.raises(TrainingError, match=r"max_length is 6: 0 examples of the task 'a' have a response of 3 tokens"):
         prepare_tasks(tasks, SplitConfig(), tokenizer, 6, silent)
+
+
+def test_what_the_chat_template_refuses_is_said_before_training(tokenizer) -> None:
+    strict = copy.deepcopy(tokenizer)
+    strict.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' or 'secret' in m.content %}{{ raise_exception('not here') }}"
+        "{% endif %}{{ m.content }}{% endfor %}"
+    )
+    good = [TaskExample(f"prompt {i}", "yes") for i in range(4)]
+    prepare_tasks([Task(name, ["d"], good) for name in "ab"], SplitConfig(), strict, 64, silent)
+    system = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}]
+    for bad in (TaskExample(system, "yes"), TaskExample("x", "yes", definition="a secret")):
+        for task in (Task("b", ["d"], [*good, bad]), Task("b", ["d"], good[:3], held_out_examples=[good[3], bad])):
+            with pytest.raises(TrainingError, match=r"example 5 of the task 'b' cannot be used: .* \(not here\)"):
+                prepare_tasks([Task("a", ["d"], good), task], SplitConfig(), strict, 64, silent)
+
+
+def test_a_tokenizer_without_an_end_is_refused_before_training(tokenizer) -> None:
+    endless = copy.deepcopy(tokenizer)
+    endless.chat_template = endless.eos_token = None
+    with pytest.raises(TrainingError, match="no token that ends an answer"):
+        prepare_tasks([], SplitConfig(), endless, 64, silent)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,8 @@ from typing import Any, Protocol
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.adapter import LoraAdapter
-from text2lora.base import base_source, context_length
-from text2lora.errors import CheckpointError, ServerError
-from text2lora.hub import hub_fault
+from text2lora.base import context_length, load_base
+from text2lora.errors import ServerError
 from text2lora.inference import complete
 from text2lora.processor import widen
 from text2lora.server import ChatServer
@@ -98,15 +97,8 @@ class TransformersBackend:
             if isinstance(adapters, Mapping)
             else {name: LoraAdapter.from_pretrained(name, token=token) for name in adapters}
         )  # first, as they are quick to fail
-        path = base_source(model)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, token=token)
-            base = AutoModelForCausalLM.from_pretrained(
-                path, trust_remote_code=False, device_map=device, dtype=dtype, token=token
-            )
-        except (OSError, ValueError) as error:
-            reason = hub_fault(error, model) or str(error).strip().split("\n")[0]
-            raise CheckpointError(f"the base model {model!r} cannot be loaded ({reason})") from error
+        tokenizer = load_base(AutoTokenizer, model, token=token)
+        base = load_base(AutoModelForCausalLM, model, device_map=device, dtype=dtype, token=token)
         backend = cls(widen(base) if dtype == "auto" else base, tokenizer, loras, batch_size)
         for name in loras:  # one that does not fit is told now, not after an hour
             with backend.use(name):

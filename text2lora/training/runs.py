@@ -14,12 +14,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.adapter import LoraAdapter
-from text2lora.base import base_source
+from text2lora.base import load_base as load_part
 from text2lora.configuration import Text2LoraConfig
 from text2lora.digest import digest
-from text2lora.errors import MissingExtraError, TrainingError
+from text2lora.errors import InvalidInputError, MissingExtraError, TrainingError
 from text2lora.hub import MARKERS, slug, write_atomically
-from text2lora.language import Example
+from text2lora.language import Example, answer_form
 from text2lora.modeling import Text2LoraModel, to_adapters
 from text2lora.training.data import Probe, TaskSource
 from text2lora.training.engine import EngineConfig, is_main_process
@@ -43,7 +43,7 @@ from text2lora.training.tasks import (
     read_tasks,
     split_tasks,
 )
-from text2lora.turns import AnswerForm
+from text2lora.turns import as_turn
 
 Report = Callable[[str], None]
 INPUTS_NAME = "inputs.sha256"
@@ -146,23 +146,16 @@ def load_base(spec: BaseSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     """The base model and its tokenizer.
 
     Raises:
-        TrainingError: it cannot be loaded.
+        CheckpointError: it cannot be loaded.
         MissingExtraError: bitsandbytes is not installed.
     """
-    name = base_source(spec.name)
-    where: dict[str, Any] = {"trust_remote_code": False} | ({"revision": spec.revision} if spec.revision else {})
     options: dict[str, Any] = {"dtype": spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype)}
     if spec.attention:
         options["attn_implementation"] = spec.attention
     if spec.quantization != "none":
         options["quantization_config"] = _quantization(spec.quantization)
-    try:
-        base = AutoModelForCausalLM.from_pretrained(name, **where, **options)
-        tokenizer = AutoTokenizer.from_pretrained(name, **where)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise TrainingError(f"the base {spec.name!r} cannot be loaded ({reason}): check name and network") from error
-    return base, tokenizer
+    base = load_part(AutoModelForCausalLM, spec.name, spec.revision, **options)
+    return base, load_part(AutoTokenizer, spec.name, spec.revision)
 
 
 def check_inputs(target: Path, resume: bool, values: object, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -243,9 +236,10 @@ def prepare_tasks(
     """Leave out answers that do not fit, split, and decontaminate.
 
     Raises:
-        TrainingError: too few answers of a task fit; or see `split_tasks` and `decontaminate`.
+        TrainingError: the tokenizer has no token that ends an answer, its chat template refuses an example, or too few
+            answers of a task fit; or see `split_tasks` and `decontaminate`.
     """
-    form = AnswerForm.of(tokenizer)
+    form = answer_form(tokenizer)
     room = max_length - min(64, max_length // 2)  # for a prompt there is that much, and half at least
 
     def fits(example: TaskExample) -> bool:
@@ -255,6 +249,7 @@ def prepare_tasks(
 
     kept = []
     for task in tasks:
+        check_turns(task, tokenizer)
         examples, held_out_examples = (list(filter(fits, rows)) for rows in (task.examples, task.held_out_examples))
         if long := len(task.examples + task.held_out_examples) - len(examples + held_out_examples):
             report(f"{task.name}: {long} examples left out, whose response does not fit into {max_length} tokens")
@@ -271,6 +266,21 @@ def prepare_tasks(
     counts = ", ".join(f"{name} {len(probes)}" for name, probes in splits.items())
     report(f"{len(train)} tasks to train on; descriptions to validate with: {counts}")
     return train, splits
+
+
+def check_turns(task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write all prompts of a task as the base reads them, before any of them is drawn.
+
+    Raises:
+        TrainingError: the chat template refuses one.
+    """
+    for number, example in enumerate((*task.examples, *task.held_out_examples), 1):
+        drawn = [example.without_definition(), example.with_definition()]
+        for prompt, _ in drawn if example.definition else drawn[:1]:
+            try:
+                as_turn(tokenizer, prompt)
+            except InvalidInputError as error:
+                raise TrainingError(f"example {number} of the task {task.name!r} cannot be used: {error}") from error
 
 
 def run_sft(recipe: SftRecipe, target: Path, report: Report, resume: bool, folder: Path) -> None:
@@ -461,11 +471,7 @@ def run_recon(recipe: ReconRecipe, target: Path, report: Report, resume: bool, f
 
     def make_config(first: LoraAdapter) -> Text2LoraConfig:
         name = recipe.base or first.spec.base_model_name_or_path or ""
-        try:
-            base = AutoConfig.from_pretrained(base_source(name), trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise TrainingError(f"the config of the base {name!r} cannot be loaded ({reason}): set `base`") from error
+        base = load_part(AutoConfig, name)
         settings = {
             "base_model_name_or_path": name,
             "lora_r": first.spec.r,
