@@ -24,8 +24,8 @@ from text2lora.bundled import CHECKPOINTS
 from text2lora.cli import app, common
 from text2lora.recipes import KINDS
 from text2lora.training.recipe import parse
-from text2lora.training.runs import source_kind
-from text2lora.training.tasks import read_tasks
+from text2lora.training.sources import source_kind
+from text2lora.training.task_files import read_tasks
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from text2lora.training.tasks import read_tasks
+from text2lora.training.task_files import read_tasks
 
 PREPARE = Path(__file__).parents[1] / "examples/smol/prepare.py"
 FILES = ["train", "dev_seen", "dev_unseen", "test_seen", "test_unseen"]

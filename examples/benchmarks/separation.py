@@ -20,7 +20,7 @@ from text2lora import Text2LoraConfig, Text2LoraModel, TextEncoder
 from text2lora.evaluation.metrics import ranks
 from text2lora.standing import DescriptionStatistics, measure_descriptions
 from text2lora.textfiles import read_lines
-from text2lora.training.tasks import read_wordings
+from text2lora.training.task_files import read_wordings
 
 sys.path.insert(0, str(HERE.parent / "nano"))
 from source import read_split

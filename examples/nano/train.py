@@ -31,7 +31,7 @@ from text2lora.recipes import KINDS, Kind, run_recipe
 from text2lora.training.fit import FitConfig
 from text2lora.training.lora import train_loras
 from text2lora.training.recipe import settings
-from text2lora.training.tasks import locate
+from text2lora.training.task_files import locate
 
 HERE = Path(__file__).parent
 BASELINES = HERE / "baselines"

@@ -15,7 +15,7 @@ from text2lora.evaluation.check import prepare_tasks
 from text2lora.evaluation.data import TaskData, load_tasks
 from text2lora.evaluation.tasks import BENCHMARKS
 from text2lora.installation import install_command
-from text2lora.training.tasks import read_tasks
+from text2lora.training.task_files import read_tasks
 
 ROWS = [{"passage": f"Fact {i}.", "question": f"is it {i}", "answer": i % 2 == 0} for i in range(8)]
 

@@ -17,7 +17,7 @@ from text2lora import LoraAdapter, Text2LoraModel
 from text2lora.bundled import TASKS as TASK_FILES
 from text2lora.evaluation.table import as_markdown, write_results
 from text2lora.inference import generate_answers
-from text2lora.training.tasks import read_tasks
+from text2lora.training.task_files import read_tasks
 
 PACKAGE = Path(text2lora.__file__).parent
 

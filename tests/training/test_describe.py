@@ -13,7 +13,7 @@ from text2lora.cli import app
 from text2lora.errors import ServerError, TrainingError
 from text2lora.server import ChatServer
 from text2lora.training.describe import hold_out, local_chat, read_list, write_descriptions
-from text2lora.training.tasks import read_tasks
+from text2lora.training.task_files import read_tasks
 
 EXAMPLES = [("hello", "HELLO"), ("bye", "BYE")]
 ANSWERS = [

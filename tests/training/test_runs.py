@@ -22,7 +22,8 @@ from text2lora.language import prompt_batch
 from text2lora.recipes import FOLDER, KINDS, run_recipe
 from text2lora.training.engine import is_main_process
 from text2lora.training.recipe import parse, read_recipe
-from text2lora.training.runs import BaseSpec, _examples, _folders, load_base, load_tasks, prepare_tasks, set_offset
+from text2lora.training.runs import BaseSpec, _examples, _folders, load_base, prepare_tasks, set_offset
+from text2lora.training.sources import load_sources
 from text2lora.training.tasks import SplitConfig, Task, TaskExample, TaskSet
 
 TEN_TASKS = Path(__file__).parents[2] / "examples" / "ten-tasks"
@@ -191,9 +192,6 @@ def test_a_task_named_like_a_folder_of_the_run_is_refused(name: str) -> None:
         ),
         ("lora", {"base": {"name": "nano"}, "tasks": []}, "lora_r=2", r"lora_r 8 \(now 2\)"),
         ("recon", {"model": {"dropout": 0.5}}, "model={}", r"model\.dropout 0\.5 \(now unset\)"),
-        ("base", {}, "groups={city: 2.0}", r"groups\.city unset \(now 2\.0\)"),
-        ("hypernetwork", {}, "descriptions.city=3", r"descriptions\.city unset \(now 3\)"),
-        ("baselines", {}, "oracles=2", r"oracles 12 \(now 2\)"),
     ],
 )
 def test_a_run_is_resumed_with_its_own_settings_only(
@@ -314,7 +312,7 @@ def test_bundled_recipes_have_only_known_settings(path: Path) -> None:
 
 
 def test_the_tutorials_tasks_do_not_share_records() -> None:
-    tasks = load_tasks([{"path": str(TEN_TASKS / "tasks")}])
+    tasks = load_sources([{"path": str(TEN_TASKS / "tasks")}])
     assert len(tasks) == 10
     assert all(len(task.examples) == 40 and len(task.held_out_descriptions) == 2 for task in tasks)
     prompts = [example.prompt for task in tasks for example in task.examples]

@@ -11,18 +11,9 @@ import pytest
 
 from text2lora.errors import TrainingError
 from text2lora.language import prompt_batch
-from text2lora.training.tasks import (
-    HubTasks,
-    SplitConfig,
-    Task,
-    TaskExample,
-    TaskSet,
-    decontaminate,
-    load_hub_tasks,
-    read_tasks,
-    split_tasks,
-    task_to_dict,
-)
+from text2lora.training.hub_tasks import HubTasks, load_hub_tasks
+from text2lora.training.task_files import read_tasks, task_to_dict
+from text2lora.training.tasks import SplitConfig, Task, TaskExample, TaskSet, decontaminate, split_tasks
 
 YAML = """
 descriptions: [Say it loud, Write capitals]

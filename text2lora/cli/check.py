@@ -114,7 +114,7 @@ def condition_table(report: ConditioningReport) -> FoldedTable:
 def load_tasks(tasks: str | None, base: str | None, examples: int, described: bool = True) -> list[CheckTask]:
     """Tasks of a file or a folder, or those that come with the bundled base."""
     from text2lora.evaluation.check import prepare_tasks
-    from text2lora.training.tasks import read_tasks
+    from text2lora.training.task_files import read_tasks
 
     if tasks is None and base not in TASKS:
         raise typer.BadParameter(

@@ -40,7 +40,7 @@ def describe(
     from text2lora.hub import write_atomically
     from text2lora.training.describe import Chat, hold_out, local_chat, write_descriptions
     from text2lora.training.runs import BaseSpec, load_base
-    from text2lora.training.tasks import read_tasks, task_to_dict
+    from text2lora.training.task_files import read_tasks, task_to_dict
 
     if not model and server is None:
         raise typer.BadParameter("name a chat model with --model, or a server with --server", param_hint="--model")

@@ -94,7 +94,7 @@ def standing(
     from text2lora.errors import TrainingError
     from text2lora.modeling import Text2LoraModel
     from text2lora.standing import measure_descriptions
-    from text2lora.training.tasks import read_wordings
+    from text2lora.training.task_files import read_wordings
 
     folder = Path(checkpoint)
     if not folder.is_dir():

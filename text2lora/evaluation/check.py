@@ -174,7 +174,7 @@ def prepare_tasks(tasks: Sequence[Task], examples: int | None = None) -> list[Ch
     Of a task that holds examples out, these are taken.
 
     Args:
-        tasks: as `text2lora.training.tasks.read_tasks` reads them.
+        tasks: as `text2lora.training.task_files.read_tasks` reads them.
         examples: keep so many per task at most.
     """
     return [

@@ -15,7 +15,8 @@ from text2lora.hub import hub_fault
 from text2lora.installation import install_command
 from text2lora.language import Prompt
 from text2lora.textfiles import read_lines
-from text2lora.training.tasks import YAML, TaskExample, read_tasks
+from text2lora.training.task_files import YAML, read_tasks
+from text2lora.training.tasks import TaskExample
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json.gz", ".json")
 
@@ -37,7 +38,7 @@ def load_tasks(name: str, data: Path | None = None, shots: int = 3, limit: int |
     demonstrations are the first of the others.
 
     Args:
-        name: one of `BENCHMARKS`, or a file or folder of tasks as `text2lora.training.tasks.read_tasks` reads them.
+        name: one of `BENCHMARKS`, or a file or folder of tasks; see `read_tasks`.
         data: for a benchmark, a file or folder in place of the Hub.
         shots: how many demonstrations.
         limit: how many questions, the first ones; None takes all.

@@ -24,25 +24,14 @@ from text2lora.modeling import Text2LoraModel, to_adapters
 from text2lora.training.data import Probe, TaskSource
 from text2lora.training.engine import EngineConfig, is_main_process
 from text2lora.training.fit import FitConfig
-from text2lora.training.generated import PythonTasks, make_tasks
 from text2lora.training.lora import train_loras
 from text2lora.training.recipe import at_least, parse, settings, share
 from text2lora.training.recon import LibraryEntry, ReconConfig, library_names, load_library, train_recon
 from text2lora.training.sft import SftConfig, train_sft
+from text2lora.training.sources import load_sources
 from text2lora.training.state import FOLDER
-from text2lora.training.tasks import (
-    HubTasks,
-    SplitConfig,
-    Task,
-    TaskExample,
-    TaskFiles,
-    TaskSet,
-    decontaminate,
-    load_hub_tasks,
-    locate,
-    read_tasks,
-    split_tasks,
-)
+from text2lora.training.task_files import locate
+from text2lora.training.tasks import SplitConfig, Task, TaskExample, TaskSet, decontaminate, split_tasks
 from text2lora.turns import as_turn
 
 Report = Callable[[str], None]
@@ -198,38 +187,6 @@ def _quantization(kind: str) -> Any:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
 
 
-def source_kind(entry: object) -> type[TaskFiles] | type[HubTasks] | type[PythonTasks]:
-    """Which of the sources a recipe's entry is, by its keys."""
-    keys = set(entry) if isinstance(entry, dict) else set()
-    return PythonTasks if "python" in keys else HubTasks if {"descriptions", "datasets"} & keys else TaskFiles
-
-
-def load_tasks(sources: list, folder: Path = Path()) -> list[Task] | TaskSource:
-    """The tasks of all sources of a recipe, or the one source that draws its own examples.
-
-    Args:
-        sources: mappings with the keys of `TaskFiles`, `HubTasks` or `PythonTasks`.
-        folder: where relative paths are looked up first.
-    """
-    if not sources:
-        raise TrainingError("the recipe names no tasks: expected a list of sources, such as `- path: tasks`")
-    tasks: list[Task] = []
-    for number, entry in enumerate(sources):
-        source = parse(source_kind(entry), entry, f"tasks[{number}]")
-        if isinstance(source, PythonTasks):
-            made = make_tasks(source, folder)
-            if not isinstance(made, list):
-                if len(sources) > 1:
-                    raise TrainingError(f"{source.python} draws its own examples: it must be the recipe's only source")
-                return made
-            tasks += made
-        elif isinstance(source, HubTasks):
-            tasks += load_hub_tasks(source, folder)
-        else:
-            tasks += read_tasks(locate(source.path, folder))
-    return tasks
-
-
 def prepare_tasks(
     tasks: list[Task], split: SplitConfig, tokenizer: PreTrainedTokenizerBase, max_length: int, report: Report
 ) -> tuple[list[Task], dict[str, list[Probe]]]:
@@ -287,7 +244,7 @@ def run_sft(recipe: SftRecipe, target: Path, report: Report, resume: bool, folde
     """Run a recipe of kind `sft`; relative paths start at `folder`."""
     if recipe.start_from and (recipe.model or recipe.offset_from):
         raise TrainingError("start_from goes on with a checkpoint as it is: leave `model` and `offset_from` out")
-    tasks = load_tasks(recipe.tasks, folder)
+    tasks = load_sources(recipe.tasks, folder)
     sft, settings = recipe.sft, dict(recipe.model)
     base, tokenizer = load_base(recipe.base)
     commit, weights = _weights(base)
@@ -362,7 +319,7 @@ def set_offset(model: Text2LoraModel, adapter: LoraAdapter, trained: bool = True
 
 def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, folder: Path) -> None:
     """Run a recipe of kind `lora`: PEFT folders named after the tasks, or `multitask`."""
-    tasks = load_tasks(recipe.tasks, folder)
+    tasks = load_sources(recipe.tasks, folder)
     if not isinstance(tasks, list):
         raise TrainingError("LoRAs need a list of tasks, whose source in Python returns a list of `Task`")
     folders = _folders([task.name for task in tasks] if recipe.per_task else ["multitask"], target)

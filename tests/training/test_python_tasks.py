@@ -13,7 +13,7 @@ import yaml
 from text2lora import Text2LoraModel
 from text2lora.errors import TrainingError
 from text2lora.recipes import run_recipe
-from text2lora.training.runs import load_tasks
+from text2lora.training.sources import load_sources
 from text2lora.training.tasks import Task
 
 pytestmark = pytest.mark.usefixtures("no_picture")
@@ -91,7 +91,7 @@ def silent(line: str) -> None:
 def test_a_function_lists_tasks_beside_those_of_files(folder: Path) -> None:
     (folder / "task.yaml").write_text("descriptions: [Whatever]\nexamples: [[a, b], [c, d]]\n")
     sources = [{"python": "my_tasks.py:listed", "arguments": {"count": 3}}, {"path": "task.yaml"}]
-    tasks = load_tasks(sources, folder)
+    tasks = load_sources(sources, folder)
     assert isinstance(tasks, list)
     assert [(task.name, len(task.examples)) for task in tasks] == [("quantity", 3), ("number", 3), ("task", 2)]
     assert tasks[1].examples[2].without_definition() == ("order A3: 3 x tent", "A3")
@@ -128,7 +128,7 @@ def test_a_run_is_not_resumed_with_other_answers(folder: Path) -> None:
 )
 def test_what_is_wrong_with_a_source_is_said_in_a_line(sources: list, message: str, folder: Path) -> None:
     with pytest.raises(TrainingError, match=re.escape(message)):
-        load_tasks(sources, folder)
+        load_sources(sources, folder)
 
 
 def test_loras_and_one_hot_need_a_list(folder: Path) -> None:
@@ -143,7 +143,7 @@ def test_the_documented_source_makes_tasks(tmp_path: Path) -> None:
     page = (ROOT / "docs/how-to/train.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n# my_tasks.py\n(.*?)```", page, re.S)
     (tmp_path / "my_tasks.py").write_text(code)
-    tasks = load_tasks([{"python": "my_tasks.py:make_tasks", "arguments": {"count": 5}}], tmp_path)
+    tasks = load_sources([{"python": "my_tasks.py:make_tasks", "arguments": {"count": 5}}], tmp_path)
     assert isinstance(tasks, list)
     assert all(isinstance(task, Task) and len(task.examples) == 5 for task in tasks)
     assert tasks[0].examples[4].response == "5"

@@ -12,7 +12,8 @@ from typing import Any
 from text2lora.errors import TrainingError
 from text2lora.training.data import TaskSource
 from text2lora.training.recipe import settings
-from text2lora.training.tasks import Task, locate
+from text2lora.training.task_files import locate
+from text2lora.training.tasks import Task
 
 
 @settings

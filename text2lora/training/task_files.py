@@ -1,0 +1,183 @@
+"""Tasks in files: reading them, and writing them as JSON."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from text2lora.encoder import check_description
+from text2lora.errors import InvalidDescriptionError, TrainingError
+from text2lora.textfiles import read_lines, read_text
+from text2lora.training.recipe import settings
+from text2lora.training.tasks import Task, TaskExample
+
+
+@settings
+class TaskFiles:
+    """Tasks in files of your own.
+
+    Attributes:
+        path: a YAML file with one task, a JSON lines file with one a line, or a folder of them; see `read_tasks`.
+    """
+
+    path: str
+
+
+def read_tasks(path: Path, described: bool = True) -> list[Task]:
+    """Read tasks from a YAML or JSON lines file, or from a folder of them.
+
+    A task is a mapping with `name` (default: the file's), `descriptions`, `examples` and, if there are,
+    `held_out_descriptions`, `held_out_examples` and `definition`. An example is a mapping with `prompt` (or chat
+    `messages`) and `response`, or a list of the two; `answer` says what counts of the response, or stands in its place.
+    Examples may be the name of a JSON lines file beside the task's.
+
+    A YAML file holds one task, and a file of JSON lines a task a line, or one task's examples, one a line.
+
+    Args:
+        path: the file or folder.
+        described: whether every task needs a description.
+
+    Raises:
+        TrainingError: a file that cannot be read, or a task that lacks something, by name.
+    """
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix in YAML)
+        found = found or sorted(p for p in path.iterdir() if p.name.endswith((".jsonl", ".jsonl.gz")))
+        if not found:
+            raise TrainingError(f"{path} holds no tasks: expected YAML or JSON lines files")
+        return [task for file in found for task in read_tasks(file, described)]
+    if path.suffix in YAML:
+        try:
+            return [_task(yaml.safe_load(read_text(path)), path, path.stem, described)]
+        except yaml.YAMLError as error:
+            raise TrainingError(f"the task {path} cannot be read ({' '.join(str(error).split())})") from error
+    if not (rows := read_lines(path)):
+        raise TrainingError(f"{path} holds no tasks: expected a task or an example a line")
+    if not _is_example(rows[0]):
+        return [_task(row, path, f"line {i + 1}", described) for i, row in enumerate(rows)]
+    if described:
+        raise TrainingError(
+            f"{path} holds examples and no descriptions: expected a task a line, with `descriptions` and `examples`; "
+            f"`t2l describe {path}` makes one of them"
+        )
+    name = re.sub(r"\.jsonl?(\.gz)?$", "", path.name)
+    return [_task({"name": name, "examples": path.name}, path, name, described)]
+
+
+YAML = (".yaml", ".yml")
+
+
+def _is_example(row: object) -> bool:
+    return isinstance(row, list) or (isinstance(row, dict) and bool({"prompt", "messages"} & row.keys()))
+
+
+def read_wordings(path: Path) -> tuple[list[str], list[str]]:
+    """The names and descriptions of training tasks, side by side, one pair for each description.
+
+    Args:
+        path: tasks as `read_tasks` reads them, or JSON lines with `task` and `descriptions` alone; a line whose
+            `used_for_training` is false is passed over.
+
+    Raises:
+        TrainingError: see `read_tasks`.
+    """
+    if path.is_file() and path.name.endswith((".jsonl", ".jsonl.gz")):
+        rows = [row for row in read_lines(path) if not isinstance(row, dict) or row.get("used_for_training", True)]
+        found: dict[str, list[str]] = {}
+        for number, row in enumerate(rows, 1):
+            name = row.get("name", row.get("task", f"line {number}")) if isinstance(row, dict) else None
+            if name is None or "descriptions" not in row:
+                raise TrainingError(f"{path} holds {str(row)[:80]}: expected `task` and `descriptions`")
+            found[str(name)] = check_wordings(row["descriptions"], str(path), "descriptions")
+    else:
+        found = {task.name: task.descriptions for task in read_tasks(path)}
+    return [name for name, texts in found.items() for _ in texts], [text for texts in found.values() for text in texts]
+
+
+def locate(name: str, folder: Path) -> Path:
+    """What a path in a recipe means: something beside the recipe, or else relative to the working directory."""
+    return folder / name if (folder / name).exists() else Path(name)
+
+
+def _task(content: object, path: Path, place: str, described: bool) -> Task:
+    keys = ("name", "descriptions", "held_out_descriptions", "definition", "examples", "held_out_examples")
+    where = f"{path}, {place}" if place != path.stem else str(path)
+    needed = ["descriptions", "examples"] if described else ["examples"]
+    if not isinstance(content, dict) or not set(needed) <= content.keys():
+        raise TrainingError(f"{where} is not a task: expected a mapping with `{'` and `'.join(needed)}`")
+    if unknown := sorted(set(content) - set(keys)):
+        raise TrainingError(f"{where} has no setting {unknown[0]!r}: expected some of {', '.join(keys)}")
+    name, definition = str(content.get("name", place)), str(content.get("definition") or "")
+
+    def examples(key: str) -> list[TaskExample]:
+        rows = content.get(key) or []
+        numbers = isinstance(rows, str) or path.suffix not in YAML  # to YAML, 010 is 8 and 12:30 is 750
+        rows = read_lines(path.parent / rows) if isinstance(rows, str) else rows
+        if not isinstance(rows, list):
+            raise TrainingError(f"{where}: `{key}` is {rows!r}, expected a list or the name of a JSON lines file")
+        one = key.removesuffix("s").replace("_", " ")
+        return [_example(row, definition, f"{where}, {one} {i + 1}", numbers) for i, row in enumerate(rows)]
+
+    texts = [check_wordings(content.get(key) or [], where, key) for key in ("descriptions", "held_out_descriptions")]
+    shown, held_out = examples("examples"), examples("held_out_examples")
+    if not shown or (described and not texts[0]):
+        raise TrainingError(f"{where} has no {'descriptions' if shown else 'examples'}: expected at least one")
+    return Task(name, texts[0], shown, texts[1], held_out)
+
+
+def check_wordings(given: object, where: str, key: str) -> list[str]:
+    if not isinstance(given, list):
+        raise TrainingError(f"{where}: `{key}` is {given!r}, expected a list of texts")
+    try:
+        return [check_description(text) for text in given]
+    except InvalidDescriptionError as error:
+        raise TrainingError(f"{where}: {error}") from error
+
+
+def _example(row: object, definition: str, where: str, numbers: bool) -> TaskExample:
+    if isinstance(row, list | tuple) and len(row) == 2:
+        row = {"prompt": row[0], "response": row[1]}
+
+    def text(value: object) -> object:
+        is_number = numbers and isinstance(value, int | float) and not isinstance(value, bool)
+        return str(value) if is_number else value
+
+    if isinstance(row, dict):
+        prompt, answer = row.get("messages", row.get("prompt")), text(row.get("answer", ""))
+        response = text(row.get("response", answer))
+        chat = isinstance(prompt, list) and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in prompt)
+        if (
+            (prompt and (chat or isinstance(prompt, str)))
+            and (isinstance(response, str) and isinstance(answer, str))
+            and ("response" in row or answer.strip())
+        ):
+            return TaskExample(prompt, response, definition, "" if answer == response else answer)
+    raise TrainingError(
+        f"{where} is {str(row)[:80]}: expected a `prompt` (or `messages` of `role` and `content`) and a `response` or "
+        f"`answer`, texts{'' if numbers else '; numbers, yes and no need quotes'}"
+    )
+
+
+def task_to_dict(task: Task) -> dict[str, Any]:
+    """The task as `read_tasks` takes it."""
+    definitions = {example.definition for example in task.examples + task.held_out_examples}
+    same = len(definitions) == 1
+
+    def rows(examples: list[TaskExample]) -> list[dict[str, Any]]:
+        pairs = [(e, e.without_definition() if same else e.with_definition()) for e in examples]
+        return [
+            {"prompt" if isinstance(prompt, str) else "messages": prompt, "response": response}
+            | ({"answer": example.answer} if example.answer else {})
+            for example, (prompt, response) in pairs
+        ]
+
+    found: dict[str, Any] = {"name": task.name, "descriptions": task.descriptions}
+    if task.held_out_descriptions:
+        found["held_out_descriptions"] = task.held_out_descriptions
+    if same and definitions != {""}:
+        found["definition"] = definitions.pop()
+    found["examples"] = rows(task.examples)
+    return found | ({"held_out_examples": rows(task.held_out_examples)} if task.held_out_examples else {})
