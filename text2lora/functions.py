@@ -130,6 +130,14 @@ class Function:
         found = self._runner.score(questions, _check_count(batch_size, "batch_size"))
         return found[0] if single else found
 
+    def check(self, text: str) -> None:
+        """Say whether a text can be answered, without answering it.
+
+        Raises:
+            InvalidInputError: see `__call__`.
+        """
+        self._ask(text)
+
     def __repr__(self) -> str:
         about = self.adapter.metadata.get("description") or self.adapter.spec.base_model_name_or_path
         return f"Function({about!r}{f', labels={list(self.labels)}' if self.labels else ''})"

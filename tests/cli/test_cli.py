@@ -186,17 +186,6 @@ def test_debug_shows_the_traceback(forked) -> None:
     assert "InvalidDescriptionError" in done.stderr
 
 
-def test_run_shows_base_and_adapter_side_by_side(t2l_command, checkpoint_dir: Path) -> None:
-    assert t2l_command("make", "the city", "-m", checkpoint_dir, "-o", "mine", "--scale", 2).code == 0
-    result = t2l_command("run", "mine", "x", "[bold]y", "--max-new-tokens", 6, "--json")
-    rows = json.loads(result.out)
-    assert [row["input"] for row in rows] == ["x", "[bold]y"]
-    assert all(row["base"] != row["adapter"] for row in rows)
-    table = t2l_command("run", "mine", "[bold]y", "--max-new-tokens", 6)
-    assert table.code == 0
-    assert "[bold]y" in table.out
-
-
 def test_run_takes_another_base(t2l_command, checkpoint_dir: Path, tmp_path: Path) -> None:
     assert t2l_command("make", "the city", "-m", checkpoint_dir, "-o", "mine").code == 0
     result = t2l_command("run", "mine", "x", "--base", tmp_path / "nothing")
@@ -383,9 +372,9 @@ def test_no_character_stops_a_command(
     made = json.loads(t2l("make", "\u4e2d zur\u00fcck \u2192", *model, "-o", "caf\udce9", "--json"))
     assert (made["description"], made["path"]) == ("\u4e2d zur\u00fcck \u2192", "caf\udce9")
     assert b"caf\xe9" in t2l("make", "zurück", *model, "-o", "caf\udce9", "--force")
-    t2l("make", "zurück", *model, "-o", "mine")
+    t2l("make", "zurück → 中", *model, "-o", "mine")
     shown = {"utf-8": "zurück → 中", "cp1252": "zurück \\u2192 \\u4e2d", "ascii": "zur\\xfcck \\u2192 \\u4e2d"}
-    assert shown[encoding] in t2l("run", "mine", "zurück → 中", "--max-new-tokens", "4").decode(encoding)
+    assert shown[encoding] in t2l("list").decode(encoding)
     mark = "✓" if encoding == "utf-8" else "+"
     assert re.search(rf"{re.escape(mark)}\S* cpu: ", t2l("doctor").decode(encoding))
 
@@ -438,11 +427,10 @@ def test_what_comes_next_is_quoted_for_a_shell(t2l_command, terminal) -> None:
 
 
 def test_piped_tables_are_cells_between_tabs(t2l_command, checkpoint_dir: Path) -> None:
-    assert t2l_command("make", "the city", "-m", checkpoint_dir, "-o", "mine").code == 0
-    result = t2l_command("run", "mine", "x\ty", "z", "--max-new-tokens", 4)
-    rows = [line.split("\t") for line in result.out.splitlines()]
-    assert [row[0] for row in rows] == ["x y", "z"]
-    assert {len(row) for row in rows} == {3}
+    assert t2l_command("make", "the\tcity", "-m", checkpoint_dir, "-o", "mine").code == 0
+    rows = [line.split("\t") for line in t2l_command("list").out.splitlines()]
+    assert [row[:2] for row in rows] == [["mine", "the city"]]
+    assert {len(row) for row in rows} == {4}
     facts = dict(line.split("\t") for line in t2l_command("info", "mine").out.splitlines())
     assert (facts["what"], facts["r"]) == ("LoRA adapter", "4")
 

@@ -19,6 +19,7 @@ from text2lora.cli import (
     evaluate,
     export,
     make,
+    run,
     training,
     ui,
 )
@@ -32,9 +33,10 @@ app = App(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("make")(make.make)
-app.command("run")(adapters.run)
+app.command("run")(run.run)
 app.command("chat")(chat.chat)
 app.command("info")(adapters.info)
+app.command("list")(adapters.list_adapters)
 app.command("check")(check.check)
 app.command("compare")(compare.compare)
 app.command("convert")(convert.convert)

@@ -1,7 +1,9 @@
-"""`t2l run` and `t2l info`."""
+"""`t2l info` and `t2l list`."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,68 +13,29 @@ from text2lora import base as bases
 from text2lora import hub
 from text2lora.bundled import CHECKPOINTS
 from text2lora.cli.common import (
-    Adapter,
     AsJson,
-    Base,
-    Device,
     FoldedTable,
     Subfolder,
-    check_texts,
     complete_adapter,
     complete_checkpoint,
-    err,
     inside,
     out,
     parse_device,
     print_json,
     quiet,
     sample_input,
+    say,
     show,
     show_facts,
     size,
     suggest,
 )
+from text2lora.errors import CheckpointError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from text2lora.adapter import LoraAdapter
-
-
-def run(
-    adapter: Adapter,
-    inputs: Annotated[list[str], typer.Argument(help="One or more inputs.", metavar="input")],
-    subfolder: Subfolder = None,
-    base: Base = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Show the answers of the base model and of the adapter side by side.
-
-    Example: t2l run city-upper "order A1234: 2 x tent for Ada Berg, ship to Oslo, total $80.00, 2024-05-01"
-    """
-    check_texts(inputs, "INPUT")
-    quiet()
-    from text2lora.adapter import LoraAdapter
-    from text2lora.inference import generate_answers
-    from text2lora.samples import BY_BASE
-
-    lora = LoraAdapter.from_pretrained(adapter, subfolder)
-    with err.status("loading the base model") as status:
-        model, tokenizer = load_base(lora, base, device)
-        status.update("answering")
-        before = generate_answers(model, tokenizer, inputs, max_new_tokens)
-        after = generate_answers(lora.apply_to(model), tokenizer, inputs, max_new_tokens)
-    rows = [{"input": i, "base": b, "adapter": a} for i, b, a in zip(inputs, before, after, strict=True)]
-    if as_json:
-        print_json(rows, indent=2)
-        return
-    show(answer_table(rows, header=out.is_terminal))
-    known = BY_BASE.get(base or lora.spec.base_model_name_or_path or "")
-    if out.is_terminal and known and known.note:
-        out.print(f"[dim]{escape(known.note)}[/]", highlight=False)
-    suggest("t2l", "chat", adapter, *inside(subfolder))
 
 
 def load_base(lora: LoraAdapter, base: str | None, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -162,3 +125,49 @@ def _facts(name: str, subfolder: str | None) -> dict[str, Any]:
         "alpha": adapter.spec.lora_alpha,
         "rslora": adapter.spec.use_rslora,
     }
+
+
+def list_adapters(
+    folder: Annotated[Path, typer.Argument(help="Where to look; its folders and theirs are looked into.")] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """List the adapters in a folder.
+
+    Example: t2l list
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder: name the one that holds adapters")
+    found = [
+        _entry(file.parent)
+        for pattern in ("", "*/", "*/*/")
+        for file in sorted(folder.glob(f"{pattern}{hub.MARKERS['adapter']}"))
+        if not (file.parent / hub.UPSTREAM_WEIGHTS).exists()  # a checkpoint of the reference holds such a file too
+    ]
+    if as_json:
+        print_json(found, indent=2)
+        return
+    if not found:
+        say(f"No adapters in {escape(str(folder.absolute()))}")
+        suggest("t2l", "make", "what the adapter should do")
+        return
+    table = FoldedTable("adapter", "description", "base", "size", box=None, show_header=out.is_terminal)
+    for entry in found:
+        told = entry["error"] or entry["description"] or ""
+        table.add_row(escape(entry["path"]), escape(told), escape(entry["base_model"] or ""), size(entry["bytes"]))
+    show(table)
+    suggest("t2l", "run", found[0]["path"], sample_input(found[0]["base_model"]))
+
+
+def _entry(folder: Path) -> dict[str, Any]:
+    """What a folder's files say of an adapter, without loading its weights."""
+    weights, card = folder / "adapter_model.safetensors", folder / hub.CARD_NAME
+    entry: dict[str, Any] = {"path": str(folder), "description": None, "base_model": None, "bytes": 0, "error": None}
+    try:
+        config = json.loads((folder / hub.MARKERS["adapter"]).read_text(encoding="utf-8"))
+        entry |= {"base_model": config.get("base_model_name_or_path"), "bytes": weights.stat().st_size}
+        if card.exists():
+            metadata = hub.card_metadata(card.read_text(encoding="utf-8", errors="replace"))
+            entry["description"] = metadata.get("description")
+    except (OSError, ValueError, AttributeError) as error:
+        entry["error"] = f"cannot be read ({hub.first_line(error)})"
+    return entry

@@ -1,0 +1,204 @@
+"""`t2l run`."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from queue import Empty, Queue
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from text2lora.cli.adapters import answer_table
+from text2lora.cli.chat import read_lines
+from text2lora.cli.common import (
+    AsJson,
+    Base,
+    Device,
+    Model,
+    Subfolder,
+    check_texts,
+    complete_adapter,
+    err,
+    inside,
+    out,
+    parse_device,
+    print_json,
+    quiet,
+    show,
+    suggest,
+)
+from text2lora.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from text2lora.functions import Function
+
+WINDOW = 4
+"""Batches of lines that are read before they are answered: lines of similar length then share a batch."""
+PATIENCE = 0.05
+"""Seconds without a new line after which the lines that are there are answered."""
+
+
+def run(
+    adapter: Annotated[
+        str | None,
+        typer.Argument(help="A folder or Hub id of a LoRA adapter; not with --do.", autocompletion=complete_adapter),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="One or more inputs; without any, the lines of a pipe.", metavar="input")
+    ] = None,
+    do: Annotated[str | None, typer.Option(help="In place of an adapter: what to do, in plain words.")] = None,
+    model: Model = "nano",
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(help="The only answers allowed, as `urgent,later`; or give the option once for each."),
+    ] = None,
+    subfolder: Subfolder = None,
+    base: Base = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Inputs that are answered at a time.")] = 32,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Answer inputs with an adapter, or with a sentence in its place.
+
+    In a terminal, the answers of the base model are shown beside those of the adapter. In a pipe, each line of input
+    gets a line with the answer alone, and --json gives an object a line, with the probabilities of --labels.
+
+    Example: t2l run city-upper "order A1234: 2 x tent for Ada Berg, ship to Oslo, total $80.00, 2024-05-01"
+    """
+    if do is not None:
+        inputs, adapter = [*([] if adapter is None else [adapter]), *(inputs or [])], None
+        if base:
+            raise typer.BadParameter("goes with an adapter; with --do, --model decides the base", param_hint="--base")
+    elif adapter is None:
+        raise typer.BadParameter("missing: name an adapter, or say what to do with --do", param_hint="ADAPTER")
+    check_texts([do or "", *(inputs or []), *(labels or [])], "INPUT")
+    if not inputs and sys.stdin.isatty():
+        raise typer.BadParameter("missing: give an input, or pipe lines in", param_hint="INPUT")
+    quiet()
+    import text2lora
+
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "device": parse_device(device)}
+    with err.status("loading the model"):
+        function = text2lora.function(
+            adapter, do=do, model=model, subfolder=subfolder, base=base, labels=_parse_labels(labels), **options
+        )
+    if inputs and out.is_terminal and not (as_json or labels):
+        with err.status("answering"):
+            bare = text2lora.function(function.adapter.scaled(0), base=base, **options)
+            before, after = bare.many(inputs, batch_size), function.many(inputs, batch_size)
+        _show_side_by_side(function, inputs, before, after, base)
+        if adapter:
+            suggest("t2l", "chat", adapter, *inside(subfolder))
+    elif inputs:
+        for text, answer in zip(inputs, _answers(function, inputs, batch_size), strict=True):
+            _print(text, answer, as_json)
+    else:
+        _answer_pipe(function, batch_size, as_json)
+
+
+def _parse_labels(labels: Sequence[str] | None) -> list[str] | None:
+    if not labels:
+        return None
+    return [label.strip() for label in (labels[0].split(",") if len(labels) == 1 else labels)]
+
+
+def _show_side_by_side(
+    function: Function, inputs: Sequence[str], before: Sequence[str], after: Sequence[str], base: str | None
+) -> None:
+    from text2lora.samples import BY_BASE
+
+    show(answer_table([{"input": i, "base": b, "adapter": a} for i, b, a in zip(inputs, before, after, strict=True)]))
+    known = BY_BASE.get(base or function.adapter.spec.base_model_name_or_path or "")
+    if known and known.note:
+        out.print(f"[dim]{escape(known.note)}[/]", highlight=False)
+
+
+def _answers(function: Function, texts: Sequence[str], batch_size: int) -> list[dict[str, Any]]:
+    """What is printed of each answer."""
+    if function.labels is None:
+        return [{"answer": answer} for answer in function.many(texts, batch_size)]
+    found = function.scores(list(texts), batch_size)
+    return [{"answer": next(iter(scores)), "probabilities": scores} for scores in found]
+
+
+def _print(text: str, answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json({"input": text, **answer})
+    else:
+        print(" ".join((answer["answer"] or "").splitlines()), flush=True)
+
+
+def _answer_pipe(function: Function, batch_size: int, as_json: bool) -> None:
+    """A line of output for each line of input; a line that cannot be answered gets an empty one and a warning.
+
+    Raises:
+        InvalidInputError: there were such lines.
+    """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    count, failed = 0, 0
+    columns = (TextColumn("answering"), BarColumn(), TextColumn("{task.fields[lines]}"), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=out.is_terminal or not err.is_terminal) as progress:
+        bar = progress.add_task("", total=_size_of_input(), lines="")
+        for lines in _windows(batch_size * WINDOW):
+            problems = [_problem(function, line) for line in lines]
+            good = [line for line, problem in zip(lines, problems, strict=True) if problem is None]
+            answers = iter(_answers(function, good, batch_size))
+            for line, problem in zip(lines, problems, strict=True):
+                count += 1
+                if problem is None:
+                    _print(line, next(answers), as_json)
+                    continue
+                failed += 1
+                err.print(f"[yellow]Line {count}:[/] {escape(problem)}", highlight=False)
+                _print(line, {"answer": None, "error": problem}, as_json)
+            size = sum(len(line.encode(errors="replace")) + 1 for line in lines)
+            progress.update(bar, advance=size, lines=f"{count:,} lines")
+    if failed:
+        raise InvalidInputError(f"{failed} of {count} lines have no answer: see the warnings above")
+
+
+def _problem(function: Function, line: str) -> str | None:
+    try:
+        function.check(line)
+    except InvalidInputError as error:
+        return str(error)
+    return None
+
+
+def _size_of_input() -> int | None:
+    """The bytes of standard input, where it is a file."""
+    try:
+        found = os.fstat(sys.stdin.fileno())
+    except (OSError, ValueError):
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _windows(size: int) -> Iterator[list[str]]:
+    """The lines of standard input, up to `size` at a time; those that are there do not wait for the next ones."""
+    lines: Queue[str | None] = Queue(size)
+
+    def read() -> None:
+        for line in read_lines(live=False):
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    line = lines.get()
+    while line is not None:
+        window = [line]
+        try:
+            while len(window) < size and (line := lines.get(timeout=PATIENCE)) is not None:
+                window.append(line)
+            ended = len(window) < size
+        except Empty:
+            ended = False
+        yield window
+        line = None if ended else lines.get()
