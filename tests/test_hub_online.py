@@ -175,7 +175,7 @@ def test_run_and_info_take_hub_ids(client: HubClient, pushed: dict) -> None:
 
 def test_pull_request_leaves_main_as_it_is(hub: HubServer, client: HubClient, pushed: dict, tmp_path: Path) -> None:
     before = hub.repos[CITY].refs["main"]
-    make = ["make", "lower case", "-m", "org/t2l", "--push", "--repo-id", CITY, "--commit-message", "Try lower"]
+    make = ["make", "lower case", "-m", "org/t2l", "--push", "--repo-id", CITY]
     result, refused = client(
         f"result = [cli(*{[*make, '--create-pr', '-o', 'mine']}), cli(*{make})]", token=STRANGER, cwd=tmp_path
     )
@@ -183,7 +183,7 @@ def test_pull_request_leaves_main_as_it_is(hub: HubServer, client: HubClient, pu
     assert f"{CITY}/discussions/1" in result[1]
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ADAPTER
     assert hub.repos[CITY].refs["main"] == before
-    assert hub.repos[CITY].log[-1] == ("refs/pr/1", hub.repos[CITY].refs["refs/pr/1"], "Try lower")
+    assert hub.repos[CITY].log[-1] == ("refs/pr/1", hub.repos[CITY].refs["refs/pr/1"], "Upload with text2lora")
     assert refused[0] == 1
     assert f"you are 'stranger' on the Hub and may not write to {CITY}: use --create-pr" in refused[2]
     description = client(

@@ -173,7 +173,7 @@ class DescriptionStatistics:
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise CheckpointError(
                 f"{path} holds no statistics of descriptions ({error}): download it "
-                "again, or write it with `t2l train standing`"
+                "again, or write it with `t2l convert --tasks`"
             ) from error
 
 

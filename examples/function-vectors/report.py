@@ -2,8 +2,8 @@
 
     python examples/function-vectors/report.py
 
-after prepare.py, `t2l train sft examples/function-vectors/recipe.yaml -o runs/function-vectors` and
-`t2l train lora examples/function-vectors/oracles.yaml -o runs/function-vectors`. Prints a table, and writes it and the
+after prepare.py, `t2l train examples/function-vectors/recipe.yaml -o runs/function-vectors` and
+`t2l train examples/function-vectors/oracles.yaml -o runs/function-vectors`. Prints a table, and writes it and the
 figures of every task beside the runs.
 """
 

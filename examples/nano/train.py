@@ -3,7 +3,7 @@
     python examples/nano/train.py                 # all recipes, in their order, into runs/
     python examples/nano/train.py nano-base-1 --set fit.steps=100
 
-Recipes of the kind `sft` run as `t2l train sft` runs them. The kinds `base` and `baselines` exist only here.
+Recipes of the kind `sft` run as `t2l train` runs them. The kinds `base` and `baselines` exist only here.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ device=${DEVICE:-auto}
 precision=$([ "$device" = cpu ] && echo '"no"' || echo bf16) # YAML takes a bare no for false
 engine=(--set "engine.device=$device" --set "engine.mixed_precision=$precision")
 
-python -m text2lora train lora "$here/multitask.yaml" -o "$output" --set "tasks.0.path=$data/train.jsonl" \
+python -m text2lora train "$here/multitask.yaml" -o "$output" --set "tasks.0.path=$data/train.jsonl" \
     --set fit.steps=400 --set "fit.minutes=$(python -c "print($minutes / 5)")" "${engine[@]}"
-python -m text2lora train sft "$here/recipe.yaml" -o "$output" --set "tasks.0.path=$data/train.jsonl" \
+python -m text2lora train "$here/recipe.yaml" -o "$output" --set "tasks.0.path=$data/train.jsonl" \
     --set "offset_from=$output/multitask/multitask" --set "sft.tasks=$tasks" --set sft.fit.steps=20000 \
     --set "sft.fit.minutes=$(python -c "print($minutes * 4 / 5)")" --set sft.fit.eval_every=0 --set "sft.engine.device=$device" --set "sft.engine.mixed_precision=$precision"

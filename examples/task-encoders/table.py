@@ -2,7 +2,7 @@
 
     for seed in 0 1 2; do
         for encoder in pooled tokens; do
-            t2l train sft examples/task-encoders/$encoder.yaml --set sft.fit.seed=$seed -o runs/task-encoders/$seed
+            t2l train examples/task-encoders/$encoder.yaml --set sft.fit.seed=$seed -o runs/task-encoders/$seed
         done
     done
     python examples/task-encoders/table.py runs/task-encoders

@@ -440,7 +440,7 @@ COMPLETED = [
     ("t2l check n", ["nano"]),
     ("t2l make x --model n", ["nano"]),
     ("t2l make x --dtype b", ["bfloat16"]),
-    ("t2l train sft qwen", ["qwen3-0.6b", "qwen3-4b"]),
+    ("t2l train qwen", ["qwen3-0.6b", "qwen3-4b"]),
     ("t2l eval --tasks boolq,arc_", ["boolq,arc_challenge", "boolq,arc_easy"]),
     ("t2l chat out/m", ["out/mine"]),
 ]
@@ -479,7 +479,7 @@ def test_the_shell_completes(completions: dict[str, str], words: str, expected: 
 
 
 def test_training_mistakes_are_one_line(t2l_command) -> None:
-    result = t2l_command("train", "sft", "no-such-recipe")
+    result = t2l_command("train", "no-such-recipe")
     assert result.code == 1
     assert result.err.startswith("Error: ")
 

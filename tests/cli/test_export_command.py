@@ -88,7 +88,6 @@ def test_what_is_there_stays_without_force(t2l_command, folder: Path) -> None:
         (["gguf", "city", "--dtype", "int4"], 2, "'int4' is not one of float32, bfloat16, float16"),
         (["gguf", "city", "--scale", "nan"], 1, "scale is nan"),
         (["gguf", "city", "--ollama", " "], 2, "expected a model of Ollama"),
-        (["merged", "city", "--shard-size", "big"], 1, "expected one such as 5GB"),
         (["zip", "city", "-o", "city", "--force"], 1, "city is not a file"),
         (["zip"], 2, "Missing argument"),
     ],

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from text2lora import CheckpointError, DescriptionWarning, InvalidDescriptionError
+from text2lora import CheckpointError, DescriptionWarning, InvalidDescriptionError, TrainingError
 from text2lora.cli import app
 
 JUNK = "asdfjkl; qwpoeiru zxmcv"
@@ -66,20 +65,21 @@ def test_checkpoints_without_statistics_say_so(checkpoint_dir: Path, tmp_path: P
 
 
 def test_statistics_can_be_written_later(checkpoint_dir: Path, tmp_path: Path) -> None:
-    shutil.copytree(checkpoint_dir, tmp_path / "checkpoint")
     rows = [
         {"task": "city", "descriptions": ["the city", "city"]},
         {"task": "upper", "descriptions": ["upper case"]},
         {"task": "unseen", "descriptions": ["case"], "used_for_training": False},
     ]
     (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    result = run("train", "standing", tmp_path / "checkpoint", "--tasks", tmp_path / "tasks.jsonl")
+    result = run("convert", checkpoint_dir, tmp_path / "checkpoint", "--tasks", tmp_path / "tasks.jsonl")
     assert result.exit_code == 0, result.output
-    assert "of 2 tasks" in result.output
     made = run("make", "the city", "-m", tmp_path / "checkpoint", "-o", tmp_path / "a")
     assert "nearest training tasks: city" in made.output
 
 
-def test_statistics_need_tasks(checkpoint_dir: Path, tmp_path: Path) -> None:
-    assert run("train", "standing", checkpoint_dir).exit_code == 2
-    assert run("train", "standing", tmp_path / "none").exit_code == 2
+def test_statistics_need_two_tasks(checkpoint_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "tasks.jsonl").write_text('{"task": "city", "descriptions": ["the city", "city"]}')
+    result = run("convert", checkpoint_dir, tmp_path / "checkpoint", "--tasks", tmp_path / "tasks.jsonl")
+    assert isinstance(result.exception, TrainingError)
+    assert "fewer than two tasks" in str(result.exception)
+    assert not (tmp_path / "checkpoint").exists()

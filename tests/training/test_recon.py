@@ -128,7 +128,7 @@ def test_a_library_is_learned(tiny_library: Path, encoder_dir: Path, tmp_path: P
     fit = {"steps": 150, "lr": 0.01, "adamw_lr": 0.01, "log_every": 50}
     encoder = {"encoder_name_or_path": str(encoder_dir), "encoder_max_length": 64, "task_emb_size": 24}
     recipe = write_recipe(tiny_library, encoder, objective=objective, tasks=8, noise=0.0, fit=fit)
-    done = CliRunner().invoke(app, ["train", "recon", str(recipe), "-o", str(tmp_path / "runs")])
+    done = CliRunner().invoke(app, ["train", str(recipe), "-o", str(tmp_path / "runs")])
     assert done.exit_code == 0, done.output
     folder = tmp_path / "runs" / "recipe"
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])

@@ -48,7 +48,7 @@ def lora_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_ten_tasks_of_the_tutorial_train_a_checkpoint(tmp_path: Path) -> None:
-    command = ["train", "sft", str(TEN_TASKS / "recipe.yaml"), "-o", str(tmp_path)]
+    command = ["train", str(TEN_TASKS / "recipe.yaml"), "-o", str(tmp_path)]
     for setting in SHORT:
         command += ["--set", setting]
     done = CliRunner().invoke(app, command)
@@ -157,9 +157,9 @@ def test_what_is_wrong_with_a_recipe_is_said(tmp_path: Path, settings: list[str]
         run_recipe(str(TEN_TASKS / "recipe.yaml"), tmp_path, [*SHORT, *settings], silent)
 
 
-def test_a_command_runs_its_own_kinds_only(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["train", "lora", str(TEN_TASKS / "recipe.yaml"), "-o", str(tmp_path)])
-    assert "is of kind 'sft': expected one of lora" in str(done.exception)
+def test_unknown_kinds_and_recipes_are_named(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["train", str(TEN_TASKS / "recipe.yaml"), "--set", "kind=dpo", "-o", str(tmp_path)])
+    assert "is of kind 'dpo': expected one of sft, recon, lora" in str(done.exception)
     with pytest.raises(TrainingError, match=r"no recipe 'qwen'.*qwen3-4b"):
         run_recipe("qwen", tmp_path, [], silent)
 

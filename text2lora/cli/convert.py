@@ -24,13 +24,17 @@ from text2lora.cli.common import (
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="A checkpoint of the reference: a folder or a Hub id.")],
+    source: Annotated[str, typer.Argument(help="A checkpoint of the reference or of text2lora: a folder or a Hub id.")],
     output: Annotated[Path, typer.Argument(help="The new folder.")],
     subfolder: Subfolder = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
     dtype: Annotated[
         str | None,
         typer.Option(help="float32, bfloat16 or float16; by default as it is.", autocompletion=complete_dtype),
+    ] = None,
+    tasks: Annotated[
+        Path | None,
+        typer.Option(help="The training tasks, a file or folder: their descriptions let `t2l make` warn of far ones."),
     ] = None,
     force: Force = False,
     push: Annotated[bool, typer.Option("--push", help="Put the result on the Hub, too.", rich_help_panel=HUB)] = False,
@@ -46,7 +50,7 @@ def convert(
 
     Example: t2l convert SakanaAI/text-to-lora gemma-t2l --subfolder trained_t2l/gemma_2b_t2l
     """
-    from text2lora.errors import OutputError
+    from text2lora.errors import OutputError, TrainingError
     from text2lora.hub import CHECKPOINT_FILES, atomic_folder, check_output, push_target
 
     if not push and (repo_id or private):
@@ -60,10 +64,18 @@ def convert(
         with err.status("asking the Hub"):
             repo_id = push_target(repo_id or output.resolve().name, "checkpoint", token=token, force=force).repo_id
     from text2lora.modeling import Text2LoraModel
+    from text2lora.standing import measure_descriptions
+    from text2lora.training.task_files import read_wordings
 
+    names, texts = read_wordings(tasks) if tasks else ([], [])
     with err.status("loading the checkpoint") as status:
         options = {"dtype": torch_dtype, "token": token} if torch_dtype else {"token": token}
         model = Text2LoraModel.from_pretrained(source, subfolder=subfolder or "", revision=revision, **options)
+        if tasks:
+            status.update("reading the descriptions")
+            if (statistics := measure_descriptions(model.encoder, texts, names)) is None:
+                raise TrainingError(f"{tasks} holds descriptions of fewer than two tasks: expected those of training")
+            model.description_statistics = statistics
         status.update("saving")
         with atomic_folder(output) as folder:
             model.save_pretrained(folder)

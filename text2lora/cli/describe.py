@@ -24,7 +24,6 @@ def describe(
     server: Annotated[
         str | None, typer.Option(help="Address of a server with OpenAI's API; key in OPENAI_API_KEY.")
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Of the sampling.")] = 0.9,
     seed: Annotated[int, typer.Option(help="Of the sampling and of the held-out share.")] = 0,
 ) -> None:
     """Write varied descriptions of a task from its examples.
@@ -58,10 +57,10 @@ def describe(
 
         def chat(request: str, seed: int) -> str:
             messages = [{"role": "user", "content": request}]
-            return client.chat(name, messages, temperature=temperature, max_tokens=512, seed=seed)
+            return client.chat(name, messages, temperature=0.9, max_tokens=512, seed=seed)
 
     else:
-        chat = local_chat(*load_base(BaseSpec(model)), temperature)
+        chat = local_chat(*load_base(BaseSpec(model)))
     known = [*found.descriptions, *found.held_out_descriptions]
     examples = [example.without_definition() for example in found.examples]
     with err.status("asking") as status:
@@ -81,4 +80,4 @@ def describe(
     write_atomically(output, text)
     say(f"[bold green]Wrote[/] {len(train)} descriptions, and {len(held)} held out, to {escape(str(output))}")
     result(output)
-    suggest("t2l", "train", "sft", "RECIPE.yaml", "--set", f"tasks.0.path={output}")
+    suggest("t2l", "train", "RECIPE.yaml", "--set", f"tasks.0.path={output}")

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.markup import escape
@@ -22,7 +22,6 @@ FOR_DEVELOPERS = ("dev", "docs")
 
 
 def doctor(
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that the Hub has to answer.")] = 5.0,
     as_json: AsJson = False,
 ) -> None:
     """Say what this machine can run, and what to install for the rest. Exit code 1 if the library itself is broken.
@@ -34,7 +33,7 @@ def doctor(
         report = {"broken": broken, **_versions(), "extras": find_extras()}
         if not broken:
             quiet()
-            report |= {"device": find_device(), "proxies": proxies(), "hub": ask_hub(timeout), "cache": measure_cache()}
+            report |= {"device": find_device(), "proxies": proxies(), "hub": ask_hub(), "cache": measure_cache()}
             report["fits"] = estimate_fits(report["device"]["memory"])
     if as_json:
         print_json(report, indent=2)
@@ -118,7 +117,7 @@ def find_device() -> dict[str, Any]:
     return device
 
 
-def ask_hub(timeout: float) -> dict[str, Any]:
+def ask_hub(timeout: float = 5.0) -> dict[str, Any]:
     """Whether the Hub answers, whether there is a token, and whose. A token is never shown."""
     import httpx2
     from huggingface_hub import constants, get_token

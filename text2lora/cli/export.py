@@ -89,7 +89,6 @@ def merged(
         typer.Option(help="float32, bfloat16 or float16; by default the base's.", autocompletion=complete_dtype),
     ] = None,
     scale: Scale = 1.0,
-    shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
     force: Force = False,
 ) -> None:
     """Write base and adapter as one model of transformers, with its tokenizer.
@@ -103,7 +102,7 @@ def merged(
 
     with err.status("merging"):
         lora = _load(adapter, subfolder, scale)
-        export_merged(lora, target, base=base, dtype=wanted, max_shard_size=shard_size, force=force)
+        export_merged(lora, target, base=base, dtype=wanted, force=force)
     _written(target)
     suggest("llama.cpp/convert_hf_to_gguf.py", str(target), "--outfile", f"{target.name}.gguf")
 

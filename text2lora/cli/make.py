@@ -21,7 +21,6 @@ from text2lora.cli.common import (
     Model,
     Subfolder,
     Token,
-    check_texts,
     complete_dtype,
     err,
     out,
@@ -84,7 +83,6 @@ def make(
         bool, typer.Option("--private", help="Make a new repository private.", rich_help_panel=HUB)
     ] = False,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.", rich_help_panel=HUB)] = False,
-    commit_message: Annotated[str | None, typer.Option(help="Summary of the commit.", rich_help_panel=HUB)] = None,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
@@ -92,7 +90,7 @@ def make(
 
     Example: t2l make "Return the city in capitals." -o city-upper
     """
-    if not push and (repo_id or private or create_pr or commit_message):
+    if not push and (repo_id or private or create_pr):
         raise typer.BadParameter("missing beside an option for the Hub", param_hint="--push")
     if bool(descriptions) == bool(file):
         raise typer.BadParameter("give descriptions or --file, one of the two", param_hint="DESCRIPTION")
@@ -102,7 +100,6 @@ def make(
     many = bool(file) or (len(descriptions or []) > 1 and mix is None)
     if many and (push or mix):
         raise typer.BadParameter("works on one adapter at a time", param_hint="--push" if push else "--mix")
-    check_texts([commit_message or ""], "--commit-message")
     torch_dtype = parse_dtype(dtype)
 
     def load() -> Text2LoraModel:
@@ -168,7 +165,6 @@ def make(
                 private=private or None,
                 token=token,
                 create_pr=create_pr,
-                commit_message=commit_message,
                 force=force,
             )
     base = t2l.config.base_model_name_or_path

@@ -71,7 +71,7 @@ class SftRecipe:
         target_modules: the linear modules that get a LoRA; `all-linear` alone for all.
         model: what differs from the defaults of `Text2LoraConfig`.
         start_from: a checkpoint of text2lora that is trained further; its sizes hold.
-        offset_from: a LoRA, of all tasks for instance, that every adapter starts from; see `t2l train lora`.
+        offset_from: a LoRA, of all tasks for instance, that every adapter starts from; see `LoraRecipe`.
         train_offset: whether that offset is trained, too.
         one_hot: tasks by name in place of descriptions, as one-hot vectors: a baseline that cannot read, and so knows
             no other tasks and wordings. Validation is then on unseen examples alone, without junk.
