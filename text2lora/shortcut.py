@@ -12,6 +12,7 @@ import torch
 
 from text2lora.adapter import LoraAdapter
 from text2lora.base import base_source, load_base_with_tokenizer
+from text2lora.bundled import DEFAULT
 from text2lora.errors import CheckpointError
 from text2lora.functions import Function, Runner
 from text2lora.modeling import Text2LoraModel
@@ -24,7 +25,7 @@ def function(
     adapter: str | os.PathLike[str] | LoraAdapter | None = None,
     *,
     do: str | None = None,
-    model: str | os.PathLike[str] = "nano",
+    model: str | os.PathLike[str] = DEFAULT,
     subfolder: str | None = None,
     base: str | os.PathLike[str] | None = None,
     labels: Sequence[str] | None = None,

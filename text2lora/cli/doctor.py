@@ -214,7 +214,7 @@ def _show(report: dict[str, Any]) -> None:
     elif not report["hub"]["user"]:
         say("[dim]Pushing and gated bases need a login: hf auth login.[/]")
     if not report["hub"]["user"]:
-        say("[dim]Everything with nano works without.[/]")
+        say("[dim]Everything with the bundled model works without.[/]")
     suggest("t2l", "make", "Return the city in capital letters.")
 
 

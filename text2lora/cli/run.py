@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from text2lora.bundled import DEFAULT
 from text2lora.cli.adapters import answer_table
 from text2lora.cli.chat import read_lines
 from text2lora.cli.common import (
@@ -52,7 +53,7 @@ def run(
         list[str] | None, typer.Argument(help="One or more inputs; without any, the lines of a pipe.", metavar="input")
     ] = None,
     do: Annotated[str | None, typer.Option(help="In place of an adapter: what to do, in plain words.")] = None,
-    model: Model = "nano",
+    model: Model = DEFAULT,
     labels: Annotated[
         list[str] | None,
         typer.Option(help="The only answers allowed, as `urgent,later`; or give the option once for each."),

@@ -1,4 +1,4 @@
-"""The bundled model: a tiny base language model, the tasks it knows, and the hypernetwork trained on them."""
+"""The bundled model, as data: a tiny base language model, a hypernetwork for it, and the records that they read."""
 
 from text2lora.nano.records import KINDS, sample_record
 
