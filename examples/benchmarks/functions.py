@@ -1,0 +1,100 @@
+"""How fast a function answers, beside transformers' own `generate` on the same adapter, in one run.
+
+    python examples/benchmarks/functions.py nano
+    python examples/benchmarks/functions.py smol --inputs 16
+
+Every figure is the median of several rounds; in each round, all ways are timed one after the other on the same inputs,
+so that whatever else the machine does concerns them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from text2lora import Text2LoraModel
+from text2lora.base import base_source
+from text2lora.nano import sample_record
+
+NAMES = ["Golden Dragon", "Blue Door", "Old Mill", "Green Olive", "Red Lantern", "Corner House", "Sea Star", "Two Pines"]
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday"]
+TASKS = {
+    "nano": ("Where does it ship to? Answer in capital letters.", lambda i: sample_record("order", i)[0]),
+    "smol": (
+        "name of the restaurant",
+        lambda i: f"Table for {2 + i} people at the {NAMES[i % len(NAMES)]} on {DAYS[i % len(DAYS)]}",
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", choices=TASKS, help="the checkpoint")
+    parser.add_argument("--inputs", type=int, default=64, help="how many (default: 64)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median is taken (default: 3)")
+    parser.add_argument("--threads", type=int, default=0, help="of PyTorch (default: as many as it takes)")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    warnings.filterwarnings("ignore")
+    logging.disable_progress_bar()
+    description, make_input = TASKS[options.model]
+    texts = [make_input(i) for i in range(options.inputs)]
+
+    t2l = Text2LoraModel.from_pretrained(options.model)
+    function = t2l.function(description)
+    begin = time.perf_counter()
+    t2l.function(f"{description} ")
+    second = time.perf_counter() - begin
+    with tempfile.TemporaryDirectory() as folder:
+        function.adapter.save_pretrained(folder)
+        source = base_source(t2l.config.base_model_name_or_path or "")
+        base = AutoModelForCausalLM.from_pretrained(source, dtype="float32")
+        model = PeftModel.from_pretrained(base, folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+
+    def plain(texts: list[str]) -> list[str]:
+        chats = [[{"role": "user", "content": text}] for text in texts]
+        inputs = tokenizer.apply_chat_template(
+            chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
+        )
+        with torch.inference_mode():
+            output = model.generate(**inputs, max_new_tokens=64, do_sample=False)
+        new = output[:, inputs["input_ids"].shape[1] :]
+        return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+    ways: dict[str, Callable[[], list[str]]] = {
+        "generate, one by one": lambda: [plain([text])[0] for text in texts],
+        "function, one by one": lambda: [function(text) for text in texts],
+        "generate, batches of 32": lambda: [a for i in range(0, len(texts), 32) for a in plain(texts[i : i + 32])],
+        "function.many, batches of 32": lambda: function.many(texts),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        answers = way()  # warm
+    for _ in range(options.rounds):
+        for name, way in ways.items():
+            begin = time.perf_counter()
+            same = way() == answers
+            seconds[name].append(time.perf_counter() - begin)
+            assert same, f"{name} answers differently"
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    print(f"{options.model}, {len(texts)} inputs, {torch.get_num_threads()} thread(s); the same answers from all")
+    print(f"a second function: {second * 1000:.0f} ms\n")
+    print("| | ms per input | times as fast as generate, one by one |\n|---|---|---|")
+    for name, median in medians.items():
+        ratio = medians["generate, one by one"] / median
+        print(f"| {name} | {median / len(texts) * 1000:.1f} | {ratio:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
