@@ -464,7 +464,7 @@ def test_checkpoint_in_a_subfolder_is_found(hub: HubServer, client: HubClient) -
     )
     assert result[0]["checkpoint_commit"] == commit
     assert result[0]["checkpoint_subfolder"] == "trained/gemma"
-    assert "'org/many' is not a text2lora checkpoint" in result[1]
+    assert "'org/many' is a model of an unknown type, not a text2lora checkpoint" in result[1]
 
 
 def test_statistics_of_descriptions_come_along(hub: HubServer, client: HubClient, encoder, tmp_path: Path) -> None:
