@@ -26,7 +26,7 @@ class Records:
     """The training tasks, each with a fixed number of composed descriptions and endless examples.
 
     Attributes:
-        per_group: descriptions per task of each group.
+        per_group: descriptions per task of each group; groups that are not named are left out.
         seed: of the descriptions.
         groups: how often a task of each group is drawn, where it is not `GROUP_WEIGHTS`.
         validate: the splits that training validates on, with the number of records for each description.
@@ -42,7 +42,7 @@ class Records:
     def __post_init__(self) -> None:
         rng = random.Random(f"descriptions {self.seed}")
         self._rows: dict[str, range] = {}
-        names = [name for name in TASKS if name not in UNSEEN]
+        names = [name for name, task in TASKS.items() if name not in UNSEEN and self.per_group.get(task.group)]
         self._sample = TaskSampler(names, self.groups)
         for name in names:
             start = len(self.descriptions)

@@ -26,8 +26,7 @@ BASE = [
 ]
 MORE = ["documents={queries: 1}", "fit.steps=1", "fit.lr=0.01"]
 HYPERNETWORK = [
-    "tasks.0.arguments.per_group={field: 1, combined: 0, pair: 0, question: 0, computation: 0}",
-    "tasks.0.arguments.groups={field: 1, combined: 0, pair: 0, question: 0, computation: 0}",
+    "tasks.0.arguments.per_group={field: 1}",
     "tasks.0.arguments.validate={dev_freeform: 1}",
     "sft.tasks=2",
     "sft.fit.steps=1",
