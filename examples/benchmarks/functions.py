@@ -25,7 +25,7 @@ from text2lora import Text2LoraModel
 from text2lora.base import base_source
 from text2lora.nano import sample_record
 
-NAMES = ["Golden Dragon", "Blue Door", "Old Mill", "Green Olive", "Red Lantern", "Corner House", "Sea Star", "Two Pines"]
+NAMES = ["Golden Dragon", "Blue Door", "Old Mill", "Green Olive", "Red Lantern", "Corner House", "Sea Star"]
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday"]
 TASKS = {
     "nano": ("Where does it ship to? Answer in capital letters.", lambda i: sample_record("order", i)[0]),
