@@ -374,7 +374,7 @@ def test_no_character_stops_a_command(
     assert b"caf\xe9" in t2l("make", "zurück", *model, "-o", "caf\udce9", "--force")
     t2l("make", "zurück → 中", *model, "-o", "mine")
     shown = {"utf-8": "zurück → 中", "cp1252": "zurück \\u2192 \\u4e2d", "ascii": "zur\\xfcck \\u2192 \\u4e2d"}
-    assert shown[encoding] in t2l("list").decode(encoding)
+    assert shown[encoding] in t2l("list").decode(encoding, "surrogateescape")  # the folder's name is no text
     mark = "✓" if encoding == "utf-8" else "+"
     assert re.search(rf"{re.escape(mark)}\S* cpu: ", t2l("doctor").decode(encoding))
 
