@@ -1,4 +1,4 @@
-"""The page: its layout, and what its buttons do. Every handler streams what it has to say, errors included."""
+"""The page: its layout and the handlers of its buttons. Handlers stream their updates, including error messages."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ STYLE = Path(__file__).with_name("style.css")
 SCRIPT = Path(__file__).with_name("page.js")
 CLICK_DOWNLOAD = "() => document.getElementById('download-file').click()"
 SESSIONS = 200
-"""Visitors whose adapter is kept; beyond, the one who has been away for longest makes it again."""
+"""The number of visitors whose adapter is kept; beyond it, whoever has been idle longest must make theirs again."""
 PARALLEL = 8
-"""Handlers at a time; the others queue."""
+"""The number of handlers that run at the same time; further requests wait in a queue."""
 STRENGTHS = (0.0, 2.0)
-"""Of an adapter: the least and the greatest that the slider offers."""
+"""The smallest and the largest adapter scale that the slider offers."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """The parts of the page that handlers read or change; `made` and `turns` are the visitor's own."""
+    """The components that handlers read or change; each visitor has their own `made` and `turns`."""
 
     blocks: gr.Blocks
     made: gr.State
@@ -73,7 +73,7 @@ class Page:
 
 
 def build(service: Service) -> gr.Blocks:
-    """The page of a service."""
+    """Build the page for a service."""
     page = lay_out(service)
     with page.blocks:
         connect(page, service)
@@ -81,7 +81,7 @@ def build(service: Service) -> gr.Blocks:
 
 
 def lay_out(service: Service) -> Page:
-    """Make the parts, filled in for the first checkpoint so that every button does something at once."""
+    """Create the components, filled in for the first checkpoint so that every button works right away."""
     name, limits = service.names[0], service.limits
     samples = service.engine(name).samples
     parts: dict[str, Any] = {}
@@ -157,7 +157,7 @@ def _take_tab(code: str, own_login: bool) -> dict[str, Any]:
         "file": gr.DownloadButton(visible="hidden", elem_id="download-file"),
         "code": gr.Code(
             code,
-            language=None,  # the colours of code are too light
+            language=None,  # the colours of syntax highlighting have too little contrast
             label="The same in Python",
             interactive=False,
             wrap_lines=True,
@@ -184,7 +184,7 @@ def _take_tab(code: str, own_login: bool) -> dict[str, Any]:
 
 
 def _input_box(samples: Samples, limits: Limits, name: str) -> gr.Textbox:
-    """Enter sends and Shift+Enter starts a new line, as Gradio has it where `lines` is 1; the style makes it taller."""
+    """A text box in which Enter sends and Shift+Enter starts a new line (Gradio's behaviour when `lines` is 1)."""
     return gr.Textbox(
         samples.inputs[0],
         label="Input",
@@ -198,7 +198,7 @@ def _input_box(samples: Samples, limits: Limits, name: str) -> gr.Textbox:
 
 
 def _strength_slider() -> gr.Slider:
-    """A slider whose box for a number takes anything: Gradio's own raises an error while something is being typed."""
+    """A slider whose number box accepts anything; Gradio's own raises an error while the visitor is still typing."""
     least, most = STRENGTHS
     slider = gr.Slider(
         least, most, 1, step=0.05, label="Strength", info="1 is as trained; 0 is the base model alone.", elem_id="scale"
@@ -207,7 +207,7 @@ def _strength_slider() -> gr.Slider:
     def nearest(typed: float | None) -> float:
         return 1.0 if typed is None else min(max(float(typed), least), most)
 
-    slider.preprocess = nearest  # of this one: for a subclass, Gradio would write a file beside this one
+    slider.preprocess = nearest  # set on the instance: for a subclass, Gradio would write a .pyi file next to this one
     return slider
 
 
@@ -227,11 +227,11 @@ def _chips(texts: Sequence[str], name: str) -> gr.Dataset:
 
 
 def connect(page: Page, service: Service) -> None:
-    """Give the buttons their handlers."""
+    """Attach the handlers to the buttons."""
     visitor: list[Any] = [page.checkpoint, page.made, page.scale, page.turns]
 
     def load(name: str) -> Updates:
-        """Another checkpoint: nothing that was made before goes with it."""
+        """Load another checkpoint and discard what was made with the previous one."""
         yield {
             page.standing: render.note("busy", f"Loading {name} and its base model"),
             page.made: None,
@@ -272,7 +272,7 @@ def connect(page: Page, service: Service) -> None:
         yield {page.talk: render.chat([*before, turn]), page.turns: (*before, turn)}
 
     def ask_again(name: str, found: Made | None, scale: float, turns: Sequence[Turn], text: str) -> Updates:
-        """The last message once more, under another adapter or strength; at first, the one in the box."""
+        """Answer the last message again with another adapter or strength; without one, answer the text in the box."""
         if found:
             yield from ask(name, found, scale, turns[:-1], turns[-1].message if turns else text)
 
@@ -281,7 +281,7 @@ def connect(page: Page, service: Service) -> None:
             yield from ask(name, found, scale, turns, text)
 
     def start_again(name: str, found: Made | None, scale: float, turns: Sequence[Turn], text: str) -> Updates:
-        """The last message once more, as the first: another adapter has said nothing yet."""
+        """Answer the last message again as the first of a new conversation, since the new adapter has no history."""
         yield from ask_again(name, found, scale, turns[-1:], text)
 
     def compare(name: str, text: str, *wordings: str) -> Updates:
@@ -309,9 +309,9 @@ def connect(page: Page, service: Service) -> None:
     def on(
         trigger: Any, handler: Callable[..., Updates], inputs: list[Any], note: Any, changed: list[Any], **more: Any
     ) -> Any:
-        """Run a handler; `note` is where its errors are shown, and what it changes first where it stands in a queue.
+        """Run a handler when an event fires, and show its errors in `note`. The first of `changed` shows the progress.
 
-        What is asked while the handler is still at work counts when it has finished: by default Gradio drops it.
+        Events that arrive while the handler is running are handled when it has finished; by default Gradio drops them.
         """
         more.setdefault("trigger_mode", "always_last")
         return trigger(
@@ -363,7 +363,7 @@ def connect(page: Page, service: Service) -> None:
         page.compare_note,
         [page.compared],
     )
-    once = {"trigger_mode": "once"}  # a second click does not mean a second file or push
+    once = {"trigger_mode": "once"}  # a second click must not make a second file or push
     packed = on(page.download.click, pack, [page.made, page.scale], page.take_note, [page.file], **once)
     packed.then(None, js=CLICK_DOWNLOAD)
     on(
@@ -384,7 +384,7 @@ def connect(page: Page, service: Service) -> None:
 
     instant: dict[str, Any] = {**quick, "queue": False}
     emptied = [page.turns, page.talk, page.chat_note]
-    # what is under way ends first: its last update would come after what these show
+    # cancel running handlers first: their last update would otherwise overwrite what these show
     page.stop.click(lambda: None, cancels=asking, **instant).then(render.chat, page.turns, page.talk, **instant)
     page.clear.click(lambda: None, cancels=asking, **instant).then(
         lambda: ((), render.NO_TURNS, ""), None, emptied, **instant
@@ -402,22 +402,22 @@ def connect(page: Page, service: Service) -> None:
 def running(
     service: Service, host: str = "127.0.0.1", port: int | None = None, share: bool = False, max_queue: int = 32
 ) -> Iterator[str]:
-    """Show the page to browsers while the block runs; gives its address.
+    """Serve the page while the block runs, and yield its address.
 
     Args:
-        service: what it offers.
-        host: the address to listen at; `0.0.0.0` is every one that the machine has.
-        port: None takes the first free one from 7860.
-        share: give it a public address, for a week at most, through a server of Gradio's.
-        max_queue: requests that may wait; the next one is told to come back.
+        service: The checkpoints that the page offers.
+        host: The address to listen on; `0.0.0.0` means all of the machine's addresses.
+        port: The port to listen on; None takes the first free one from 7860 up.
+        share: Also create a public address through Gradio's servers, valid for at most a week.
+        max_queue: The number of requests that may wait; further ones are told to try again later.
 
     Raises:
-        ServerError: it cannot listen there, or there is no public address to be had.
+        ServerError: the port cannot be opened, or Gradio provides no public address.
     """
-    for name in ("NO_PROXY", "no_proxy"):  # Gradio asks its own address whether it is up
+    for name in ("NO_PROXY", "no_proxy"):  # Gradio requests its own address to check that it is up
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1,localhost,::1")))
     with tempfile.TemporaryDirectory(prefix="text2lora-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # of downloads: private, and gone at the end
+        os.environ["GRADIO_TEMP_DIR"] = folder  # for downloads: private, and deleted at the end
         page = build(service).queue(max_size=max_queue, default_concurrency_limit=PARALLEL, api_open=False)
         try:
             _, local, public = page.launch(
@@ -425,10 +425,10 @@ def running(
             )
         except OSError as error:
             where = f"{host}:{port}" if port else f"{host} from port 7860 on"
-            raise ServerError(f"the web app cannot listen at {where}: choose another host or port") from error
+            raise ServerError(f"the web app cannot listen on {where}: choose another host or port") from error
         try:
             if share and not public:
-                raise ServerError("Gradio gives no public address now: leave out --share, or try again later")
+                raise ServerError("Gradio provides no public address now: leave out --share, or try again later")
             yield public or local
         finally:
             page.close(verbose=False)
@@ -442,7 +442,7 @@ OPTIONS: dict[str, Any] = {
         font=("system-ui", "sans-serif"),
         font_mono=("ui-monospace", "monospace"),
     ).set(
-        # text has a contrast of 4.5 or more, boxes to fill in one of 3: WCAG AA, as the browser tests measure
+        # text has a contrast of at least 4.5 and input boxes one of 3 (WCAG AA), as the browser tests measure
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",
         block_info_text_color="*body_text_color_subdued",
@@ -482,7 +482,7 @@ OPTIONS: dict[str, Any] = {
     ),
     "css_paths": STYLE,
     "js": SCRIPT.read_text(encoding="utf-8"),
-    "run_history": False,  # it would keep what visitors type
+    "run_history": False,  # it would store what visitors type
     "footer_links": [],
     "state_session_capacity": SESSIONS,
     "enable_monitoring": False,
@@ -504,12 +504,12 @@ def _adapter(found: Made | None, scale: float) -> LoraAdapter:
 
 
 def _some(texts: Sequence[str], count: int) -> list[str]:
-    """The first two, and nothing in the other boxes."""
+    """The first two texts, padded with empty texts to `count`."""
     return [*texts[:2], *[""] * (count - 2)]
 
 
 def _reporting(handler: Callable[..., Updates], note: Any) -> Callable[..., Updates]:
-    """The handler, with an error shown at `note` rather than raised."""
+    """Wrap a handler so that errors are shown at `note` instead of raised."""
 
     @functools.wraps(handler)
     def run(*inputs: Any) -> Updates:

@@ -1,4 +1,4 @@
-"""Pieces of the page as HTML. All that a visitor or a model has written is escaped."""
+"""Parts of the page as HTML. Everything written by a visitor or a model is escaped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NO_COMPARISON = _empty("The answers for each description appear here, with how s
 
 
 def note(kind: Kind, text: str, link: str = "") -> str:
-    """A line that says what is going on, or what went wrong."""
+    """A status line: what is going on, or what went wrong."""
     role = "alert" if kind in ("error", "warning") else "status"
     shown = f'<a href="{escape(link)}" target="_blank" rel="noopener">{escape(link)}</a>' if link else ""
     return (
@@ -34,7 +34,7 @@ def note(kind: Kind, text: str, link: str = "") -> str:
 
 
 def made_card(made: Made) -> str:
-    """What was made, and where its description stands."""
+    """The adapter that was made, and how close its description is to those seen in training."""
     done = note("done", f"Made an adapter of {made.adapter.num_bytes / 1000:,.0f} kB in {made.seconds * 1000:.0f} ms")
     done += f'<p class="t2l-small t2l-made">for “{escape(made.description)}”</p>'
     if made.standing is None:
@@ -58,7 +58,7 @@ def chat(turns: Sequence[Turn], running: bool = False) -> str:
 
 
 def comparison(found: Comparison, running: bool = False) -> str:
-    """The base and each description with its answer, and a table of how alike the adapters are."""
+    """The answers of the base and of each description's adapter, and a table of how similar the adapters are."""
     base, *answers = found.answers
     least, most = found.unrelated
     cards = [f'<div class="t2l-card"><div class="t2l-head">No adapter</div>{_answer("", base, "base", running)}</div>']

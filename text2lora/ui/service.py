@@ -1,4 +1,4 @@
-"""What the page does, without the page: checkpoints in memory, a visitor's adapter, streamed answers."""
+"""What the page does, without the page: loaded checkpoints, visitors' adapters and streamed answers."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Limits:
     """What one visitor may ask for.
 
     Attributes:
-        description: characters of a description.
-        message: characters of a message.
-        turns: of a conversation that are remembered.
-        descriptions: to compare.
-        new_tokens: of an answer; half of what the base reads at most.
-        seconds: for an answer.
+        description: The maximum length of a description, in characters.
+        message: The maximum length of a message, in characters.
+        turns: The number of earlier turns that a conversation includes.
+        descriptions: The maximum number of descriptions to compare.
+        new_tokens: The maximum length of an answer, in tokens; never more than half of the base's context.
+        seconds: The time limit for an answer.
     """
 
     description: int = 1000
@@ -52,14 +52,14 @@ class Limits:
     seconds: float = 120.0
 
 
-@dataclass(frozen=True, eq=False)  # told apart by identity: weights have no hash
+@dataclass(frozen=True, eq=False)  # compared by identity: weights cannot be hashed
 class Made:
-    """An adapter that a visitor has made; kept by the visitor's session, nowhere else.
+    """An adapter that a visitor has made; it is kept only in the visitor's session.
 
     Attributes:
-        adapter: at a scale of 1.
-        standing: of its description; None where the checkpoint does not know.
-        seconds: that it took.
+        adapter: The adapter, at a scale of 1.
+        standing: How close its description is to those seen in training; None if the checkpoint has no statistics.
+        seconds: The time it took to make.
     """
 
     adapter: LoraAdapter
@@ -68,18 +68,18 @@ class Made:
 
     @property
     def description(self) -> str:
-        """The text it was made from."""
+        """The description that it was made from."""
         return self.adapter.metadata["description"]
 
     def at(self, scale: float) -> LoraAdapter:
-        """The adapter at a scale, as `generate_lora` makes it."""
+        """The adapter at another scale, the same as `generate_lora` would make it."""
         metadata = {**self.adapter.metadata, "scale": f"{scale:g}"}
         return dataclasses.replace(self.adapter.scaled(scale), metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A message with the answers of the base model and of the adapter, so far."""
+    """A message and the answers of the base model and of the adapter so far."""
 
     message: str
     base: str = ""
@@ -91,10 +91,10 @@ class Comparison:
     """Several descriptions, side by side.
 
     Attributes:
-        made: their adapters.
-        cosines: of the adapters' delta W, each with each.
-        unrelated: the least and the greatest cosine between adapters for different tasks, to judge the cosines by.
-        answers: so far, the base's first.
+        made: The adapters of the descriptions.
+        cosines: The cosine between the delta W of each pair of adapters.
+        unrelated: The smallest and largest cosine between adapters for different tasks, as a scale for `cosines`.
+        answers: The answers so far, the base's first.
     """
 
     made: list[Made]
@@ -106,15 +106,15 @@ class Comparison:
 class Engine:
     """A checkpoint and its base model, shared by all visitors.
 
-    The base is never changed: every row of a pass has an adapter of its own, or none, which is there for that pass
-    only. One pass runs at a time.
+    The base is never changed: in each pass every row of the batch gets its own adapter, or none. One pass runs at a
+    time.
 
     Args:
-        model: the checkpoint.
-        limits: of each visitor.
+        model: The checkpoint.
+        limits: What each visitor may ask for.
 
     Raises:
-        CheckpointError: its base model cannot be had.
+        CheckpointError: the base model cannot be loaded.
     """
 
     def __init__(self, model: Text2LoraModel, limits: Limits):
@@ -128,16 +128,16 @@ class Engine:
         model.encoder  # noqa: B018 - loaded now rather than for the first visitor
 
     def make(self, descriptions: Sequence[str]) -> list[Made]:
-        """Adapters of descriptions, in one pass.
+        """Make adapters from descriptions, in one pass.
 
         Raises:
-            InvalidDescriptionError: one is empty, too long, or not a text.
+            InvalidDescriptionError: a description is empty, too long or not a text.
         """
         for text in descriptions:
             if len(text) > self.limits.description:
                 raise InvalidDescriptionError(
                     f"the description has {len(text):,} characters: expected {self.limits.description:,} at most; "
-                    "say in a sentence or two what to do"
+                    "say in a sentence or two what the adapter should do"
                 )
         with self._lock:
             begin = time.perf_counter()
@@ -147,7 +147,7 @@ class Engine:
         return [Made(adapter, standing, seconds) for adapter, standing in zip(adapters, standings, strict=True)]
 
     def chat(self, adapter: LoraAdapter, turns: Sequence[Turn], message: str) -> Iterator[Turn]:
-        """The next turn as it grows, from the base and the adapter at once; each remembers its own answers.
+        """Yield the next turn as it grows, for the base and the adapter at once; each sees only its own answers.
 
         Raises:
             InvalidInputError: the message is empty or too long.
@@ -159,11 +159,11 @@ class Engine:
             yield Turn(message, base, adapted)
 
     def compare(self, descriptions: Sequence[str], message: str) -> Iterator[Comparison]:
-        """Several descriptions on one message, as their answers grow.
+        """Answer one message under several descriptions, and yield the answers as they grow.
 
         Raises:
-            InvalidDescriptionError: too few or too many descriptions, or see `make`.
-            InvalidInputError: see `chat`.
+            InvalidDescriptionError: there are too few or too many descriptions, or one is invalid (see `make`).
+            InvalidInputError: the message is invalid (see `chat`).
         """
         if not 2 <= len(descriptions) <= self.limits.descriptions:
             raise InvalidDescriptionError(
@@ -179,7 +179,7 @@ class Engine:
 
     @functools.cached_property
     def _unrelated(self) -> tuple[float, float]:
-        """The least and the greatest cosine between the adapters of the samples, which ask for different things."""
+        """The smallest and largest cosine between the adapters of the sample descriptions, all different tasks."""
         adapters = [made.adapter for made in self.make(self.samples.descriptions)]
         found = [float(row[j]) for i, row in enumerate(cosine_matrix(adapters)) for j in range(i)]
         return min(found), max(found)
@@ -195,9 +195,9 @@ class Engine:
     def _stream(
         self, adapters: Sequence[LoraAdapter | None], said: Sequence[Sequence[tuple[str, str]]], message: str
     ) -> Iterator[list[str]]:
-        """Greedy answers to a message, each under its adapter and after what was said, in one batch, as they grow.
+        """Yield greedy answers to a message as they grow: one batch with an adapter and a history for each row.
 
-        The pass runs in a thread that ends, and gives the model back, when this iterator is closed.
+        The pass runs in a thread, which ends and releases the model when this iterator is closed.
         """
         steps: SimpleQueue[torch.Tensor | Exception | None] = SimpleQueue()
         gone, stops = threading.Event(), Stops.of(self._tokenizer, self._base)
@@ -219,7 +219,7 @@ class Engine:
                             streamer=_Steps(steps),
                             stopping_criteria=StoppingCriteriaList([_Gone(gone)]),
                         )
-            except Exception as error:  # raised where the answer is read
+            except Exception as error:  # raised again where the answer is read
                 steps.put(error)
             steps.put(None)
 
@@ -229,12 +229,12 @@ class Engine:
             while new := _take(steps):
                 tokens += new
                 texts = [stops.read(self._tokenizer, row) for row in torch.stack(tokens, 1).tolist()]
-                yield [text.strip().rstrip("\ufffd") for text in texts]  # a character may come in several tokens
+                yield [text.strip().rstrip("\ufffd") for text in texts]  # a character may span several tokens
         finally:
             gone.set()
 
     def _prompt(self, said: Sequence[tuple[str, str]], message: str) -> FittedPrompt:
-        """A message after what was said, without the oldest turns where all would be too long for the base."""
+        """The message with its history, without the oldest turns if they exceed the base's context."""
         turns = [{"role": "user", "content": message}]
         for asked, answered in reversed(said):
             turns[:0] = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
@@ -242,14 +242,14 @@ class Engine:
 
 
 class Service:
-    """The checkpoints that visitors may choose from; each is loaded when first chosen, and stays.
+    """The checkpoints that visitors may choose from; each is loaded when first chosen, and stays in memory.
 
     Args:
-        names: `nano`, folders or Hub ids; a folder inside a Hub repository follows its id, as
+        names: The checkpoints: `nano`, folders or Hub ids. A folder inside a Hub repository follows its id, as in
             `SakanaAI/text-to-lora/trained_t2l/gemma_2b_t2l`.
-        device: where they run.
-        limits: of each visitor.
-        own_login: push with this machine's login where a visitor types no token.
+        device: The device that they run on.
+        limits: What each visitor may ask for.
+        own_login: Whether to push with this machine's login when a visitor enters no token.
     """
 
     def __init__(
@@ -261,18 +261,18 @@ class Service:
         self._loading = threading.Lock()
 
     def is_loaded(self, name: str) -> bool:
-        """Whether `engine` will take no time."""
+        """Whether the checkpoint is loaded already."""
         return name in self._engines
 
     def engine(self, name: str) -> Engine:
-        """One of the checkpoints, loaded.
+        """Return one of the checkpoints, and load it if necessary.
 
         Raises:
-            CheckpointError: it is none of them, or cannot be loaded.
+            CheckpointError: the checkpoint is not offered or cannot be loaded.
         """
         if name not in self.names:
             raise CheckpointError(f"{name!r} is not offered here: expected one of {', '.join(self.names)}")
-        if self.is_loaded(name):  # whatever else is being loaded
+        if self.is_loaded(name):  # without waiting for another one that is being loaded
             return self._engines[name]
         with self._loading:
             if name not in self._engines:
@@ -282,14 +282,15 @@ class Service:
             return self._engines[name]
 
     def push(self, adapter: LoraAdapter, repo_id: str, token: str, private: bool = False) -> str:
-        """Put an adapter on the Hub; gives its address.
+        """Push an adapter to the Hub and return its address.
 
         Raises:
-            HubError: no token, no right to write, something else is there, or the Hub cannot be reached.
+            HubError: there is no token, it may not write, the repository holds something else, or the Hub cannot be
+                reached.
         """
         token = token.strip()
         if not token and not self.own_login:
-            raise HubError("no token was given: make one that may write at huggingface.co/settings/tokens")
+            raise HubError("no token was given: create one with write access at huggingface.co/settings/tokens")
         if not repo_id.strip():
             raise HubError("no repository was given: expected NAME or USER/NAME")
         commit = adapter.push_to_hub(repo_id.strip(), token=token or None, private=private or None)
@@ -297,7 +298,7 @@ class Service:
 
 
 class _Steps(BaseStreamer):
-    """Puts the tokens of each step [rows] into a queue, without those of the prompt."""
+    """Puts the tokens of each step [rows] into a queue, except those of the prompt."""
 
     def __init__(self, steps: SimpleQueue):
         self._steps, self._prompted = steps, False
@@ -312,7 +313,7 @@ class _Steps(BaseStreamer):
 
 
 class _Gone(StoppingCriteria):
-    """Ends all rows once nobody reads them."""
+    """Stops all rows when nobody reads them any more."""
 
     def __init__(self, gone: threading.Event):
         self._gone = gone
@@ -322,7 +323,7 @@ class _Gone(StoppingCriteria):
 
 
 def _take(steps: SimpleQueue) -> list[torch.Tensor]:
-    """What has come, at least one step; nothing at the end. An error that has come is raised."""
+    """All steps that have arrived, waiting for at least one; empty at the end. Raises an error that has arrived."""
     found = [steps.get()]
     try:
         while found[-1] is not None:
@@ -338,7 +339,7 @@ def _take(steps: SimpleQueue) -> list[torch.Tensor]:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """A checkpoint's name as what to load and the folder inside it: what follows a Hub id is one."""
+    """Split a checkpoint's name into a source and the folder inside it, which is whatever follows a Hub id."""
     parts = name.split("/")
     if name in CHECKPOINTS or len(parts) < 3 or parts[0] in ("", ".", "..", "~") or Path(name).is_dir():
         return name, ""
@@ -346,7 +347,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def snippet(name: str, description: str, scale: float) -> str:
-    """The lines of Python that make the same adapter."""
+    """Python code that makes the same adapter."""
     source, subfolder = split_name(name)
     at = json.dumps(source, ensure_ascii=False) + (f", subfolder={json.dumps(subfolder)}" if subfolder else "")
     strength = f", scale={scale:g}" if scale != 1 else ""
