@@ -50,7 +50,7 @@ def test_the_first_step_says_how_long_it_will_take(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))  # 40 s between any two looks
     net, lines = Net(), []
     fit(net, summed(lambda step: [net()]), FitConfig(steps=31), tmp_path / "a", report=lines.append)
-    assert lines[0] == "step 1/31 took 80 s: about 40 min to go, validations aside"
+    assert lines[0] == "step 1/31 took 80 s: about 40 min to go, without validation"
     assert not any(line.startswith(("step 1/", "step 2/")) for line in lines[1:])
     fit(net, summed(lambda step: [net()]), FitConfig(steps=31, minutes=2), tmp_path / "b", report=lines.append)
     assert "about 2 min to go" in next(line for line in lines if line.startswith("step 1/31") and line != lines[0])

@@ -208,7 +208,7 @@ def test_other_modules_and_shapes_are_refused(library: Path, tmp_path: Path) -> 
     with pytest.raises(TrainingError, match=r"does not have one LoRA on each of its modules in each layer: .*q_proj"):
         run_recipe(str(recipe), tmp_path, [], silent)
     recipe.write_text(yaml.safe_dump(data | {"adapters": adapters[:1]}))
-    with pytest.raises(TrainingError, match="the library has 1 adapters: expected two at least"):
+    with pytest.raises(TrainingError, match="the library has 1 adapters: expected at least two"):
         run_recipe(str(recipe), tmp_path, [], silent)
 
 
@@ -217,7 +217,7 @@ def test_other_modules_and_shapes_are_refused(library: Path, tmp_path: Path) -> 
     [
         (["recon.objective=both"], "expected 'delta' or 'factors'"),
         (["recon.select=first"], "expected 'last' or 'best'"),
-        (["recon.unseen=7"], "unseen is 7: expected 6 at most of 8 adapters"),
+        (["recon.unseen=7"], "unseen is 7: expected at most 6 of 8 adapters"),
         (["library=nowhere"], "nowhere holds no adapters"),
         (["model.offset=false"], "`offset: true`"),
         (["base=moon/moon"], "the base model 'moon/moon' cannot be loaded"),

@@ -137,11 +137,11 @@ def test_an_offset_that_does_not_fit_is_refused(lora_run: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["start_from=nano"], "leave `model` and `offset_from` out"),
+        (["start_from=nano"], "leave out `model` and `offset_from`"),
         (["tasks=[]"], "names no tasks"),
         (["tasks.0.path=nowhere"], "nowhere cannot be read"),
         (["tasks.0.paht=x"], r"tasks\[0\] has no setting 'paht': did you mean 'path'"),
-        (["tasks.3.path=x"], "'3' is no entry of a list of 1"),
+        (["tasks.3.path=x"], "no entry '3' in a list of 1"),
         (["base.name=moon/moon"], "the base model 'moon/moon' cannot be loaded"),
         (["base.quantization=2bit"], "expected 'none', '4bit' or '8bit'"),
         (["base.dtype=big"], "dtype is 'big'"),
@@ -233,15 +233,15 @@ def test_loras_of_other_content_under_the_same_names_are_not_taken_for_done(tmp_
     def run(resume: bool) -> list[str]:
         said.clear()
         run_recipe(str(tmp_path / "mine.yaml"), tmp_path, [], said.append, resume)
-        return [line for line in said if line.startswith("LoRAs of")]
+        return [line for line in said if line.startswith("training LoRAs of")]
 
     write("apple")
-    assert run(resume=False) == ["LoRAs of one, two"]
+    assert run(resume=False) == ["training LoRAs of one, two"]
     assert run(resume=True) == []
     write("pear")
-    with pytest.raises(TrainingError, match="mine was begun with other content of the files that its recipe names"):
+    with pytest.raises(TrainingError, match=r"files named in the recipe have changed since .*mine was begun"):
         run(resume=True)
-    assert run(resume=False) == ["LoRAs of one, two"]
+    assert run(resume=False) == ["training LoRAs of one, two"]
     assert run(resume=True) == []
 
 

@@ -76,7 +76,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(make_model, t
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(Text2LoraModel, "save_pretrained", full)
-    with pytest.raises(TrainingError, match=r"cannot be written \(I/O error: No space left.*last good state stays"):
+    with pytest.raises(TrainingError, match=r"cannot be written \(I/O error: No space left.*last good state is kept"):
         save_checkpoint(tmp_path, make_model())
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

@@ -88,7 +88,7 @@ def test_an_empty_folder_and_broken_json_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="line 2 is not JSON"):
         read_tasks(tmp_path / "t.jsonl")
     (tmp_path / "t.jsonl").write_text('{"prompt": "a", "answer": "b"}')
-    with pytest.raises(TrainingError, match=r"holds examples and no descriptions: .*`t2l describe "):
+    with pytest.raises(TrainingError, match=r"holds examples without descriptions: .*`t2l describe "):
         read_tasks(tmp_path / "t.jsonl")
 
 
@@ -138,7 +138,7 @@ def test_a_data_set_in_the_layout_of_lots_of_loras_is_read(tmp_path: Path) -> No
     ("changes", "message"),
     [
         ({"layout": "other"}, "expected '' or 'lots-of-loras'"),
-        ({"layout": "", "prompt": "{input}"}, "needs templates `prompt` and `response`"),
+        ({"layout": "", "prompt": "{input}"}, "needs the templates `prompt` and `response`"),
         ({"response": "{answer}"}, "its columns are id, input, output"),
         ({"split": "moon"}, "cannot be loaded"),
         ({"descriptions": "none.jsonl"}, "none.jsonl cannot be read"),
@@ -219,7 +219,7 @@ def test_decontamination_finds_pairs_and_long_overlaps() -> None:
     held_out = [("hot", "Cold."), (f"{text} fifteen", "z"), ("!!!", "cold")]
     (task,) = decontaminate([Task("t", ["d"], examples)], held_out, said.append)
     assert task.examples == [examples[1], examples[3], examples[4]]
-    assert said == ["decontamination: 2 training examples left out, for validation has them"]
+    assert said == ["decontamination: left out 2 training examples that validation uses"]
     with pytest.raises(TrainingError, match="all examples of 't'"):
         decontaminate([Task("t", ["d"], examples[:1])], held_out)
 

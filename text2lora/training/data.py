@@ -1,4 +1,4 @@
-"""What training reads: tasks with descriptions and examples, and the descriptions' embeddings."""
+"""The data of training: tasks with descriptions and examples, and the embeddings of the descriptions."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ class Probe(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskDraw:
-    """One task of a training step: a row of the descriptions, and examples."""
+    """One task of a training step: the row of its description, and examples."""
 
     description: int
     examples: Sequence[Example]
 
 
 class TaskSource(Protocol):
-    """Tasks to train on. `descriptions` holds those of all tasks.
+    """Tasks to train on. `descriptions` holds the descriptions of all tasks.
 
-    A source may have `task_names` too, the task of each description: then the checkpoint gets statistics of them. It
-    may also have `probes`, by split what to validate on: a mapping from names to lists of `Probe`.
+    A source may also have `task_names`, the name of each description's task; then the checkpoint stores statistics of
+    the descriptions. It may also have `probes`, which maps the name of each validation split to a list of `Probe`.
     """
 
     descriptions: list[str]
 
     def draw(self, rng: random.Random, examples: int) -> TaskDraw:
-        """A task, one of its descriptions, and that many examples."""
+        """Draw a task, one of its descriptions, and that many examples."""
         ...
 
 
@@ -52,9 +52,9 @@ class DescriptionBank:
     """The embeddings of many descriptions in half precision, computed once.
 
     Args:
-        encoder: gives vectors, or states of all tokens.
-        descriptions: the texts.
-        cache: a safetensors file to keep the result in; used again for the same texts and encoder.
+        encoder: The text encoder; it may return one vector for each text or the states of all tokens.
+        descriptions: The texts to embed.
+        cache: A safetensors file that stores the result; it is reused if texts and encoder are the same.
     """
 
     def __init__(self, encoder: TextEncoder, descriptions: Sequence[str], cache: Path | None = None):
@@ -80,15 +80,15 @@ class DescriptionBank:
         return len(self._lengths)
 
     def __getitem__(self, rows: Sequence[int]) -> torch.Tensor:
-        """Float32 task embeddings [n, d], or token states [n, tokens, d] padded with zeros."""
+        """Return float32 task embeddings [n, d], or token states [n, tokens, d] padded with zeros."""
         picked = [self._states[self._starts[i] : self._starts[i] + self._lengths[i]].float() for i in rows]
         return torch.cat(picked) if self._pooled else torch.nn.utils.rnn.pad_sequence(picked, batch_first=True)
 
     def summarise(self, task_names: Sequence[str]) -> DescriptionStatistics | None:
-        """Statistics of the descriptions, for a checkpoint.
+        """Compute statistics of the descriptions, for a checkpoint.
 
         Args:
-            task_names: the task of each description.
+            task_names: The name of each description's task.
         """
         rows = choose_descriptions(task_names)
         vectors = [mean_over_tokens(self[rows[start : start + 512]]) for start in range(0, len(rows), 512)]
@@ -96,7 +96,7 @@ class DescriptionBank:
 
 
 def _cache_key(cache: Path) -> str | None:
-    """What a cache file was made for; None where there is no readable one."""
+    """The key that a cache file was written with; None if there is no readable file."""
     try:
         with safe_open(cache, "pt") as file:
             return (file.metadata() or {}).get("key")
@@ -105,12 +105,12 @@ def _cache_key(cache: Path) -> str | None:
 
 
 def perturb(task_emb: torch.Tensor, noise: float, token_dropout: float) -> torch.Tensor:
-    """Blur task embeddings in training: Gaussian noise on each feature, and whole tokens left out.
+    """Perturb task embeddings in training: add Gaussian noise to each feature and drop whole tokens.
 
     Args:
-        task_emb: [n, d], or token states [n, tokens, d] with rows of zeros as padding.
-        noise: standard deviation.
-        token_dropout: probability for each token; of token states only. The first one always stays.
+        task_emb: Task embeddings [n, d], or token states [n, tokens, d] with rows of zeros as padding.
+        noise: The standard deviation of the noise.
+        token_dropout: The probability of dropping a token; token states only. The first token is never dropped.
     """
     is_token = task_emb.ne(0).any(-1, keepdim=True)
     if token_dropout and task_emb.ndim == 3:

@@ -1,4 +1,4 @@
-"""Writes descriptions of a task from its examples, with any chat model."""
+"""Writing descriptions of a task from its examples, with any chat model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from text2lora.live import input_device
 from text2lora.turns import Stops, as_turn, padding_id
 
 Chat = Callable[[str, int], str]
-"""A request and a seed in, the model's answer out."""
+"""A function that takes a request and a seed, and returns the model's answer."""
 
 STYLES = (
     "as an instruction to an assistant, in one sentence",
@@ -39,24 +39,24 @@ def write_descriptions(
     patience: int = 6,
     report: Callable[[str], None] = print,
 ) -> list[str]:
-    """Ask for descriptions until there are enough that differ.
+    """Ask a chat model for descriptions until there are enough different ones.
 
-    Every request shows a handful of examples, drawn anew, and asks for one of several styles.
+    Each request shows a few examples, drawn at random, and asks for one of several styles.
 
     Args:
-        examples: prompts and responses of the task.
-        count: how many to write.
-        chat: the model.
-        known: descriptions that there are already; none is written again.
-        seed: of the draws, and passed on to the model.
-        patience: requests in a row that bring nothing new, before it stops.
-        report: receives a line for each request.
+        examples: Prompts and responses of the task.
+        count: The number of descriptions to write.
+        chat: The chat model.
+        known: Existing descriptions, which are not written again.
+        seed: The seed for drawing examples; it is also passed to the model.
+        patience: The number of requests in a row without a new description after which to stop.
+        report: A function that receives one line for each request.
 
     Returns:
-        At most `count` descriptions; less where the model has no more ideas.
+        Up to `count` descriptions; fewer if the model runs out of ideas.
 
     Raises:
-        TrainingError: there are no examples, or the model writes nothing usable at all.
+        TrainingError: there are no examples, or the model writes nothing usable.
     """
     if not examples:
         raise TrainingError("there are no examples to describe: expected prompts and responses")
@@ -77,7 +77,7 @@ def write_descriptions(
         report(f"{len(written)} of {count} descriptions after {number} requests")
     if not written:
         raise TrainingError(
-            f"the model wrote no usable description in {number} requests: try another one; its last answer was "
+            f"the model wrote no usable description in {number} requests: try another model; its last answer was "
             f"{answer[:100]!r}"
         )
     return written
@@ -101,7 +101,7 @@ def read_list(answer: str) -> list[str]:
     found = []
     for line in re.sub(r"<think>.*?(</think>|$)", "", answer, flags=re.S).splitlines():
         text = re.sub(r"^\s*(?:[-*•]|\(?\d+[.):])\s*", "", line).strip().strip("\"“”'`*").strip()
-        if len(text.split()) < 2 or text.endswith(":") or len(text) > 600:  # a heading, or a lost thread
+        if len(text.split()) < 2 or text.endswith(":") or len(text) > 600:  # a heading, or rambling
             continue
         try:
             found.append(check_description(text))
@@ -115,18 +115,18 @@ def _words(text: str) -> frozenset[str]:
 
 
 def _same(one: frozenset[str], other: frozenset[str]) -> bool:
-    """Whether two descriptions share four of five words (Jaccard)."""
+    """Whether two descriptions share at least four fifths of their words (Jaccard index)."""
     return len(one & other) >= 0.8 * len(one | other)
 
 
 def hold_out(descriptions: Sequence[str], share: float, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Part the descriptions into those for training and a share, rounded, for validation; both in their order.
+    """Split descriptions into those for training and a share, rounded, for validation; both keep their order.
 
     Raises:
-        TrainingError: the share is not from 0 to 1.
+        TrainingError: the share is not between 0 and 1.
     """
     if not 0 <= share < 1:
-        raise TrainingError(f"the held-out share is {share}: expected a number from 0 up to, not including, 1")
+        raise TrainingError(f"the held-out share is {share}: expected a number from 0 to below 1")
     chosen = set(random.Random(seed).sample(range(len(descriptions)), round(share * len(descriptions))))
     return (
         [text for i, text in enumerate(descriptions) if i not in chosen],
@@ -137,7 +137,7 @@ def hold_out(descriptions: Sequence[str], share: float, seed: int = 0) -> tuple[
 def local_chat(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, temperature: float = 0.9, max_new_tokens: int = 512
 ) -> Chat:
-    """A chat model of transformers, sampled with the seed of each request."""
+    """Wrap a transformers chat model; it samples with the seed of each request."""
     stops = Stops.of(tokenizer, model)
 
     def chat(request: str, seed: int) -> str:

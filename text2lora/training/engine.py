@@ -1,4 +1,4 @@
-"""On what training runs: one process or many, through accelerate."""
+"""Where training runs: in one process or many, through accelerate."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 
 @settings
 class EngineConfig:
-    """Where and how training runs; the launcher (`torchrun`, `accelerate launch`) says with how many processes.
+    """Where and how training runs; the launcher (`torchrun`, `accelerate launch`) sets the number of processes.
 
     Attributes:
-        device: `auto`, the GPU where there is one, or `cpu`.
-        mixed_precision: `no`, or `bf16` for autocast, where the device has arithmetic for it.
-        gradient_checkpointing: keep less of the base's forward pass in memory and run it again in the backward pass.
-        shard_base: split the frozen base over the processes (FSDP), layer by layer.
-        trackers: names that accelerate knows: `trackio`, `tensorboard`, `wandb`, `mlflow`, ...; none by default.
-        project: the name under which they file the run.
+        device: `auto`, which uses the GPU if there is one, or `cpu`.
+        mixed_precision: `no`, or `bf16` for autocast on devices that compute natively in bfloat16.
+        gradient_checkpointing: Whether to save memory by recomputing the base's activations in the backward pass.
+        shard_base: Whether to shard the frozen base over the processes (FSDP), layer by layer.
+        trackers: Experiment trackers that accelerate supports: `trackio`, `tensorboard`, `wandb`, `mlflow`, ...; none
+            by default.
+        project: The project name under which the trackers store the run.
     """
 
     device: Literal["auto", "cpu"] = "auto"
@@ -42,30 +43,30 @@ class EngineConfig:
 
 
 def is_main_process() -> bool:
-    """Whether this process is the only one, or the first of those that a launcher started: it reports and writes files.
+    """Whether this is the only process, or the first one of a launcher: the one that reports and writes files.
 
-    A launcher says how many there are, too: a RANK alone was left by something else.
+    A launcher also sets WORLD_SIZE; a RANK without it was left behind by something else.
     """
     several = os.environ.get("WORLD_SIZE", "") not in ("", "0", "1")
     return not several or os.environ.get("RANK", "") in ("", "0")
 
 
 def start_engine(config: EngineConfig, output_dir: Path) -> Accelerator:
-    """The accelerator of this process, with its trackers begun; their files go into `output_dir`.
+    """Create the accelerator of this process and start its trackers, whose files go into `output_dir`.
 
     Raises:
-        MissingExtraError: a tracker that is not installed.
-        TrainingError: a tracker that accelerate does not know.
+        MissingExtraError: a tracker is not installed.
+        TrainingError: accelerate does not know a tracker.
     """
     from accelerate import Accelerator, PartialState
     from accelerate.utils import parse_flag_from_env
 
     trackers = list(config.trackers)
-    cpu = config.device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")  # as Accelerator itself takes it
+    cpu = config.device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")  # as Accelerator itself reads it
     device = PartialState(cpu=cpu).device
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r".log_with")  # the error below says it
+            warnings.filterwarnings("ignore", message=r".log_with")  # the error below covers it
             accelerator = Accelerator(
                 cpu=cpu,
                 mixed_precision="no" if is_slow(torch.bfloat16, device.type) else config.mixed_precision,
@@ -85,7 +86,7 @@ def start_engine(config: EngineConfig, output_dir: Path) -> Accelerator:
 
 
 def prepare_base(base: PreTrainedModel, config: EngineConfig, accelerator: Accelerator) -> PreTrainedModel:
-    """Freeze the base and put it where it is used, in float32 where its dtype is slow there."""
+    """Freeze the base and move it to its device, in float32 if its dtype is slow there."""
     base.requires_grad_(False).eval()
     if config.shard_base:
         _shard(base, accelerator)
@@ -94,7 +95,7 @@ def prepare_base(base: PreTrainedModel, config: EngineConfig, accelerator: Accel
         widen(base)
     if config.gradient_checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})
-        base.train()  # transformers checkpoints in this mode only
+        base.train()  # transformers uses gradient checkpointing in training mode only
         for module in base.modules():
             for name in ("p", "attention_dropout"):  # of nn.Dropout, and of attention layers
                 if isinstance(getattr(module, name, None), float):
@@ -112,5 +113,5 @@ def _shard(base: PreTrainedModel, accelerator: Accelerator) -> None:
     layers = max((m for m in base.modules() if isinstance(m, nn.ModuleList)), key=len)  # the decoder's
     for layer in layers:
         fully_shard(layer, mesh=mesh)
-    # the embeddings stay whole: the output layer, which may share them, is called apart from the rest
+    # keep the embeddings whole: the output layer, which may share their weights, is called separately
     fully_shard(base.base_model, mesh=mesh, ignored_params={base.get_input_embeddings().weight})

@@ -1,4 +1,4 @@
-"""The one training loop, shared by every objective."""
+"""The training loop that all objectives share."""
 
 from __future__ import annotations
 
@@ -42,19 +42,20 @@ class FitConfig:
     """How to optimise, whatever the objective.
 
     Attributes:
-        steps: optimiser steps.
-        minutes: longest time, validations included; 0 for no limit. The learning rate then decays with the time that is
-            used up, so that a run that ends early has ended as a shorter one would; such a run is not the same twice.
-        lr: peak learning rate of Muon on matrices; 0 leaves everything to AdamW.
-        adamw_lr: peak learning rate of AdamW on the rest.
-        warmup: share of the steps with a rising learning rate; it decays linearly to zero after that.
-        weight_decay: on matrices.
-        clip: largest gradient norm; 0 for no limit.
-        seed: of initial weights and data.
-        log_every: steps between lines of `metrics.jsonl`.
-        eval_every: steps between validations; 0 for one at the end only.
-        save_every: steps between saved states, from which a broken run goes on; 0 for as often as validations.
-        keep: how many of them are kept.
+        steps: The number of optimiser steps.
+        minutes: The time limit, including validation; 0 for none. With a limit, the learning rate decays with the time
+            used, so that a run that ends early still ends at a low rate. Such a run is not reproducible.
+        lr: The peak learning rate of Muon, for matrices; 0 trains all parameters with AdamW.
+        adamw_lr: The peak learning rate of AdamW, for all other parameters.
+        warmup: The share of the steps in which the learning rate rises; afterwards it decays linearly to zero.
+        weight_decay: The weight decay of the matrices.
+        clip: The maximum gradient norm; 0 for no limit.
+        seed: The seed for initial weights and data.
+        log_every: The number of steps between lines of `metrics.jsonl`.
+        eval_every: The number of steps between validations; 0 validates only at the end.
+        save_every: The number of steps between saved states, from which an interrupted run can resume; 0 saves
+            whenever it validates.
+        keep: The number of saved states to keep.
     """
 
     steps: int = at_least(1, default=1000)
@@ -72,11 +73,11 @@ class FitConfig:
 
 
 class StepResult(NamedTuple):
-    """What the backward pass of a step found.
+    """What the backward pass of a step returns.
 
     Attributes:
-        loss: the mean, or this process's share of it.
-        tokens: that passed through the base, all padding left out.
+        loss: The mean loss, or this process's share of it.
+        tokens: The number of tokens that passed through the base, without padding.
     """
 
     loss: float
@@ -84,7 +85,7 @@ class StepResult(NamedTuple):
 
 
 def summed(losses: Callable[[int], Iterable[torch.Tensor]]) -> Callable[[int], StepResult]:
-    """The backward pass of a step whose loss is a sum, one micro-batch at a time."""
+    """Make the backward pass of a step whose loss is a sum, one micro-batch at a time."""
 
     def backward(step: int) -> StepResult:
         total = 0.0
@@ -97,7 +98,7 @@ def summed(losses: Callable[[int], Iterable[torch.Tensor]]) -> Callable[[int], S
 
 
 def step_rng(seed: int, step: int) -> random.Random:
-    """What a step draws its data with. It depends on the step alone, so that a resumed run draws the same."""
+    """The random generator for a step's data. It depends only on the step, so a resumed run draws the same data."""
     return random.Random(f"{seed} {step}")
 
 
@@ -113,28 +114,28 @@ def fit(
     resume: bool = False,
     accelerator: Accelerator | None = None,
 ) -> dict[str, float]:
-    """Train `module` and return the last validation, or the best one.
+    """Train `module` and return the figures of the last validation, or of the best one.
 
-    A run that is resumed takes the same steps as one that was never stopped, bit for bit on the CPU: torch's random
-    numbers of a step are seeded by the step, and `backward` draws with `step_rng`.
+    On the CPU, a resumed run takes the same steps as an uninterrupted one, bit for bit: each step seeds torch's random
+    numbers, and `backward` draws with `step_rng`.
 
     Args:
-        module: what is trained; its parameters that require a gradient.
-        backward: adds up the gradients of a step, which are the same in every process when it returns; see `summed`.
-        config: see `FitConfig`.
-        output_dir: gets `metrics.jsonl`, one JSON object a logged step or validation, and, until the run ends, its
-            states.
-        validate: figures to record now and then, run without gradients and in eval mode.
-        report: receives one line of text per logged step.
-        best: the figure that decides which weights the module has at the end, the higher the better; None for the
-            last ones.
-        resume: go on from the newest state in `output_dir`; begin anew where there is none.
-        accelerator: of the processes that train together, and of its trackers; None for this one alone. Files are
-            written by the first one, and read by all: `output_dir` is one folder for all machines.
+        module: The module to train: its parameters that require a gradient.
+        backward: Accumulates the gradients of a step, which must be the same in every process when it returns; see
+            `summed`.
+        config: How to optimise.
+        output_dir: The folder for `metrics.jsonl`, with one JSON object for each logged step or validation, and for
+            the states of the run until it ends.
+        validate: Computes the figures of a validation; it runs without gradients and in eval mode.
+        report: A function that receives one line of text for each logged step.
+        best: The figure, higher being better, that selects the weights to keep at the end; None keeps the last ones.
+        resume: Whether to continue from the newest state in `output_dir`; without one, training starts anew.
+        accelerator: The accelerator, with its processes and trackers; None trains in this process alone. The first
+            process writes the files and all read them, so all machines must share `output_dir`.
 
     Raises:
-        TrainingError: the loss is not finite, an unfinished run is in `output_dir`, or a state cannot be written.
-        TrainingInterrupted: Ctrl-C; the state is saved.
+        TrainingError: the loss is not finite, `output_dir` holds an unfinished run, or a state cannot be written.
+        TrainingInterrupted: Ctrl-C was pressed; the state is saved.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     main = accelerator is None or accelerator.is_main_process
@@ -172,7 +173,7 @@ def fit(
                 with tqdm.external_write_mode():
                     report(line)
 
-        used = 0.0  # share of the minutes
+        used = 0.0  # share of the time limit
         for step in range(run.step, config.steps):
             torch.manual_seed(config.seed * 2**32 + step)
             module.train()
@@ -199,7 +200,7 @@ def fit(
                 took = time.monotonic() - here
                 left = took * (config.steps - done)
                 left = min(left, 60 * config.minutes) if config.minutes else left
-                say(f"step {done}/{config.steps} took {span(took)}: about {span(left)} to go, validations aside")
+                say(f"step {done}/{config.steps} took {span(took)}: about {span(left)} to go, without validation")
             if done % config.log_every == 0 or last:
                 seconds = time.monotonic() - begin
                 row = {"step": done, "loss": running, "grad_norm": norm, "seconds": seconds}
@@ -224,7 +225,7 @@ def fit(
             if stop and not last:
                 saved = save(done)
                 if accelerator:
-                    accelerator.wait_for_everyone()  # a launcher ends all processes when the first one ends
+                    accelerator.wait_for_everyone()  # a launcher stops all processes when the first one exits
                 raise TrainingInterrupted(f"stopped at step {done} of {config.steps}, saved to {saved}: resume it")
             if last:
                 break
@@ -242,14 +243,14 @@ def fit(
 
 
 def span(seconds: float) -> str:
-    """A time for people: 4.2 s, 40 s, 12 min, 3.5 h."""
+    """Format a time for people: 4.2 s, 40 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{max(seconds, 0):.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _summary(figures: dict[str, float]) -> str:
-    """A line for each split and metric, with other conditions than matched descriptions in brackets."""
+    """One line for each split and metric, with conditions other than matched descriptions in parentheses."""
     lines: dict[str, dict[str, float]] = {}
     for name, value in figures.items():
         place, slash, metric = name.rpartition("/")
@@ -266,7 +267,7 @@ def _summary(figures: dict[str, float]) -> str:
 def _over_processes(
     accelerator: Accelerator | None, loss: float, tokens: int, interrupted: bool, used: float
 ) -> tuple[float, float, bool, float]:
-    """Sums of losses and tokens, whether any process was interrupted, and the mean of the times: all go on, or none."""
+    """Loss, tokens, interruption and time over all processes: the first two are sums, and the time is a mean."""
     if accelerator is None or accelerator.num_processes == 1:
         return loss, tokens, interrupted, used
     sums = torch.tensor([loss, tokens, interrupted, used], dtype=torch.float32, device=accelerator.device)
@@ -282,11 +283,11 @@ def _begin(
     resume: bool,
     main: bool,
 ) -> RunState:
-    """Where the run starts: at step 0 with an empty `metrics.jsonl`, or where a state says."""
+    """Start a run: from its newest state, or else at step 0 with an empty `metrics.jsonl`."""
     path, metrics = find_state(output_dir), output_dir / "metrics.jsonl"
     if path is None:
         if main:
-            remove_states(output_dir)  # a best state without a run
+            remove_states(output_dir)  # a best state may remain without a run
             metrics.write_text("")
         return RunState(0, math.nan, 0.0, None, settings)
     if not resume:
@@ -305,7 +306,7 @@ def _begin(
 
 
 def _step_of(line: str) -> float:
-    """The step of a line of `metrics.jsonl`; infinity of a line that a full disk or a crash cut off."""
+    """The step of a line of `metrics.jsonl`; infinity if a full disk or a crash truncated the line."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -314,7 +315,7 @@ def _step_of(line: str) -> float:
 
 @contextmanager
 def _interruptions() -> Iterator[Callable[[], bool]]:
-    """Within the block, the first Ctrl-C is only noted, and the next one acts as usual."""
+    """Within the block, the first Ctrl-C is only recorded; the next one acts as usual."""
     noted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield noted.is_set

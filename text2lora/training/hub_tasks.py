@@ -1,4 +1,4 @@
-"""Tasks made from data sets, through `datasets`."""
+"""Tasks made from data sets, through the `datasets` library."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ LOTS_OF_LORAS = {
     "response": "{output[0]}",
     "definition_pattern": r"Definition:.*Now complete the following example\s*-?\s*|Definition:.*?(?=Input:)",
 }
-"""The columns of the Lots-of-LoRAs data sets (Natural Instructions): what is before the input says the task."""
+"""Settings for the Lots-of-LoRAs data sets (Natural Instructions), whose prompts begin with the task's definition."""
 
 
 @settings
 class HubTasks:
-    """Tasks in data sets, of the Hub or whatever `datasets.load_dataset` reads; one data set is one task.
+    """Tasks from data sets on the Hub, or any that `datasets.load_dataset` reads; each data set is one task.
 
     Attributes:
-        descriptions: a JSON lines file with `dataset` and `descriptions` a line, and `held_out_descriptions` if there
-            are; lines that say `"used_for_training": false` are left out.
-        datasets: which of them; all, if empty. Any name of `load_dataset`, or a format as `json` with `data_files`.
-        config: of the data sets, where they have several.
-        data_files: for `load_dataset`.
-        split: of the data sets.
-        revision: their commit, branch or tag.
-        prompt, response: templates over the columns of a row, as `{question}` or `{answers[0]}`.
-        definition_pattern: a regular expression; what it finds in a prompt is the task's definition.
-        layout: `lots-of-loras` sets the three above for the data sets of that name.
-        limit: examples per task at most; 0 for all.
+        descriptions: A JSON lines file. Each line has `dataset` and `descriptions`, and may have
+            `held_out_descriptions`; lines with `"used_for_training": false` are skipped.
+        datasets: The data sets to use; empty uses all those in `descriptions`. Each is any name that `load_dataset`
+            takes, or a format such as `json` together with `data_files`.
+        config: The configuration of the data sets, if they have several.
+        data_files: The data files, as in `load_dataset`.
+        split: The split to read.
+        revision: The commit, branch or tag of the data sets.
+        prompt, response: Templates over the columns of a row, such as `{question}` or `{answers[0]}`.
+        definition_pattern: A regular expression that matches the task's definition in a prompt.
+        layout: `lots-of-loras` sets the three fields above for the Lots-of-LoRAs data sets.
+        limit: The maximum number of examples per task; 0 for all.
     """
 
     descriptions: str
@@ -54,25 +55,25 @@ class HubTasks:
 
 
 def load_hub_tasks(source: HubTasks, folder: Path = Path()) -> list[Task]:
-    """Read data sets through `datasets`.
+    """Read tasks from data sets, with the `datasets` library.
 
     Args:
-        source: see `HubTasks`.
-        folder: where relative paths are looked up first; see `locate`.
+        source: The data sets and how to read them.
+        folder: The folder in which relative paths are looked up first; see `locate`.
 
     Raises:
-        TrainingError: a data set that cannot be loaded, a column it has not, or a task without descriptions.
+        TrainingError: a data set cannot be loaded, lacks a column, or has no descriptions.
         MissingExtraError: `datasets` is not installed.
     """
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise MissingExtraError(f"data sets need `datasets`: {install_command('train')}") from error
+        raise MissingExtraError(f"reading data sets needs `datasets`: {install_command('train')}") from error
     if source.layout:
         defaults: dict[str, Any] = {k: v for k, v in LOTS_OF_LORAS.items() if not getattr(source, k)}
         source = replace(source, **defaults)
     if not source.prompt or not source.response:
-        raise TrainingError("a data set needs templates `prompt` and `response`, or a `layout`")
+        raise TrainingError("a data set needs the templates `prompt` and `response`, or a `layout`")
     wordings = {
         str(row.get("dataset", "")): row
         for row in read_lines(locate(source.descriptions, folder))
@@ -90,7 +91,7 @@ def load_hub_tasks(source: HubTasks, folder: Path = Path()) -> list[Task]:
                 split=source.split,
                 revision=source.revision or None,
             )
-        except Exception as error:  # datasets raises many kinds
+        except Exception as error:  # datasets raises many types
             reason = " ".join(str(error).split())[:200]
             raise TrainingError(f"the data set {dataset!r} cannot be loaded ({reason})") from error
         name = str(dataset).rstrip("/").rpartition("/")[2]

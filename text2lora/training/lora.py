@@ -21,11 +21,11 @@ from text2lora.training.fit import FitConfig, fit, step_rng, summed
 
 
 class LoraTable(nn.Module):
-    """Freely trained LoRAs side by side, of the layout of a checkpoint; started as PEFT starts one (B zero).
+    """Independently trained LoRAs with the layout of a checkpoint, initialised as in PEFT (B is zero).
 
     Args:
-        config: says which modules, shapes, layers and rank.
-        count: how many LoRAs.
+        config: The layout: target modules, shapes, layers and rank.
+        count: The number of LoRAs.
     """
 
     def __init__(self, config: Text2LoraConfig, count: int):
@@ -38,7 +38,7 @@ class LoraTable(nn.Module):
             self.b[name] = torch.zeros(count, config.num_layers, d_out, config.lora_r)
 
     def forward(self, rows: Sequence[int]) -> LoraWeights:
-        """The LoRAs of these rows: A [n, layers, r, in] and B [n, layers, out, r] by module."""
+        """Return the LoRAs of these rows: A [n, layers, r, in] and B [n, layers, out, r] by module."""
         index = torch.tensor(rows)
         return {name: (self.a[name][index], self.b[name][index]) for name in self.a}
 
@@ -56,23 +56,23 @@ def train_loras(
     max_length: int | None = None,
     pack: int = 1,
 ) -> LoraTable:
-    """Train one LoRA per entry of `draws`, all of them in every step, through one frozen base.
+    """Train one LoRA for each entry of `draws`, all of them in every step, through one frozen base.
 
     Args:
-        base: frozen here.
-        tokenizer: of the base.
-        config: the layout of the LoRAs.
-        draws: for each LoRA, what gives it the examples of a step; the same number for all.
-        fit_config: how to optimise.
-        output_dir: gets `metrics.jsonl`.
-        report: receives progress, line by line.
-        resume: go on from where a run into `output_dir` was broken off.
-        engine: on what it runs, in one process.
-        max_length: see `prompt_batch`.
-        pack: how many of a LoRA's examples share a row; see `prompt_batch`.
+        base: The base model, which this function freezes.
+        tokenizer: The tokenizer of the base.
+        config: The layout of the LoRAs.
+        draws: For each LoRA, a function that draws the examples of a step; all must draw the same number.
+        fit_config: How to optimise.
+        output_dir: The folder for `metrics.jsonl`.
+        report: A function that receives progress, line by line.
+        resume: Whether to continue an interrupted run in `output_dir`.
+        engine: Where to train; in one process only.
+        max_length: The maximum length of a prompt and its response; see `prompt_batch`.
+        pack: The number of a LoRA's examples that share a row; see `prompt_batch`.
 
     Raises:
-        TrainingError: see `fit`; or there are several processes.
+        TrainingError: there are several processes, or training fails (see `fit`).
     """
     torch.manual_seed(fit_config.seed)
     engine = engine or EngineConfig()
@@ -80,7 +80,7 @@ def train_loras(
     accelerator = start_engine(engine, output_dir)
     if accelerator.num_processes > 1:
         raise TrainingError(
-            f"LoRAs are trained in one process, got {accelerator.num_processes}: give each process tasks of its own"
+            f"LoRAs are trained in one process, got {accelerator.num_processes}: give each process its own tasks"
         )
     base = prepare_base(base, engine, accelerator)
     table, injector = LoraTable(config, len(draws)).to(accelerator.device), LoraInjector(base, config)

@@ -1,4 +1,4 @@
-"""Optimisers: Muon for matrices, AdamW for the rest."""
+"""Optimisers: Muon for matrices, AdamW for all other parameters."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import nn
 from text2lora.processor import is_slow
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients a, b, c of one step: a X + b (X X^T) X + c (X X^T)^2 X."""
+"""The coefficients a, b, c of one step: a X + b (X X^T) X + c (X X^T)^2 X."""
 NEWTON_SCHULZ_STEPS = 5
 
 
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024) with Nesterov momentum, its updates scaled to AdamW's size (Liu et al. 2025).
 
-    As `torch.optim.Muon(..., adjust_lr_fn="match_rms_adamw")`, bit for bit where bfloat16 is native. Where it is not,
-    updates are orthogonalised in float32, for PyTorch's are then up to forty times as slow.
+    Equals `torch.optim.Muon(..., adjust_lr_fn="match_rms_adamw")` bit for bit on devices with native bfloat16.
+    Elsewhere it orthogonalises updates in float32, because PyTorch's version is up to forty times as slow there.
 
     Args:
-        params: matrices.
-        lr: of an update whose entries have a root mean square of about 0.2.
-        weight_decay: decoupled, as a share of `lr`.
-        momentum: share of the last step's buffer.
+        params: The matrices to train.
+        lr: The learning rate, for updates whose entries have a root mean square of about 0.2.
+        weight_decay: Decoupled weight decay, relative to `lr`.
+        momentum: The decay rate of the momentum buffer.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95):
@@ -32,7 +32,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of all parameters that have a gradient."""
+        """Update all parameters that have a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -53,14 +53,14 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrix: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """Nearly U V^T of a matrix [rows, columns] = U S V^T: its singular values are between 0.5 and 1.5.
+    """Approximate U V^T of a matrix [rows, columns] = U S V^T, with singular values between 0.5 and 1.5.
 
     Args:
-        matrix: of any dtype.
-        dtype: to compute in; None is bfloat16 where the device multiplies it, else float32.
+        matrix: The matrix, of any dtype.
+        dtype: The dtype to compute in; None uses bfloat16 if the device multiplies it natively, else float32.
 
     Returns:
-        A matrix [rows, columns] in that dtype.
+        A matrix [rows, columns] of that dtype.
     """
     if dtype is None:
         dtype = torch.float32 if is_slow(torch.bfloat16, matrix.device.type) else torch.bfloat16
@@ -77,14 +77,14 @@ def orthogonalise(matrix: torch.Tensor, dtype: torch.dtype | None = None) -> tor
 def build_optimizers(
     module: nn.Module, lr: float, adamw_lr: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.98)
 ) -> list[torch.optim.Optimizer]:
-    """Muon on hidden matrices, AdamW elsewhere.
+    """Build optimisers: Muon for hidden matrices, AdamW for all other parameters.
 
     Args:
-        module: its parameters that require a gradient are optimised.
-        lr: learning rate of the matrices; 0 gives all parameters to AdamW.
-        adamw_lr: learning rate of embeddings, gains and biases.
-        weight_decay: decoupled, on the matrices only.
-        betas: of AdamW.
+        module: The module whose parameters that require a gradient are optimised.
+        lr: The learning rate of the matrices; 0 gives all parameters to AdamW.
+        adamw_lr: The learning rate of embeddings, gains and biases.
+        weight_decay: Decoupled weight decay, for the matrices only.
+        betas: The betas of AdamW.
     """
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
@@ -102,13 +102,13 @@ def build_optimizers(
 
 
 def set_learning_rate(optimizers: list[torch.optim.Optimizer], share: float) -> None:
-    """Set every group to `share` of the learning rate it was made with."""
+    """Set the learning rate of every group to `share` of its initial value."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group.setdefault("peak_lr", group["lr"]) * share
 
 
 def schedule(step: float, steps: int, warmup: float) -> float:
-    """The learning rate's share at `step`: linear warm-up over a share `warmup` of the steps, then decay to zero."""
+    """The share of the peak learning rate at `step`: linear warm-up over `warmup` of the steps, then decay to zero."""
     rise = max(1.0, warmup * steps)
     return min((step + 1) / rise, (steps - step) / max(1.0, steps - rise))

@@ -1,4 +1,4 @@
-"""Tasks that Python code of your own makes."""
+"""Tasks made by your own Python code."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from text2lora.training.tasks import Task
 
 @settings
 class PythonTasks:
-    """Tasks that a Python file makes. The file is run with all your rights, so name only code that you trust.
+    """Tasks made by a Python file. The file runs with all your rights, so name only code that you trust.
 
     Attributes:
-        python: `FILE.py:NAME`, a file on this machine and what is called in it. The call returns a list of `Task`, or a
-            `TaskSource` that draws tasks and examples itself.
-        arguments: for the call, by name.
+        python: `FILE.py:NAME`: a local file, and the function or class in it to call. The call returns a list of
+            `Task`, or a `TaskSource` that draws tasks and examples itself.
+        arguments: Keyword arguments of the call.
     """
 
     python: str
@@ -31,14 +31,14 @@ class PythonTasks:
 
 
 def make_tasks(source: PythonTasks, folder: Path = Path()) -> list[Task] | TaskSource:
-    """Run the file and call what the source names.
+    """Run the file and call the function or class that the source names.
 
     Args:
-        source: see `PythonTasks`.
-        folder: where a relative path is looked up first; see `locate`.
+        source: The file, the name and the arguments.
+        folder: The folder in which a relative path is looked up first; see `locate`.
 
     Raises:
-        TrainingError: there is no such file or name in it, the code raises an error, or it returns something else.
+        TrainingError: the file or the name does not exist, the code raises an error, or it returns something else.
     """
     file, colon, name = source.python.rpartition(":")
     if not colon or not file.endswith(".py") or not name.isidentifier():
@@ -58,7 +58,7 @@ def make_tasks(source: PythonTasks, folder: Path = Path()) -> list[Task] | TaskS
 
 
 def _call(path: Path, name: str, source: PythonTasks) -> Any:
-    """What the named function or class of a file returns; the file may import its neighbours, as a script may."""
+    """Call a function or class of a file and return its result; the file may import its neighbours, like a script."""
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     module_name = f"text2lora_tasks:{path}"
@@ -66,7 +66,7 @@ def _call(path: Path, name: str, source: PythonTasks) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # where dataclasses look for their annotations
+    sys.modules[module_name] = module  # dataclasses look up their annotations there
     try:
         spec.loader.exec_module(module)
         make: Callable[..., Any] | None = getattr(module, name, None)
@@ -75,6 +75,6 @@ def _call(path: Path, name: str, source: PythonTasks) -> Any:
         return make(**source.arguments)
     except TrainingError:
         raise
-    except Exception as error:  # whatever that code raises
+    except Exception as error:  # user code may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise TrainingError(f"{source.python} failed ({reason}); --debug shows where") from error

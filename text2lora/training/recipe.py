@@ -1,4 +1,4 @@
-"""Recipes: YAML files that say everything about a training run, and the classes of settings that they fill."""
+"""Recipes: YAML files that define a training run, and the classes that hold their settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> dict[str, Any
     """Read a recipe and apply overrides such as `sft.fit.steps=100`, whose values are YAML.
 
     Raises:
-        TrainingError: it cannot be read, or an override is not KEY=VALUE.
+        TrainingError: the recipe cannot be read, or an override is not KEY=VALUE.
     """
     try:
         recipe = yaml.safe_load(read_text(path))
@@ -53,12 +53,14 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> dict[str, Any
 
 def _index(place: list[Any], key: str, override: str) -> int:
     if not key.isdecimal() or int(key) >= len(place):
-        raise TrainingError(f"--set {override!r}: {key!r} is no entry of a list of {len(place)}, counted from 0")
+        raise TrainingError(
+            f"--set {override!r}: there is no entry {key!r} in a list of {len(place)} (indices start at 0)"
+        )
     return int(key)
 
 
 def at_least(bound: float, default: float) -> Any:
-    """A setting that is a number of `bound` or more; see `settings`."""
+    """A setting that is a number of at least `bound`; see `settings`."""
 
     def check(value: float) -> None:
         if not value >= bound:
@@ -81,11 +83,11 @@ def share(default: float) -> Any:
 def settings(cls: type[T]) -> type[T]:
     """Make a dataclass that checks each value when it is set, with `huggingface_hub.dataclasses.strict`.
 
-    Its annotations say what is expected (`Literal` for a choice), `at_least` and `share` the bounds, and its
-    `__post_init__` how settings depend on each other. A float may be given as an integer.
+    Annotations give the expected types (`Literal` for a choice), `at_least` and `share` the bounds; `__post_init__`
+    checks settings that depend on each other. Integers are accepted as floats.
 
     Setting a value raises:
-        TrainingError: it is not what is expected.
+        TrainingError: the value is invalid.
     """
     made = dataclasses.dataclass(cls)
     hints = typing.get_type_hints(cls)
@@ -99,7 +101,7 @@ def settings(cls: type[T]) -> type[T]:
             assign(self, name, value)
         except StrictDataclassFieldValidationError as error:
             reason = str(error.__cause__)
-            if not isinstance(error.__cause__, ValueError):  # of another type, or none of the choices
+            if not isinstance(error.__cause__, ValueError):  # a wrong type, or none of the choices
                 choices = _expected(hints[name])
                 reason = f"expected {choices}"
                 if isinstance(value, bool) and ("str" in choices or "'" in choices):  # read from YAML
@@ -111,7 +113,7 @@ def settings(cls: type[T]) -> type[T]:
 
 
 def _expected(hint: Any) -> str:
-    """What an annotation allows, in words: `int`, `a number`, `list of str`, `'a' or 'b'`."""
+    """The values that an annotation allows, in words: `int`, `a number`, `list of str`, `'a' or 'b'`."""
     inner = typing.get_args(hint)
     if hint == int | float:
         return "a number"
@@ -125,10 +127,10 @@ def _expected(hint: Any) -> str:
 
 
 def parse(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
-    """Build a (nested) class of `settings` from a mapping.
+    """Build a (nested) `settings` class from a mapping.
 
     Raises:
-        TrainingError: a key that the class has not (the nearest one is named), or a value that it does not take.
+        TrainingError: a key is unknown (the message suggests the nearest one), or a value is invalid.
     """
     if not isinstance(data, dict):
         raise TrainingError(f"{where} is {data!r}: expected a mapping")
@@ -142,7 +144,7 @@ def parse(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
         if dataclasses.is_dataclass(hints[key]):
             value = parse(typing.cast(type, hints[key]), value, f"{where}.{key}")
         elif hints[key] is float and isinstance(value, int | str) and not isinstance(value, bool):
-            with contextlib.suppress(ValueError):  # 1e-4 is text to YAML 1.1, which wants 1.0e-4
+            with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-4 as text; only 1.0e-4 is a number
                 value = float(value)
         values[key] = value
     try:

@@ -1,4 +1,4 @@
-"""Reconstruction: a hypernetwork learns to write the adapters of a library from their descriptions, without a base."""
+"""Reconstruction: a hypernetwork learns to generate the adapters of a library from descriptions, without a base."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from text2lora.training.state import save_checkpoint
 
 @settings
 class LibraryEntry:
-    """An adapter and what it does.
+    """An adapter of the library and its descriptions.
 
     Attributes:
-        path: a PEFT folder or a Hub id.
-        descriptions: the wordings that training may see; none takes the one that the adapter was made with.
-        held_out_descriptions: wordings for validation.
+        path: A PEFT folder or a Hub id.
+        descriptions: The wordings for training; empty uses the description that the adapter was made from.
+        held_out_descriptions: The wordings for validation.
     """
 
     path: str
@@ -42,12 +42,12 @@ class LibraryEntry:
 
 @dataclass(frozen=True)
 class AdapterLibrary:
-    """Adapters of one layout.
+    """Adapters of the same layout.
 
     Attributes:
-        names: of the adapters.
+        names: The names of the adapters.
         weights: A [n, layers, r, in] and B [n, layers, out, r] by target module, float32.
-        descriptions, held_out_descriptions: of each.
+        descriptions, held_out_descriptions: The descriptions of each adapter.
     """
 
     names: list[str]
@@ -59,7 +59,7 @@ class AdapterLibrary:
         return len(self.names)
 
     def rows(self, chosen: Sequence[int]) -> LoraWeights:
-        """The weights of some adapters."""
+        """Return the weights of some adapters."""
         index = torch.tensor(chosen)
         return {name: (a[index], b[index]) for name, (a, b) in self.weights.items()}
 
@@ -67,17 +67,17 @@ class AdapterLibrary:
 def load_library(
     entries: Sequence[LibraryEntry], make_config: Callable[[LoraAdapter], Text2LoraConfig]
 ) -> tuple[AdapterLibrary, Text2LoraConfig]:
-    """Read adapters that have the same base, rank, strength and modules.
+    """Read adapters that share the base, rank, strength and target modules.
 
     Args:
-        entries: the adapters.
-        make_config: gives the layout of the first one, which all others must have.
+        entries: The adapters.
+        make_config: Makes a config from the first adapter, whose layout all others must share.
 
     Raises:
-        TrainingError: an adapter that cannot be read, has no description or does not fit; it says which and why.
+        TrainingError: an adapter cannot be read, has no description or does not fit; the message says which and why.
     """
     if len(entries) < 2:
-        raise TrainingError(f"the library has {len(entries)} adapters: expected two at least")
+        raise TrainingError(f"the library has {len(entries)} adapters: expected at least two")
     adapters: list[LoraAdapter] = []
     for entry in entries:
         try:
@@ -89,7 +89,7 @@ def load_library(
     weights: LoraWeights = {}
     shapes = {key: tuple(value.shape) for key, value in first.weights.items()}
     layers = range(config.num_layers)
-    keys: dict[str, list[list[str]]] = {}  # by module: those of A and those of B, layer by layer
+    keys: dict[str, list[list[str]]] = {}  # by module: the keys of A and those of B, layer by layer
     for name in config.target_modules:
         paths = [PREFIX + config.module_paths[name].format(layer=i) for i in layers]
         keys[name] = [[f"{path}.lora_{letter}.weight" for path in paths] for letter in "AB"]
@@ -132,16 +132,16 @@ def load_library(
 
 
 def library_names(entries: Sequence[LibraryEntry]) -> list[str]:
-    """The names of the adapters' folders or repositories, with more of a path where two are named alike."""
+    """The names of the adapters' folders or repositories, with more of the path where two names are the same."""
     return distinct_names([entry.path for entry in entries], whole=False)
 
 
 def squared_error(made: LoraWeights, wanted: LoraWeights) -> torch.Tensor:
     """The squared Frobenius norm of the difference in delta W = B A, over all layers and modules, [n].
 
-    With B' A' made and B A wanted, B' A' - B A = (B' - B) A' + B (A' - A) = P Q for P = [B' - B, B], [out, 2r], and
-    Q = [A'; A' - A], [2r, in]; and |P Q|^2 = sum of (P^T P) * (Q Q^T), two matrices of 2r x 2r. So delta W, [out, in],
-    is never made, and no two large numbers are subtracted where the adapters are nearly equal.
+    Let B' A' be generated and B A the target. Then B' A' - B A = (B' - B) A' + B (A' - A) = P Q for
+    P = [B' - B, B], [out, 2r], and Q = [A'; A' - A], [2r, in]. So |P Q|^2 = sum of (P^T P) * (Q Q^T), two matrices of
+    2r x 2r: delta W, [out, in], is never computed, and no two large, nearly equal numbers are subtracted.
     """
     total = torch.zeros(())
     for name, (a, b) in wanted.items():
@@ -162,7 +162,7 @@ def inner_product(one: LoraWeights, other: LoraWeights) -> torch.Tensor:
 
 
 def all_inner_products(weights: LoraWeights) -> torch.Tensor:
-    """<delta W_i, delta W_j> for all pairs of a library, [n, n]."""
+    """<delta W_i, delta W_j> for all pairs of adapters in a library, [n, n]."""
     total = torch.zeros(())
     for a, b in weights.values():
         for layer in range(a.shape[1]):
@@ -173,17 +173,17 @@ def all_inner_products(weights: LoraWeights) -> torch.Tensor:
 
 @settings
 class ReconConfig:
-    """How a library is learned.
+    """How to learn a library.
 
     Attributes:
         objective: `delta`, the relative squared error of delta W, or `factors`, the mean absolute error of A and B in
-            z-scores (Charakorn et al. 2025, section 3.2), which expects that all adapters were started alike.
-        tasks: adapters per step, over all processes.
-        noise, token_dropout: as in `SftConfig`.
-        unseen: adapters that only validation sees.
-        select: the weights kept at the end: `last`, or the `best` of the validations.
-        engine: on what it runs.
-        fit: how to optimise.
+            z-scores (Charakorn et al. 2025, section 3.2). The latter needs adapters with the same initialisation.
+        tasks: The number of adapters per step, over all processes.
+        noise, token_dropout: As in `SftConfig`.
+        unseen: The number of adapters that are kept for validation.
+        select: The weights to keep: `last`, or `best` for those that validate best.
+        engine: Where to train.
+        fit: How to optimise.
     """
 
     objective: Literal["delta", "factors"] = "delta"
@@ -198,10 +198,10 @@ class ReconConfig:
 
 @torch.no_grad()
 def start_from_library(model: Text2LoraModel, weights: LoraWeights) -> None:
-    """Let the hypernetwork begin at the mean of a library, and write in its standard deviations, both fixed.
+    """Initialise the hypernetwork with the mean and the standard deviations of a library, and freeze both.
 
-    The heads begin at zero, so that the first adapter is the mean one: from B = 0, A would get no gradient. A standard
-    deviation is at least a hundredth of its module's mean one, so that a weight that hardly differs cannot blow up.
+    The heads are zero at the start, so the first adapter is the mean: if B began at zero, A would get no gradient. Each
+    standard deviation is at least a hundredth of its module's mean one, so that nearly constant weights cannot blow up.
     """
     hypernet = model.hypernet
     for name, factors in weights.items():
@@ -222,30 +222,32 @@ def train_recon(
     cache: Path | None = None,
     resume: bool = False,
 ) -> dict[str, float]:
-    """Train a hypernetwork to write the adapters of a library.
+    """Train a hypernetwork to generate the adapters of a library.
 
     Args:
-        model: trained in place and saved to `output_dir`; with `output_std` and `offset`, see `start_from_library`.
-        library: the adapters, of the model's layout.
-        config: see `ReconConfig`.
-        output_dir: gets the checkpoint and `metrics.jsonl`.
-        report: receives progress, line by line.
-        cache: a file that keeps the embedded descriptions for the next run.
-        resume: go on from where a run into `output_dir` was broken off.
+        model: The model, which is trained in place and saved to `output_dir`. Its config must have `output_std` and
+            `offset`; see `start_from_library`.
+        library: The adapters, with the layout of the model.
+        config: How to train.
+        output_dir: The folder for the checkpoint and `metrics.jsonl`.
+        report: A function that receives progress, line by line.
+        cache: A file that stores the embedded descriptions for the next run.
+        resume: Whether to continue an interrupted run in `output_dir`.
 
     Returns:
-        By split (`seen`, `unseen_descriptions`, `unseen_tasks`), `SPLIT/error`, the relative error
-        |B' A' - B A| / |B A|, and `SPLIT/cosine`, with matched descriptions, and as `SPLIT (shuffled)/error` and so on
-        with another adapter's; and `SPLIT (mean)/error` of the mean of the trained adapters' delta W in place of any.
+        For each split (`seen`, `unseen_descriptions`, `unseen_tasks`), `SPLIT/error`, the relative error
+        |B' A' - B A| / |B A|, and `SPLIT/cosine`. `SPLIT (shuffled)/...` has the same with another adapter's
+        description, and `SPLIT (mean)/...` with the mean delta W of the trained adapters in place of any adapter.
 
     Raises:
-        TrainingError: see `fit`; or no adapter is left to train on, or fewer tasks per step than processes.
+        TrainingError: no adapter is left to train on, there are fewer tasks per step than processes, or training
+            fails (see `fit`).
     """
     if not (model.config.output_std and model.config.offset):
         raise TrainingError("reconstruction needs a model with `output_std: true` and `offset: true`")
     if config.unseen > len(library) - 2:
         raise TrainingError(
-            f"unseen is {config.unseen}: expected {len(library) - 2} at most of {len(library)} adapters"
+            f"unseen is {config.unseen}: expected at most {len(library) - 2} of {len(library)} adapters"
         )
     torch.manual_seed(config.fit.seed)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -284,7 +286,7 @@ def train_recon(
         else:
             losses = _factor_error(model, made, wanted)
         loss = losses.sum() / config.tasks
-        (loss * world).backward()  # the processes' gradients are averaged
+        (loss * world).backward()  # gradients are averaged over the processes
         return StepResult(loss.item())
 
     best = config.select == "best"
@@ -326,7 +328,7 @@ def _validation(
     sizes: torch.Tensor,
     best: bool,
 ) -> Callable[[], dict[str, float]]:
-    """What validates, in every process alike."""
+    """Make the validation, which every process runs in full."""
     splits: dict[str, list[tuple[int, str]]] = {
         "seen": [(i, library.descriptions[i][0]) for i in seen],
         "unseen_descriptions": [(i, text) for i in seen for text in library.held_out_descriptions[i]],
@@ -373,7 +375,7 @@ def _cpu(weights: LoraWeights) -> LoraWeights:
 
 
 def _others(owners: Sequence[int]) -> list[int]:
-    """For each row one of another adapter, half a list away or the next one after that; itself if there is none."""
+    """For each row the row of another adapter, half the list further on or after; the row itself if there is none."""
     count, found = len(owners), []
     for row in range(count):
         places = [(row + count // 2 + i) % count for i in range(count)]

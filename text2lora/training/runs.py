@@ -1,4 +1,4 @@
-"""Training runs on your own tasks and base, as recipes describe them."""
+"""Training runs on your own tasks and base model, as recipes define them."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class BaseSpec:
     """The base model.
 
     Attributes:
-        name: a Hub id, a folder, or `nano`.
-        revision: its commit, branch or tag.
-        dtype: `auto`, as it was saved, or a dtype of torch; a processor without arithmetic for it takes float32.
-        quantization: `none`, or `4bit` (NF4) or `8bit` through bitsandbytes; the base is frozen.
-        attention: implementation, as `attn_implementation` of transformers; empty for its default.
+        name: A Hub id, a folder, or `nano`.
+        revision: A commit, branch or tag.
+        dtype: A torch dtype, or `auto` for the one it was saved in; CPUs without native support for it use float32.
+        quantization: `none`, or `4bit` (NF4) or `8bit` with bitsandbytes; the base is frozen.
+        attention: The attention implementation, as `attn_implementation` in transformers; empty for its default.
     """
 
     name: str
@@ -58,7 +58,7 @@ class BaseSpec:
 
     def __post_init__(self) -> None:
         if self.dtype != "auto" and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
-            raise TrainingError(f"dtype is {self.dtype!r}: expected 'auto' or a dtype of torch, such as 'bfloat16'")
+            raise TrainingError(f"dtype is {self.dtype!r}: expected 'auto' or a torch dtype, such as 'bfloat16'")
 
 
 @settings
@@ -66,18 +66,18 @@ class SftRecipe:
     """A hypernetwork for your own tasks.
 
     Attributes:
-        base: see `BaseSpec`.
-        tasks: sources, each a mapping with the keys of `TaskFiles`, `HubTasks` or `PythonTasks`.
-        target_modules: the linear modules that get a LoRA; `all-linear` alone for all.
-        model: what differs from the defaults of `Text2LoraConfig`.
-        start_from: a checkpoint of text2lora that is trained further; its sizes hold.
-        offset_from: a LoRA, of all tasks for instance, that every adapter starts from; see `LoraRecipe`.
-        train_offset: whether that offset is trained, too.
-        one_hot: tasks by name in place of descriptions, as one-hot vectors: a baseline that cannot read, and so knows
-            no other tasks and wordings. Validation is then on unseen examples alone, without junk.
-        split: what validation keeps for itself; a source that draws its own examples has its own `probes`.
-        definition_dropout: see `TaskSet`.
-        sft: how to train.
+        base: The base model.
+        tasks: The sources of tasks, each a mapping with the keys of `TaskFiles`, `HubTasks` or `PythonTasks`.
+        target_modules: The linear modules that get a LoRA; `all-linear` alone selects all.
+        model: Settings of `Text2LoraConfig` that differ from the defaults.
+        start_from: A text2lora checkpoint to continue training; it determines the sizes of the model.
+        offset_from: A LoRA that every adapter starts from, for instance one trained on all tasks; see `LoraRecipe`.
+        train_offset: Whether to train that offset, too.
+        one_hot: Whether to encode tasks by name, as one-hot vectors, instead of by description. This baseline cannot
+            read, so it is limited to the trained tasks: validation uses only unseen examples, without junk.
+        split: What to keep for validation; a source that draws its own examples has its own `probes`.
+        definition_dropout: See `TaskSet`.
+        sft: How to train.
     """
 
     base: BaseSpec
@@ -95,19 +95,19 @@ class SftRecipe:
 
 @settings
 class LoraRecipe:
-    """LoRAs without a hypernetwork, to compare with and to build on.
+    """LoRAs without a hypernetwork, as baselines or to build on.
 
     Attributes:
-        base, tasks, target_modules, split, definition_dropout: as in `SftRecipe`.
-        per_task: one LoRA for each task (oracles), or one for all of them together (multi-task).
-        lora_r, lora_alpha, use_rslora: as `r`, `lora_alpha` and `use_rslora` of `peft.LoraConfig`.
-        at_once: tasks whose LoRAs are trained side by side.
-        examples: per LoRA and step.
-        max_length: of a prompt and its response, in tokens.
-        pack: how many of a LoRA's examples share a row, and so read the common beginning of their prompts once; it
-            divides `examples`.
-        engine: on what it runs, in one process.
-        fit: how to optimise.
+        base, tasks, target_modules, split, definition_dropout: As in `SftRecipe`.
+        per_task: Whether to train one LoRA for each task (oracles) or one for all tasks together (multi-task).
+        lora_r, lora_alpha, use_rslora: As `r`, `lora_alpha` and `use_rslora` in `peft.LoraConfig`.
+        at_once: The number of tasks whose LoRAs are trained together.
+        examples: The number of examples per LoRA and step.
+        max_length: The maximum length of a prompt and its response, in tokens.
+        pack: The number of a LoRA's examples that share a row, so that the base reads the common beginning of their
+            prompts only once; must divide `examples`.
+        engine: Where to train; in one process only.
+        fit: How to optimise.
     """
 
     base: BaseSpec
@@ -132,10 +132,10 @@ class LoraRecipe:
 
 
 def load_base(spec: BaseSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model and its tokenizer.
+    """Load the base model and its tokenizer.
 
     Raises:
-        CheckpointError: it cannot be loaded.
+        CheckpointError: the base model cannot be loaded.
         MissingExtraError: bitsandbytes is not installed.
     """
     options: dict[str, Any] = {"dtype": spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype)}
@@ -148,29 +148,29 @@ def load_base(spec: BaseSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 def check_inputs(target: Path, resume: bool, values: object, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuse to resume a run with other tasks, base or library than it was begun with, though they have the same names.
+    """Refuse to resume a run if its tasks, base or library have changed, even if their names are the same.
 
     Args:
-        target: the run's folder; remembers a digest of them.
-        resume: whether a run that is there goes on.
-        values: what is learned from, apart from tensors.
-        tensors: the weights.
+        target: The run's folder, which stores a digest of them.
+        resume: Whether to continue an existing run.
+        values: What the run learns from, apart from tensors.
+        tensors: The weights it learns from.
 
     Raises:
-        TrainingError: they are others.
+        TrainingError: something has changed.
     """
     if not is_main_process():
         return
     path, now = target / INPUTS_NAME, digest(values, tensors)
     if resume and path.is_file() and path.read_text(encoding="utf-8").strip() != now:
         raise TrainingError(
-            f"{target} was begun with other content of the files that its recipe names: begin anew in another folder"
+            f"the files named in the recipe have changed since {target} was begun: begin anew in another folder"
         )
     write_atomically(path, now + "\n")
 
 
 def _weights(base: PreTrainedModel) -> tuple[str | None, dict[str, torch.Tensor]]:
-    """What tells a base from another of its name: its commit on the Hub, or else its weights."""
+    """What identifies a base besides its name: its commit on the Hub, or else its weights."""
     commit = getattr(base.config, "_commit_hash", None)
     return (commit, {}) if commit else (None, base.state_dict())
 
@@ -190,18 +190,18 @@ def _quantization(kind: str) -> Any:
 def prepare_tasks(
     tasks: list[Task], split: SplitConfig, tokenizer: PreTrainedTokenizerBase, max_length: int, report: Report
 ) -> tuple[list[Task], dict[str, list[Probe]]]:
-    """Leave out answers that do not fit, split, and decontaminate.
+    """Drop examples whose response is too long, split the tasks, and decontaminate.
 
     Raises:
-        TrainingError: the tokenizer has no token that ends an answer, its chat template refuses an example, or too few
-            answers of a task fit; or see `split_tasks` and `decontaminate`.
+        TrainingError: the tokenizer has no token that ends an answer, its chat template rejects an example, or too few
+            responses of a task fit; or see `split_tasks` and `decontaminate`.
     """
     form = answer_form(tokenizer)
-    room = max_length - min(64, max_length // 2)  # for a prompt there is that much, and half at least
+    room = max_length - min(64, max_length // 2)  # leaves the prompt 64 tokens, or half if that is less
 
     def fits(example: TaskExample) -> bool:
         text = form.space + example.response + form.end
-        # a token is a byte or more, so that only long texts need a closer look
+        # a token has at least one byte, so only long texts need tokenizing
         return len(text.encode()) <= room or len(tokenizer(text, add_special_tokens=False)["input_ids"]) <= room
 
     kept = []
@@ -209,7 +209,7 @@ def prepare_tasks(
         check_turns(task, tokenizer)
         examples, held_out_examples = (list(filter(fits, rows)) for rows in (task.examples, task.held_out_examples))
         if long := len(task.examples + task.held_out_examples) - len(examples + held_out_examples):
-            report(f"{task.name}: {long} examples left out, whose response does not fit into {max_length} tokens")
+            report(f"{task.name}: left out {long} examples whose response does not fit into {max_length} tokens")
             if len(examples) < 2 and not (examples and held_out_examples):
                 raise TrainingError(
                     f"max_length is {max_length}: {len(examples + held_out_examples)} examples of the task "
@@ -226,10 +226,10 @@ def prepare_tasks(
 
 
 def check_turns(task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write all prompts of a task as the base reads them, before any of them is drawn.
+    """Render all prompts of a task as the base reads them, to find errors before training.
 
     Raises:
-        TrainingError: the chat template refuses one.
+        TrainingError: the chat template rejects an example.
     """
     for number, example in enumerate((*task.examples, *task.held_out_examples), 1):
         drawn = [example.without_definition(), example.with_definition()]
@@ -241,9 +241,9 @@ def check_turns(task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def run_sft(recipe: SftRecipe, target: Path, report: Report, resume: bool, folder: Path) -> None:
-    """Run a recipe of kind `sft`; relative paths start at `folder`."""
+    """Run a recipe of kind `sft`; paths are relative to `folder`."""
     if recipe.start_from and (recipe.model or recipe.offset_from):
-        raise TrainingError("start_from goes on with a checkpoint as it is: leave `model` and `offset_from` out")
+        raise TrainingError("start_from continues a checkpoint as it is: leave out `model` and `offset_from`")
     tasks = load_sources(recipe.tasks, folder)
     sft, settings = recipe.sft, dict(recipe.model)
     base, tokenizer = load_base(recipe.base)
@@ -262,7 +262,7 @@ def run_sft(recipe: SftRecipe, target: Path, report: Report, resume: bool, folde
     else:
         if recipe.one_hot:
             raise TrainingError("one_hot needs tasks from files, data sets or a list: this source draws its own")
-        drawn = [str(tasks.draw(random.Random(seed), 1)) for seed in range(64)]  # of all that it may draw, some
+        drawn = [str(tasks.draw(random.Random(seed), 1)) for seed in range(64)]  # a sample of what it may draw
         check_inputs(target, resume, [commit, tasks.descriptions, drawn], weights)
         source, probes = tasks, dict(getattr(tasks, "probes", {}))
     torch.manual_seed(sft.fit.seed)
@@ -280,15 +280,15 @@ def run_sft(recipe: SftRecipe, target: Path, report: Report, resume: bool, folde
 
 
 def one_hot_settings(names: list[str]) -> dict[str, Any]:
-    """What a config has for tasks by name, in place of what it has for a text encoder."""
+    """The config settings for tasks by name, which replace those for a text encoder."""
     if twice := {name for name in names if names.count(name) > 1}:
-        raise TrainingError(f"there are several tasks {min(twice)!r}: expected names that differ")
+        raise TrainingError(f"there are several tasks {min(twice)!r}: expected unique names")
     text = {"encoder_name_or_path": None, "encoder_pooling": "mean", "task_encoder": "pooled"}
     return text | {"one_hot_tasks": names, "task_emb_size": len(names)}
 
 
 def set_offset(model: Text2LoraModel, adapter: LoraAdapter, trained: bool = True) -> None:
-    """Let every adapter of a hypernetwork start from a given one.
+    """Make every adapter of a hypernetwork start from a given one.
 
     Raises:
         TrainingError: the adapter has other modules, ranks or strength, or the model has no offset.
@@ -318,10 +318,10 @@ def set_offset(model: Text2LoraModel, adapter: LoraAdapter, trained: bool = True
 
 
 def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, folder: Path) -> None:
-    """Run a recipe of kind `lora`: PEFT folders named after the tasks, or `multitask`."""
+    """Run a recipe of kind `lora`; it writes PEFT folders named after the tasks, or one named `multitask`."""
     tasks = load_sources(recipe.tasks, folder)
     if not isinstance(tasks, list):
-        raise TrainingError("LoRAs need a list of tasks, whose source in Python returns a list of `Task`")
+        raise TrainingError("LoRAs need a list of tasks: a Python source must return a list of `Task`")
     folders = _folders([task.name for task in tasks] if recipe.per_task else ["multitask"], target)
     base, tokenizer = load_base(recipe.base)
     commit, weights = _weights(base)
@@ -343,7 +343,7 @@ def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, fol
         if all((folders[name] / MARKERS["adapter"]).is_file() for name in names) and resume:
             continue
         sets = [[task] for task in group] if recipe.per_task else [group]
-        report(f"LoRAs of {', '.join(names)}")
+        report(f"training LoRAs of {', '.join(names)}")
         table = train_loras(
             base,
             tokenizer,
@@ -368,7 +368,7 @@ def _folders(names: Sequence[str], target: Path) -> dict[str, Path]:
     """The folder of each task's adapter.
 
     Raises:
-        TrainingError: two would share one, or one is that of the run's own files.
+        TrainingError: two tasks would share a folder, or one would use a name that the run itself needs.
     """
     owners: dict[str, str] = {}
     for name in names:
@@ -384,7 +384,7 @@ def _folders(names: Sequence[str], target: Path) -> dict[str, Path]:
 
 
 def _examples(tasks: TaskSet, count: int, rng: random.Random) -> Sequence[Example]:
-    """Examples of one task, or each of a task drawn anew."""
+    """Examples of one task; or, if there are several tasks, examples each of a random task."""
     if len(tasks.tasks) == 1:
         return tasks.draw(rng, count).examples
     return [tasks.draw(rng, 1).examples[0] for _ in range(count)]
@@ -392,15 +392,15 @@ def _examples(tasks: TaskSet, count: int, rng: random.Random) -> Sequence[Exampl
 
 @settings
 class ReconRecipe:
-    """A hypernetwork that learns to write the adapters of a library; their base is not loaded.
+    """A hypernetwork that learns to generate the adapters of a library; their base is not loaded.
 
     Attributes:
-        library: a folder whose folders are adapters of PEFT, or empty.
-        adapters: more of them, each a mapping with the keys of `LibraryEntry`.
-        base: of the adapters, where it is another name than they have.
-        model: what differs from the defaults of `Text2LoraConfig`.
-        one_hot: adapters by name in place of descriptions, as in `SftRecipe`.
-        recon: how to train.
+        library: A folder whose subfolders are PEFT adapters, or empty.
+        adapters: Further adapters, each a mapping with the keys of `LibraryEntry`.
+        base: The name of the adapters' base, if it differs from the one they store.
+        model: Settings of `Text2LoraConfig` that differ from the defaults.
+        one_hot: Whether to encode adapters by name instead of by description, as in `SftRecipe`.
+        recon: How to train.
     """
 
     library: str = ""
@@ -423,7 +423,7 @@ def run_recon(recipe: ReconRecipe, target: Path, report: Report, resume: bool, f
     names = library_names(entries)
     if recipe.one_hot:
         if recipe.recon.unseen:
-            raise TrainingError(f"unseen is {recipe.recon.unseen}: expected 0, for one_hot knows no other adapters")
+            raise TrainingError(f"unseen is {recipe.recon.unseen}: expected 0, because one_hot knows no other adapters")
         entries = [LibraryEntry(entry.path, [name]) for entry, name in zip(entries, names, strict=True)]
 
     def make_config(first: LoraAdapter) -> Text2LoraConfig:

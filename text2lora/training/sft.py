@@ -29,32 +29,34 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 JUNK = ("asdf qwer zxcv", "!!! ??? ...", "lorem ipsum dolor sit amet", "0 0 0 0 0 0", "the the of of and and")
-"""No description of any task."""
+"""Texts that describe no task."""
 
 
 @settings
 class SftConfig:
-    """What one step of SFT looks at.
+    """What each step of SFT trains on.
 
     Attributes:
-        tasks: tasks per step, over all processes, each with its own adapter.
-        examples: examples per task and step.
-        noise: standard deviation of the noise on task embeddings, whose entries are near one.
-        token_dropout: share of description tokens left out; of token states only.
-        buckets: micro-batches of a process's step, by length; more of them need less memory, and are slower.
-        weighting: what counts the same in the loss, each answer `token` or each `answer`.
-        max_length: of a prompt and its response, in tokens; the middle of a longer prompt is left out.
-        pack: put the examples of a task into one row, so that the beginning that their prompts share, such as a system
-            turn, is read once. For bases whose tokens meet in attention alone, within a window no shorter than a row.
-        label_smoothing: share of each label that is spread over the vocabulary.
-        neftune: strength alpha of the noise on the base's input embeddings (Jain et al. 2023); 0 for none.
-        l2: weight of the mean square of the generated weights in the loss.
-        conditions: what to validate with, of `matched`, `shuffled` (another task's description), `junk` and `none`
+        tasks: The number of tasks per step, over all processes; each has its own adapter.
+        examples: The number of examples per task and step.
+        noise: The standard deviation of the noise on task embeddings, whose entries are about one.
+        token_dropout: The share of description tokens to drop; token states only.
+        buckets: The number of micro-batches, sorted by length, in a process's step; more need less memory and are
+            slower.
+        weighting: What the loss weights equally: every answer `token`, or every `answer`.
+        max_length: The maximum length of a prompt and its response, in tokens; longer prompts lose their middle.
+        pack: Whether to put the examples of a task into one row, so that the base reads the common beginning of their
+            prompts, such as a system turn, only once. The base's tokens may interact only in attention, and its window
+            must not be shorter than a row.
+        label_smoothing: The share of each label that is spread over the vocabulary.
+        neftune: The noise scale alpha for the base's input embeddings (Jain et al. 2023); 0 for no noise.
+        l2: The weight of the mean square of the generated weights in the loss.
+        conditions: The conditions of validation: `matched`, `shuffled` (another task's description), `junk` and `none`
             (no adapter).
-        select: the weights kept at the end: `last`, or the best of the validations by `exact_match` or by `loss`,
-            over all splits, with matched descriptions.
-        engine: on what it runs.
-        fit: how to optimise.
+        select: The weights to keep: `last`, or those that validate best by `exact_match` or by `loss`, over all splits
+            with matched descriptions.
+        engine: Where to train.
+        fit: How to optimise.
     """
 
     tasks: int = at_least(1, default=64)
@@ -75,11 +77,11 @@ class SftConfig:
 
     def __post_init__(self) -> None:
         if self.select != "last" and "matched" not in self.conditions:
-            raise TrainingError(f"select is {self.select!r}: conditions must hold 'matched'")
+            raise TrainingError(f"select is {self.select!r}: conditions must include 'matched'")
 
 
 class TaskScore(NamedTuple):
-    """A task under one adapter: which examples it answers exactly, [k], and the mean loss of an answer token."""
+    """A task's score under one adapter: which examples are exact matches, [k], and the mean loss per answer token."""
 
     matches: torch.Tensor
     loss: float
@@ -99,28 +101,28 @@ def train_sft(
 ) -> dict[str, float]:
     """Train a hypernetwork so that the adapter of a description makes the frozen base answer that task's examples.
 
-    Every process draws the whole step and takes its share, so that more processes take the same steps as one. The
-    hypernetwork runs once a step, for all tasks of a process; micro-batch by micro-batch, the base's backward pass
-    gathers the gradient at the generated weights, and only then one backward pass goes through the hypernetwork.
+    Every process draws the whole step and takes its share, so the steps do not depend on the number of processes. The
+    hypernetwork runs once a step, for all tasks of a process. The base's backward passes, one for each micro-batch,
+    accumulate the gradient of the generated weights; then a single backward pass goes through the hypernetwork.
 
     Args:
-        model: trained in place and saved to `output_dir`.
-        base: frozen here.
-        tokenizer: of the base; prompts are in its chat format, if it has one.
-        tasks: see `TaskSource`.
-        config: see `SftConfig`.
-        output_dir: gets the checkpoint and `metrics.jsonl`.
-        probes: by split, what to validate on.
-        report: receives progress, line by line.
-        cache: a file that keeps the embedded descriptions for the next run.
-        resume: go on from where a run into `output_dir` was broken off.
+        model: The model, which is trained in place and saved to `output_dir`.
+        base: The base model, which this function freezes.
+        tokenizer: The tokenizer of the base; prompts use its chat template, if it has one.
+        tasks: The tasks to train on.
+        config: What each step trains on, and how.
+        output_dir: The folder for the checkpoint and `metrics.jsonl`.
+        probes: The probes of each validation split.
+        report: A function that receives progress, line by line.
+        cache: A file that stores the embedded descriptions for the next run.
+        resume: Whether to continue an interrupted run in `output_dir`.
 
     Returns:
-        The figures of the weights that were kept, as `SPLIT/exact_match` and `SPLIT/loss` with matched descriptions,
-        and `SPLIT (shuffled)/exact_match` and so on under the other conditions. The checkpoint's card holds them.
+        The figures of the weights that were kept: `SPLIT/exact_match` and `SPLIT/loss` with matched descriptions, and
+        `SPLIT (shuffled)/exact_match` and so on for the other conditions. The checkpoint's card holds them, too.
 
     Raises:
-        TrainingError: see `fit`; or fewer tasks per step than processes.
+        TrainingError: there are fewer tasks per step than processes, or training fails (see `fit`).
     """
     torch.manual_seed(config.fit.seed)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -128,13 +130,13 @@ def train_sft(
     world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
     if config.tasks < world:
         raise TrainingError(f"tasks is {config.tasks}: expected at least one for each of the {world} processes")
-    if config.engine.shard_base and config.tasks % world:  # all must run the base equally often
-        raise TrainingError(f"tasks is {config.tasks}: with shard_base, expected a multiple of {world}, the processes")
+    if config.engine.shard_base and config.tasks % world:  # all processes must run the base equally often
+        raise TrainingError(f"tasks is {config.tasks}: shard_base needs a multiple of {world}, the number of processes")
     base = prepare_base(base, config.engine, accelerator)
     injector = LoraInjector(base, model.config)
     if accelerator.is_main_process:
         report(f"embedding {len(tasks.descriptions)} descriptions")
-    with accelerator.main_process_first():  # the others read what the first one embedded, where there is a cache
+    with accelerator.main_process_first():  # if there is a cache, the others read what the first one embedded
         bank = DescriptionBank(model.encoder, tasks.descriptions, cache)
     names: Sequence[str] | None = getattr(tasks, "task_names", None)
     model.description_statistics = bank.summarise(names) if names and not model.config.one_hot_tasks else None
@@ -147,7 +149,7 @@ def train_sft(
         draws.sort(key=lambda draw: max(len(str(prompt)) + len(response) for prompt, response in draw.examples))
         task_emb = perturb(bank[[draw.description for draw in draws]], config.noise, config.token_dropout)
         draws, task_emb = draws[rank::world], task_emb[rank::world]
-        parts = torch.arange(len(draws)).chunk(config.buckets)  # of similar length, so that little is padding
+        parts = torch.arange(len(draws)).chunk(config.buckets)  # of similar length, to keep padding low
         batches = [
             prompt_batch(
                 tokenizer,
@@ -171,13 +173,13 @@ def train_sft(
             with injector.inject(leaves), _neftune(base, config.neftune):
                 with accelerator.autocast():
                     loss = answer_loss(base, batch, config.weighting, config.label_smoothing) / units
-                loss.backward()  # in here, for a base that checkpoints its gradients runs its forward again
+                loss.backward()  # inside the block: with gradient checkpointing, the base's forward pass runs again
             total += loss.detach()
             gradients.append([factor.grad for factors in leaves.values() for factor in factors])
         outputs = [factor for factors in weights.values() for factor in factors]
         squares = torch.stack([factor.float().square().mean() for factor in outputs]).mean()
-        penalty = config.l2 * squares * (len(draws) * world / config.tasks)  # processes may have unequal shares
-        # the processes' gradients are averaged, and their losses are shares of one sum
+        penalty = config.l2 * squares * (len(draws) * world / config.tasks)  # the processes' shares may be unequal
+        # gradients are averaged over the processes, and their losses are shares of one sum
         upstream: list[torch.Tensor] = [torch.cat(pieces) * world for pieces in zip(*gradients, strict=True)]
         torch.autograd.backward([*outputs, penalty], [*upstream, torch.ones_like(penalty)])
         return StepResult((total + penalty.detach() / world).item(), sum(batch.num_tokens for batch in batches))
@@ -211,7 +213,7 @@ def _validation(
     config: SftConfig,
     accelerator: Accelerator,
 ) -> Callable[[Path], dict[str, float]]:
-    """What validates: each process takes its share of the probes, or all where it must run the base with the others."""
+    """Make the validation: each process takes a share of the probes, or all of them if the base is sharded."""
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     if config.engine.shard_base:
         rank, world = 0, 1
@@ -221,7 +223,7 @@ def _validation(
     }
     others = _others(probes)
     junk_emb = model.encoder.encode(list(JUNK)).to(device) if "junk" in config.conditions and probes else None
-    without: dict[str, list[TaskScore]] = {}  # no adapter: the same at every validation
+    without: dict[str, list[TaskScore]] = {}  # scores without adapter, which are the same at every validation
 
     def embeddings(condition: str, split: str) -> torch.Tensor | None:
         own = split_embs[split]
@@ -259,7 +261,7 @@ def _validation(
                     scores = without[split]
                 sums = torch.tensor(
                     [sum(score.matches.float().mean().item() for score in scores), sum(score.loss for score in scores)],
-                    dtype=torch.float32,  # of a process without a probe, too
+                    dtype=torch.float32,  # also in a process without probes
                     device=device,
                 )
                 if world > 1:
@@ -276,10 +278,10 @@ def _validation(
 
 
 def _others(probes: Mapping[str, Sequence[Probe]]) -> dict[str, list[tuple[str, int]]]:
-    """By split, for each probe the split and row of one of another task, in its own split if there is one."""
+    """For each probe of a split, the split and row of a probe of another task, from its own split if possible."""
     found: dict[str, list[tuple[str, int]]] = {}
     for split, chosen in probes.items():
-        # half a list away, for a task's descriptions stand side by side
+        # half the list away, because the descriptions of a task are next to each other
         places = [(split, (i + len(chosen) // 2) % len(chosen)) for i in range(len(chosen))]
         places += [(other, i) for other in probes if other != split for i in range(len(probes[other]))]
         found[split] = []
@@ -292,7 +294,7 @@ def _others(probes: Mapping[str, Sequence[Probe]]) -> dict[str, list[tuple[str, 
 
 @contextmanager
 def _neftune(base: PreTrainedModel, alpha: float) -> Iterator[None]:
-    """Within the block, noise on the input embeddings: uniform, alpha / sqrt(tokens * width) at most."""
+    """Within the block, add uniform noise of at most alpha / sqrt(tokens * width) to the input embeddings."""
     if not alpha:
         yield
         return
@@ -317,10 +319,10 @@ def match_examples(
     examples: Sequence[Sequence[Example]],
     batch_size: int = 32,
 ) -> list[torch.Tensor]:
-    """Exact match of every task's examples under its own adapter; see `score_examples`.
+    """Compute the exact match of each task's examples under its own adapter; see `score_examples`.
 
     Returns:
-        A boolean tensor per task.
+        A boolean tensor for each task.
     """
     scores = score_examples(model, injector, base, tokenizer, task_emb, examples, batch_size)
     return [score.matches for score in scores]
@@ -338,15 +340,15 @@ def score_examples(
     max_length: int | None = None,
     pack: bool = False,
 ) -> list[TaskScore]:
-    """How well every task's examples are answered under its own adapter, or by the base alone.
+    """Score the answers to each task's examples under its own adapter, or by the base alone.
 
     Args:
-        model: makes the adapters of the embeddings; None for the base alone.
-        task_emb: one embedding per task, [n, d] or [n, tokens, d]; None for the base alone.
-        examples: equally many for each task.
-        batch_size: tasks at a time.
-        max_length: see `prompt_batch`.
-        pack: put the examples of a task into one row; see `SftConfig`.
+        model: Generates the adapters from the embeddings; None for the base alone.
+        task_emb: One embedding for each task, [n, d] or [n, tokens, d]; None for the base alone.
+        examples: The examples of each task; the same number for all.
+        batch_size: The number of tasks at a time.
+        max_length: The maximum length of a prompt and its response; see `prompt_batch`.
+        pack: Whether to put the examples of a task into one row; see `SftConfig`.
     """
     results: list[TaskScore] = []
     for start in range(0, len(examples), batch_size):

@@ -1,4 +1,4 @@
-"""Where a recipe's tasks come from: files, data sets, or Python."""
+"""The sources of a recipe's tasks: files, data sets, or Python."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from text2lora.training.tasks import Task
 
 
 def source_kind(entry: object) -> type[TaskFiles] | type[HubTasks] | type[PythonTasks]:
-    """Which of the sources a recipe's entry is, by its keys."""
+    """The kind of source that a recipe's entry is, judged by its keys."""
     keys = set(entry) if isinstance(entry, dict) else set()
     return PythonTasks if "python" in keys else HubTasks if {"descriptions", "datasets"} & keys else TaskFiles
 
 
 def load_sources(sources: list, folder: Path = Path()) -> list[Task] | TaskSource:
-    """The tasks of all sources of a recipe, or the one source that draws its own examples.
+    """Load the tasks of all sources of a recipe, or its only source if that draws its own examples.
 
     Args:
-        sources: mappings with the keys of `TaskFiles`, `HubTasks` or `PythonTasks`.
-        folder: where relative paths are looked up first.
+        sources: Mappings with the keys of `TaskFiles`, `HubTasks` or `PythonTasks`.
+        folder: The folder in which relative paths are looked up first.
     """
     if not sources:
         raise TrainingError("the recipe names no tasks: expected a list of sources, such as `- path: tasks`")

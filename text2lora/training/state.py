@@ -1,4 +1,4 @@
-"""The state of a run on disk: all that it needs to go on exactly where it stopped."""
+"""The state of a run on disk: all that it needs to resume exactly where it stopped."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ FOLDER = "state"
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        step: steps done.
-        loss: its running mean.
-        seconds: spent so far.
-        best: the best validation score so far, or None.
-        settings: that the run was started with.
-        figures: of the validation with that score, or of the last one.
+        step: The number of completed steps.
+        loss: The running mean of the loss.
+        seconds: The time spent so far.
+        best: The best validation score so far, or None.
+        settings: The settings that the run was started with.
+        figures: The figures of the best validation, or of the last one if there is no score.
     """
 
     step: int
@@ -43,17 +43,17 @@ class RunState:
 
 
 def state_path(output_dir: Path, step: int) -> Path:
-    """Where the state after `step` steps is kept."""
+    """The path of the state after `step` steps."""
     return output_dir / FOLDER / f"step-{step:08d}.pt"
 
 
 def save_state(
     output_dir: Path, state: RunState, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], keep: int = 1
 ) -> Path:
-    """Write the state at once and whole, then remove all but the newest `keep`.
+    """Write the state atomically, then remove all but the newest `keep`.
 
     Raises:
-        TrainingError: it cannot be written; earlier states stay.
+        TrainingError: the state cannot be written; earlier states are kept.
     """
     path = state_path(output_dir, state.step)
     parts: dict[str, Any] = {"run": asdict(state), "module": _trained(module)}
@@ -65,20 +65,20 @@ def save_state(
 
 
 def find_state(output_dir: Path) -> Path | None:
-    """The newest state of a run that did not end."""
+    """The newest state of an unfinished run, if any."""
     return max((output_dir / FOLDER).glob("step-*.pt"), default=None)
 
 
 def find_states(folder: Path) -> list[Path]:
-    """All states of unfinished runs in a folder and those below it."""
+    """All states of unfinished runs in a folder and its subfolders."""
     return sorted(folder.glob(f"**/{FOLDER}/step-*.pt"))
 
 
 def load_state(path: Path, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> RunState:
-    """Bring module and optimisers back to where `save_state` found them.
+    """Restore the module and the optimisers from a saved state.
 
     Raises:
-        TrainingError: the file is damaged, or of another run.
+        TrainingError: the file is damaged or belongs to another run.
     """
     try:
         parts = torch.load(path, map_location="cpu", weights_only=True)
@@ -92,12 +92,12 @@ def load_state(path: Path, module: nn.Module, optimizers: Sequence[torch.optim.O
 
 
 def save_best(output_dir: Path, module: nn.Module) -> None:
-    """Keep the weights that validated best so far."""
+    """Save the weights with the best validation score so far."""
     _write(_trained(module), output_dir / FOLDER / "best.pt")
 
 
 def load_best(output_dir: Path, module: nn.Module) -> None:
-    """Bring the module back to what `save_best` kept, if it did.
+    """Restore the weights that `save_best` saved, if any.
 
     Raises:
         TrainingError: the file is damaged.
@@ -106,16 +106,16 @@ def load_best(output_dir: Path, module: nn.Module) -> None:
     if path.is_file():
         try:
             _restore(module, torch.load(path, map_location="cpu", weights_only=True))
-        except Exception as error:  # torch raises half a dozen kinds
+        except Exception as error:  # torch raises many types
             reason = " ".join(str(error).split())[:200]
             raise TrainingError(f"{path}, the best weights, cannot be read ({reason}): begin anew") from error
 
 
 def save_checkpoint(output_dir: Path, model: PreTrainedModel, **options: Any) -> None:
-    """Write what `save_pretrained` writes, each file whole or not at all.
+    """Write the files of `save_pretrained`, each atomically.
 
     Raises:
-        TrainingError: it cannot be written; earlier files stay.
+        TrainingError: a file cannot be written; earlier files are kept.
     """
     try:
         prefix = temporary_prefix(output_dir / "checkpoint")
@@ -128,7 +128,7 @@ def save_checkpoint(output_dir: Path, model: PreTrainedModel, **options: Any) ->
 
 
 def remove_states(output_dir: Path) -> None:
-    """Remove what only an unfinished run needs."""
+    """Remove the files that only an unfinished run needs."""
     shutil.rmtree(output_dir / FOLDER, ignore_errors=True)
 
 
@@ -139,7 +139,7 @@ def _trained(module: nn.Module) -> dict[str, torch.Tensor]:
 def _restore(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     if parameters.keys() != weights.keys():
-        raise ValueError("it holds other weights than the model has")
+        raise ValueError("its weights do not match the model's")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
@@ -156,4 +156,4 @@ def _write(content: object, path: Path) -> None:
 def _cannot_write(path: Path, error: Exception) -> TrainingError:
     cause = error.__cause__ or error if isinstance(error, OutputError) else error
     reason = getattr(cause, "strerror", None) or " ".join(str(cause).split())[:120]
-    return TrainingError(f"{path} cannot be written ({reason}): the last good state stays; make room")
+    return TrainingError(f"{path} cannot be written ({reason}): the last good state is kept; free some disk space")

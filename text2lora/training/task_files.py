@@ -17,10 +17,10 @@ from text2lora.training.tasks import Task, TaskExample
 
 @settings
 class TaskFiles:
-    """Tasks in files of your own.
+    """Tasks in your own files.
 
     Attributes:
-        path: a YAML file with one task, a JSON lines file with one a line, or a folder of them; see `read_tasks`.
+        path: A YAML file with one task, a JSON lines file with one task a line, or a folder of them; see `read_tasks`.
     """
 
     path: str
@@ -29,19 +29,19 @@ class TaskFiles:
 def read_tasks(path: Path, described: bool = True) -> list[Task]:
     """Read tasks from a YAML or JSON lines file, or from a folder of them.
 
-    A task is a mapping with `name` (default: the file's), `descriptions`, `examples` and, if there are,
+    A task is a mapping with `name` (default: the file's name), `descriptions` and `examples`, and optionally
     `held_out_descriptions`, `held_out_examples` and `definition`. An example is a mapping with `prompt` (or chat
-    `messages`) and `response`, or a list of the two; `answer` says what counts of the response, or stands in its place.
-    Examples may be the name of a JSON lines file beside the task's.
+    `messages`) and `response`, or a list of the two. `answer` is the part of the response that counts; it may replace
+    the response. Instead of a list, `examples` may be the name of a JSON lines file next to the task's file.
 
-    A YAML file holds one task, and a file of JSON lines a task a line, or one task's examples, one a line.
+    A YAML file holds one task. A JSON lines file holds one task on each line, or one task's examples.
 
     Args:
-        path: the file or folder.
-        described: whether every task needs a description.
+        path: The file or folder.
+        described: Whether every task needs a description.
 
     Raises:
-        TrainingError: a file that cannot be read, or a task that lacks something, by name.
+        TrainingError: a file cannot be read, or a task is incomplete; the message names it.
     """
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix in YAML)
@@ -55,13 +55,13 @@ def read_tasks(path: Path, described: bool = True) -> list[Task]:
         except yaml.YAMLError as error:
             raise TrainingError(f"the task {path} cannot be read ({' '.join(str(error).split())})") from error
     if not (rows := read_lines(path)):
-        raise TrainingError(f"{path} holds no tasks: expected a task or an example a line")
+        raise TrainingError(f"{path} holds no tasks: expected a task or an example on each line")
     if not _is_example(rows[0]):
         return [_task(row, path, f"line {i + 1}", described) for i, row in enumerate(rows)]
     if described:
         raise TrainingError(
-            f"{path} holds examples and no descriptions: expected a task a line, with `descriptions` and `examples`; "
-            f"`t2l describe {path}` makes one of them"
+            f"{path} holds examples without descriptions: expected tasks, with `descriptions` and `examples`; "
+            f"`t2l describe {path}` makes a task from examples"
         )
     name = re.sub(r"\.jsonl?(\.gz)?$", "", path.name)
     return [_task({"name": name, "examples": path.name}, path, name, described)]
@@ -75,14 +75,14 @@ def _is_example(row: object) -> bool:
 
 
 def read_wordings(path: Path) -> tuple[list[str], list[str]]:
-    """The names and descriptions of training tasks, side by side, one pair for each description.
+    """Read the names and descriptions of training tasks, as two lists with an entry for each description.
 
     Args:
-        path: tasks as `read_tasks` reads them, or JSON lines with `task` and `descriptions` alone; a line whose
-            `used_for_training` is false is passed over.
+        path: Tasks as `read_tasks` reads them, or JSON lines with only `task` and `descriptions`; lines with
+            `"used_for_training": false` are skipped.
 
     Raises:
-        TrainingError: see `read_tasks`.
+        TrainingError: the file is invalid; see `read_tasks`.
     """
     if path.is_file() and path.name.endswith((".jsonl", ".jsonl.gz")):
         rows = [row for row in read_lines(path) if not isinstance(row, dict) or row.get("used_for_training", True)]
@@ -98,7 +98,7 @@ def read_wordings(path: Path) -> tuple[list[str], list[str]]:
 
 
 def locate(name: str, folder: Path) -> Path:
-    """What a path in a recipe means: something beside the recipe, or else relative to the working directory."""
+    """Resolve a path in a recipe: relative to the recipe if it exists there, else to the working directory."""
     return folder / name if (folder / name).exists() else Path(name)
 
 
@@ -114,7 +114,7 @@ def _task(content: object, path: Path, place: str, described: bool) -> Task:
 
     def examples(key: str) -> list[TaskExample]:
         rows = content.get(key) or []
-        numbers = isinstance(rows, str) or path.suffix not in YAML  # to YAML, 010 is 8 and 12:30 is 750
+        numbers = isinstance(rows, str) or path.suffix not in YAML  # YAML reads 010 as 8 and 12:30 as 750
         rows = read_lines(path.parent / rows) if isinstance(rows, str) else rows
         if not isinstance(rows, list):
             raise TrainingError(f"{where}: `{key}` is {rows!r}, expected a list or the name of a JSON lines file")
@@ -157,12 +157,12 @@ def _example(row: object, definition: str, where: str, numbers: bool) -> TaskExa
             return TaskExample(prompt, response, definition, "" if answer == response else answer)
     raise TrainingError(
         f"{where} is {str(row)[:80]}: expected a `prompt` (or `messages` of `role` and `content`) and a `response` or "
-        f"`answer`, texts{'' if numbers else '; numbers, yes and no need quotes'}"
+        f"`answer`, as text{'' if numbers else '; numbers, yes and no need quotes'}"
     )
 
 
 def task_to_dict(task: Task) -> dict[str, Any]:
-    """The task as `read_tasks` takes it."""
+    """Convert a task to the mapping that `read_tasks` reads."""
     definitions = {example.definition for example in task.examples + task.held_out_examples}
     same = len(definitions) == 1
 

@@ -1,4 +1,4 @@
-"""Your own tasks: what a task is, which parts validation keeps, and how training draws from the rest."""
+"""Your own tasks: what a task is, what validation keeps of it, and how training draws from the rest."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from text2lora.training.recipe import at_least, settings, share
 
 
 class TaskExample(NamedTuple):
-    """One example: `prompt` is a text or chat messages; `definition` says the task and may stand before it.
+    """An example: `prompt` is a text or chat messages; `definition` is the task's definition, which may precede it.
 
-    `answer` is what counts of the response, where that is not all of it.
+    `answer` is the part of the response that counts, if that is not all of it.
     """
 
     prompt: Prompt
@@ -27,7 +27,7 @@ class TaskExample(NamedTuple):
     answer: str = ""
 
     def with_definition(self) -> Example:
-        """The prompt with the definition before it, and the response."""
+        """The prompt, preceded by the definition, and the response."""
         if not self.definition:
             return self.prompt, self.response
         if isinstance(self.prompt, str):
@@ -36,7 +36,7 @@ class TaskExample(NamedTuple):
         return [{**first, "content": f"{self.definition}\n\n{first['content']}"}, *rest], self.response
 
     def without_definition(self) -> Example:
-        """The bare prompt, and the response."""
+        """The prompt without the definition, and the response."""
         return self.prompt, self.response
 
 
@@ -45,11 +45,11 @@ class Task:
     """What an adapter should do.
 
     Attributes:
-        name: of the task, once in a run.
-        descriptions: the wordings that training may see.
-        examples: what to answer.
-        held_out_descriptions: wordings for validation.
-        held_out_examples: examples for validation; without them, some of `examples` are kept back.
+        name: The name of the task, unique within a run.
+        descriptions: The wordings for training.
+        examples: Prompts and responses.
+        held_out_descriptions: The wordings for validation.
+        held_out_examples: The examples for validation; if there are none, some of `examples` are kept back.
     """
 
     name: str
@@ -61,16 +61,17 @@ class Task:
 
 @settings
 class SplitConfig:
-    """What validation keeps for itself.
+    """What to keep for validation.
 
     Attributes:
-        unseen_tasks: how many whole tasks, or their names.
-        held_out_descriptions: share of the wordings of a task that marks none as held out, if it has several.
-        examples: unseen examples per task, at most those held out, or half of those of a task that holds none out.
-        wordings: per task and split, so many descriptions are validated at most.
-        tasks: trained tasks that are validated at most, drawn at random; 0 for all. From the others nothing is kept
-            back but what they themselves hold out.
-        seed: of the choice.
+        unseen_tasks: How many whole tasks to keep, or their names.
+        held_out_descriptions: The share of a task's descriptions to keep, if it has several and holds out none itself.
+        examples: The number of unseen examples per task; at most those held out, or half of a task's examples if it
+            holds out none.
+        wordings: The maximum number of descriptions to validate per task and split.
+        tasks: The maximum number of trained tasks to validate, drawn at random; 0 for all. The other tasks keep back
+            only what they hold out themselves.
+        seed: The seed of the random choices.
     """
 
     unseen_tasks: int | list[str] = 0
@@ -90,9 +91,9 @@ class TaskSet:
     """Tasks to train on; a `TaskSource`.
 
     Attributes:
-        tasks: each is drawn as often as any other.
-        definition_dropout: share of the draws whose prompts lack the task's definition, so that the adapter must
-            carry it.
+        tasks: The tasks, which are drawn equally often.
+        definition_dropout: The share of draws whose prompts omit the task's definition, so that the adapter must
+            convey it.
     """
 
     tasks: Sequence[Task]
@@ -109,7 +110,7 @@ class TaskSet:
         self._starts = starts
 
     def draw(self, rng: random.Random, examples: int) -> TaskDraw:
-        """A task, one of its descriptions, and examples of it; all different ones where it has enough."""
+        """Draw a task, one of its descriptions, and examples; no example repeats if there are enough."""
         number = rng.randrange(len(self.tasks))
         task = self.tasks[number]
         row = self._starts[number] + rng.randrange(len(task.descriptions))
@@ -123,20 +124,20 @@ class TaskSet:
 
 
 def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task], dict[str, list[Probe]]]:
-    """Take out what validation reads.
+    """Take out what is kept for validation.
 
     Returns:
-        The tasks as training sees them, and by split what to validate on: `unseen_examples` of trained tasks under
-        trained descriptions, `unseen_descriptions` of trained tasks, and `unseen_tasks`. Prompts are without
-        definitions, and examples are unseen in all three. A split that would be empty is left out.
+        The tasks as training sees them, and the probes of each validation split: `unseen_examples` of trained tasks
+        under trained descriptions, `unseen_descriptions` of trained tasks, and `unseen_tasks`. Examples are unseen in
+        all three, and prompts have no definitions. Empty splits are left out.
 
     Raises:
-        TrainingError: two tasks of one name, an unknown name in `unseen_tasks`, no task left to train on, or a task
-            with a single example.
+        TrainingError: two tasks have the same name, a name in `unseen_tasks` is unknown, no task is left to train on,
+            or a task has a single example.
     """
     names = [task.name for task in tasks]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise TrainingError(f"there are several tasks {min(twice)!r}: expected names that differ")
+        raise TrainingError(f"there are several tasks {min(twice)!r}: expected unique names")
     rng = random.Random(f"splits {config.seed}")
     if isinstance(config.unseen_tasks, list):
         unseen = {str(name) for name in config.unseen_tasks}
@@ -152,7 +153,7 @@ def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task],
         raise TrainingError(
             f"the task {poor[0]!r} has a single example: expected one to train on and one to validate on"
         )
-    # the same for all, so that tasks weigh the same
+    # the same number for all tasks, so that they have equal weight
     count = min(config.examples, *(len(task.held_out_examples) or len(task.examples) // 2 for task in tasks))
     trained = sorted(set(names) - unseen)
     validated = set(rng.sample(trained, min(config.tasks or len(trained), len(trained)))) | unseen
@@ -164,7 +165,7 @@ def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task],
         wordings, held_out = list(task.descriptions), list(task.held_out_descriptions)
         if not held_out and len(wordings) > 1:
             share = max(1, round(config.held_out_descriptions * len(wordings))) if config.held_out_descriptions else 0
-            held_out = own.sample(wordings, min(share, len(wordings) - 1))  # training needs one
+            held_out = own.sample(wordings, min(share, len(wordings) - 1))  # leave one for training
             wordings = [text for text in wordings if text not in held_out]
         order = own.sample(task.examples, len(task.examples))
         if task.held_out_examples:
@@ -196,15 +197,15 @@ def decontaminate(
     report: Callable[[str], None] = print,
     ngram: int = 13,
 ) -> list[Task]:
-    """Leave out the training examples that evaluation would recognise.
+    """Remove training examples that also occur in the evaluation data.
 
-    An example goes where an evaluation example has its prompt and response, case and punctuation aside, or where the
-    two prompts share so many words in a row as `ngram`. Words that are in more than ten training examples, or in more
-    than half of a task's, are a form that examples are put into, and do not count (both as in Brown et al. 2020,
-    appendix C, but for the half).
+    An example is removed if an evaluation example has the same prompt and response, ignoring case and punctuation, or
+    if their prompts share `ngram` words in a row. Sequences that occur in more than ten training examples, or in more
+    than half of a task's, are regarded as templates and ignored (as in Brown et al. 2020, appendix C, except for the
+    rule about half of a task's examples).
 
     Raises:
-        TrainingError: nothing of a task would be left.
+        TrainingError: no example of a task would be left.
     """
     pairs: set[tuple[str, str]] = set()
     grams: set[tuple[str, ...]] = set()
@@ -226,11 +227,11 @@ def decontaminate(
             if own <= forms and (" ".join(_words(example.prompt)), " ".join(_words(example.response))) not in pairs
         ]
         if not examples:
-            raise TrainingError(f"all examples of {task.name!r} are in the evaluation data, too: take other ones")
+            raise TrainingError(f"all examples of {task.name!r} also occur in the evaluation data: use other examples")
         gone += len(task.examples) - len(examples)
         clean.append(replace(task, examples=examples))
     if gone:
-        report(f"decontamination: {gone} training examples left out, for validation has them")
+        report(f"decontamination: left out {gone} training examples that validation uses")
     return clean
 
 
