@@ -229,7 +229,8 @@ def _obey(pair: Pair, line: str) -> None:
         err.print(f"[dim]scale {pair.scale:g}[/]", highlight=False)
     else:
         err.print(
-            f"[yellow]{escape(line)} is no command: {HELP}; a space before / makes it an input[/]", highlight=False
+            f"[yellow]Unknown command {escape(line)}. Try /scale N, /reset, /help or /quit. To send it, put a space first.[/]",
+            highlight=False,
         )
 
 
