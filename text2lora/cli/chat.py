@@ -229,7 +229,8 @@ def _obey(pair: Pair, line: str) -> None:
         err.print(f"[dim]scale {pair.scale:g}[/]", highlight=False)
     else:
         err.print(
-            f"[yellow]Unknown command {escape(line)}. Try /scale N, /reset, /help or /quit. To send it, put a space first.[/]",
+            f"[yellow]Unknown command {escape(line)}. Try /scale N, /reset, /help or /quit. "
+            "To send it, put a space first.[/]",
             highlight=False,
         )
 
