@@ -5,6 +5,7 @@ The table is checked against the public names: a new function or parameter witho
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
 import shutil
@@ -116,6 +117,15 @@ def makes(model: Any) -> bool:
     return isinstance(model, Text2LoraModel) and finite(model.generate_lora("the city"))
 
 
+def is_text(result: object) -> bool:
+    return all(isinstance(text, str) for text in (result if isinstance(result, list) else [result]))
+
+
+def are_probabilities(result: Any) -> bool:
+    found = result if isinstance(result, list) else [result]
+    return all(math.isclose(sum(scores.values()), 1) for scores in found)
+
+
 def is_standing(result: object) -> bool:
     found = result if isinstance(result, list) else [result]
     return all(isinstance(one, Standing) for one in found)
@@ -150,7 +160,37 @@ def rows(world: World) -> dict[str, Row]:
         return model.standing("the city")
 
     statistics = t2l.description_statistics
+    answers = {"labels": ["yes", "no"], "max_new_tokens": 4, "stop": ["."]}
+    function = t2l.function("the city", **answers)
+
+    def answers_of(function: Callable[..., Any], **arguments: Any) -> Any:
+        made = function(**arguments)
+        return made("two words")
+
+    def awaited(**arguments: Any) -> str:
+        return asyncio.run(function.acall(**arguments))
+
     return {
+        "Function": Row(
+            lambda **arguments: answers_of(text2lora.Function, **arguments),
+            {"runner": function._runner, "adapter": t2l.generate_lora("the city")} | answers,
+            is_text,
+        ),
+        "Function.acall": Row(awaited, {"text": "two words"}, is_text),
+        "Function.check": Row(function.check, {"text": "two words"}, lambda found: found is None),
+        "Function.many": Row(function.many, {"texts": ["two words"], "batch_size": 2}, is_text),
+        "Function.scores": Row(function.scores, {"text": ["two words"], "batch_size": 2}, are_probabilities),
+        "function": Row(
+            lambda **arguments: answers_of(text2lora.function, **arguments),
+            {"adapter": None, "do": "the city", "model": world.checkpoint, "subfolder": None, "base": None,
+             "device": "cpu"} | answers,
+            is_text,
+        ),
+        "Text2LoraModel.function": Row(
+            lambda **arguments: answers_of(t2l.function, **arguments),
+            {"description": "the city", "scale": 1.0} | answers,
+            is_text,
+        ),
         "base_model_path": Row(text2lora.base_model_path, {"name": "nano"}, lambda path: Path(path).is_dir()),
         "library_version": Row(text2lora.library_version),
         "combine": Row(text2lora.combine, {"adapters": [adapter, other], "weights": [1, 2], "method": "cat"}, finite),

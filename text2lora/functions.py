@@ -8,7 +8,7 @@ import itertools
 import operator
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, overload
@@ -62,6 +62,11 @@ class Function:
         stop: str | Sequence[str] = (),
     ):
         self.adapter = adapter
+        if not isinstance(runner, Runner) or not isinstance(adapter, LoraAdapter):
+            raise InvalidInputError(
+                f"a function of {shown(runner)} and {shown(adapter)}: make one with Text2LoraModel.function or "
+                "text2lora.function"
+            )
         self.labels = None if labels is None else _check_labels(labels)
         self.max_new_tokens = _check_count(max_new_tokens, "max_new_tokens")
         self.stop = _check_stop(stop)
@@ -93,7 +98,7 @@ class Function:
         """
         if isinstance(texts, str | bytes):
             raise InvalidInputError("many takes a list of texts, got one text: call the function itself on it")
-        return call_many([(self, text) for text in texts], batch_size)
+        return call_many([(self, text) for text in _as_tuple(texts, "texts")], batch_size)
 
     async def acall(self, text: str) -> str:
         """The answer to a text, without blocking the event loop.
@@ -126,7 +131,7 @@ class Function:
         if self.labels is None:
             raise InvalidInputError('this function has no labels to score: make it with labels=["...", "..."]')
         single = isinstance(text, str)
-        questions = [self._ask(one) for one in ([text] if isinstance(text, str) else text)]
+        questions = [self._ask(one) for one in ([text] if isinstance(text, str) else _as_tuple(text, "text"))]
         found = self._runner.score(questions, _check_count(batch_size, "batch_size"))
         return found[0] if single else found
 
@@ -316,7 +321,7 @@ def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
 
 
 def _check_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    given = () if isinstance(labels, str | bytes) else tuple(labels)
+    given = () if isinstance(labels, str | bytes) else _as_tuple(labels, "labels")
     if len(given) < 2 or not all(isinstance(label, str) and label.strip() for label in given):
         raise InvalidInputError(f'labels are {shown(labels)}: expected two or more texts, as ["urgent", "later"]')
     if len(set(given)) < len(given):
@@ -326,10 +331,17 @@ def _check_labels(labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def _check_stop(stop: str | Sequence[str]) -> tuple[str, ...]:
-    given = (stop,) if isinstance(stop, str) else tuple(stop)
+    given = (stop,) if isinstance(stop, str) else _as_tuple(stop, "stop")
     if not all(isinstance(text, str) and text for text in given):
         raise InvalidInputError(f"stop is {shown(stop)}: expected texts that end an answer, none of them empty")
     return given
+
+
+def _as_tuple(values: Iterable[Any], name: str) -> tuple[Any, ...]:
+    try:
+        return tuple(values)
+    except TypeError as error:
+        raise InvalidInputError(f"{name} is {shown(values)}: expected a list of texts") from error
 
 
 def _check_count(value: int, name: str) -> int:

@@ -13,8 +13,9 @@ import torch
 from text2lora.adapter import LoraAdapter
 from text2lora.base import base_source, load_base_with_tokenizer
 from text2lora.bundled import DEFAULT
-from text2lora.errors import CheckpointError
+from text2lora.errors import CheckpointError, shown
 from text2lora.functions import Function, Runner
+from text2lora.hub import check_path, check_subfolder
 from text2lora.modeling import Text2LoraModel
 
 _MODELS: WeakValueDictionary[tuple[str, ...], Text2LoraModel] = WeakValueDictionary()
@@ -69,13 +70,17 @@ def function(
             'expected an adapter (a folder, a Hub id or a LoraAdapter) or a sentence as do="...", got '
             f"{'neither' if do is None else 'both'} of them: pass one"
         )
+    if not isinstance(device, str):
+        raise CheckpointError(f"device is {shown(device)}: expected a name, as 'auto' or 'cuda:0'")
     if device == "auto":
         device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
     options: dict[str, Any] = {"labels": labels, "max_new_tokens": max_new_tokens, "stop": stop}
     if do is not None:
-        return _checkpoint(str(model), subfolder or "", device, hub).function(do, **options)
+        return _checkpoint(check_path(model), check_subfolder(subfolder), device, hub).function(do, **options)
     lora = adapter if isinstance(adapter, LoraAdapter) else LoraAdapter.from_pretrained(adapter or "", subfolder, **hub)
-    name, revision = (str(base), None) if base else (lora.spec.base_model_name_or_path, lora.spec.revision)
+    name, revision = (
+        (check_path(base), None) if base is not None else (lora.spec.base_model_name_or_path, lora.spec.revision)
+    )
     key = (base_source(name or ""), revision or "", device)
     runner = Runner.shared(key, lambda: Runner(*load_base_with_tokenizer(name, revision, device)))
     return Function(runner, lora, **options)
