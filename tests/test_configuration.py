@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import (
@@ -181,3 +183,19 @@ def test_an_attribute_that_is_set_is_checked_too() -> None:
     with pytest.raises(CheckpointError, match="'lora_r' expected int, got str"):
         config.lora_r = "8"
     assert config.lora_r == 8
+
+
+def test_folders_of_a_config_are_absolute(base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`models/base` would be taken for a Hub id, by others and from another working directory."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("models/base", "enc", "nano"):
+        (tmp_path / name).mkdir(parents=True)
+    names = {"base_model_name_or_path": "models/base", "encoder_name_or_path": "enc"}
+    config = Text2LoraConfig.from_base_config(base.config, **names)
+    assert config.base_model_name_or_path == str(tmp_path / "models" / "base")
+    assert config.encoder_name_or_path == str(tmp_path / "enc")
+    kept = {"base_model_name_or_path": "nano", "encoder_name_or_path": "me/encoder"}
+    config = Text2LoraConfig.from_base_config(base.config, **kept)
+    assert (config.base_model_name_or_path, config.encoder_name_or_path) == ("nano", "me/encoder")
+    monkeypatch.setattr(base.config, "name_or_path", "models/base")
+    assert Text2LoraConfig.from_base_config(base.config).base_model_name_or_path == str(tmp_path / "models" / "base")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
@@ -14,6 +15,8 @@ from pathlib import Path
 import httpx2
 import pytest
 from huggingface_hub import ModelCard, errors
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from upstream_format import write_checkpoint
 
 from text2lora import (
@@ -34,6 +37,7 @@ from text2lora.hub import (
     atomic_file,
     atomic_folder,
     card_metadata,
+    check_output,
     checkpoint_card,
     distinct_names,
     fetch_files,
@@ -161,6 +165,44 @@ def test_folder_appears_whole(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b").stat().st_mode & 0o700 == 0o700
 
 
+def test_only_what_the_target_is_to_blame_for_is_its_error(tmp_path: Path) -> None:
+    """A file that is missing elsewhere, or a fault of the Hub, says nothing of the folder that is being written."""
+    for write in (atomic_folder, atomic_file):
+        with pytest.raises(FileNotFoundError), write(tmp_path / "out"):
+            (tmp_path / "elsewhere").read_text()
+        with pytest.raises(HubError, match=r"^no answer$"), write(tmp_path / "out"):
+            raise HubError("no answer")
+        with pytest.raises(SafetensorError), write(tmp_path / "out"):  # noqa: PT012
+            (tmp_path / "damaged").write_bytes(b"x")
+            load_file(tmp_path / "damaged")
+        (tmp_path / "damaged").unlink()
+        with pytest.raises(OutputError, match=r"out cannot be written .No space left"), write(tmp_path / "out"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        with (
+            pytest.raises(OutputError, match=r"out cannot be written .(No such|Not a)"),
+            write(tmp_path / "out") as path,
+        ):
+            (path / "absent" / "file").touch() if path.is_dir() else path.rename(path / "a")
+        with pytest.raises(OutputError, match=r"out cannot be written .I/O error: No space"), write(tmp_path / "out"):
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/mountinfo").exists(), reason="needs Linux")
+def test_a_mount_point_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as `/out` of `docker run -v $PWD/out:/out`, which cannot be renamed."""
+    for place in (Path("/proc"), Path("/dev/shm")):
+        with pytest.raises(OutputError, match=f"{place} is a mount point, .*: choose a folder in it"):
+            check_output(place, ["*"])
+    line = f"36 35 98:0 /mnt1 {tmp_path}/with\\040space rw,noatime - ext3 /dev/root rw\n"
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: line.encode() if path.name == "mountinfo" else read(path))
+    for write in (atomic_folder, atomic_file):
+        with pytest.raises(OutputError, match="with space is a mount point"), write(tmp_path / "with space"):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt()])
 def test_folder_is_as_before_after_any_error(tmp_path: Path, error: BaseException) -> None:
     (tmp_path / "there").mkdir()
@@ -204,12 +246,17 @@ def test_card_tells_the_hub_the_base_and_the_reader_the_origin() -> None:
     assert 'AutoModelForCausalLM.from_pretrained("google/gemma-2-2b")' in text
 
 
-@pytest.mark.parametrize("base", ["/home/me/base", "nano", None])
+@pytest.mark.parametrize(
+    "base", ["/home/me/base", r"C:\Users\me\base", "C:/Users/me", r"models\base", "a--b/c", "me/my base", "nano", None]
+)
 def test_card_names_no_base_that_the_hub_has_not(base: str | None) -> None:
     spec = LoraSpec(r=8, lora_alpha=16.0, target_modules=("q_proj",), base_model_name_or_path=base)
     card = ModelCard(adapter_card(spec, {}))
     assert card.data.base_model is None
     assert card.data.tags == ["lora", "text2lora"]
+    assert "Users" not in card.content
+    shared = LoraAdapter({}, spec).shareable().spec.base_model_name_or_path
+    assert shared == (base if base == "nano" else None)
 
 
 @pytest.mark.parametrize(

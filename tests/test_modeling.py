@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ from text2lora import (
     Text2LoraModel,
     TextEncoder,
 )
+from text2lora.training.state import save_checkpoint
 
 TEXTS = ["upper case the city", "the city. then the case, twice", "a"]
 
@@ -432,3 +434,17 @@ def test_threads_load_the_base_once(t2l: Text2LoraModel) -> None:
 def test_a_model_in_use_can_be_copied(t2l: Text2LoraModel) -> None:
     t2l.generate_adapter(TEXTS[0])
     close(copy.deepcopy(t2l).generate_lora(TEXTS[0]), t2l.generate_lora(TEXTS[0]))
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o007, 0o660)])
+def test_checkpoints_are_as_readable_as_any_new_file(make_model, tmp_path: Path, mask: int, mode: int) -> None:
+    """safetensors writes files that only their owner can read: a server under another user could not load them."""
+    before = os.umask(mask)
+    try:
+        make_model().save_pretrained(tmp_path / "new")
+        save_checkpoint(tmp_path, make_model())  # as training does
+    finally:
+        os.umask(before)
+    files = [*(tmp_path / "new").iterdir(), *(path for path in tmp_path.iterdir() if path.is_file())]
+    assert "model.safetensors" in {path.name for path in files}
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in files} == {path.name: oct(mode) for path in files}

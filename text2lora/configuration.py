@@ -14,6 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from text2lora.errors import CheckpointError, shown
+from text2lora.hub import absolute_name
 
 Config = TypeVar("Config", bound=type)
 
@@ -176,7 +177,7 @@ class Text2LoraConfig(PreTrainedConfig):
             base_config: of any decoder-only model of transformers.
             target_modules: names of linear modules, as `q_proj`, or `all-linear` alone for all of the decoder layers
                 whose name stands for one module of a layer.
-            **kwargs: any other attribute.
+            **kwargs: any other attribute. Folders become absolute, for a checkpoint is used from other places, too.
 
         Raises:
             CheckpointError: a name that the base has not, that stands for several modules of a layer, or whose shape
@@ -206,6 +207,9 @@ class Text2LoraConfig(PreTrainedConfig):
                 f"{base_config.model_type} model: expected some of {', '.join(shapes)}"
             )
         kwargs.setdefault("base_model_name_or_path", base_config.name_or_path or None)
+        for name in ("base_model_name_or_path", "encoder_name_or_path"):
+            if isinstance(kwargs.get(name), str):
+                kwargs[name] = absolute_name(kwargs[name])
         layout = {
             "target_modules": chosen,
             "module_shapes": {name: list(shapes[name]) for name in chosen},

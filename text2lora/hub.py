@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import difflib
+import errno
 import fnmatch
 import functools
 import hashlib
 import json
+import ntpath
 import os
 import re
 import shutil
@@ -115,40 +117,87 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     removed by the next save into the same parent, see `temporary_prefix`.
 
     Raises:
-        OutputError: the parent cannot be written, or the target is the working directory.
+        OutputError: the parent or the folder cannot be written, or the target is the working directory or a mount
+            point. Other errors inside the block stay as they are.
     """
     try:
         place = Path(os.path.realpath(target))  # of a link, what it points to
         if place == Path.cwd():
             raise OutputError(f"{target} is the working directory, which cannot be replaced: choose another folder")
+        if _is_mount_point(place):
+            raise OutputError(f"{target} is a mount point, which cannot be replaced: choose a folder in it")
         place.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=temporary_prefix(place), dir=place.parent))
     except OutputError:
         raise
     except (OSError, ValueError) as error:  # the latter from characters that no path has
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{target} cannot be written ({reason}): choose another folder") from error
+        raise _cannot_write(target, error) from error
     try:
         folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
-        yield folder
-        for path in folder.rglob("*"):  # safetensors makes its files private too
-            path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
-        if not place.exists():
-            folder.rename(place)
-        elif not _swap(folder, place):
-            old = folder.with_name(folder.name + "-old")
-            place.rename(old)
-            try:
+        with _own_faults(target, folder):
+            yield folder
+        try:
+            make_readable(folder.rglob("*"))
+            if not place.exists():
                 folder.rename(place)
-            except OSError:
-                old.rename(place)
-                raise
-            shutil.rmtree(old)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{target} cannot be written ({reason}): choose another folder") from error
+            elif not _swap(folder, place):
+                old = folder.with_name(folder.name + "-old")
+                place.rename(old)
+                try:
+                    folder.rename(place)
+                except OSError:
+                    old.rename(place)
+                    raise
+                shutil.rmtree(old)
+        except OSError as error:
+            raise _cannot_write(target, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # after a swap, what was there before
+
+
+@contextlib.contextmanager
+def _own_faults(target: Path, temporary: Path) -> Iterator[None]:
+    """Turns those errors inside the block into an OutputError that come from writing `temporary`."""
+    try:
+        yield
+    except Text2LoraError:
+        raise
+    except (OSError, SafetensorError) as error:
+        paths = [str(path) for path in (getattr(error, "filename", None), getattr(error, "filename2", None)) if path]
+        if not any(path.startswith(str(temporary)) for path in paths) and not _is_of_a_disk(error):
+            raise
+        raise _cannot_write(target, error) from error
+
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""What a write to a file that is open fails with; such an error names no file."""
+
+
+def _is_of_a_disk(error: Exception) -> bool:
+    if isinstance(error, SafetensorError):  # whose text ends so where the system refuses
+        return bool(found := re.search(r"\(os error (\d+)\)", str(error))) and int(found[1]) in DISK
+    return getattr(error, "errno", None) in DISK
+
+
+def _cannot_write(target: Path, error: Exception) -> OutputError:
+    return OutputError(f"{target} cannot be written ({getattr(error, 'strerror', None) or error}): choose another name")
+
+
+def make_readable(paths: Iterable[Path]) -> None:
+    """Give files and folders that a library made private the permissions that a new one has here."""
+    for path in paths:
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
+
+
+def _is_mount_point(place: Path) -> bool:
+    """Whether something is mounted at a path, such as a folder or file that a container shares with its host."""
+    if os.path.ismount(place):
+        return True
+    with contextlib.suppress(OSError):  # Linux knows of one from the same file system, too
+        points = [line.split(b" ")[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+        plain = (re.sub(rb"\\(\d{3})", lambda found: bytes([int(found[1], 8)]), point) for point in points)
+        return os.fsencode(place) in plain
+    return False
 
 
 ABANDONED = 7 * 24 * 3600
@@ -235,26 +284,30 @@ def atomic_file(target: Path) -> Iterator[Path]:
     """A temporary sibling file that becomes `target` when the block ends well, and is removed when it does not.
 
     Raises:
-        OutputError: it cannot be written; a file that was there stays.
+        OutputError: it cannot be written; a file that was there stays. Other errors inside the block stay as they
+            are.
     """
     try:
         if target.exists() and not target.is_file():  # a folder, or a device, which must not be replaced
             raise OutputError(f"{target} is not a file: choose another name")
+        if _is_mount_point(target):
+            raise OutputError(f"{target} is a mount point, which cannot be replaced: choose another name")
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=temporary_prefix(target), dir=target.parent)
         os.close(descriptor)
     except OutputError:
         raise
     except (OSError, ValueError) as error:  # the latter from characters that no path has
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{target} cannot be written ({reason})") from error
+        raise _cannot_write(target, error) from error
     temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes it private
-        os.replace(temporary, target)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written ({error.strerror or error})") from error
+        with _own_faults(target, temporary):
+            yield temporary
+        try:
+            make_readable([temporary])  # mkstemp makes it private
+            os.replace(temporary, target)
+        except OSError as error:
+            raise _cannot_write(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -290,12 +343,33 @@ def is_local(name: str) -> bool:
     """Whether a name is a path of this machine, be it there or not, rather than a Hub id."""
     if name in CHECKPOINTS or name in BASES:
         return False
-    return os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1 or os.path.isdir(name)
+    of_windows = "\\" in name or re.match(r"[A-Za-z]:", name) is not None
+    is_path = of_windows or os.path.isabs(name) or name.startswith((".", "~")) or name.count("/") > 1
+    return is_path or os.path.isdir(name)
+
+
+def is_public(name: str) -> bool:
+    """Whether others find something under a name: a built-in one, or one that a repository of the Hub can have."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    if name in CHECKPOINTS or name in BASES:
+        return True
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not is_local(name)
 
 
 def public_name(name: str) -> str:
     """A name for cards: of a path on this machine the last part only."""
-    return os.path.basename(os.path.normpath(name)) if is_local(name) else name
+    return ntpath.basename(ntpath.normpath(name)) if is_local(name) else name
+
+
+def absolute_name(name: str) -> str:
+    """A name that stands for the same wherever it is read: the absolute path of a folder here; all else as it is."""
+    return os.path.abspath(name) if name not in BASES and os.path.isdir(name) else name
 
 
 def distinct_names(names: Sequence[str], taken: Sequence[str] = (), whole: bool = True) -> list[str]:
@@ -769,9 +843,9 @@ def push_folder(
 
 
 def without_paths(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A config for the Hub: `..._name_or_path` that is a path on this machine becomes None."""
+    """A config for the Hub: `..._name_or_path` that others cannot find becomes None."""
     return {
-        key: None if key.endswith("name_or_path") and isinstance(value, str) and is_local(value) else value
+        key: None if key.endswith("name_or_path") and isinstance(value, str) and not is_public(value) else value
         for key, value in values.items()
     }
 
@@ -1021,4 +1095,4 @@ def escape_markdown(text: str) -> str:
 
 def _base_for_card(name: str | None) -> tuple[str | None, bool]:
     """The base model's name without paths of this machine, and whether the Hub can have it."""
-    return (public_name(name) if name else None), bool(name) and not is_local(name or "") and "/" in (name or "")
+    return (public_name(name) if name else None), bool(name) and "/" in (name or "") and is_public(name or "")

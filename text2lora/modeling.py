@@ -31,6 +31,7 @@ from text2lora.errors import CheckpointError, DescriptionWarning, OutputError, T
 from text2lora.functions import Function, Runner
 from text2lora.hub import (
     CARD_NAME,
+    CHECKPOINT_FILES,
     check_no_adapter,
     check_path,
     check_subfolder,
@@ -40,6 +41,7 @@ from text2lora.hub import (
     hub_fault,
     library_version,
     load_fault,
+    make_readable,
     public_name,
     push_folder,
     push_target,
@@ -254,6 +256,7 @@ class Text2LoraModel(PreTrainedModel):
                 (folder / CARD_NAME).write_text(card, encoding="utf-8")
                 if self.description_statistics:
                     self.description_statistics.save(folder)
+                make_readable(path for pattern in CHECKPOINT_FILES for path in folder.glob(pattern))
         except Text2LoraError:
             raise
         except Exception as error:  # of a path, or of an option of transformers

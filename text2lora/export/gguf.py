@@ -12,7 +12,7 @@ import torch
 from text2lora.base import load_base
 from text2lora.configuration import empty_model
 from text2lora.errors import CheckpointError, MissingExtraError, OutputError
-from text2lora.hub import atomic_file, is_local, public_name, write_atomically
+from text2lora.hub import atomic_file, is_public, public_name, write_atomically
 from text2lora.installation import install_command
 from text2lora.live import PREFIX, fit_modules
 
@@ -173,7 +173,7 @@ def _describe(writer: gguf.GGUFWriter, adapter: LoraAdapter) -> None:
     if base := adapter.spec.base_model_name_or_path:
         writer.add_base_model_count(1)
         writer.add_base_model_name(0, public_name(base))
-        if "/" in base and not is_local(base):
+        if "/" in base and is_public(base):
             writer.add_base_model_repo_url(0, f"https://huggingface.co/{base}")
 
 
