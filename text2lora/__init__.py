@@ -24,8 +24,8 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from text2lora.functions import Function
-    from text2lora.hub import library_version
     from text2lora.modeling import Text2LoraModel
+    from text2lora.names import library_version
     from text2lora.shortcut import function
 
 _HOME = {
@@ -45,7 +45,7 @@ _HOME = {
     "Text2LoraError": "errors",
     "TrainingError": "errors",
     "base_model_path": "base",
-    "library_version": "hub",
+    "library_version": "names",
     "Text2LoraModel": "modeling",
     "Function": "functions",
     "function": "shortcut",
@@ -78,7 +78,7 @@ __all__ = [  # noqa: RUF022 - the order of _HOME
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from text2lora.hub import library_version
+        from text2lora.names import library_version
 
         return library_version()
     if name in _HOME:

@@ -17,25 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from text2lora.cards import adapter_card, card_metadata
 from text2lora.configuration import find_unplain, usual_lora_config
 from text2lora.errors import CheckpointError, OutputError, shown
-from text2lora.hub import (
-    CARD_NAME,
-    adapter_card,
-    atomic_folder,
-    card_metadata,
-    check_path,
-    fetch_files,
-    find_file,
-    first_line,
-    load_fault,
-    public_name,
-    push_folder,
-    push_target,
-    resolve_commit,
-    without_paths,
-)
+from text2lora.files import atomic_folder, check_path, first_line
+from text2lora.hub import CARD_NAME, fetch_files, find_file, load_fault, push_folder, push_target, resolve_commit
 from text2lora.live import PREFIX
+from text2lora.names import public_name, without_paths
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

@@ -10,7 +10,7 @@ import torch
 
 from text2lora.adapter import LoraAdapter, LoraSpec
 from text2lora.errors import CheckpointError, shown
-from text2lora.hub import library_version
+from text2lora.names import library_version
 
 Method = Literal["cat", "linear", "svd"]
 Factors = list[tuple[float, torch.Tensor, torch.Tensor]]

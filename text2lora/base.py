@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from text2lora.bundled import BASES, DEFAULT
 from text2lora.errors import CheckpointError, shown
-from text2lora.hub import atomic_folder, load_fault, resolve_name
+from text2lora.files import atomic_folder
+from text2lora.hub import load_fault
+from text2lora.names import resolve_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -15,9 +15,9 @@ from text2lora.adapter import CONFIG_NAME
 from text2lora.digest import digest
 from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, OutputError
-from text2lora.hub import slug
+from text2lora.files import read_text
 from text2lora.modeling import Text2LoraModel
-from text2lora.textfiles import read_text
+from text2lora.names import slug
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from text2lora.errors import CheckpointError, shown
-from text2lora.hub import absolute_name
+from text2lora.names import absolute_name
 
 Config = TypeVar("Config", bound=type)
 

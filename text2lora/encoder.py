@@ -20,7 +20,8 @@ from text2lora.base import PACKAGED, packaged_model
 from text2lora.configuration import Text2LoraConfig, check_reading
 from text2lora.digest import config_values, digest, tokenizer_values
 from text2lora.errors import CheckpointError, InvalidDescriptionError, shown
-from text2lora.hub import check_path, load_fault
+from text2lora.files import check_path
+from text2lora.hub import load_fault
 from text2lora.installation import install_command
 from text2lora.processor import widen
 

@@ -24,33 +24,27 @@ from text2lora.adapter import LoraAdapter, LoraSpec, check_scale
 from text2lora.arithmetic import describe, numbers
 from text2lora.base import base_source, load_base
 from text2lora.bundled import CHECKPOINTS
+from text2lora.cards import checkpoint_card
 from text2lora.configuration import Text2LoraConfig
 from text2lora.digest import config_values, digest
 from text2lora.encoder import TextEncoder, check_description, check_descriptions, rescale
 from text2lora.errors import CheckpointError, DescriptionWarning, OutputError, Text2LoraError, shown
+from text2lora.files import check_path, check_subfolder, first_line, make_readable
 from text2lora.functions import Function, Runner
 from text2lora.hub import (
     CARD_NAME,
     CHECKPOINT_FILES,
     check_no_adapter,
-    check_path,
-    check_subfolder,
-    checkpoint_card,
     find_file,
-    first_line,
     hub_fault,
-    library_version,
     load_fault,
-    make_readable,
-    public_name,
     push_folder,
     push_target,
     resolve_commit,
-    resolve_name,
-    without_paths,
 )
 from text2lora.hypernetwork import LoraWeights, TrunkHyperNetwork, build_hypernetwork
 from text2lora.live import PREFIX
+from text2lora.names import library_version, public_name, resolve_name, without_paths
 from text2lora.processor import widen
 from text2lora.sharing import apply_apart, share
 from text2lora.standing import FILE_NAME, DescriptionStatistics, Standing

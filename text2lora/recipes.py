@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from text2lora.errors import TrainingError
-from text2lora.hub import write_atomically
+from text2lora.files import write_atomically
 from text2lora.training.engine import is_main_process
 from text2lora.training.plot import plot_training
 from text2lora.training.recipe import parse, read_recipe

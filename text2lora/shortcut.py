@@ -14,8 +14,8 @@ from text2lora.adapter import LoraAdapter
 from text2lora.base import base_source, load_base_with_tokenizer
 from text2lora.bundled import DEFAULT
 from text2lora.errors import CheckpointError, shown
+from text2lora.files import check_path, check_subfolder
 from text2lora.functions import Function, Runner
-from text2lora.hub import check_path, check_subfolder
 from text2lora.modeling import Text2LoraModel
 
 _MODELS: WeakValueDictionary[tuple[str, ...], Text2LoraModel] = WeakValueDictionary()

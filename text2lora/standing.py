@@ -17,7 +17,7 @@ from safetensors.torch import save
 
 from text2lora.encoder import TextEncoder
 from text2lora.errors import CheckpointError
-from text2lora.hub import atomic_file
+from text2lora.files import atomic_file
 
 FILE_NAME = "standing.safetensors"
 RANK = 64

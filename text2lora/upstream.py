@@ -21,7 +21,8 @@ from transformers import PreTrainedConfig
 
 from text2lora.configuration import Text2LoraConfig, find_unplain
 from text2lora.errors import CheckpointError
-from text2lora.hub import MARKERS, UPSTREAM_WEIGHTS, fetch_files, first_line
+from text2lora.files import first_line
+from text2lora.hub import MARKERS, UPSTREAM_WEIGHTS, fetch_files
 from text2lora.hypernetwork import build_hypernetwork
 
 WEIGHTS_NAME, ARGS_NAME, ADAPTER_NAME = UPSTREAM_WEIGHTS, "args.yaml", MARKERS["adapter"]

@@ -18,8 +18,8 @@ from measuring import HERE, markdown
 
 from text2lora import Text2LoraConfig, Text2LoraModel, TextEncoder
 from text2lora.evaluation.metrics import ranks
+from text2lora.files import read_lines
 from text2lora.standing import DescriptionStatistics, measure_descriptions
-from text2lora.textfiles import read_lines
 from text2lora.training.task_files import read_wordings
 
 sys.path.insert(0, str(HERE.parent / "nano"))

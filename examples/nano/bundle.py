@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from text2lora import Text2LoraModel
 from text2lora.bundled import BASES, CHECKPOINTS, TASKS
-from text2lora.hub import atomic_folder
+from text2lora.files import atomic_folder
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from text2lora.base import load_base
 from text2lora.configuration import Text2LoraConfig
-from text2lora.hub import atomic_file
+from text2lora.files import atomic_file
 from text2lora.language import Example
 from text2lora.recipes import KINDS, Kind, run_recipe
 from text2lora.training.fit import FitConfig

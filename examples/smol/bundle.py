@@ -13,7 +13,7 @@ import torch
 
 from text2lora import Text2LoraModel
 from text2lora.bundled import CHECKPOINTS
-from text2lora.hub import atomic_folder
+from text2lora.files import atomic_folder
 
 LIMIT = 24_000_000
 """Bytes of the checkpoint in the package."""

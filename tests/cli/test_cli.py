@@ -21,9 +21,10 @@ from peft import PeftModel
 from upstream_format import EMBEDDING, write_checkpoint
 
 from text2lora import LoraAdapter, Text2LoraModel, library_version
+from text2lora.cards import load_snippet
 from text2lora.cli import app, main
 from text2lora.cli.common import size, suggest
-from text2lora.hub import load_snippet, slug
+from text2lora.names import slug
 
 
 def test_help_imports_nothing_but_what_draws_it() -> None:

@@ -17,7 +17,7 @@ from text2lora.evaluation.harness import Sample, check_tasks, evaluate_tasks, ma
 from text2lora.evaluation.metrics import bootstrap_samples
 from text2lora.evaluation.report import EvalReport, eval_results, write_report
 from text2lora.evaluation.tasks import BENCHMARKS, Example, own_task
-from text2lora.hub import distinct_names
+from text2lora.names import distinct_names
 from text2lora.nano import sample_record
 
 

@@ -50,7 +50,7 @@ app.command("ui")(ui.ui)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from text2lora.hub import library_version
+        from text2lora.names import library_version
 
         print(f"text2lora {library_version()}")
         raise typer.Exit

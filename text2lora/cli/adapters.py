@@ -12,6 +12,7 @@ from rich.markup import escape
 from text2lora import base as bases
 from text2lora import hub
 from text2lora.bundled import CHECKPOINTS
+from text2lora.cards import card_metadata
 from text2lora.cli.common import (
     AsJson,
     FoldedTable,
@@ -31,6 +32,8 @@ from text2lora.cli.common import (
     suggest,
 )
 from text2lora.errors import CheckpointError
+from text2lora.files import first_line
+from text2lora.names import resolve_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -94,7 +97,7 @@ def _facts(name: str, subfolder: str | None) -> dict[str, Any]:
     from text2lora.adapter import LoraAdapter
     from text2lora.upstream import find_upstream
 
-    path = hub.resolve_name(name, CHECKPOINTS)
+    path = resolve_name(name, CHECKPOINTS)
     has_config = hub.find_file(path, hub.MARKERS["adapter"], subfolder) is not None
     if not has_config or find_upstream(path, subfolder):  # the reference's checkpoints hold such a file too
         from text2lora.modeling import Text2LoraModel
@@ -166,8 +169,8 @@ def _entry(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / hub.MARKERS["adapter"]).read_text(encoding="utf-8"))
         entry |= {"base_model": config.get("base_model_name_or_path"), "bytes": weights.stat().st_size}
         if card.exists():
-            metadata = hub.card_metadata(card.read_text(encoding="utf-8", errors="replace"))
+            metadata = card_metadata(card.read_text(encoding="utf-8", errors="replace"))
             entry["description"] = metadata.get("description")
     except (OSError, ValueError, AttributeError) as error:
-        entry["error"] = f"cannot be read ({hub.first_line(error)})"
+        entry["error"] = f"cannot be read ({first_line(error)})"
     return entry

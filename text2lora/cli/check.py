@@ -26,7 +26,7 @@ from text2lora.cli.common import (
     show,
     suggest,
 )
-from text2lora.hub import atomic_folder, check_output
+from text2lora.files import atomic_folder, check_output
 
 if TYPE_CHECKING:
     from text2lora.evaluation.check import CheckTask, ConditioningReport

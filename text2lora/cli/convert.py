@@ -51,7 +51,8 @@ def convert(
     Example: t2l convert SakanaAI/text-to-lora gemma-t2l --subfolder trained_t2l/gemma_2b_t2l
     """
     from text2lora.errors import OutputError, TrainingError
-    from text2lora.hub import CHECKPOINT_FILES, atomic_folder, check_output, push_target
+    from text2lora.files import atomic_folder, check_output
+    from text2lora.hub import CHECKPOINT_FILES, push_target
 
     if not push and (repo_id or private):
         raise typer.BadParameter("missing beside an option for the Hub", param_hint="--push")

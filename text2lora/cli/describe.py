@@ -36,7 +36,7 @@ def describe(
     import yaml
 
     from text2lora.errors import TrainingError
-    from text2lora.hub import write_atomically
+    from text2lora.files import write_atomically
     from text2lora.training.describe import Chat, hold_out, local_chat, write_descriptions
     from text2lora.training.runs import BaseSpec, load_base
     from text2lora.training.task_files import read_tasks, task_to_dict

@@ -14,8 +14,9 @@ from rich.markup import escape
 
 from text2lora.bundled import BASES, CHECKPOINTS
 from text2lora.cli.common import AsJson, err, out, print_json, quiet, say, show_facts, size, suggest
-from text2lora.hub import library_version, proxies, proxy_fault
+from text2lora.hub import proxies, proxy_fault
 from text2lora.installation import install_command
+from text2lora.names import library_version
 
 CORE = ("torch", "transformers", "peft", "huggingface_hub")
 FOR_DEVELOPERS = ("dev", "docs")

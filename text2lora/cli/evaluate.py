@@ -30,7 +30,9 @@ from text2lora.cli.common import (
     suggest,
 )
 from text2lora.errors import HubError
-from text2lora.hub import check_output, is_local, push_target
+from text2lora.files import check_output
+from text2lora.hub import push_target
+from text2lora.names import is_local
 
 if TYPE_CHECKING:
     from text2lora.evaluation.report import EvalReport

@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from text2lora.bundled import DEFAULT
+from text2lora.cards import load_snippet
 from text2lora.cli.common import (
     HUB,
     AsJson,
@@ -35,7 +36,8 @@ from text2lora.cli.common import (
     suggest,
 )
 from text2lora.errors import CheckpointError, InvalidDescriptionError, OutputError
-from text2lora.hub import check_description_of, load_snippet, push_target, slug
+from text2lora.hub import check_description_of, push_target
+from text2lora.names import slug
 
 if TYPE_CHECKING:
     from text2lora.modeling import Text2LoraModel

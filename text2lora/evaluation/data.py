@@ -11,10 +11,10 @@ from typing import Any
 
 from text2lora.errors import EvaluationError, MissingExtraError, TrainingError
 from text2lora.evaluation.tasks import BENCHMARKS, EvalTask, Example, Row, own_task
+from text2lora.files import read_lines
 from text2lora.hub import hub_fault
 from text2lora.installation import install_command
 from text2lora.language import Prompt
-from text2lora.textfiles import read_lines
 from text2lora.training.task_files import YAML, read_tasks
 from text2lora.training.tasks import TaskExample
 

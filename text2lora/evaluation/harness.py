@@ -15,7 +15,7 @@ from text2lora.evaluation.data import TaskData
 from text2lora.evaluation.metrics import Estimate, bootstrap_samples
 from text2lora.evaluation.sandbox import check_sandbox
 from text2lora.evaluation.tasks import Verdict
-from text2lora.hub import distinct_names
+from text2lora.names import distinct_names
 
 BASE = "base"
 AVERAGE = "average"

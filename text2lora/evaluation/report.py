@@ -10,20 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from text2lora.cards import escape_markdown
 from text2lora.errors import HubError
 from text2lora.evaluation.harness import AVERAGE, Condition, Figure, Sample
 from text2lora.evaluation.metrics import Estimate
 from text2lora.evaluation.tasks import BENCHMARKS
-from text2lora.hub import (
-    CARD_NAME,
-    atomic_folder,
-    check_output,
-    escape_markdown,
-    hub_errors,
-    library_version,
-    push_folder,
-    push_target,
-)
+from text2lora.files import atomic_folder, check_output
+from text2lora.hub import CARD_NAME, hub_errors, push_folder, push_target
+from text2lora.names import library_version
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

@@ -13,7 +13,7 @@ import torch
 
 from text2lora.evaluation.charts import draw_bars, new_figure
 from text2lora.evaluation.metrics import Estimate, bootstrap
-from text2lora.hub import atomic_folder
+from text2lora.files import atomic_folder
 
 
 class Detail(NamedTuple):

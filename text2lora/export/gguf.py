@@ -12,9 +12,10 @@ import torch
 from text2lora.base import load_base
 from text2lora.configuration import empty_model
 from text2lora.errors import CheckpointError, MissingExtraError, OutputError
-from text2lora.hub import atomic_file, is_public, public_name, write_atomically
+from text2lora.files import atomic_file, write_atomically
 from text2lora.installation import install_command
 from text2lora.live import PREFIX, fit_modules
+from text2lora.names import is_public, public_name
 
 if TYPE_CHECKING:
     import gguf

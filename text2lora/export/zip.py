@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from text2lora.hub import atomic_file
+from text2lora.files import atomic_file
 
 if TYPE_CHECKING:
     from text2lora.adapter import LoraAdapter

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from text2lora.digest import digest
 from text2lora.encoder import TextEncoder
-from text2lora.hub import atomic_file
+from text2lora.files import atomic_file
 from text2lora.language import Example
 from text2lora.standing import DescriptionStatistics, choose_descriptions, mean_over_tokens, summarise
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from text2lora.errors import MissingExtraError, TrainingError
+from text2lora.files import read_lines
 from text2lora.installation import install_command
-from text2lora.textfiles import read_lines
 from text2lora.training.recipe import at_least, settings
 from text2lora.training.task_files import check_wordings, locate
 from text2lora.training.tasks import Task, TaskExample

@@ -16,7 +16,7 @@ from huggingface_hub.dataclasses import strict, validated_field
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
 from text2lora.errors import TrainingError
-from text2lora.textfiles import read_text
+from text2lora.files import read_text
 
 T = TypeVar("T")
 

@@ -14,10 +14,10 @@ from text2lora.adapter import LoraAdapter
 from text2lora.configuration import Text2LoraConfig
 from text2lora.encoder import check_description
 from text2lora.errors import CheckpointError, TrainingError
-from text2lora.hub import distinct_names
 from text2lora.hypernetwork import LoraWeights
 from text2lora.live import PREFIX
 from text2lora.modeling import Text2LoraModel
+from text2lora.names import distinct_names
 from text2lora.training.data import DescriptionBank, perturb
 from text2lora.training.engine import EngineConfig, start_engine
 from text2lora.training.fit import FitConfig, StepResult, fit, step_rng

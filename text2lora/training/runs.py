@@ -18,9 +18,11 @@ from text2lora.base import load_base as load_part
 from text2lora.configuration import Text2LoraConfig
 from text2lora.digest import digest
 from text2lora.errors import InvalidInputError, MissingExtraError, TrainingError
-from text2lora.hub import MARKERS, slug, write_atomically
+from text2lora.files import write_atomically
+from text2lora.hub import MARKERS
 from text2lora.language import Example, answer_form
 from text2lora.modeling import Text2LoraModel, to_adapters
+from text2lora.names import slug
 from text2lora.training.data import Probe, TaskSource
 from text2lora.training.engine import EngineConfig, is_main_process
 from text2lora.training.fit import FitConfig

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from text2lora.errors import OutputError, TrainingError
-from text2lora.hub import atomic_file, temporary_prefix
+from text2lora.files import atomic_file, temporary_prefix
 
 FOLDER = "state"
 

@@ -10,7 +10,7 @@ import yaml
 
 from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, TrainingError
-from text2lora.textfiles import read_lines, read_text
+from text2lora.files import read_lines, read_text
 from text2lora.training.recipe import settings
 from text2lora.training.tasks import Task, TaskExample
 

@@ -18,7 +18,7 @@ import gradio as gr
 from text2lora.adapter import LoraAdapter
 from text2lora.errors import InvalidInputError, ServerError, Text2LoraError
 from text2lora.export import export_zip
-from text2lora.hub import slug
+from text2lora.names import slug
 from text2lora.samples import Samples
 from text2lora.ui import render
 from text2lora.ui.service import Limits, Made, Service, Turn, snippet

@@ -1,0 +1,200 @@
+"""Model cards: the README of an adapter, of a merged model and of a checkpoint. Their texts are in `templates`."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from text2lora.bundled import BASES
+from text2lora.errors import CheckpointError, shown
+from text2lora.names import is_public, library_version, public_name
+
+if TYPE_CHECKING:
+    from text2lora.adapter import LoraSpec
+    from text2lora.configuration import Text2LoraConfig
+
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def load_snippet(base: str | None, adapter: str) -> str:
+    """The lines of Python that load an adapter with PEFT alone."""
+    source = json.dumps(base or "THE_BASE_MODEL")
+    lines = ["from peft import PeftModel; from transformers import AutoModelForCausalLM"]
+    if base in BASES:
+        source = f"text2lora.base_model_path({source})"
+        lines.insert(0, "import text2lora")
+    lines.append(f"base = AutoModelForCausalLM.from_pretrained({source})")
+    lines.append(f"model = PeftModel.from_pretrained(base, {json.dumps(adapter)})")
+    return "\n".join(lines)
+
+
+def adapter_card(spec: LoraSpec, metadata: Mapping[str, str], repo_id: str | None = None) -> str:
+    """The README of an adapter, with the front matter that the Hub reads; `card_metadata` reads the metadata back.
+
+    Args:
+        spec: of the adapter.
+        metadata: of the adapter; no path of this machine is shown.
+        repo_id: where the adapter will be.
+    """
+    base, on_hub = _base_for_card(spec.base_model_name_or_path)
+    loadable = base if on_hub or base in BASES else None
+    return _card_of_lora(
+        "adapter",
+        spec,
+        metadata,
+        relation="adapter",
+        library_name="peft",
+        tags=["lora", "text2lora"] + ([f"base_model:adapter:{base}"] if on_hub else []),
+        title="LoRA adapter",
+        snippet=load_snippet(loadable, repo_id or "PATH_OR_REPO_OF_THIS_ADAPTER"),
+    )
+
+
+def merged_card(spec: LoraSpec, metadata: Mapping[str, str]) -> str:
+    """The README of a base with an adapter merged into it.
+
+    Args:
+        spec: of the adapter.
+        metadata: of the adapter; no path of this machine is shown.
+    """
+    return _card_of_lora(
+        "merged",
+        spec,
+        metadata,
+        relation="finetune",
+        library_name="transformers",
+        tags=["text2lora"],
+        title="Merged model",
+    )
+
+
+def _card_of_lora(
+    template: str,
+    spec: LoraSpec,
+    metadata: Mapping[str, str],
+    *,
+    relation: str,
+    library_name: str,
+    tags: list[str],
+    title: str,
+    **fields: str,
+) -> str:
+    """What the cards of an adapter and of a merged model have in common."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    metadata = {key: value if key == "description" else public_name(value) for key, value in metadata.items()}
+    base, on_hub = _base_for_card(spec.base_model_name_or_path)
+    data: Any = ModelCardData(library_name=library_name, pipeline_tag="text-generation", tags=tags, text2lora=metadata)
+    if on_hub:
+        data.base_model, data.base_model_relation = base, relation
+    description = " ".join(metadata.get("description", "").split())
+    rows = {key.replace("_", " "): value for key, value in metadata.items() if key != "description"}
+    rows |= {"r": str(spec.r), "alpha": f"{spec.lora_alpha:g}", "rsLoRA": "yes" if spec.use_rslora else "no"}
+    rows |= {"target modules": ", ".join(spec.module_names)}
+    card = ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATES / f"{template}.md"),
+        title=escape_markdown(description[:80]) or title,
+        description=escape_markdown(description),
+        base=escape_markdown(base or ""),
+        rows=[(escape_markdown(name), escape_markdown(value)) for name, value in rows.items()],
+        **fields,
+    )
+    return str(card)
+
+
+def card_metadata(card: str) -> dict[str, str]:
+    """The metadata that `adapter_card` wrote; nothing where the card is another's."""
+    from huggingface_hub import ModelCard
+    from yaml import YAMLError
+
+    try:
+        found = ModelCard(card, ignore_metadata_errors=True).data.to_dict().get("text2lora")
+    except (ValueError, YAMLError):
+        return {}
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+def checkpoint_card(
+    config: Text2LoraConfig,
+    num_parameters: int,
+    repo_id: str | None = None,
+    eval_results: Mapping[str, float] | None = None,
+) -> str:
+    """The README of a checkpoint, with the front matter that the Hub reads.
+
+    Args:
+        config: of the checkpoint; no path of this machine is shown.
+        num_parameters: of the hypernetwork.
+        repo_id: where the checkpoint will be.
+        eval_results: figures by `TASK/METRIC`, as `gsm8k/accuracy`.
+
+    Raises:
+        CheckpointError: figures that are no numbers.
+    """
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    title = repo_id.rpartition("/")[2] if repo_id else "text2lora checkpoint"
+    base, on_hub = _base_for_card(config.base_model_name_or_path)
+    given = {} if eval_results is None else eval_results
+    if not isinstance(given, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, int | float) and abs(value) <= sys.float_info.max
+        for name, value in given.items()
+    ):
+        raise CheckpointError(f"eval_results is {shown(given)}: expected numbers by TASK/METRIC")
+    figures = [(*name.rpartition("/")[::2], float(value)) for name, value in given.items()]
+    data = ModelCardData(
+        model_name=title if figures else None,
+        library_name="text2lora",
+        pipeline_tag="text-generation",
+        base_model=base if on_hub else None,
+        tags=["text2lora", "lora", "hypernetwork"],
+        eval_results=[
+            EvalResult("text-generation", task or "text2lora", task or "text2lora", metric, value)
+            for task, metric, value in figures
+        ]
+        or None,
+    )
+    encoder = public_name(config.encoder_name_or_path or "none")
+    rows = {
+        "base model": f"{base or 'none'} {config.base_model_revision or ''}",
+        "text encoder": f"{encoder} {config.encoder_revision or ''}",
+        "task encoder": f"{config.task_encoder}, {config.task_emb_size} features",
+        "hypernetwork": f"head {config.head}, width {config.latent_size} and {config.head_input_size}, "
+        f"{num_parameters:,} parameters",
+        "adapters": f"r {config.lora_r}, alpha {config.lora_alpha:g}{', rsLoRA' * config.use_rslora}, "
+        f"{config.num_layers} layers of {', '.join(config.target_modules)}",
+        "text2lora": library_version(),
+    }
+    rows |= {f"{task} {metric}".strip(): f"{value:g}" for task, metric, value in figures}
+    snippet = (
+        "from text2lora import Text2LoraModel\n\n"
+        f"t2l = Text2LoraModel.from_pretrained({json.dumps(repo_id or 'PATH_OR_REPO_OF_THIS_CHECKPOINT')})\n"
+        'adapter = t2l.generate_lora("Answer in capital letters.")\n'
+        'adapter.save_pretrained("capitals")'
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATES / "checkpoint.md"),
+        title=escape_markdown(title),
+        base=escape_markdown(base or ""),
+        snippet=snippet,
+        rows=[(escape_markdown(name), escape_markdown(value)) for name, value in rows.items()],
+    )
+    return str(card)
+
+
+def escape_markdown(text: str) -> str:
+    """Text as one line of Markdown that shows it as it is: no markup, no HTML, no end of a table's cell in it."""
+    line = re.sub(r"([\\`*\[\]<>|~&$]|\b_\B|\B_)", r"\\\1", " ".join(text.split()))
+    return re.sub(r"^(\d*)([-+#=.)])", r"\1\\\2", line)  # what would begin a heading, a list or a rule
+
+
+def _base_for_card(name: str | None) -> tuple[str | None, bool]:
+    """The base model's name without paths of this machine, and whether the Hub can have it."""
+    return (public_name(name) if name else None), bool(name) and "/" in (name or "") and is_public(name or "")

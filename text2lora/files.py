@@ -1,0 +1,326 @@
+"""Files: reading what users provide, and writing files and folders completely or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fnmatch
+import functools
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from text2lora.errors import CheckpointError, OutputError, Text2LoraError, TrainingError, shown
+
+if TYPE_CHECKING:
+    pass
+
+
+def check_path(value: object, kind: type[Text2LoraError] = CheckpointError) -> str:
+    """The path, or Hub id, as a string.
+
+    Raises:
+        Text2LoraError: of the kind given: it is neither, or empty.
+    """
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(path, str) or not path.strip():
+        expected = "a folder" if kind is OutputError else "a folder or a Hub id"
+        raise kind(f"{shown(value)} is no path: expected {expected}")
+    return path
+
+
+def check_subfolder(subfolder: object) -> str:
+    """The path inside a folder or repository as a string; of None, an empty one.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    path = os.fspath(subfolder) if isinstance(subfolder, str | os.PathLike) else "" if subfolder is None else None
+    if not isinstance(path, str):
+        raise CheckpointError(f"subfolder is {shown(subfolder)}: expected a path inside the folder or repository")
+    return path
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A temporary sibling folder that becomes `target` when the block ends well, and is removed when it does not.
+
+    A process killed at any point leaves a new target absent or complete. One that existed is as it was or complete
+    where the system can swap two folders in one step (Linux and macOS, on their own file systems); elsewhere there is
+    an instant at which it is absent, and the old folder lies beside it, hidden. What else a killed process left is
+    removed by the next save into the same parent, see `temporary_prefix`.
+
+    Raises:
+        OutputError: the parent or the folder cannot be written, or the target is the working directory or a mount
+            point. Other errors inside the block stay as they are.
+    """
+    try:
+        place = Path(os.path.realpath(target))  # of a link, what it points to
+        if place == Path.cwd():
+            raise OutputError(f"{target} is the working directory, which cannot be replaced: choose another folder")
+        if _is_mount_point(place):
+            raise OutputError(f"{target} is a mount point, which cannot be replaced: choose a folder in it")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=temporary_prefix(place), dir=place.parent))
+    except OutputError:
+        raise
+    except (OSError, ValueError) as error:  # the latter from characters that no path has
+        raise _cannot_write(target, error) from error
+    try:
+        folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+        with _own_faults(target, folder):
+            yield folder
+        try:
+            make_readable(folder.rglob("*"))
+            if not place.exists():
+                folder.rename(place)
+            elif not _swap(folder, place):
+                old = folder.with_name(folder.name + "-old")
+                place.rename(old)
+                try:
+                    folder.rename(place)
+                except OSError:
+                    old.rename(place)
+                    raise
+                shutil.rmtree(old)
+        except OSError as error:
+            raise _cannot_write(target, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # after a swap, what was there before
+
+
+@contextlib.contextmanager
+def _own_faults(target: Path, temporary: Path) -> Iterator[None]:
+    """Turns those errors inside the block into an OutputError that come from writing `temporary`."""
+    try:
+        yield
+    except Text2LoraError:
+        raise
+    except (OSError, SafetensorError) as error:
+        paths = [str(path) for path in (getattr(error, "filename", None), getattr(error, "filename2", None)) if path]
+        if not any(path.startswith(str(temporary)) for path in paths) and not _is_of_a_disk(error):
+            raise
+        raise _cannot_write(target, error) from error
+
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""What a write to a file that is open fails with; such an error names no file."""
+
+
+def _is_of_a_disk(error: Exception) -> bool:
+    if isinstance(error, SafetensorError):  # whose text ends so where the system refuses
+        return bool(found := re.search(r"\(os error (\d+)\)", str(error))) and int(found[1]) in DISK
+    return getattr(error, "errno", None) in DISK
+
+
+def _cannot_write(target: Path, error: Exception) -> OutputError:
+    return OutputError(f"{target} cannot be written ({getattr(error, 'strerror', None) or error}): choose another name")
+
+
+def make_readable(paths: Iterable[Path]) -> None:
+    """Give files and folders that a library made private the permissions that a new one has here."""
+    for path in paths:
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
+
+
+def _is_mount_point(place: Path) -> bool:
+    """Whether something is mounted at a path, such as a folder or file that a container shares with its host."""
+    if os.path.ismount(place):
+        return True
+    with contextlib.suppress(OSError):  # Linux knows of one from the same file system, too
+        points = [line.split(b" ")[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+        plain = (re.sub(rb"\\(\d{3})", lambda found: bytes([int(found[1], 8)]), point) for point in points)
+        return os.fsencode(place) in plain
+    return False
+
+
+ABANDONED = 7 * 24 * 3600
+"""Seconds without a change after which what another host was writing is nobody's any more."""
+_swept: tuple[Path, float] | None = None
+
+
+def temporary_prefix(target: Path) -> str:
+    """How the name of a temporary sibling of a file or folder begins: it says whose the sibling is.
+
+    Siblings that killed processes left in the same parent are removed first: those of this host whose process is gone,
+    and those of other hosts, which may share the parent, in which nothing has changed for a week.
+    """
+    global _swept
+    if _swept is None or _swept[0] != target.parent or time.monotonic() - _swept[1] > 10:  # not at each of thousands
+        _swept = target.parent, time.monotonic()
+        for path in target.parent.glob(".*-t2l-*"):
+            if _is_abandoned(path):
+                shutil.rmtree(path, ignore_errors=True)
+                with contextlib.suppress(OSError):  # another process was quicker, or another user's in /tmp
+                    path.unlink()
+    return f".{target.name[:48]}-t2l-{_host()}-{os.getpid()}-"
+
+
+def _is_abandoned(path: Path) -> bool:
+    found = re.fullmatch(r"\..*-t2l-([0-9a-f]{8})-(\d+)-[a-z0-9_]{8}", path.name, re.S)
+    if not found:
+        return False
+    if found[1] == _host():
+        return not _is_running(int(found[2]))
+    with contextlib.suppress(OSError):  # it is being written, or another process removes it
+        changed = max(each.lstat().st_mtime for each in (path, *path.rglob("*")))
+        return time.time() - changed > ABANDONED
+    return False
+
+
+@functools.cache
+def _host() -> str:
+    """Where a process number means the same process: on this machine since it started, in this container."""
+    known = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # of Linux
+        known += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256(" ".join(known).encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def _is_running(process: int) -> bool:
+    if sys.platform == "win32":  # where asking would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's
+        return True
+    return True
+
+
+def check_output(target: Path, names: Iterable[str], what: str = "an earlier report") -> None:
+    """Refuse, before minutes are spent on it, a folder that `atomic_folder` could not or should not replace.
+
+    Args:
+        target: a folder, or nothing yet.
+        names: of the files that it may hold, from an earlier run; `*` stands for anything.
+        what: they are.
+
+    Raises:
+        OutputError: it is a file, holds something else, or its parent cannot be written.
+    """
+    if target.exists() and not target.is_dir():
+        raise OutputError(f"{target} is a file: choose another folder")
+    patterns, found = list(names), sorted(os.listdir(target)) if target.is_dir() else []
+    if foreign := [name for name in found if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]:
+        raise OutputError(f"{target} holds {foreign[0]}, no part of {what}: choose another folder")
+    with contextlib.suppress(_TriedOut), atomic_folder(target):
+        raise _TriedOut
+
+
+class _TriedOut(Exception):
+    """Ends the block of `atomic_folder` without a change."""
+
+
+@contextlib.contextmanager
+def atomic_file(target: Path) -> Iterator[Path]:
+    """A temporary sibling file that becomes `target` when the block ends well, and is removed when it does not.
+
+    Raises:
+        OutputError: it cannot be written; a file that was there stays. Other errors inside the block stay as they
+            are.
+    """
+    try:
+        if target.exists() and not target.is_file():  # a folder, or a device, which must not be replaced
+            raise OutputError(f"{target} is not a file: choose another name")
+        if _is_mount_point(target):
+            raise OutputError(f"{target} is a mount point, which cannot be replaced: choose another name")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=temporary_prefix(target), dir=target.parent)
+        os.close(descriptor)
+    except OutputError:
+        raise
+    except (OSError, ValueError) as error:  # the latter from characters that no path has
+        raise _cannot_write(target, error) from error
+    temporary = Path(name)
+    try:
+        with _own_faults(target, temporary):
+            yield temporary
+        try:
+            make_readable([temporary])  # mkstemp makes it private
+            os.replace(temporary, target)
+        except OSError as error:
+            raise _cannot_write(target, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(target: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written; a file that was there stays.
+    """
+    with atomic_file(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _swap(one: Path, two: Path) -> bool:
+    """Swap two folders in one step; False where the system or the file system has no call for it."""
+    paths, here = (os.fsencode(one), os.fsencode(two)), -100  # AT_FDCWD
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        libc = ctypes.CDLL(None)
+        if sys.platform == "darwin":
+            return bool(libc.renamex_np(*paths, 2) == 0)  # RENAME_SWAP
+        return bool(libc.renameat2(here, paths[0], here, paths[1], 2) == 0)  # RENAME_EXCHANGE
+    return False
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def read_text(path: Path, kind: type[Text2LoraError] = TrainingError) -> str:
+    """The text of a file: UTF-8, with or without the mark that Windows puts before it, gzipped or not.
+
+    Raises:
+        Text2LoraError: of that kind; it cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+        data = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+    except (OSError, EOFError, zlib.error, ValueError) as error:  # the last from characters that no path has
+        raise kind(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise kind(f"{path} cannot be read (line {line} is no UTF-8 text): save it as UTF-8") from error
+
+
+def read_lines(path: Path, kind: type[Text2LoraError] = TrainingError) -> list[Any]:
+    """The values of a file of JSON lines; empty lines are passed over.
+
+    Raises:
+        Text2LoraError: of that kind; it cannot be read, or a line is not JSON.
+    """
+    values = []
+    for number, line in enumerate(read_text(path, kind).split("\n"), 1):  # splitlines would also cut at U+2028
+        if line.strip():
+            try:
+                values.append(json.loads(line))
+            except ValueError as error:
+                raise kind(f"{path}, line {number} is not JSON ({error})") from error
+    return values
