@@ -128,7 +128,8 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 def _is_of_a_disk(error: Exception) -> bool:
     if isinstance(error, SafetensorError):  # whose text ends so where the system refuses
-        return bool(found := re.search(r"\(os error (\d+)\)", str(error))) and int(found[1]) in DISK
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        return found is not None and int(found[1]) in DISK
     return getattr(error, "errno", None) in DISK
 
 
