@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from text2lora.adapter import LoraAdapter, LoraSpec
+    from text2lora.adapter import LoraAdapter
     from text2lora.arithmetic import combine
     from text2lora.base import base_model_path
     from text2lora.configuration import Text2LoraConfig
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from text2lora.functions import Function
+    from text2lora.lora import LoraSpec
     from text2lora.modeling import Text2LoraModel
     from text2lora.names import library_version
     from text2lora.shortcut import function
 
 _HOME = {
     "LoraAdapter": "adapter",
-    "LoraSpec": "adapter",
+    "LoraSpec": "lora",
     "combine": "arithmetic",
     "Text2LoraConfig": "configuration",
     "TextEncoder": "encoder",

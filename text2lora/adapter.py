@@ -9,8 +9,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,95 +17,27 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from text2lora.cards import adapter_card, card_metadata
-from text2lora.configuration import find_unplain, usual_lora_config
+from text2lora.configuration import find_unplain
 from text2lora.errors import CheckpointError, OutputError, shown
 from text2lora.files import atomic_folder, check_path, first_line
 from text2lora.hub import CARD_NAME, fetch_files, find_file, load_fault, push_folder, push_target, resolve_commit
-from text2lora.live import PREFIX
+from text2lora.lora import FLOAT_MAX, PREFIX, Lora, LoraSpec
 from text2lora.names import public_name, without_paths
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
-    from peft import LoraConfig, PeftModel
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 FACTORS = (".lora_A.weight", ".lora_B.weight")
 NARROWING = ("exclude_modules", "layers_pattern", "layers_to_transform")
 """Fields of `peft.LoraConfig` under which not all modules of a target's name get a LoRA."""
-KEPT = ("base_model_name_or_path", "inference_mode", "lora_alpha", "peft_type", "r", "target_modules", "task_type")
-"""Fields of it that a file always has."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-FLOAT_MAX = torch.finfo(torch.float32).max
-
-
-@dataclass(frozen=True)
-class LoraSpec:
-    """What PEFT needs to know of a LoRA beside its weights; the fields are spelled as in `peft.LoraConfig`.
-
-    `target_modules` are ends of the modules' paths in the base: names, or whole paths where a name would be too many.
-    """
-
-    r: int
-    lora_alpha: float
-    target_modules: tuple[str, ...]
-    use_rslora: bool = False
-    base_model_name_or_path: str | None = None
-    revision: str | None = None
-
-    def __post_init__(self) -> None:
-        wrong, names = "", self.target_modules
-        if isinstance(self.r, bool) or not isinstance(self.r, int) or not 1 <= self.r < 2**31:
-            wrong = f"r is {shown(self.r)}: expected a whole number from 1 upwards"
-        alpha = self.lora_alpha
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= FLOAT_MAX:
-            wrong = f"lora_alpha is {shown(self.lora_alpha)}: expected a number"
-        if not isinstance(self.use_rslora, bool):
-            wrong = f"use_rslora is {shown(self.use_rslora)}: expected true or false"
-        if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
-            wrong = f"target_modules is {shown(names)}: expected a tuple of names"
-        for name in ("base_model_name_or_path", "revision"):
-            if not isinstance(getattr(self, name), str | None):
-                wrong = f"{name} is {shown(getattr(self, name))}: expected a text or None"
-        if wrong:
-            raise CheckpointError(wrong)
-        object.__setattr__(self, "target_modules", tuple(names))
-
-    @property
-    def scaling(self) -> float:
-        """What PEFT multiplies B A with: alpha / sqrt(r) under rsLoRA, else alpha / r."""
-        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
-
-    @property
-    def module_names(self) -> tuple[str, ...]:
-        """The target modules without what stands before their names, where they are given by their paths."""
-        return tuple(dict.fromkeys(module.rpartition(".")[2] for module in self.target_modules))
-
-    def to_peft(self) -> LoraConfig:
-        """The `peft.LoraConfig`, for inference."""
-        from peft import LoraConfig
-
-        return LoraConfig(
-            r=self.r,
-            lora_alpha=self.lora_alpha,
-            use_rslora=self.use_rslora,
-            target_modules=list(self.target_modules),
-            task_type="CAUSAL_LM",
-            inference_mode=True,
-            base_model_name_or_path=self.base_model_name_or_path,
-            revision=self.revision,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """What `adapter_config.json` holds: fields that are not at PEFT's default. Earlier PEFTs refuse new ones."""
-        usual, own = usual_lora_config(), self.to_peft().to_dict()
-        found = {name: value for name, value in own.items() if name in KEPT or value != usual[name]}
-        found["target_modules"] = sorted(self.target_modules)  # of PEFT a set, whose order is the hash seed's
-        return {name: str(value.value) if isinstance(value, Enum) else value for name, value in found.items()}
 
 
 @dataclass(frozen=True, repr=False)
-class LoraAdapter:
+class LoraAdapter(Lora):
     """One LoRA.
 
     Attributes:
@@ -114,20 +45,6 @@ class LoraAdapter:
         spec: rank, alpha, target modules and base.
         metadata: where it comes from: description, checkpoint, encoder, library version.
     """
-
-    weights: Mapping[str, torch.Tensor]
-    spec: LoraSpec
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, kind in (("weights", torch.Tensor), ("metadata", str)):
-            given = getattr(self, name)
-            if not isinstance(given, Mapping) or not all(
-                isinstance(key, str) and isinstance(value, kind) for key, value in given.items()
-            ):
-                raise CheckpointError(f"{name} is {shown(given)}: expected {kind.__name__}s by name")
-        if not isinstance(self.spec, LoraSpec):
-            raise CheckpointError(f"spec is {shown(self.spec)}: expected a LoraSpec")
 
     @property
     def num_bytes(self) -> int:

@@ -8,8 +8,9 @@ from typing import Literal, get_args
 
 import torch
 
-from text2lora.adapter import LoraAdapter, LoraSpec
+from text2lora.adapter import LoraAdapter
 from text2lora.errors import CheckpointError, shown
+from text2lora.lora import LoraSpec, lora_key
 from text2lora.names import library_version
 
 Method = Literal["cat", "linear", "svd"]
@@ -47,8 +48,8 @@ def combine(adapters: Sequence[LoraAdapter], weights: Sequence[float], method: M
     first, ranks = adapters[0], [adapter.spec.r for adapter in adapters]
     r = sum(ranks) if method == "cat" else max(ranks)
     made: dict[str, torch.Tensor] = {}
-    for key_a in (key for key in first.weights if key.endswith(".lora_A.weight")):
-        key_b = key_a.replace(".lora_A.", ".lora_B.")
+    for path, a, _ in first.pairs():
+        dtype, key_a, key_b = a.dtype, lora_key(path, "A"), lora_key(path, "B")
         parts: Factors = [
             (factor * adapter.spec.scaling, adapter.weights[key_a].float(), adapter.weights[key_b].float())
             for factor, adapter in zip(factors, adapters, strict=True)
@@ -56,7 +57,6 @@ def combine(adapters: Sequence[LoraAdapter], weights: Sequence[float], method: M
         a, b = _linear(parts) if method == "linear" else _cat(parts)
         if method == "svd":
             a, b = _truncate(a, b, r)
-        dtype = first.weights[key_a].dtype
         made[key_a], made[key_b] = a.to(dtype), b.to(dtype).contiguous()
     base = next((name for adapter in adapters if (name := adapter.spec.base_model_name_or_path)), None)
     revisions = {adapter.spec.revision for adapter in adapters}
@@ -80,9 +80,9 @@ def cosine_matrix(adapters: Sequence[LoraAdapter]) -> torch.Tensor:
     owner = torch.arange(len(adapters)).repeat_interleave(torch.tensor([adapter.spec.r for adapter in adapters]))
     scaling = torch.tensor([adapter.spec.scaling for adapter in adapters], dtype=torch.double)
     products = torch.zeros(len(adapters), len(adapters), dtype=torch.double)
-    for key in (key for key in first.weights if key.endswith(".lora_A.weight")):
-        a = torch.cat([adapter.weights[key].float() for adapter in adapters])  # [all ranks, in]
-        b = torch.cat([adapter.weights[key.replace(".lora_A.", ".lora_B.")].float() for adapter in adapters], 1)
+    for path, _, _ in first.pairs():
+        a = torch.cat([adapter.weights[lora_key(path, "A")].float() for adapter in adapters])  # [all ranks, in]
+        b = torch.cat([adapter.weights[lora_key(path, "B")].float() for adapter in adapters], 1)
         gram = ((a @ a.T) * (b.T @ b)).double()  # [all ranks, all ranks]
         rows = torch.zeros(len(adapters), len(owner), dtype=torch.double).index_add_(0, owner, gram)
         products.index_add_(1, owner, rows)
@@ -131,8 +131,8 @@ def _metadata(adapters: Sequence[LoraAdapter], weights: Sequence[float], method:
     return dict(sorted(found.items())) | made
 
 
-def _features(adapter: LoraAdapter) -> dict[str, int]:
-    return {key: weight.shape[1 if ".lora_A." in key else 0] for key, weight in adapter.weights.items()}
+def _features(adapter: LoraAdapter) -> dict[str, tuple[int, int]]:
+    return {path: (a.shape[1], b.shape[0]) for path, a, b in adapter.pairs()}
 
 
 def _cat(parts: Factors) -> tuple[torch.Tensor, torch.Tensor]:

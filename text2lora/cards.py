@@ -14,8 +14,8 @@ from text2lora.errors import CheckpointError, shown
 from text2lora.names import is_public, library_version, public_name
 
 if TYPE_CHECKING:
-    from text2lora.adapter import LoraSpec
     from text2lora.configuration import Text2LoraConfig
+    from text2lora.lora import LoraSpec
 
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -16,10 +16,8 @@ from torch import nn
 
 from text2lora.configuration import Text2LoraConfig
 from text2lora.linear import Linear
+from text2lora.lora import LoraWeights
 from text2lora.task_encoder import OneHot, build_task_encoder
-
-LoraWeights = dict[str, tuple[torch.Tensor, torch.Tensor]]
-"""By target module: A [n, N, r, in] and B [n, N, out, r]."""
 
 
 def _mlp(inputs: int, hidden: int, outputs: int, dropout: float) -> list[nn.Module]:

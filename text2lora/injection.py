@@ -10,10 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from text2lora.adapter import LoraAdapter
 from text2lora.configuration import Text2LoraConfig
-from text2lora.hypernetwork import LoraWeights
-from text2lora.live import PREFIX
+from text2lora.lora import Lora, LoraWeights
 
 Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 """By the path of a module: the transposes of A [n, in, r] and of B [n, r, out], its strength in the latter."""
@@ -54,14 +52,11 @@ class LoraInjector:
             yield
 
 
-def factors_of(adapter: LoraAdapter, device: torch.device | str | None = None) -> Factors:
+def factors_of(adapter: Lora, device: torch.device | str | None = None) -> Factors:
     """An adapter as `inject_rows` takes it, with one row, on a device; None leaves it where it is."""
     made = {}
-    for key, a in adapter.weights.items():
-        if ".lora_A." in key:
-            b = adapter.weights[key.replace(".lora_A.", ".lora_B.")]
-            path = key.removeprefix(PREFIX).removesuffix(".lora_A.weight")
-            made[path] = a.to(device).mT[None], (adapter.spec.scaling * b.to(device)).mT[None]
+    for path, a, b in adapter.pairs():
+        made[path] = a.to(device).mT[None], (adapter.spec.scaling * b.to(device)).mT[None]
     return made
 
 

@@ -9,22 +9,22 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
 from text2lora.configuration import PLAIN_STARTS, find_unplain
 from text2lora.errors import CheckpointError, shown
+from text2lora.lora import Lora, LoraKey, LoraSpec, lora_key
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
     from peft.tuners.lora import LoraLayer
     from transformers import PreTrainedModel
 
-    from text2lora.adapter import LoraAdapter, LoraSpec
 
-PREFIX = "base_model.model."
+L = TypeVar("L", bound=Lora)
 WRAPPER = "_text2lora_wrapper"
 """Where a plain base keeps the PeftModel that `attach` made of it."""
 LIVE = "_text2lora_live"
@@ -58,15 +58,15 @@ class LiveLora:
         """Its parameters, by the key of PEFT's files."""
         found = {}
         for path, layer in self.layers.items():
-            found[f"{PREFIX}{path}.lora_A.weight"] = layer.lora_A[name].weight
-            found[f"{PREFIX}{path}.lora_B.weight"] = layer.lora_B[name].weight
+            found[lora_key(path, "A")] = layer.lora_A[name].weight
+            found[lora_key(path, "B")] = layer.lora_B[name].weight
         return found
 
 
 @torch.inference_mode(False)  # parameters made in it could not be written to outside
 @torch.no_grad()
-def attach(adapter: LoraAdapter, model: PreTrainedModel | PeftModel, name: str) -> PeftModel:
-    """See `LoraAdapter.apply_to`."""
+def attach(adapter: Lora, model: PreTrainedModel | PeftModel, name: str) -> PeftModel:
+    """See `Lora.apply_to`."""
     from peft import PeftModel, get_peft_model
 
     check_adapter_name(name)
@@ -116,8 +116,8 @@ def check_adapter_name(name: str) -> None:
         )
 
 
-def _config(adapter: LoraAdapter, model: PreTrainedModel) -> Any:
-    config, paths = adapter.spec.to_peft(), module_paths(adapter)
+def _config(adapter: Lora, model: PreTrainedModel) -> Any:
+    config, paths = adapter.spec.to_peft(), adapter.module_paths
     named = (p for p in dict(model.named_modules()) if ".lora_" not in p and not p.endswith(".base_layer"))
     if set(_targeted(adapter.spec, named)) != paths:  # of a part of the model, or of some layers
         config.target_modules = paths
@@ -160,7 +160,7 @@ def _check_wrapper(model: PeftModel) -> None:
         raise CheckpointError("this PeftModel was unloaded, or its base wrapped again: pass its base or the new one")
 
 
-def fit_modules(adapter: LoraAdapter, model: PreTrainedModel) -> LoraAdapter:
+def fit_modules(adapter: L, model: PreTrainedModel) -> L:
     """The adapter with its modules named as the model names them, after a look at all of them.
 
     transformers renames modules from time to time, mostly of models that also see, and reads the earlier names; so does
@@ -171,14 +171,14 @@ def fit_modules(adapter: LoraAdapter, model: PreTrainedModel) -> LoraAdapter:
         CheckpointError: the adapter is damaged, or the model has not its modules or shapes.
     """
     modules = {p: m for p, m in model.named_modules() if ".lora_" not in p and not p.endswith(".base_layer")}
-    paths = module_paths(adapter)
-    whole = {f"{PREFIX}{path}.lora_{letter}.weight" for path in paths for letter in "AB"} == adapter.weights.keys()
+    paths = adapter.module_paths
+    whole = {lora_key(path, factor) for path in paths for factor in "AB"} == adapter.weights.keys()
     r = adapter.spec.r
-    if not paths or not whole or any(w.shape[0 if ".lora_A." in key else 1] != r for key, w in adapter.weights.items()):
+    if not paths or not whole or any(a.shape[0] != r or b.shape[1] != r for _, a, b in adapter.pairs()):
         raise CheckpointError(f"this adapter is damaged: it does not have A and B of rank {r} for each of its modules")
     if not paths <= modules.keys():
         adapter = _rename(adapter, {path: _present_name(path, model) for path in paths})
-        paths = module_paths(adapter)
+        paths = adapter.module_paths
     base = adapter.spec.base_model_name_or_path or "another base"
     advice = f"this adapter is for {base}", "pass the base it was made for"
     if base == getattr(model, "name_or_path", None):
@@ -189,21 +189,16 @@ def fit_modules(adapter: LoraAdapter, model: PreTrainedModel) -> LoraAdapter:
         more = f" and {len(extra) - 1} other modules" if len(extra) > 1 else ""
         raise CheckpointError(f"{advice[0]}: it has nothing for {extra[0]}{more} of the model given; {advice[1]}")
     for key, weight in adapter.weights.items():
-        path, factor = key.removeprefix(PREFIX).removesuffix(".weight").rsplit(".", 1)
+        path, factor = LoraKey.parse(key)
         module = modules.get(path)
-        size = None if module is None else _features(_unwrapped(module))[0 if factor == "lora_A" else 1]
-        given = weight.shape[1 if factor == "lora_A" else 0]
+        size = None if module is None else _features(_unwrapped(module))[0 if factor == "A" else 1]
+        given = weight.shape[1 if factor == "A" else 0]
         if size != given:
             found = "no such linear module" if size is None else f"{size} features"
             raise CheckpointError(
                 f"{advice[0]}: {path} has {given} features there, but {found} in the model given; {advice[1]}"
             )
     return adapter
-
-
-def module_paths(adapter: LoraAdapter) -> set[str]:
-    """Where in the base an adapter's weights belong."""
-    return {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in adapter.weights}
 
 
 def _targeted(spec: LoraSpec, paths: Iterable[str]) -> list[str]:
@@ -223,12 +218,12 @@ def _present_name(path: str, model: PreTrainedModel) -> str:
     return path
 
 
-def _rename(adapter: LoraAdapter, names: Mapping[str, str]) -> LoraAdapter:
+def _rename(adapter: L, names: Mapping[str, str]) -> L:
     """The adapter under other module paths."""
     weights = {}
     for key, weight in adapter.weights.items():
-        path, dot, factor = key.removeprefix(PREFIX).rpartition(".lora_")
-        weights[f"{PREFIX}{names[path]}{dot}{factor}"] = weight
+        path, factor = LoraKey.parse(key)
+        weights[lora_key(names[path], factor)] = weight
     targets = tuple(names.get(target, target) for target in adapter.spec.target_modules)
     spec = dataclasses.replace(adapter.spec, target_modules=targets)
     return dataclasses.replace(adapter, weights=weights, spec=spec)
@@ -267,7 +262,7 @@ def input_device(model: PreTrainedModel | PeftModel) -> torch.device:
     return device_of(model.get_input_embeddings())
 
 
-def _assign(adapter: LoraAdapter, model: PeftModel, name: str) -> None:
+def _assign(adapter: Lora, model: PeftModel, name: str) -> None:
     """Give the parameters that PEFT has just made on the meta device their values."""
     default = model.get_base_model().dtype
     for path, layer in LiveLora.of(model, name).layers.items():
@@ -275,14 +270,14 @@ def _assign(adapter: LoraAdapter, model: PeftModel, name: str) -> None:
         weight = next(chain(base.parameters(), base.buffers()))
         device = device_of(base)
         dtype = weight.dtype if weight.dtype.is_floating_point and weight.dtype.itemsize > 1 else default  # quantised
-        for factor in ("lora_A", "lora_B"):
-            value = adapter.weights[f"{PREFIX}{path}.{factor}.weight"]
+        for factor in "AB":
+            value = adapter.weights[lora_key(path, factor)]
             # a copy, since a later replacement writes into the parameter
             value = value.to(device=device, dtype=dtype, copy=True)
-            getattr(layer, factor)[name].weight = nn.Parameter(value, requires_grad=False)
+            getattr(layer, f"lora_{factor}")[name].weight = nn.Parameter(value, requires_grad=False)
 
 
-def _replace(adapter: LoraAdapter, model: PeftModel, name: str) -> bool:
+def _replace(adapter: Lora, model: PeftModel, name: str) -> bool:
     """Copy into the parameters of an adapter of the same layout; False where the layout is another one."""
     live, spec = LiveLora.of(model, name), adapter.spec
     if any(layer.merged for layer in live.layers.values()):

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers import initialization as init
 from transformers.utils.hub import resolve_revision
 
-from text2lora.adapter import LoraAdapter, LoraSpec, check_scale
+from text2lora.adapter import LoraAdapter, check_scale
 from text2lora.arithmetic import describe, numbers
 from text2lora.base import base_source, load_base
 from text2lora.bundled import CHECKPOINTS
@@ -42,8 +42,8 @@ from text2lora.hub import (
     push_target,
     resolve_commit,
 )
-from text2lora.hypernetwork import LoraWeights, TrunkHyperNetwork, build_hypernetwork
-from text2lora.live import PREFIX
+from text2lora.hypernetwork import TrunkHyperNetwork, build_hypernetwork
+from text2lora.lora import LoraWeights, spec_of, unstack
 from text2lora.names import library_version, public_name, resolve_name, without_paths
 from text2lora.processor import widen
 from text2lora.sharing import apply_apart, share
@@ -737,22 +737,7 @@ def to_adapters(
         weights: A [n, layers, r, in] and B [n, layers, out, r] by target module.
         metadata: of each.
     """
-    spec = LoraSpec(
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        target_modules=tuple(config.target_modules),
-        use_rslora=config.use_rslora,
-        base_model_name_or_path=config.base_model_name_or_path,
-        revision=config.base_model_revision,
-    )
-    states: list[dict[str, torch.Tensor]] = [{} for _ in metadata]
-    for name, factors in weights.items():
-        path = config.module_paths[name]
-        for letter, factor in zip("AB", factors, strict=True):
-            for state, layers in zip(states, factor.cpu(), strict=True):
-                for layer, weight in enumerate(layers):  # torch transposes matrices faster than stacks of them
-                    key = f"{PREFIX}{path.format(layer=layer)}.lora_{letter}.weight"
-                    state[key] = weight.clone(memory_format=torch.contiguous_format)
+    spec, states = spec_of(config), unstack(config, weights, len(metadata))
     return [LoraAdapter(state, spec, noted) for state, noted in zip(states, metadata, strict=True)]
 
 

@@ -21,9 +21,9 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from text2lora.bundled import BASES
 from text2lora.configuration import Text2LoraConfig
-from text2lora.hypernetwork import LoraWeights
 from text2lora.injection import LoraInjector
 from text2lora.language import AnswerBatch, prompt_batch
+from text2lora.lora import LoraWeights
 from text2lora.training.tasks import Task, TaskExample, TaskSet
 
 WAYS = ("base", "ours", "per token")

@@ -24,9 +24,9 @@ from wording import describe
 
 from text2lora.bundled import BASES
 from text2lora.evaluation.table import Row, as_markdown, make_row, write_results
-from text2lora.hypernetwork import LoraWeights
 from text2lora.injection import LoraInjector
 from text2lora.language import AnswerCollator, exact_match, prompt_batch
+from text2lora.lora import LoraWeights
 from text2lora.modeling import Text2LoraModel
 from text2lora.training.lora import LoraTable
 from text2lora.training.sft import match_examples

@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from text2lora import LoraAdapter, Text2LoraModel
 from text2lora.base import load_base
 from text2lora.evaluation.table import Row, as_markdown, make_row, write_results
-from text2lora.hypernetwork import LoraWeights
 from text2lora.injection import LoraInjector
 from text2lora.language import Example
+from text2lora.lora import LoraWeights
 from text2lora.names import slug
 from text2lora.training.runs import set_offset
 from text2lora.training.sft import JUNK, score_examples

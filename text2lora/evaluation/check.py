@@ -16,9 +16,9 @@ from text2lora.base import context_length
 from text2lora.encoder import rescale
 from text2lora.errors import TrainingError
 from text2lora.evaluation.metrics import Estimate, pearson, percentile_interval, resample, spearman
-from text2lora.hypernetwork import LoraWeights
 from text2lora.injection import LoraInjector
 from text2lora.language import Example
+from text2lora.lora import LoraWeights
 from text2lora.modeling import Text2LoraModel
 from text2lora.standing import mean_over_tokens
 from text2lora.training.sft import JUNK, TaskScore, score_examples

@@ -14,7 +14,8 @@ from text2lora.configuration import empty_model
 from text2lora.errors import CheckpointError, MissingExtraError, OutputError
 from text2lora.files import atomic_file, write_atomically
 from text2lora.installation import install_command
-from text2lora.live import PREFIX, fit_modules
+from text2lora.live import fit_modules
+from text2lora.lora import LoraKey
 from text2lora.names import is_public, public_name
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def _tensors(adapter: LoraAdapter, config: PreTrainedConfig) -> Iterator[tuple[s
     names = gguf.get_tensor_name_map(by_name[architecture], config.num_hidden_layers)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     for key in sorted(adapter.weights):
-        path, factor = key.removeprefix(PREFIX).removesuffix(".weight").rsplit(".", 1)
+        path, factor = LoraKey.parse(key)
         # a model that also sees has its text model one floor deeper
         name = names.get_name(path.replace("model.language_model.", "model."))
         if name is None or (path == "lm_head" and config.tie_word_embeddings):
@@ -157,9 +158,9 @@ def _tensors(adapter: LoraAdapter, config: PreTrainedConfig) -> Iterator[tuple[s
                 "adapter, or merge it with `t2l export merged`"
             )
         weight, module = adapter.weights[key], path.rpartition(".")[2]
-        if factor == "lora_B" and architecture in PERMUTED and module in heads:
+        if factor == "B" and architecture in PERMUTED and module in heads:
             weight = permute_heads(weight, heads[module])
-        yield f"{name}.weight.{factor.lower()}", weight
+        yield f"{name}.weight.lora_{factor.lower()}", weight
 
 
 def _describe(writer: gguf.GGUFWriter, adapter: LoraAdapter) -> None:

@@ -16,7 +16,7 @@ from text2lora.cards import merged_card
 from text2lora.errors import CheckpointError, OutputError
 from text2lora.files import atomic_folder, check_output
 from text2lora.hub import CARD_NAME, MERGED_FILES, find_file
-from text2lora.live import PREFIX, fit_modules
+from text2lora.live import fit_modules
 from text2lora.turns import keep_ends
 
 if TYPE_CHECKING:
@@ -85,12 +85,10 @@ def _merge(adapter: LoraAdapter, model: PreTrainedModel, dtype: torch.dtype | No
     from transformers.pytorch_utils import Conv1D
 
     output = model.get_output_embeddings()
-    for key_a in (key for key in adapter.weights if key.endswith(".lora_A.weight")):
-        path = key_a.removeprefix(PREFIX).removesuffix(".lora_A.weight")
+    for path, a, b in adapter.pairs():
         module = model.get_submodule(path)
         if module is output and model.config.tie_word_embeddings:
             raise CheckpointError(f"{path} is tied to the embeddings, which a merge would change: it cannot be merged")
-        a, b = adapter.weights[key_a], adapter.weights[key_a.replace(".lora_A.", ".lora_B.")]
         delta = adapter.spec.scaling * b.float().cpu() @ a.float().cpu()
         merged = module.weight.float() + (delta.T if isinstance(module, Conv1D) else delta)
         module.weight.data = merged.to(dtype or module.weight.dtype)

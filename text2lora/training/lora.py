@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import TrainingError
-from text2lora.hypernetwork import LoraWeights
 from text2lora.injection import LoraInjector
 from text2lora.language import Example, answer_loss, prompt_batch
+from text2lora.lora import LoraWeights
 from text2lora.training.engine import EngineConfig, prepare_base, start_engine
 from text2lora.training.fit import FitConfig, fit, step_rng, summed
 

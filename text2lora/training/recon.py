@@ -14,8 +14,7 @@ from text2lora.adapter import LoraAdapter
 from text2lora.configuration import Text2LoraConfig
 from text2lora.encoder import check_description
 from text2lora.errors import CheckpointError, TrainingError
-from text2lora.hypernetwork import LoraWeights
-from text2lora.live import PREFIX
+from text2lora.lora import LoraWeights, layer_keys, stack
 from text2lora.modeling import Text2LoraModel
 from text2lora.names import distinct_names
 from text2lora.training.data import DescriptionBank, perturb
@@ -86,14 +85,8 @@ def load_library(
             raise TrainingError(f"the adapter {entry.path} cannot be used: {error}") from error
     first = adapters[0]
     config = make_config(first)
-    weights: LoraWeights = {}
     shapes = {key: tuple(value.shape) for key, value in first.weights.items()}
-    layers = range(config.num_layers)
-    keys: dict[str, list[list[str]]] = {}  # by module: the keys of A and those of B, layer by layer
-    for name in config.target_modules:
-        paths = [PREFIX + config.module_paths[name].format(layer=i) for i in layers]
-        keys[name] = [[f"{path}.lora_{letter}.weight" for path in paths] for letter in "AB"]
-    known = {key for lists in keys.values() for letters in lists for key in letters}
+    known = {key for name in config.target_modules for factor in "AB" for key in layer_keys(config, name, factor)}
     if wrong := sorted(known ^ set(shapes)):
         raise TrainingError(
             f"{entries[0].path} does not have one LoRA on each of its modules in each layer: see {wrong[0]}"
@@ -115,12 +108,7 @@ def load_library(
                 f"{entry.path} has other modules or shapes: {key} is {list(own.get(key, ())) or 'missing'}, expected "
                 f"{list(shapes.get(key, ())) or 'none'}"
             )
-    for name, (keys_a, keys_b) in keys.items():
-        a, b = (
-            torch.stack([torch.stack([adapter.weights[key].float() for key in chosen]) for adapter in adapters])
-            for chosen in (keys_a, keys_b)
-        )
-        weights[name] = (a, b)
+    weights = stack(config, [adapter.weights for adapter in adapters])
     descriptions = []
     for entry, adapter in zip(entries, adapters, strict=True):
         texts = list(entry.descriptions) or [text for text in [adapter.metadata.get("description")] if text]

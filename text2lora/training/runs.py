@@ -21,6 +21,7 @@ from text2lora.errors import InvalidInputError, MissingExtraError, TrainingError
 from text2lora.files import write_atomically
 from text2lora.hub import MARKERS
 from text2lora.language import Example, answer_form
+from text2lora.lora import stack
 from text2lora.modeling import Text2LoraModel, to_adapters
 from text2lora.names import slug
 from text2lora.training.data import Probe, TaskSource
@@ -312,10 +313,8 @@ def set_offset(model: Text2LoraModel, adapter: LoraAdapter, trained: bool = True
         raise TrainingError(f"offset_from does not fit the model's modules and rank: see {wrong[0]} {list(wrong[1])}")
     with torch.no_grad():
         for name, factors in offsets.items():
-            for letter, offset in zip("AB", factors, strict=True):
-                for layer in range(config.num_layers):
-                    key = f"base_model.model.{config.module_paths[name].format(layer=layer)}.lora_{letter}.weight"
-                    offset[layer] = adapter.weights[key]
+            for offset, found in zip(factors, stack(config, [adapter.weights])[name], strict=True):
+                offset.copy_(found[0])
                 offset.requires_grad_(trained)
 
 

@@ -14,10 +14,10 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.errors import TrainingError
-from text2lora.hypernetwork import LoraWeights
 from text2lora.injection import LoraInjector
 from text2lora.language import Example, answer_logits, answer_loss, count_matches, prompt_batch
 from text2lora.live import input_device
+from text2lora.lora import LoraWeights
 from text2lora.modeling import Text2LoraModel
 from text2lora.training.data import DescriptionBank, Probe, TaskSource, perturb
 from text2lora.training.engine import EngineConfig, prepare_base, start_engine

@@ -1,0 +1,187 @@
+"""LoRA weights: what a LoRA is beside its files, and its two forms, stacked by module and under PEFT's keys."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from text2lora.configuration import Text2LoraConfig, usual_lora_config
+from text2lora.errors import CheckpointError, shown
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+LoraWeights = dict[str, tuple[torch.Tensor, torch.Tensor]]
+"""By target module: A [n, N, r, in] and B [n, N, out, r] of n adapters in N layers."""
+PREFIX = "base_model.model."
+KEPT = ("base_model_name_or_path", "inference_mode", "lora_alpha", "peft_type", "r", "target_modules", "task_type")
+"""Fields of it that a file always has."""
+FLOAT_MAX = torch.finfo(torch.float32).max
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """What PEFT needs to know of a LoRA beside its weights; the fields are spelled as in `peft.LoraConfig`.
+
+    `target_modules` are ends of the modules' paths in the base: names, or whole paths where a name would be too many.
+    """
+
+    r: int
+    lora_alpha: float
+    target_modules: tuple[str, ...]
+    use_rslora: bool = False
+    base_model_name_or_path: str | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        wrong, names = "", self.target_modules
+        if isinstance(self.r, bool) or not isinstance(self.r, int) or not 1 <= self.r < 2**31:
+            wrong = f"r is {shown(self.r)}: expected a whole number from 1 upwards"
+        alpha = self.lora_alpha
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= FLOAT_MAX:
+            wrong = f"lora_alpha is {shown(self.lora_alpha)}: expected a number"
+        if not isinstance(self.use_rslora, bool):
+            wrong = f"use_rslora is {shown(self.use_rslora)}: expected true or false"
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+            wrong = f"target_modules is {shown(names)}: expected a tuple of names"
+        for name in ("base_model_name_or_path", "revision"):
+            if not isinstance(getattr(self, name), str | None):
+                wrong = f"{name} is {shown(getattr(self, name))}: expected a text or None"
+        if wrong:
+            raise CheckpointError(wrong)
+        object.__setattr__(self, "target_modules", tuple(names))
+
+    @property
+    def scaling(self) -> float:
+        """What PEFT multiplies B A with: alpha / sqrt(r) under rsLoRA, else alpha / r."""
+        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+    @property
+    def module_names(self) -> tuple[str, ...]:
+        """The target modules without what stands before their names, where they are given by their paths."""
+        return tuple(dict.fromkeys(module.rpartition(".")[2] for module in self.target_modules))
+
+    def to_peft(self) -> LoraConfig:
+        """The `peft.LoraConfig`, for inference."""
+        from peft import LoraConfig
+
+        return LoraConfig(
+            r=self.r,
+            lora_alpha=self.lora_alpha,
+            use_rslora=self.use_rslora,
+            target_modules=list(self.target_modules),
+            task_type="CAUSAL_LM",
+            inference_mode=True,
+            base_model_name_or_path=self.base_model_name_or_path,
+            revision=self.revision,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What `adapter_config.json` holds: fields that are not at PEFT's default. Earlier PEFTs refuse new ones."""
+        usual, own = usual_lora_config(), self.to_peft().to_dict()
+        found = {name: value for name, value in own.items() if name in KEPT or value != usual[name]}
+        found["target_modules"] = sorted(self.target_modules)  # of PEFT a set, whose order is the hash seed's
+        return {name: str(value.value) if isinstance(value, Enum) else value for name, value in found.items()}
+
+
+@dataclass(frozen=True, repr=False)
+class Lora:
+    """One LoRA in memory; `LoraAdapter` adds files, the Hub and models.
+
+    Attributes:
+        weights: by PEFT's key, as `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight` [r, in].
+        spec: rank, alpha, target modules and base.
+        metadata: where it comes from: description, checkpoint, encoder, library version.
+    """
+
+    weights: Mapping[str, torch.Tensor]
+    spec: LoraSpec
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, kind in (("weights", torch.Tensor), ("metadata", str)):
+            given = getattr(self, name)
+            if not isinstance(given, Mapping) or not all(
+                isinstance(key, str) and isinstance(value, kind) for key, value in given.items()
+            ):
+                raise CheckpointError(f"{name} is {shown(given)}: expected {kind.__name__}s by name")
+        if not isinstance(self.spec, LoraSpec):
+            raise CheckpointError(f"spec is {shown(self.spec)}: expected a LoraSpec")
+
+    @property
+    def module_paths(self) -> set[str]:
+        """Where in the base the weights belong."""
+        return {key.path for key in map(LoraKey.parse, self.weights)}
+
+    def pairs(self) -> Iterable[tuple[str, torch.Tensor, torch.Tensor]]:
+        """The path of each module with its A [r, in] and B [out, r]."""
+        for key, a in self.weights.items():
+            if (parsed := LoraKey.parse(key)).factor == "A":
+                yield parsed.path, a, self.weights[lora_key(parsed.path, "B")]
+
+
+class LoraKey(NamedTuple):
+    """PEFT's key of a weight, in its parts: the module's path in the base, and `A` or `B`."""
+
+    path: str
+    factor: str
+
+    @classmethod
+    def parse(cls, key: str) -> LoraKey:
+        """The parts of a key; for any other text, whatever stands in their places."""
+        path, _, factor = key.removeprefix(PREFIX).rpartition(".lora_")
+        return cls(path, factor.removesuffix(".weight"))
+
+
+def lora_key(path: str, factor: str) -> str:
+    """PEFT's key of the weight `A` or `B` of the module at a path of the base."""
+    return f"{PREFIX}{path}.lora_{factor}.weight"
+
+
+def layer_keys(config: Text2LoraConfig, module: str, factor: str) -> list[str]:
+    """PEFT's keys of a target module's A or B, layer by layer."""
+    path = config.module_paths[module]
+    return [lora_key(path.format(layer=layer), factor) for layer in range(config.num_layers)]
+
+
+def unstack(config: Text2LoraConfig, weights: LoraWeights, count: int) -> list[dict[str, torch.Tensor]]:
+    """Stacked LoRAs as `count` mappings by PEFT's key, on the CPU; no tensor keeps the stack alive."""
+    states: list[dict[str, torch.Tensor]] = [{} for _ in range(count)]
+    for name, factors in weights.items():
+        for letter, factor in zip("AB", factors, strict=True):
+            keys = layer_keys(config, name, letter)
+            for state, layers in zip(states, factor.cpu(), strict=True):
+                for key, weight in zip(keys, layers, strict=True):  # torch transposes matrices faster than stacks
+                    state[key] = weight.clone(memory_format=torch.contiguous_format)
+    return states
+
+
+def stack(config: Text2LoraConfig, loras: Sequence[Mapping[str, torch.Tensor]]) -> LoraWeights:
+    """Mappings by PEFT's key, of the config's modules and layers, as stacked LoRAs in float32."""
+    found = {}
+    for name in config.target_modules:
+        a, b = (
+            torch.stack(
+                [torch.stack([lora[key].float() for key in layer_keys(config, name, letter)]) for lora in loras]
+            )
+            for letter in "AB"
+        )
+        found[name] = a, b
+    return found
+
+
+def spec_of(config: Text2LoraConfig) -> LoraSpec:
+    """What a checkpoint's config says of the LoRAs that it makes."""
+    return LoraSpec(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        target_modules=tuple(config.target_modules),
+        use_rslora=config.use_rslora,
+        base_model_name_or_path=config.base_model_name_or_path,
+        revision=config.base_model_revision,
+    )
