@@ -21,6 +21,8 @@ def run_script(path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(sys, "argv", [str(path), *arguments])
     monkeypatch.syspath_prepend(str(path.parent))
+    for other in path.parent.glob("*.py"):  # another example may have a module of the same name
+        monkeypatch.delitem(sys.modules, other.stem, raising=False)
     runpy.run_path(str(path), run_name="__main__")
 
 

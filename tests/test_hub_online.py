@@ -168,7 +168,7 @@ def test_run_and_info_take_hub_ids(client: HubClient, pushed: dict) -> None:
         ]
         """
     )
-    assert [row["input"] for row in json.loads(run[1])] == ["x"]
+    assert json.loads(run[1])["input"] == "x"
     assert json.loads(adapter[1])["base_model"] == "org/base"
     assert json.loads(checkpoint[1])["what"] == "text2lora checkpoint"
 
@@ -619,7 +619,7 @@ def test_what_the_docs_say_about_sharing_works(hub: HubServer, client: HubClient
     made = {name: repo for name, repo in hub.repos.items() if name.startswith("me/")}
     assert {"me/return-the-city-in-capital-letters", "me/city-lower", "me/nano-copy"} < set(made)
     assert made["me/city-upper"].private
-    assert [message for _, _, message in made["me/city-upper"].log[2:]] == ["Say it louder", "Upload with text2lora"]
+    assert [message for _, _, message in made["me/city-upper"].log[2:]] == ["Upload with text2lora", "Upload with text2lora"]
     assert [path.name for path in tmp_path.iterdir()] == ["city-lower"]
 
 
