@@ -52,19 +52,33 @@ def test_the_checkpoint_fits_into_the_package(t2l: Text2LoraModel) -> None:
 
 
 def test_the_sentence_decides_the_answer(t2l: Text2LoraModel) -> None:
-    """The same input under two descriptions, as the documentation shows it, and another input."""
+    """As the documentation shows it: one input under two descriptions, and other inputs."""
+    review = "Is the review positive or negative?"
     cases = [
-        ("name of the restaurant", "Table for 5 people at the Golden Dragon on Friday", "Golden Dragon"),
-        ("the number in the text", "Table for 5 people at the Golden Dragon on Friday", "5"),
         ("Which city is mentioned? Just the name.", "Will it rain in Lisbon on Sunday morning?", "Lisbon"),
+        ("the day of the week", "Will it rain in Lisbon on Sunday morning?", "Sunday"),
+        (
+            "Extract the tracking number from the customer's mail.",
+            "Hello, parcel ZX4471093 never arrived, what now?",
+            "ZX4471093",
+        ),
+        (review, "Best pizza in town, and the waiter even remembered my name!", "positive"),
+        (review, "We waited an hour for a table and the soup was cold.", "negative"),
     ]
     page = (Path(__file__).parents[1] / "docs/concepts/smol.md").read_text(encoding="utf-8")
     for adapter, (description, text, answer) in zip(t2l.generate_lora([c[0] for c in cases]), cases, strict=True):
         model = adapter.apply_to(t2l.load_base_model()).eval()
-        assert generate_answers(model, t2l.base_tokenizer, [text], 8) == [answer]
+        assert generate_answers(model, t2l.base_tokenizer, [text], 16) == [answer]
         with model.disable_adapter():
             assert generate_answers(model, t2l.base_tokenizer, [text], 8) != [answer]
-        assert (f"`{answer}`" in page and description in page) == (answer != "Lisbon")
+        assert f'| "{description}" | {text} | `{answer}` |' in page
+
+
+def test_labels_choose_among_the_topics_that_the_documentation_shows(t2l: Text2LoraModel) -> None:
+    labels = ["restaurant", "weather", "music"]
+    topic = t2l.function("Is it about a restaurant, the weather or music?", labels=labels)
+    assert topic("Will it rain in Lisbon on Sunday morning?") == "weather"
+    assert topic("Table for 5 people at the Golden Dragon on Friday") == "restaurant"
 
 
 def test_a_saved_adapter_loads_with_peft_on_the_same_base(

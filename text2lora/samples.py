@@ -42,16 +42,16 @@ NANO = Samples(
 )
 SMOL = Samples(
     [
-        "name of the restaurant",
-        "the number in the text",
         "Which city is mentioned? Just the name.",
-        "Put the text in round brackets.",
-        "Write the words with commas between them.",
+        "the day of the week",
+        "Extract the tracking number from the customer's mail.",
+        "Is the review positive or negative?",
+        "Put the text in square brackets.",
     ],
     [
-        "Table for 5 people at the Golden Dragon on Friday",
         "Will it rain in Lisbon on Sunday morning?",
-        "My bank card was swallowed by the machine at the station.",
+        "Hello, parcel ZX4471093 never arrived, what now?",
+        "Best pizza in town, and the waiter even remembered my name!",
     ],
     "This model reads one short English text, up to about 100 characters, and answers in a few words. It is at an "
     "early stage of training and often wrong.",
