@@ -619,7 +619,10 @@ def test_what_the_docs_say_about_sharing_works(hub: HubServer, client: HubClient
     made = {name: repo for name, repo in hub.repos.items() if name.startswith("me/")}
     assert {"me/return-the-city-in-capital-letters", "me/city-lower", "me/nano-copy"} < set(made)
     assert made["me/city-upper"].private
-    assert [message for _, _, message in made["me/city-upper"].log[2:]] == ["Upload with text2lora", "Upload with text2lora"]
+    assert [message for _, _, message in made["me/city-upper"].log[2:]] == [
+        "Upload with text2lora",
+        "Upload with text2lora",
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["city-lower"]
 
 
