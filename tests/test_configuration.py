@@ -92,6 +92,13 @@ def test_a_name_that_stands_for_two_modules_of_a_layer_is_refused() -> None:
         Text2LoraConfig.from_base_config(GPT2, ["c_proj"])
 
 
+def test_a_config_that_no_model_can_have_is_told_from_an_encoder() -> None:
+    for wrong in ({"attn_implementation": "nope"}, {"hidden_act": "nope"}):
+        config = LlamaConfig(hidden_size=32, num_attention_heads=4, num_hidden_layers=1, vocab_size=8, **wrong)
+        with pytest.raises(CheckpointError, match=r"a llama model cannot be made from its config .*nope"):
+            Text2LoraConfig.from_base_config(config)
+
+
 @pytest.mark.parametrize("modules", [["q_prj"], [], ["lm_head"]])
 def test_unknown_modules_are_named_with_what_there_is(modules: list[str]) -> None:
     with pytest.raises(CheckpointError, match=r"linear modules of every layer of a llama.*q_proj, k_proj"):

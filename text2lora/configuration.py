@@ -14,6 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from text2lora.errors import CheckpointError, shown
+from text2lora.files import first_line
 from text2lora.names import absolute_name
 
 Config = TypeVar("Config", bound=type)
@@ -319,7 +320,7 @@ def empty_model(base_config: PreTrainedConfig) -> PreTrainedModel:
     """A model on the meta device, made from its config: modules and shapes, without weights and without a download.
 
     Raises:
-        CheckpointError: the config is not a decoder's.
+        CheckpointError: the config is not a decoder's, or has a value that no model can have.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -327,5 +328,9 @@ def empty_model(base_config: PreTrainedConfig) -> PreTrainedModel:
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(base_config)
-    except ValueError as error:
-        raise CheckpointError(f"a {base_config.model_type} model does not write text: pass a decoder") from error
+    except (ValueError, KeyError) as error:
+        if "Unrecognized configuration class" in str(error):
+            raise CheckpointError(f"a {base_config.model_type} model does not write text: pass a decoder") from error
+        raise CheckpointError(
+            f"a {base_config.model_type} model cannot be made from its config ({first_line(error)})"
+        ) from error

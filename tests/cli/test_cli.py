@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -293,6 +294,27 @@ def test_a_bad_line_in_a_file_stops_before_anything_is_made(t2l_command, checkpo
     assert result.code == 1
     assert "tasks.jsonl line 2: the description is empty" in result.err
     assert [path.name for path in tmp_path.iterdir()] == ["tasks.jsonl"]
+
+
+def test_the_text_encoder_may_lie_elsewhere(t2l_command, checkpoint_dir: Path, tmp_path: Path) -> None:
+    name = json.loads((checkpoint_dir / "config.json").read_text())["encoder_name_or_path"]
+    copy = shutil.copytree(name, tmp_path / "copy")
+    assert t2l_command("make", "city", "-m", checkpoint_dir, "-o", "one").code == 0
+    assert t2l_command("make", "city", "-m", checkpoint_dir, "-o", "two", "--encoder", copy).code == 0
+    weights = [tmp_path / folder / "adapter_model.safetensors" for folder in ("one", "two")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    missing = t2l_command("make", "city", "-m", checkpoint_dir, "-o", "three", "--encoder", "./nowhere")
+    assert (missing.code, "nowhere" in missing.err) == (1, True)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
+    t2l_command, checkpoint_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("text2lora.files._is_mount_point", lambda place: place == tmp_path / "mounted")
+    monkeypatch.setattr(Text2LoraModel, "from_pretrained", lambda *args, **kwargs: pytest.fail("it was loaded"))
+    (tmp_path / "mounted").mkdir()
+    refused = t2l_command("make", "city", "-m", checkpoint_dir, "-o", "mounted")
+    assert (refused.code, "mount" in refused.err) == (1, True), refused.err
 
 
 def test_convert_writes_a_checkpoint_that_gives_the_same_adapters(t2l_command, tmp_path: Path) -> None:

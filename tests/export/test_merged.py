@@ -95,6 +95,13 @@ def test_weights_are_split_into_files(adapter: LoraAdapter, tmp_path: Path) -> N
     AutoModelForCausalLM.from_pretrained(folder)
 
 
+def test_what_a_base_needs_for_pictures_comes_along(adapter: LoraAdapter, tmp_path: Path, base_dir: Path) -> None:
+    shutil.copytree(base_dir, tmp_path / "base")
+    (tmp_path / "base" / "preprocessor_config.json").write_text('{"size": 8}')
+    folder = export_merged(adapter, tmp_path / "with", base=tmp_path / "base")
+    assert (folder / "preprocessor_config.json").read_text() == '{"size": 8}'
+
+
 def test_the_vocabulary_that_converters_read_comes_along(adapter: LoraAdapter, tmp_path: Path, base_dir: Path) -> None:
     assert not (export_merged(adapter, tmp_path / "without") / "tokenizer.model").exists()
     shutil.copytree(base_dir, tmp_path / "base")

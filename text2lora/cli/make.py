@@ -36,6 +36,7 @@ from text2lora.cli.common import (
     suggest,
 )
 from text2lora.errors import CheckpointError, InvalidDescriptionError, OutputError
+from text2lora.files import check_output
 from text2lora.hub import check_description_of, push_target
 from text2lora.names import slug
 
@@ -61,6 +62,9 @@ def make(
     ] = None,
     model: Model = DEFAULT,
     subfolder: Subfolder = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Folder or Hub id of the text encoder, in place of the one the checkpoint names.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder; by default named after the text, or `adapters`.")
     ] = None,
@@ -108,7 +112,7 @@ def make(
         from text2lora.modeling import Text2LoraModel
 
         return Text2LoraModel.from_pretrained(
-            model, subfolder=subfolder or "", device_map=parse_device(device), token=token
+            model, subfolder=subfolder or "", device_map=parse_device(device), token=token, encoder=encoder
         )
 
     if many:
@@ -130,6 +134,8 @@ def make(
     target = output if push else output or Path(name)
     if target and target.exists() and not force and (not target.is_dir() or any(target.iterdir())):
         raise OutputError(f"{target} exists: choose another folder with --output, or replace an adapter with --force")
+    if target:  # before the work, so that a mount point or a folder without the right to write costs no time
+        check_output(target, ["*"])
     quiet()
     if push:  # before the work is done
         with err.status("asking the Hub"):
@@ -141,10 +147,10 @@ def make(
             repo_id = checked.repo_id
     with err.status("loading the model") as status:
         t2l = load()
-        encoder = t2l.encoder
+        reader = t2l.encoder
         status.update("reading the description")
         begin = time.perf_counter()
-        task_emb = encoder.encode(texts)
+        task_emb = reader.encode(texts)
         encoded = time.perf_counter()
         standings = t2l.standing(texts, task_emb)
         if strict:

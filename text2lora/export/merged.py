@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 
     from text2lora.adapter import LoraAdapter
 
-SENTENCEPIECE = "tokenizer.model"
-"""What llama.cpp's converter reads the vocabulary of some bases from, and transformers does not save."""
+COPIED = ("tokenizer.model", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+"""Files of some bases that model and tokenizer do not save: the vocabulary that llama.cpp's converter reads, and what a
+model that also sees needs for its pictures."""
 
 
 def export_merged(
     adapter: LoraAdapter,
     path: str | os.PathLike[str],
     *,
-    base: str | None = None,
+    base: str | os.PathLike[str] | None = None,
     dtype: torch.dtype | None = None,
     max_shard_size: str = "5GB",
     force: bool = False,
@@ -62,7 +63,10 @@ def export_merged(
     if not force and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise OutputError(f"{target} exists: choose another folder, or replace a model with --force (force=True)")
     check_output(target, MERGED_FILES, "a merged model")
-    name, revision = base or adapter.spec.base_model_name_or_path, None if base else adapter.spec.revision
+    name, revision = (
+        os.fspath(base) if base else adapter.spec.base_model_name_or_path,
+        None if base else adapter.spec.revision,
+    )
     tokenizer = load_base(AutoTokenizer, name, revision)
     model = load_base(AutoModelForCausalLM, name, revision, dtype="auto")
     if getattr(model, "hf_quantizer", None):
@@ -73,8 +77,9 @@ def export_merged(
     with atomic_folder(target) as folder:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(folder)
-        if found := find_file(base_source(str(name)), SENTENCEPIECE, revision=revision):  # most bases have none
-            shutil.copyfile(found, folder / SENTENCEPIECE)
+        for file in COPIED:  # most bases have none of them
+            if found := find_file(base_source(str(name)), file, revision=revision):
+                shutil.copyfile(found, folder / file)
         spec = dataclasses.replace(adapter.spec, base_model_name_or_path=name)
         (folder / CARD_NAME).write_text(merged_card(spec, adapter.metadata), encoding="utf-8")
     return target
