@@ -51,7 +51,7 @@ def export_gguf(
     adapter: LoraAdapter,
     path: str | os.PathLike[str],
     *,
-    base: str | PreTrainedConfig | None = None,
+    base: str | os.PathLike[str] | PreTrainedConfig | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
     """Write an adapter for llama.cpp: `llama-server -m BASE.gguf --lora FILE.gguf`.
@@ -77,8 +77,8 @@ def export_gguf(
     from transformers import AutoConfig
 
     spec, target = adapter.spec, Path(path)
-    if base is None or isinstance(base, str):
-        name, revision = base or spec.base_model_name_or_path, None if base else spec.revision
+    if base is None or isinstance(base, str | os.PathLike):
+        name, revision = (os.fspath(base), None) if base else (spec.base_model_name_or_path, spec.revision)
         return export_gguf(adapter, path, base=load_base(AutoConfig, name, revision), dtype=dtype)
     if dtype not in (None, *DTYPES):
         raise CheckpointError(f"dtype is {dtype}: llama.cpp reads float32, float16 and bfloat16")
