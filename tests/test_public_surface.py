@@ -137,6 +137,16 @@ def test_the_page_on_architecture_lists_the_modules_in_this_order() -> None:
     assert re.findall(r"^\| `(\w+)` \|", page, re.M) == [layer for layer in LAYERS if layer != "__main__"]
 
 
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """For type checking neither; with the script that measures the code."""
+    from structure import circles, imports
+
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
+    found = imports(PACKAGE)
+    assert "text2lora.lora" in found["text2lora.adapter"]
+    assert circles(found) == []
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_one_way(path: Path) -> None:
     layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
