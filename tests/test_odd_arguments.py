@@ -205,6 +205,8 @@ def rows(world: World) -> dict[str, Row]:
             lambda made: bool(repr(made)) and made.save_pretrained(world.fresh()).is_dir(),
         ),
         "LoraAdapter.num_bytes": Row(lambda: adapter.num_bytes),
+        "LoraAdapter.module_paths": Row(lambda: adapter.module_paths),
+        "LoraAdapter.pairs": Row(lambda: list(adapter.pairs())),
         "LoraAdapter.to": Row(adapter.to, {"dtype": torch.bfloat16, "device": "cpu"}, finite),
         "LoraAdapter.scaled": Row(adapter.scaled, {"scale": 0.5}, finite),
         "LoraAdapter.folded": Row(adapter.folded),
