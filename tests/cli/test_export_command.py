@@ -46,6 +46,9 @@ def test_options_reach_the_files(t2l_command, folder: Path) -> None:
     reader = gguf.GGUFReader("a/c.gguf")
     assert reader.fields["adapter.lora.alpha"].contents() == 8.0  # of 8, rsLoRA at rank 4, and half of that
     assert {tensor.tensor_type.name for tensor in reader.tensors} == {"F16"}
+    assert t2l_command("export", "gguf", "city", "-o", "q.gguf", "--type", "q4_0").code == 0
+    types = {tensor.name[-1]: tensor.tensor_type.name for tensor in gguf.GGUFReader("q.gguf").tensors}
+    assert types == {"a": "Q4_0", "b": "F16"}
     assert t2l_command("export", "merged", "city", "-o", "m", "--dtype", "bfloat16", "--scale", "0.5").code == 0
     assert str(AutoModelForCausalLM.from_pretrained("m").dtype) == "torch.bfloat16"
     assert "| scale | 1 x 0.5 |" in ModelCard.load("m/README.md").text
@@ -85,7 +88,7 @@ def test_what_is_there_stays_without_force(t2l_command, folder: Path) -> None:
         (["gguf", "moon/moon"], 1, "moon/moon"),
         (["gguf", "city", "--base", "moon/moon"], 1, "the base model 'moon/moon' cannot be loaded"),
         (["gguf", "city", "--base", "nano"], 1, "pass the base it was made for"),
-        (["gguf", "city", "--dtype", "int4"], 2, "'int4' is not one of float32, bfloat16, float16"),
+        (["gguf", "city", "--dtype", "int4"], 2, "'int4' is not one of f32, f16, bf16, q8_0, q4_0"),
         (["gguf", "city", "--scale", "nan"], 1, "scale is nan"),
         (["gguf", "city", "--ollama", " "], 2, "expected a model of Ollama"),
         (["zip", "city", "-o", "city", "--force"], 1, "city is not a file"),

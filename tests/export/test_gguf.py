@@ -121,10 +121,36 @@ def test_each_dtype_is_exact(dtype: torch.dtype, name: str, tmp_path: Path) -> N
     config = LlamaConfig(**SIZES)
     adapter = adapter_for(config, "v_proj").to(torch.float64)
     path = export_gguf(adapter, tmp_path / "a.gguf", base=config, dtype=dtype)
+    assert path.read_bytes() == export_gguf(adapter, tmp_path / "b", base=config, dtype=name.lower()).read_bytes()
     (tensor,) = [t for t in gguf.GGUFReader(path).tensors if t.name == "blk.1.attn_v.weight.lora_b"]
     assert tensor.tensor_type.name == name
     want = adapter.weights["base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"].to(dtype).float()
     np.testing.assert_array_equal(gguf.dequantize(tensor.data, tensor.tensor_type), want.numpy())
+
+
+@pytest.mark.parametrize(("kind", "error"), [("q8_0", 0.01), ("q4_0", 0.15)])
+def test_rows_of_whole_blocks_are_quantised_and_others_stay_in_float16(kind: str, error: float, tmp_path: Path) -> None:
+    config = LlamaConfig(**SIZES | {"hidden_size": 64})
+    adapter = adapter_for(config, "up_proj", "down_proj", r=4)  # which read 64 and 24 features
+    path = export_gguf(adapter, tmp_path / "a.gguf", base=config, dtype=kind)
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    types = {name: tensor.tensor_type.name for name, tensor in tensors.items() if "blk.1" in name}
+    assert types.pop("blk.1.ffn_up.weight.lora_a") == kind.upper()
+    assert set(types.values()) == {"F16"}
+    for key, name in (("up_proj.lora_A", "ffn_up.weight.lora_a"), ("up_proj.lora_B", "ffn_up.weight.lora_b")):
+        want = adapter.weights[f"base_model.model.model.layers.1.mlp.{key}.weight"].numpy()
+        found = gguf.dequantize(tensors[f"blk.1.{name}"].data, tensors[f"blk.1.{name}"].tensor_type)
+        assert np.linalg.norm(found - want) < error * np.linalg.norm(want)
+
+
+def test_a_weight_too_large_for_a_16_bit_scale_is_refused(tmp_path: Path) -> None:
+    config = LlamaConfig(**SIZES)
+    adapter = adapter_for(config, "v_proj")
+    adapter.weights["base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"][0, 0] = 1e6
+    for kind in ("f16", "q8_0"):
+        with pytest.raises(CheckpointError, match="too large for float16"):
+            export_gguf(adapter, tmp_path / "a.gguf", base=config, dtype=kind)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e4m3fn])

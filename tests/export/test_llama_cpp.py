@@ -114,6 +114,15 @@ def test_16_bit_files_answer_as_float32_does(nano: Nano, tmp_path: Path, dtype: 
     assert nano.in_llama_cpp(file) == [nano.peft[0]]
 
 
+@pytest.mark.parametrize(("kind", "least"), [("q8_0", 31), ("q4_0", 26)])
+def test_quantised_files_answer_nearly_as_float32_does(nano: Nano, tmp_path: Path, kind: str, least: int) -> None:
+    files = [export_gguf(adapter, tmp_path / f"{i}.gguf", dtype=kind) for i, adapter in enumerate(nano.adapters)]
+    found = nano.in_llama_cpp(*files)
+    pairs = [pair for ours, theirs in zip(found, nano.peft, strict=True) for pair in zip(ours, theirs, strict=True)]
+    assert len(pairs) == 32
+    assert sum(one == other for one, other in pairs) >= least
+
+
 def test_rows_in_the_order_of_transformers_would_be_noticed(
     nano: Nano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from text2lora.cli.common import (
+    DTYPES,
     Adapter,
     App,
     Base,
@@ -31,8 +32,15 @@ app = App(
     help="Write an adapter for llama.cpp, as one merged model, or as a zip.\n\nExample: t2l export gguf city-upper"
 )
 
+TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
+
 Scale = Annotated[float, typer.Option(help="Strength to write; 1.0 is as trained.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file; by default named after the adapter.")]
+
+
+def _complete_type(incomplete: str) -> list[str]:
+    """For the shell: types of GGUF files."""
+    return [name for name in TYPES if name.startswith(incomplete)]
 
 
 @app.command()
@@ -43,7 +51,13 @@ def gguf(
     base: Base = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="float32, bfloat16 or float16; by default the adapter's.", autocompletion=complete_dtype),
+        typer.Option(
+            "--type",
+            "--dtype",
+            metavar="TYPE",
+            help="f32, f16, bf16, or quantised: q8_0 or q4_0; by default the adapter's.",
+            autocompletion=_complete_type,
+        ),
     ] = None,
     scale: Scale = 1.0,
     ollama: Annotated[
@@ -61,12 +75,13 @@ def gguf(
     target = _free(output or Path(f"{_name(adapter, subfolder)}.gguf"), force)
     if ollama:
         _free(target.with_suffix(".Modelfile"), force)
-    wanted = parse_dtype(dtype)
+    if dtype not in (None, *TYPES, *DTYPES):
+        raise typer.BadParameter(f"{dtype!r} is not one of {', '.join(TYPES)}", param_hint="--type")
     quiet()
     from text2lora.export import export_gguf, write_modelfile
 
     with err.status("writing"):
-        export_gguf(_load(adapter, subfolder, scale), target, base=base, dtype=wanted)
+        export_gguf(_load(adapter, subfolder, scale), target, base=base, dtype=dtype)
         modelfile = write_modelfile(target, ollama) if ollama else None
     _written(target)
     if modelfile:

@@ -42,7 +42,10 @@ ARCHITECTURES = {
 PERMUTED = ("granite", "llama", "smollm3")
 """Those whose rotary embedding llama.cpp applies to neighbouring features, not to the halves of a head."""
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
+"""llama.cpp's names of the types that adapters are written in."""
+
+OF_DTYPE = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 MODELFILE_NOTE = "# Ollama up to 0.34.0 takes adapters; a later one takes the GGUF file of a merged model."
 
@@ -52,7 +55,7 @@ def export_gguf(
     path: str | os.PathLike[str],
     *,
     base: str | os.PathLike[str] | PreTrainedConfig | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
 ) -> Path:
     """Write an adapter for llama.cpp: `llama-server -m BASE.gguf --lora FILE.gguf`.
 
@@ -63,7 +66,9 @@ def export_gguf(
         adapter: for a model of one of `ARCHITECTURES`.
         path: the file; one that is there is replaced.
         base: a folder, a Hub id, `nano` or a config; None is the base that the adapter names. No weights are read.
-        dtype: float32, float16 or bfloat16; None keeps the adapter's, or is float32 for any other.
+        dtype: float32, float16, bfloat16, or one of `TYPES`; None keeps the adapter's, or is float32 for any other.
+            A quantised row is made of blocks of 32 numbers. A factor whose rows are not, as B of rank 8, stays in f16,
+            as in llama.cpp's own converter.
 
     Raises:
         CheckpointError: llama.cpp has no place for this adapter, or the base is another one or cannot be loaded.
@@ -80,8 +85,12 @@ def export_gguf(
     if base is None or isinstance(base, str | os.PathLike):
         name, revision = (os.fspath(base), None) if base else (spec.base_model_name_or_path, spec.revision)
         return export_gguf(adapter, path, base=load_base(AutoConfig, name, revision), dtype=dtype)
-    if dtype not in (None, *DTYPES):
-        raise CheckpointError(f"dtype is {dtype}: llama.cpp reads float32, float16 and bfloat16")
+    given = str(dtype).removeprefix("torch.")
+    kind = None if dtype is None else OF_DTYPE.get(given, given)
+    if kind not in (None, *TYPES):
+        raise CheckpointError(
+            f"dtype is {dtype}: llama.cpp reads float32, float16 and bfloat16, and the quantised q8_0 and q4_0"
+        )
     config = base.get_text_config()
     if config.model_type not in ARCHITECTURES:
         raise CheckpointError(
@@ -89,16 +98,16 @@ def export_gguf(
             f"{', '.join(ARCHITECTURES)}; or merge the adapter with `t2l export merged`"
         )
     adapter = fit_modules(adapter, empty_model(base))
-    if dtype is None and any(weight.dtype not in DTYPES for weight in adapter.weights.values()):
-        dtype = torch.float32
-    folded = adapter.folded().to(dtype, "cpu")
+    folded = adapter.folded().to(None, "cpu")
+    if kind not in (None, "f32", "bf16"):
+        folded.to(torch.float16)  # refuses what is too large for it: quantised blocks have a scale in float16, too
     writer = gguf.GGUFWriter(None, ARCHITECTURES[config.model_type])
     _describe(writer, adapter)
     alpha = torch.tensor(folded.spec.lora_alpha, dtype=torch.float32).item()
     # llama.cpp reads an alpha of 0 as none at all, and then applies B A at full strength
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha or 1.0)
     for name, weight in _tensors(folded, config):
-        _add(writer, name, weight if alpha or name.endswith(".lora_a") else torch.zeros_like(weight))
+        _add(writer, name, weight if alpha or name.endswith(".lora_a") else torch.zeros_like(weight), kind)
     with atomic_file(target) as temporary:
         writer.write_header_to_file(temporary)
         writer.write_kv_data_to_file()
@@ -179,11 +188,13 @@ def _describe(writer: gguf.GGUFWriter, adapter: LoraAdapter) -> None:
             writer.add_base_model_repo_url(0, f"https://huggingface.co/{base}")
 
 
-def _add(writer: gguf.GGUFWriter, name: str, weight: torch.Tensor) -> None:
+def _add(writer: gguf.GGUFWriter, name: str, weight: torch.Tensor, kind: str | None) -> None:
     import gguf
 
-    if weight.dtype == torch.bfloat16:  # which numpy does not have
-        data = weight.contiguous().view(torch.uint8).numpy()
-        writer.add_tensor(name, data, raw_dtype=gguf.GGMLQuantizationType.BF16)
-    else:
-        writer.add_tensor(name, weight.contiguous().numpy())
+    own = OF_DTYPE.get(str(weight.dtype).removeprefix("torch."), "f32")
+    as_type = gguf.GGMLQuantizationType[(kind or own).upper()]
+    block, _ = gguf.GGML_QUANT_SIZES[as_type]
+    if weight.shape[-1] % block:
+        as_type = gguf.GGMLQuantizationType.F16
+    data = gguf.quantize(weight.float().contiguous().numpy(), as_type)
+    writer.add_tensor(name, data, raw_dtype=as_type)
