@@ -87,6 +87,17 @@ def test_area_under_the_curve_on_known_numbers() -> None:
     assert roc_auc(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 2.0])) == pytest.approx((1 + 0 + 1 + 0.5) / 4)
 
 
+def test_each_type_of_an_exported_adapter_is_compared() -> None:
+    pytest.importorskip("gguf")
+    pytest.importorskip("xllamacpp")
+    from quantised import compare
+
+    head, *rows = compare("nano", descriptions=1, inputs=1)
+    assert [row[0] for row in rows] == ["`f32`", "`f16`", "`bf16`", "`q8_0`", "`q4_0`"]
+    assert {row[2] for row in rows} == {"1 of 1 (100%)"}
+    assert head[0] == "Type"
+
+
 @pytest.mark.parametrize(
     ("script", "options", "head", "rows"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,3 +112,19 @@ def test_llama_cpp_runs_it_on_the_file_of_the_package(
         ids = tokenizer(as_turn(tokenizer, text))["input_ids"]
         found.append(tokenizer.decode(server.answer(ids, 0, max_new_tokens=8), skip_special_tokens=True).strip())
     assert sum(one == other for one, other in zip(found, expected, strict=True)) >= len(INPUTS) - 1
+
+
+def test_the_small_program_answers_without_text2lora_and_torch(t2l: Text2LoraModel, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    program = Path(__file__).parents[1] / "examples/edge/answer.py"
+    adapter = t2l.generate_lora("Which city is mentioned? Just the name.")
+    base = packaged_model(BASE)
+    assert base is not None
+    file = export_gguf(adapter, tmp_path / "city.gguf", base=base, dtype="q8_0")
+    told = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); "
+    told += "print(sorted({'torch', 'transformers', 'text2lora', 'peft'} & set(sys.modules)), file=sys.stderr)"
+    texts = "Will it rain in Lisbon on Sunday morning?\nWe moved from Oslo last year.\n"
+    command = [sys.executable, "-c", told, str(program), str(gguf_file), str(file)]
+    done = subprocess.run(command, input=texts, capture_output=True, text=True, check=True)
+    assert done.stdout == "Lisbon\nOslo\n"
+    assert done.stderr.splitlines()[-1] == "[]"
