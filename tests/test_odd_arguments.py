@@ -285,7 +285,9 @@ def rows(world: World) -> dict[str, Row]:
             t2l.generate_lora, {"description": ["the city"], "task_emb": emb, "scale": 1.0}, all_finite
         ),
         "Text2LoraModel.interpolate": Row(
-            t2l.interpolate, {"descriptions": ["the city", "case"], "weights": [1, 2], "scale": 1.0}, finite
+            t2l.interpolate,
+            {"descriptions": ["the city", "case"], "weights": [1, 2], "scale": 1.0, "task_emb": torch.cat([emb, emb])},
+            finite,
         ),
         "Text2LoraModel.standing": Row(t2l.standing, {"description": ["the city"], "task_emb": emb}, is_standing),
         "Text2LoraModel.generate_adapter": Row(

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -16,8 +16,10 @@ from text2lora.digest import digest
 from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, OutputError
 from text2lora.files import read_text
-from text2lora.modeling import Text2LoraModel
 from text2lora.names import slug
+
+if TYPE_CHECKING:
+    from text2lora.modeling import Text2LoraModel
 
 
 @dataclass(frozen=True)

@@ -504,7 +504,13 @@ class Text2LoraModel(PreTrainedModel):
         return made[0] if single else made
 
     @torch.inference_mode()
-    def interpolate(self, descriptions: Sequence[str], weights: Sequence[float], scale: float = 1.0) -> LoraAdapter:
+    def interpolate(
+        self,
+        descriptions: Sequence[str],
+        weights: Sequence[float],
+        scale: float = 1.0,
+        task_emb: torch.Tensor | None = None,
+    ) -> LoraAdapter:
         """Make one adapter from between several descriptions: "70 % legal, 30 % plain English".
 
         The hypernetwork runs once, on the weighted mean of what it reads: of the task embeddings, brought back to
@@ -515,6 +521,7 @@ class Text2LoraModel(PreTrainedModel):
             descriptions: at least one.
             weights: one each, from 0 upwards; only their ratios count.
             scale: the strength of the adapter; 1.0 is as trained.
+            task_emb: the task embeddings of the descriptions, if they are at hand; then nothing warns of a far one.
 
         Returns:
             The adapter; its description names the parts with their shares.
@@ -532,9 +539,11 @@ class Text2LoraModel(PreTrainedModel):
                 "descriptions, not all of them 0"
             )
         shares = (shares / shares.sum()).float().to(self.device)
-        task_emb = self.encoder.encode(checked).to(self.device)
+        if task_emb is None:
+            task_emb = self.encoder.encode(checked)
+            self._warn_far(checked, task_emb)
         self._check_task_emb(task_emb, len(checked))
-        self._warn_far(checked, task_emb)
+        task_emb = task_emb.to(self.device)
         if self.config.task_encoder == "tokens":
             task = shares.to(self.dtype) @ self.hypernet.task_encoder(task_emb.to(self.dtype))
             made = self.hypernet.decode(task[None])

@@ -25,6 +25,7 @@ from text2lora import LoraAdapter, Text2LoraModel, library_version
 from text2lora.cards import load_snippet
 from text2lora.cli import app, main
 from text2lora.cli.common import size, suggest
+from text2lora.encoder import TextEncoder
 from text2lora.names import slug
 
 
@@ -254,9 +255,12 @@ def test_a_shard_may_be_empty(t2l_command, checkpoint_dir: Path, tmp_path: Path)
     assert sorted(sizes) == [0, 1]
 
 
-def test_a_mix_is_one_adapter_between_the_descriptions(t2l_command, checkpoint_dir: Path) -> None:
+def test_a_mix_is_one_adapter_between_the_descriptions(t2l_command, checkpoint_dir: Path, monkeypatch) -> None:
+    encode, read = TextEncoder.encode, []
+    monkeypatch.setattr(TextEncoder, "encode", lambda self, texts: read.append(list(texts)) or encode(self, texts))
     result = t2l_command("make", "upper case", "the city", "--mix", "70,30", "-m", checkpoint_dir, "-o", "mixed")
     assert result.code == 0, result.err
+    assert read == [["upper case", "the city"]]  # once
     expected = Text2LoraModel.from_pretrained(checkpoint_dir).interpolate(["upper case", "the city"], [0.7, 0.3])
     made = LoraAdapter.from_pretrained("mixed")
     assert made.metadata["description"] == expected.metadata["description"]

@@ -55,6 +55,14 @@ def test_chat_answers_as_peft_does_and_as_the_base_does(engine):
     assert before != after
 
 
+def test_a_description_is_read_once(engine, monkeypatch):
+    encode, read = engine.model.encoder.encode, []
+    monkeypatch.setattr(engine.model.encoder, "encode", lambda texts: read.append(list(texts)) or encode(texts))
+    made = engine.make([CITY, INITIALS])
+    assert read == [[CITY, INITIALS]]
+    assert [one.standing.description for one in made] == read[0]
+
+
 def test_an_answer_grows(chatty):
     seen = list(chatty.chat(chatty.make(["the city"])[0].adapter, (), "hello"))
     lengths = [len(turn.adapted) for turn in seen]  # steps that come while the reader is busy are taken together

@@ -22,6 +22,8 @@ from text2lora.cli.common import (
     Base,
     Device,
     FoldedTable,
+    MaxNewTokens,
+    Scale,
     Subfolder,
     err,
     inside,
@@ -49,11 +51,11 @@ def chat(
     adapter: Adapter,
     subfolder: Subfolder = None,
     base: Base = None,
-    scale: Annotated[float, typer.Option(help="Strength of the adapter; 1.0 is as trained.")] = 1.0,
+    scale: Scale = 1.0,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget each line before the next, as nano always does.")
     ] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    max_new_tokens: MaxNewTokens = 256,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:

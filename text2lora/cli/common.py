@@ -9,8 +9,9 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 from rich.console import Console, RenderableType
@@ -23,7 +24,13 @@ from typer.core import TyperCommand, TyperGroup
 
 from text2lora.bundled import CHECKPOINTS, PACKAGE
 from text2lora.errors import DescriptionWarning
-from text2lora.hub import MARKERS
+from text2lora.hub import MARKERS, PushTarget, push_target
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+    from text2lora.adapter import LoraAdapter
+    from text2lora.modeling import Text2LoraModel
 
 
 class _Console(Console):
@@ -151,9 +158,70 @@ Token = Annotated[
     str | None,
     typer.Option(help="By default HF_TOKEN or that of `hf auth login`.", callback=_clean_token, rich_help_panel=HUB),
 ]
+Push = Annotated[bool, typer.Option("--push", help="Put the result on the Hub.", rich_help_panel=HUB)]
+RepoId = Annotated[
+    str | None, typer.Option(help="USER/NAME or NAME; by default named after the result.", rich_help_panel=HUB)
+]
+Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.", rich_help_panel=HUB)]
+CreatePr = Annotated[bool, typer.Option("--create-pr", help="Open a pull request.", rich_help_panel=HUB)]
 Subfolder = Annotated[str | None, typer.Option(help="Inside the folder or repository.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="float32, bfloat16 or float16; by default unchanged.", autocompletion=complete_dtype),
+]
+Scale = Annotated[float, typer.Option(help="Strength of the adapter; 1.0 is as trained.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is already there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+@dataclass(frozen=True)
+class Pushing:
+    """How a command pushes what it makes: the options of the Hub."""
+
+    repo_id: str | None
+    private: bool
+    create_pr: bool
+    token: str | None
+    force: bool
+
+    @classmethod
+    def of(
+        cls, push: bool, repo_id: str | None, private: bool, create_pr: bool, token: str | None, force: bool
+    ) -> Pushing | None:
+        """The options as they were given; None without --push.
+
+        Raises:
+            typer.BadParameter: there are options of the Hub without --push.
+        """
+        if not push and (repo_id or private or create_pr):
+            raise typer.BadParameter("missing beside an option for the Hub", param_hint="--push")
+        return cls(repo_id, private, create_pr, token, force) if push else None
+
+    def check(self, name: str, kind: Literal["adapter", "checkpoint"]) -> PushTarget:
+        """Find out whether the push can work, before anything is made.
+
+        Args:
+            name: The repository's name unless --repo-id gives one.
+            kind: What will be pushed.
+
+        Raises:
+            HubError: see `push_target`.
+        """
+        with err.status("asking the Hub"):
+            repo_id = self.repo_id or name
+            return push_target(repo_id, kind, token=self.token, create_pr=self.create_pr, force=self.force)
+
+    def send(self, made: LoraAdapter | Text2LoraModel, target: PushTarget) -> CommitInfo:
+        """Push an adapter or a checkpoint.
+
+        Raises:
+            HubError: see `push_target`.
+        """
+        private = self.private or None
+        return made.push_to_hub(
+            target.repo_id, private=private, token=self.token, create_pr=self.create_pr, force=self.force
+        )
 
 
 def check_texts(texts: Iterable[str], hint: str) -> None:

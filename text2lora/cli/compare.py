@@ -13,6 +13,7 @@ from text2lora.cli.common import (
     AsJson,
     Device,
     FoldedTable,
+    MaxNewTokens,
     Model,
     Subfolder,
     check_texts,
@@ -41,7 +42,7 @@ def compare(
     examples: Annotated[int, typer.Option(min=1, help="Examples of a task, at most.")] = 32,
     model: Model = DEFAULT,
     subfolder: Subfolder = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    max_new_tokens: MaxNewTokens = 64,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:

@@ -9,11 +9,14 @@ import typer
 from rich.markup import escape
 
 from text2lora.cli.common import (
-    HUB,
+    Dtype,
     Force,
+    Private,
+    Push,
+    Pushing,
+    RepoId,
     Subfolder,
     Token,
-    complete_dtype,
     err,
     parse_dtype,
     quiet,
@@ -28,22 +31,15 @@ def convert(
     output: Annotated[Path, typer.Argument(help="The new folder.")],
     subfolder: Subfolder = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32, bfloat16 or float16; by default as it is.", autocompletion=complete_dtype),
-    ] = None,
+    dtype: Dtype = None,
     tasks: Annotated[
         Path | None,
         typer.Option(help="The training tasks, a file or folder: their descriptions let `t2l make` warn of far ones."),
     ] = None,
     force: Force = False,
-    push: Annotated[bool, typer.Option("--push", help="Put the result on the Hub, too.", rich_help_panel=HUB)] = False,
-    repo_id: Annotated[
-        str | None, typer.Option(help="USER/NAME or NAME; by default the folder's name.", rich_help_panel=HUB)
-    ] = None,
-    private: Annotated[
-        bool, typer.Option("--private", help="Make a new repository private.", rich_help_panel=HUB)
-    ] = False,
+    push: Push = False,
+    repo_id: RepoId = None,
+    private: Private = False,
     token: Token = None,
 ) -> None:
     """Write a checkpoint in the layout of text2lora: config.json and model.safetensors.
@@ -52,18 +48,15 @@ def convert(
     """
     from text2lora.errors import OutputError, TrainingError
     from text2lora.files import atomic_folder, check_output
-    from text2lora.hub import CHECKPOINT_FILES, push_target
+    from text2lora.hub import CHECKPOINT_FILES
 
-    if not push and (repo_id or private):
-        raise typer.BadParameter("missing beside an option for the Hub", param_hint="--push")
+    pushing = Pushing.of(push, repo_id, private, False, token, force)
     if not force and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(f"{output} exists: choose another folder, or replace a checkpoint with --force")
     check_output(output, CHECKPOINT_FILES, "a checkpoint")
     torch_dtype = parse_dtype(dtype)
     quiet()
-    if push:  # before the work is done
-        with err.status("asking the Hub"):
-            repo_id = push_target(repo_id or output.resolve().name, "checkpoint", token=token, force=force).repo_id
+    target = pushing.check(output.resolve().name, "checkpoint") if pushing else None
     from text2lora.modeling import Text2LoraModel
     from text2lora.standing import measure_descriptions
     from text2lora.training.task_files import read_wordings
@@ -81,9 +74,9 @@ def convert(
         with atomic_folder(output) as folder:
             model.save_pretrained(folder)
         commit = None
-        if push and repo_id:
+        if target and pushing:
             status.update("sending")
-            commit = model.push_to_hub(repo_id, private=private or None, token=token, force=force)
+            commit = pushing.send(model, target)
     say(f"[bold green]Converted[/] {escape(str(output))}  ({model.num_parameters():,} parameters)")
     if commit:
         say(f"[bold green]On the Hub[/] {escape(str(commit.repo_url))}")

@@ -13,12 +13,13 @@ from rich.markup import escape
 from text2lora.cli.common import (
     HUB,
     AsJson,
+    CreatePr,
     Device,
+    Dtype,
     FoldedTable,
     Token,
     check_texts,
     complete_adapter,
-    complete_dtype,
     err,
     inside,
     parse_device,
@@ -94,9 +95,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Longest answer; by default the task's own.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers at a time; on a server, requests.")] = 16,
-    dtype: Annotated[
-        str | None, typer.Option(help="Of the base: float32, bfloat16 or float16.", autocompletion=complete_dtype)
-    ] = None,
+    dtype: Dtype = None,
     device: Device = "auto",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for results.json and the table in Markdown.")
@@ -104,7 +103,7 @@ def evaluate(
     push: Annotated[
         bool, typer.Option("--push", help="Put the figures into the adapters' cards.", rich_help_panel=HUB)
     ] = False,
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="As a pull request.", rich_help_panel=HUB)] = False,
+    create_pr: CreatePr = False,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:

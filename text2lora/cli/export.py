@@ -13,9 +13,10 @@ from text2lora.cli.common import (
     Adapter,
     App,
     Base,
+    Dtype,
     Force,
+    Scale,
     Subfolder,
-    complete_dtype,
     err,
     parse_dtype,
     quiet,
@@ -34,7 +35,6 @@ app = App(
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 
-Scale = Annotated[float, typer.Option(help="Strength to write; 1.0 is as trained.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file; by default named after the adapter.")]
 
 
@@ -99,10 +99,7 @@ def merged(
         Path | None, typer.Option("--output", "-o", help="The folder; by default named after the adapter.")
     ] = None,
     base: Base = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32, bfloat16 or float16; by default the base's.", autocompletion=complete_dtype),
-    ] = None,
+    dtype: Dtype = None,
     scale: Scale = 1.0,
     force: Force = False,
 ) -> None:

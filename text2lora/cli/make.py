@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,14 +17,19 @@ from rich.markup import escape
 from text2lora.bundled import DEFAULT
 from text2lora.cards import load_snippet
 from text2lora.cli.common import (
-    HUB,
     AsJson,
+    CreatePr,
     Device,
+    Dtype,
     Force,
     Model,
+    Private,
+    Push,
+    Pushing,
+    RepoId,
+    Scale,
     Subfolder,
     Token,
-    complete_dtype,
     err,
     out,
     parse_device,
@@ -37,10 +44,15 @@ from text2lora.cli.common import (
 )
 from text2lora.errors import CheckpointError, InvalidDescriptionError, OutputError
 from text2lora.files import check_output
-from text2lora.hub import check_description_of, push_target
+from text2lora.hub import PushTarget, check_description_of
 from text2lora.names import slug
 
 if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+    from rich.status import Status
+
+    from text2lora.adapter import LoraAdapter
+    from text2lora.batch import AdapterSettings
     from text2lora.modeling import Text2LoraModel
     from text2lora.standing import Standing
 
@@ -68,11 +80,8 @@ def make(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder; by default named after the text, or `adapters`.")
     ] = None,
-    scale: Annotated[float, typer.Option(help="Strength of the adapter; 1.0 is as trained.")] = 1.0,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32, bfloat16 or float16; by default the checkpoint's.", autocompletion=complete_dtype),
-    ] = None,
+    scale: Scale = 1.0,
+    dtype: Dtype = None,
     fold_rslora: Annotated[
         bool, typer.Option("--fold-rslora", help="Fold rsLoRA into alpha, for engines that ignore it.")
     ] = False,
@@ -81,14 +90,10 @@ def make(
         bool, typer.Option("--strict", help="Refuse a description that is far from all of training.")
     ] = False,
     force: Force = False,
-    push: Annotated[bool, typer.Option("--push", help="Put the adapter on the Hub.", rich_help_panel=HUB)] = False,
-    repo_id: Annotated[
-        str | None, typer.Option(help="USER/NAME or NAME; by default named after the text.", rich_help_panel=HUB)
-    ] = None,
-    private: Annotated[
-        bool, typer.Option("--private", help="Make a new repository private.", rich_help_panel=HUB)
-    ] = False,
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.", rich_help_panel=HUB)] = False,
+    push: Push = False,
+    repo_id: RepoId = None,
+    private: Private = False,
+    create_pr: CreatePr = False,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
@@ -96,124 +101,172 @@ def make(
 
     Example: t2l make "Return the city in capitals." -o city-upper
     """
-    if not push and (repo_id or private or create_pr):
-        raise typer.BadParameter("missing beside an option for the Hub", param_hint="--push")
+    pushing = Pushing.of(push, repo_id, private, create_pr, token, force)
     if bool(descriptions) == bool(file):
-        raise typer.BadParameter("give descriptions or --file, one of the two", param_hint="DESCRIPTION")
+        raise typer.BadParameter("give either descriptions or --file", param_hint="DESCRIPTION")
     if shard and not file:
         raise typer.BadParameter("works on the descriptions of a --file", param_hint="--shard")
     part = _parse_shard(shard) if shard else None
-    many = bool(file) or (len(descriptions or []) > 1 and mix is None)
+    many = file is not None or (len(descriptions or []) > 1 and mix is None)
     if many and (push or mix):
         raise typer.BadParameter("works on one adapter at a time", param_hint="--push" if push else "--mix")
-    torch_dtype = parse_dtype(dtype)
+    wanted = parse_dtype(dtype)
+    quiet()
+    from text2lora.batch import AdapterSettings, choose_shard, read_descriptions
 
-    def load() -> Text2LoraModel:
-        from text2lora.modeling import Text2LoraModel
-
-        return Text2LoraModel.from_pretrained(
-            model, subfolder=subfolder or "", device_map=parse_device(device), token=token, encoder=encoder
-        )
-
+    settings = AdapterSettings(scale, wanted, fold_rslora)
+    load = partial(_load, model, subfolder, encoder, device, token)
     if many:
-        from text2lora.batch import AdapterSettings, choose_shard, read_descriptions
-
-        quiet()
         texts = read_descriptions(file) if file else list(descriptions or [])
         texts = choose_shard(texts, *part) if part else texts
-        settings = AdapterSettings(scale, torch_dtype, fold_rslora)
         _make_many(load, texts, output or Path("adapters"), settings, as_json, strict, force)
-        return
+    else:
+        made = _make_one(load, descriptions or [], mix, output, settings, pushing, strict, force)
+        print_json(made.report()) if as_json else made.tell()
 
-    from text2lora.arithmetic import describe
+
+def _load(model: str, subfolder: str | None, encoder: str | None, device: str, token: str | None) -> Text2LoraModel:
+    from text2lora.modeling import Text2LoraModel
+
+    return Text2LoraModel.from_pretrained(
+        model, subfolder=subfolder or "", device_map=parse_device(device), token=token, encoder=encoder
+    )
+
+
+@dataclass
+class _Made:
+    """An adapter, where its descriptions stand, how long it took, and where it was put."""
+
+    adapter: LoraAdapter
+    standings: Sequence[Standing] | None
+    encoder_seconds: float
+    hypernetwork_seconds: float
+    model: str
+    base: str | None
+    scale: float
+    folder: Path | None = None
+    repo_id: str | None = None
+    commit: CommitInfo | None = None
+
+    @property
+    def url(self) -> str | None:
+        return str(self.commit.pr_url or self.commit.repo_url) if self.commit else None
+
+    def report(self) -> dict[str, Any]:
+        """What --json prints."""
+        report: dict[str, Any] = {
+            "description": self.adapter.metadata["description"],
+            "path": str(self.folder) if self.folder else None,
+            "bytes": self.adapter.num_bytes,
+            "encoder_seconds": self.encoder_seconds,
+            "hypernetwork_seconds": self.hypernetwork_seconds,
+            "base_model": self.base,
+            "model": self.model,
+            "scale": self.scale,
+            "standing": None if self.standings is None else [standing.as_dict() for standing in self.standings],
+        }
+        if self.commit:
+            report |= {"url": self.url, "repo_id": self.repo_id, "commit": self.commit.oid}
+        return report
+
+    def tell(self) -> None:
+        """Tell people what was made and how to load it, and a script where it is."""
+        place = str(self.folder or self.repo_id)
+        seconds = f"{self.encoder_seconds * 1000:.0f} ms to read the description, "
+        seconds += f"{self.hypernetwork_seconds * 1000:.0f} ms to write"
+        say(f"[bold green]Adapter[/] {escape(place)}  ({size(self.adapter.num_bytes)}; {seconds})")
+        show_standings(self.standings)
+        if self.url:
+            say(f"[bold green]On the Hub[/] {escape(self.url)}")
+        result(self.url or place)
+        proposed = self.commit is not None and self.commit.pr_url is not None and not self.folder
+        if out.is_terminal and not proposed:  # there is nothing to load before a pull request is merged
+            out.print("\nLoad it:\n")
+            out.print(indent(load_snippet(self.base, place), "  "), markup=False, highlight=False, soft_wrap=True)
+            suggest("t2l", "run", place, sample_input(self.base))
+
+
+def _make_one(
+    load: Callable[[], Text2LoraModel],
+    descriptions: Sequence[str],
+    mix: str | None,
+    output: Path | None,
+    settings: AdapterSettings,
+    pushing: Pushing | None,
+    strict: bool,
+    force: bool,
+) -> _Made:
+    """Write one adapter into a folder, push it, or both. What would fail at the end is refused before the work."""
     from text2lora.encoder import check_description
 
-    texts = [check_description(text) for text in descriptions or []]
+    texts = [check_description(text) for text in descriptions]
     shares = _parse_shares(mix, len(texts)) if mix is not None else [1.0]
     name = slug(" ".join(texts))
-    target = output if push else output or Path(name)
-    if target and target.exists() and not force and (not target.is_dir() or any(target.iterdir())):
-        raise OutputError(f"{target} exists: choose another folder with --output, or replace an adapter with --force")
-    if target:  # before the work, so that a mount point or a folder without the right to write costs no time
-        check_output(target, ["*"])
-    quiet()
-    if push:  # before the work is done
-        with err.status("asking the Hub"):
-            checked = push_target(repo_id or name, "adapter", token=token, create_pr=create_pr, force=force)
-            if not repo_id and not force:
-                total = sum(shares) or 1.0
-                text = texts[0] if mix is None else describe(texts, [share / total for share in shares])
-                check_description_of(checked, text, token)
-            repo_id = checked.repo_id
+    folder = output or (None if pushing else Path(name))
+    if folder:
+        _check_free(folder, force)
+    target = _check_push(pushing, name, texts, shares) if pushing else None
     with err.status("loading the model") as status:
-        t2l = load()
-        reader = t2l.encoder
-        status.update("reading the description")
-        begin = time.perf_counter()
-        task_emb = reader.encode(texts)
-        encoded = time.perf_counter()
-        standings = t2l.standing(texts, task_emb)
-        if strict:
-            refuse_far(standings)
-        placed = time.perf_counter()
-        if len(texts) > 1:
-            adapter = t2l.interpolate(texts, shares, scale=scale)
-        else:
-            adapter = t2l.generate_lora(texts, task_emb=task_emb, scale=scale)[0]
-        made = time.perf_counter()
-        adapter = adapter.folded() if fold_rslora else adapter
-        adapter = adapter.to(dtype=torch_dtype)
-        status.update("saving")
-        folder = adapter.save_pretrained(target) if target else None
-        commit = None
-        if push and repo_id:
+        made = _generate(load(), texts, shares, settings, strict, status)
+        if folder:
+            status.update("saving")
+            made.folder = made.adapter.save_pretrained(folder)
+        if target and pushing:
             status.update("sending")
-            commit = adapter.push_to_hub(
-                repo_id,
-                private=private or None,
-                token=token,
-                create_pr=create_pr,
-                force=force,
-            )
-    base = t2l.config.base_model_name_or_path
-    if as_json:
-        report: dict[str, Any] = {
-            "description": adapter.metadata["description"],
-            "path": str(folder) if folder else None,
-            "bytes": adapter.num_bytes,
-            "encoder_seconds": encoded - begin,
-            "hypernetwork_seconds": made - placed,
-            "base_model": base,
-            "model": model,
-            "scale": scale,
-            "standing": [standing.as_dict() for standing in standings] if standings is not None else None,
-        }
-        if commit:
-            report |= {"url": str(commit.pr_url or commit.repo_url), "repo_id": repo_id, "commit": commit.oid}
-        print_json(report)
-        return
-    milliseconds = (
-        f"{(encoded - begin) * 1000:.0f} ms to read the description, {(made - placed) * 1000:.0f} ms to write"
-    )
-    shown = str(folder or repo_id)
-    say(f"[bold green]Adapter[/] {escape(shown)}  ({size(adapter.num_bytes)}; {milliseconds})")
-    show_standings(standings)
-    if commit:
-        say(f"[bold green]On the Hub[/] {escape(str(commit.pr_url or commit.repo_url))}")
-    result(commit.pr_url or commit.repo_url if commit else folder)
-    if not out.is_terminal or (create_pr and not folder):  # nothing to load before it is merged
-        return
-    out.print("\nLoad it:\n")
-    out.print(indent(load_snippet(base, shown), "  "), markup=False, highlight=False, soft_wrap=True)
-    suggest("t2l", "run", shown, sample_input(base))
+            made.repo_id, made.commit = target.repo_id, pushing.send(made.adapter, target)
+    return made
+
+
+def _check_free(folder: Path, force: bool) -> None:
+    if folder.exists() and not force and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} exists: choose another folder with --output, or replace an adapter with --force")
+    check_output(folder, ["*"])  # a mount point, or a folder without the right to write
+
+
+def _check_push(pushing: Pushing, name: str, texts: Sequence[str], shares: Sequence[float]) -> PushTarget:
+    from text2lora.arithmetic import describe
+
+    target = pushing.check(name, "adapter")
+    if not (pushing.repo_id or pushing.force):  # two descriptions may give the same name
+        total = sum(shares) or 1.0
+        text = texts[0] if len(texts) == 1 else describe(texts, [share / total for share in shares])
+        check_description_of(target, text, pushing.token)
+    return target
+
+
+def _generate(
+    t2l: Text2LoraModel,
+    texts: list[str],
+    shares: Sequence[float],
+    settings: AdapterSettings,
+    strict: bool,
+    status: Status,
+) -> _Made:
+    encoder = t2l.encoder
+    status.update("reading the description")
+    begin = time.perf_counter()
+    task_emb = encoder.encode(texts)
+    encoded = time.perf_counter()
+    standings = t2l.standing(texts, task_emb)
+    if strict:
+        refuse_far(standings)
+    placed = time.perf_counter()
+    if len(texts) > 1:
+        adapter = t2l.interpolate(texts, shares, settings.scale, task_emb)
+    else:
+        (adapter,) = t2l.generate_lora(texts, task_emb, settings.scale)
+    seconds = time.perf_counter() - placed
+    adapter = (adapter.folded() if settings.fold_rslora else adapter).to(dtype=settings.dtype)
+    names = t2l.config.name_or_path, t2l.config.base_model_name_or_path
+    return _Made(adapter, standings, encoded - begin, seconds, *names, settings.scale)
 
 
 def refuse_far(standings: Sequence[Standing] | None) -> None:
-    """Stop at a description that is far from all of training.
+    """Refuse descriptions that are far from all training descriptions.
 
     Raises:
-        InvalidDescriptionError: there is one.
-        CheckpointError: that cannot be told.
+        InvalidDescriptionError: one of them is.
+        CheckpointError: the checkpoint holds no statistics to tell by.
     """
     if standings is None:
         raise CheckpointError(f"{NO_STATISTICS}: leave out --strict")
@@ -223,7 +276,7 @@ def refuse_far(standings: Sequence[Standing] | None) -> None:
 
 
 def show_standings(standings: Sequence[Standing] | None) -> None:
-    """A line for each description, and a warning for one that is far from all of training."""
+    """Print where each description stands, and a warning for one that is far from all training descriptions."""
     if standings is None:
         say(f"[dim]Standing[/] unknown: {NO_STATISTICS}")
         return
@@ -234,9 +287,15 @@ def show_standings(standings: Sequence[Standing] | None) -> None:
 
 
 def _make_many(
-    load: Any, texts: Sequence[str], output: Path, settings: Any, as_json: bool, strict: bool, force: bool
+    load: Callable[[], Text2LoraModel],
+    texts: Sequence[str],
+    output: Path,
+    settings: AdapterSettings,
+    as_json: bool,
+    strict: bool,
+    force: bool,
 ) -> None:
-    """A folder per description under `output`; what is there is kept, so that the same command goes on, or forced."""
+    """Write a folder for each description into `output`, keeping the ones that are there unless `force` is set."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from text2lora.batch import write_adapters

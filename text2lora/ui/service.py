@@ -22,6 +22,7 @@ from text2lora.adapter import LoraAdapter
 from text2lora.arithmetic import cosine_matrix
 from text2lora.base import context_length
 from text2lora.bundled import CHECKPOINTS
+from text2lora.encoder import check_descriptions
 from text2lora.errors import CheckpointError, HubError, InvalidDescriptionError, InvalidInputError
 from text2lora.inference import generate, pad_left
 from text2lora.injection import factors_of, inject_rows, stack_factors
@@ -141,9 +142,11 @@ class Engine:
                 )
         with self._lock:
             begin = time.perf_counter()
-            adapters = self.model.generate_lora(list(descriptions))
+            texts = check_descriptions(descriptions)
+            task_emb = self.model.encoder.encode(texts)
+            adapters = self.model.generate_lora(texts, task_emb)
             seconds = time.perf_counter() - begin
-            standings = self.model.standing(list(descriptions)) or [None] * len(adapters)
+            standings = self.model.standing(texts, task_emb) or [None] * len(adapters)
         return [Made(adapter, standing, seconds) for adapter, standing in zip(adapters, standings, strict=True)]
 
     def chat(self, adapter: LoraAdapter, turns: Sequence[Turn], message: str) -> Iterator[Turn]:
