@@ -41,6 +41,7 @@ LAYERS = [
     "inference",
     "language",
     "functions",
+    "companions",
     "modeling",
     "shortcut",
     "batch",

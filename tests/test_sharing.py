@@ -33,7 +33,7 @@ def memory(model: nn.Module) -> dict[str, int]:
 
 
 def cached_base(t2l: Text2LoraModel) -> PreTrainedModel:
-    return t2l._lazy["base"]
+    return t2l._companions._base
 
 
 @pytest.fixture

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,38 +16,32 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
-from transformers.utils.hub import resolve_revision
 
 from text2lora.adapter import LoraAdapter, check_scale
 from text2lora.arithmetic import describe, numbers
-from text2lora.base import base_source, load_base
 from text2lora.bundled import CHECKPOINTS
 from text2lora.cards import checkpoint_card
+from text2lora.companions import Companions, Source
 from text2lora.configuration import Text2LoraConfig
 from text2lora.digest import config_values, digest
 from text2lora.encoder import TextEncoder, check_description, check_descriptions, rescale
 from text2lora.errors import CheckpointError, DescriptionWarning, OutputError, Text2LoraError, shown
-from text2lora.files import check_path, check_subfolder, first_line, make_readable
-from text2lora.functions import Function, Runner
+from text2lora.files import check_path, first_line, make_readable
+from text2lora.functions import Function
 from text2lora.hub import (
     CARD_NAME,
     CHECKPOINT_FILES,
-    check_no_adapter,
-    find_file,
     hub_fault,
     load_fault,
     push_folder,
     push_target,
-    resolve_commit,
 )
 from text2lora.hypernetwork import TrunkHyperNetwork, build_hypernetwork
 from text2lora.lora import LoraWeights, spec_of, unstack
 from text2lora.names import library_version, public_name, resolve_name, without_paths
-from text2lora.processor import widen
-from text2lora.sharing import apply_apart, share
-from text2lora.standing import FILE_NAME, DescriptionStatistics, Standing
+from text2lora.sharing import apply_apart
+from text2lora.standing import DescriptionStatistics, Standing
 from text2lora.task_encoder import SoftmaxTaskEncoder, TokenTaskEncoder, VectorQuantizedTaskEncoder
-from text2lora.turns import keep_ends
 from text2lora.upstream import find_upstream, read_upstream
 
 if TYPE_CHECKING:
@@ -57,7 +49,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 EXPECTED = f"expected {', '.join(map(repr, CHECKPOINTS))}, a folder or a Hub id of a checkpoint"
-_LOADING = threading.RLock()  # of encoders and bases, when first used; a lock in the model could not be copied
 
 
 class Text2LoraModel(PreTrainedModel):
@@ -85,8 +76,7 @@ class Text2LoraModel(PreTrainedModel):
             raise CheckpointError(f"the config {what}: make one with Text2LoraConfig.from_base_config")
         super().__init__(config)
         self.hypernet = build_hypernetwork(config)
-        self._lazy: dict[str, Any] = {}
-        self._load_kwargs: dict[str, Any] = {}
+        self._companions = Companions()
         self.post_init()
 
     @torch.no_grad()
@@ -169,52 +159,36 @@ class Text2LoraModel(PreTrainedModel):
             raise CheckpointError(f"base_model_kwargs is {shown(base_model_kwargs)}: expected options by name")
         if not isinstance(output_loading_info, bool):
             raise CheckpointError(f"output_loading_info is {shown(output_loading_info)}: expected True or False")
-        path = resolve_name(pretrained_model_name_or_path, CHECKPOINTS)
-        kwargs["subfolder"] = check_subfolder(kwargs.get("subfolder"))
-        shared = {k: v for k, v in kwargs.items() if k in ("token", "local_files_only", "cache_dir")}
-        check_no_adapter(Path(path, kwargs["subfolder"]))
-        if (commit := resolve_commit(path, kwargs.get("revision"), **shared)) is not None:
-            kwargs["revision"] = commit
-        files = find_upstream(path, kwargs["subfolder"], revision=kwargs.get("revision"), **shared)
+        source = Source.of(resolve_name(pretrained_model_name_or_path, CHECKPOINTS), kwargs)
         try:
-            if files:
-                config, state = read_upstream(
-                    files, lambda base: AutoConfig.from_pretrained(base, trust_remote_code=False, **shared)
-                )
-                options = {k: v for k, v in kwargs.items() if k in ("dtype", "torch_dtype", "device_map")}
-                model, info = super().from_pretrained(
-                    None, config=config, state_dict=state, output_loading_info=True, **options
-                )
-            else:
-                _check_kind(path, name, kwargs["subfolder"], kwargs.get("revision"), shared)
-                model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+            model, info = cls._read(source, name, *args, **kwargs)
+        except CheckpointError:
+            raise
         except Exception as error:  # which depends on what is wrong with a file or an option
-            if isinstance(error, CheckpointError):
-                raise
-            if fault := hub_fault(error, name, commit):
-                raise CheckpointError(fault) from error
-            cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
-            reason = load_fault(cause or error, name, folder=Path(path, kwargs["subfolder"]))
-            raise CheckpointError(
-                f"{name!r} is not a text2lora checkpoint that can be loaded ({reason}): {EXPECTED}"
-            ) from error
+            raise CheckpointError(_what_failed(error, name, source)) from error
         wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys") if info[kind]}
         if wrong:
             raise CheckpointError(f"the weights of {name!r} do not match its config: {wrong}")
         _align(model)
         model.config.name_or_path = name
-        model._load_kwargs = {"encoder": encoder, "shared": shared, "base": dict(base_model_kwargs or {})}
-        model._load_kwargs["files"] = {
-            "source": path,
-            "subfolder": kwargs["subfolder"],
-            "revision": kwargs.get("revision"),
-            **shared,
-        }
-        model._load_kwargs["origin"] = {
-            "checkpoint_subfolder": kwargs["subfolder"],
-            "checkpoint_commit": getattr(commit, "resolved", None),
-        }
+        model._companions = Companions(source, encoder, base_model_kwargs)
         return (model, info) if output_loading_info else model
+
+    @classmethod
+    def _read(cls, source: Source, name: str, *args: Any, **kwargs: Any) -> tuple[Self, dict[str, Any]]:
+        """Read a checkpoint of the reference implementation or of text2lora, and what transformers says of it."""
+        path, hub = str(source.path), source.hub
+        if files := find_upstream(path, source.subfolder, revision=source.revision, **hub):
+            config, state = read_upstream(
+                files, lambda base: AutoConfig.from_pretrained(base, trust_remote_code=False, **hub)
+            )
+            options = {k: v for k, v in kwargs.items() if k in ("dtype", "torch_dtype", "device_map")}
+            return super().from_pretrained(None, config=config, state_dict=state, output_loading_info=True, **options)
+        _check_kind(source, name)
+        kwargs["subfolder"] = source.subfolder
+        if source.revision is not None:
+            kwargs["revision"] = source.revision
+        return super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
 
     def save_pretrained(
         self,
@@ -316,20 +290,13 @@ class Text2LoraModel(PreTrainedModel):
     @property
     def encoder(self) -> TextEncoder:
         """The text encoder; loaded when first used. Assign a `TextEncoder` to replace it."""
-        with _LOADING:
-            if "encoder" not in self._lazy:
-                given = self._load_kwargs.get("encoder")
-                if not isinstance(given, TextEncoder):
-                    shared = self._load_kwargs.get("shared", {})
-                    given = TextEncoder.from_config(self.config, given, device_map=str(self.device), **shared)
-                self._lazy["encoder"] = given
-            return self._lazy["encoder"]
+        return self._companions.encoder(self.config, self.device)
 
     @encoder.setter
     def encoder(self, encoder: TextEncoder) -> None:
         if not isinstance(encoder, TextEncoder):
             raise CheckpointError(f"encoder is {shown(encoder)}: expected a TextEncoder")
-        self._lazy["encoder"] = encoder
+        self._companions.set_encoder(encoder)
 
     @property
     def description_statistics(self) -> DescriptionStatistics | None:
@@ -338,27 +305,18 @@ class Text2LoraModel(PreTrainedModel):
         Raises:
             CheckpointError: their file is damaged, or the Hub cannot be reached.
         """
-        with _LOADING:
-            if "statistics" not in self._lazy:
-                files = self._load_kwargs.get("files")
-                path = find_file(name=FILE_NAME, **files) if files else None
-                self._lazy["statistics"] = DescriptionStatistics.load(path) if path else None
-            return self._lazy["statistics"]
+        return self._companions.statistics()
 
     @description_statistics.setter
     def description_statistics(self, statistics: DescriptionStatistics | None) -> None:
         if not isinstance(statistics, DescriptionStatistics | None):
             raise CheckpointError(f"statistics are {shown(statistics)}: expected DescriptionStatistics or None")
-        self._lazy["statistics"] = statistics
+        self._companions.set_statistics(statistics)
 
     @property
     def origin(self) -> dict[str, str]:
-        """Where the checkpoint comes from, for metadata: its name, and subfolder and commit where there are such."""
-        origin = {
-            "checkpoint": public_name(self.config.name_or_path or "unsaved"),
-            **self._load_kwargs.get("origin", {}),
-        }
-        return {key: value for key, value in origin.items() if value}
+        """Where the checkpoint comes from, for metadata: its name, and its subfolder and commit if it has them."""
+        return self._companions.origin(self.config)
 
     @property
     def digest(self) -> str:
@@ -373,8 +331,7 @@ class Text2LoraModel(PreTrainedModel):
     @property
     def encoder_name(self) -> str:
         """The text encoder that reads the descriptions: the one that was given, or else the checkpoint's."""
-        used = self._lazy.get("encoder") or self._load_kwargs.get("encoder") or self.config.encoder_name_or_path or ""
-        return used.name if isinstance(used, TextEncoder) else str(used)
+        return self._companions.encoder_name(self.config)
 
     @property
     def adapter_bytes(self) -> int:
@@ -399,35 +356,12 @@ class Text2LoraModel(PreTrainedModel):
         Raises:
             CheckpointError: it cannot be had.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        source = self._base_source() if name is None else self._load_kwargs.get("shared", {})
-        path = self.config.base_model_name_or_path if name is None else check_path(name)
-        path = path if isinstance(name, str | None) else os.path.abspath(name)  # a Path is no name of a built-in base
-        options = {"device_map": str(self.device), **source} | self._load_kwargs.get("base", {}) | kwargs
-        base = load_base(AutoModelForCausalLM, path, **options)
-        with contextlib.suppress(OSError, ValueError):  # a base may come without a tokenizer
-            keep_ends(base, self.base_tokenizer if name is None else load_base(AutoTokenizer, path, **source))
-        return base if {"dtype", "torch_dtype"} & options.keys() else widen(base)
+        return self._companions.load_base(self.config, self.device, name, **kwargs)
 
     @property
     def base_tokenizer(self) -> PreTrainedTokenizerBase:
         """The base model's tokenizer; loaded when first used."""
-        if "tokenizer" not in self._lazy:
-            from transformers import AutoTokenizer
-
-            name = self.config.base_model_name_or_path
-            self._lazy["tokenizer"] = load_base(AutoTokenizer, name, **self._base_source())
-        return self._lazy["tokenizer"]
-
-    def _base_source(self) -> dict[str, Any]:
-        """Where base model and tokenizer come from: both from the one commit that the config's revision is now."""
-        if "base_source" not in self._lazy:
-            shared = self._load_kwargs.get("shared", {})
-            path = base_source(self.config.base_model_name_or_path or "")
-            commit = resolve_revision(path, self.config.base_model_revision, **shared)
-            self._lazy["base_source"] = shared | ({"revision": commit} if commit else {})
-        return self._lazy["base_source"]
+        return self._companions.tokenizer(self.config)
 
     def forward(self, task_emb: torch.Tensor) -> LoraWeights:
         """Task embeddings to LoRA weights, differentiable.
@@ -628,7 +562,7 @@ class Text2LoraModel(PreTrainedModel):
         """
         adapter = self.generate_lora(check_description(description), scale=scale)
         if base_model is None:
-            base_model = self._kept_base()
+            base_model = self._companions.base(self.config, self.device)
         elif isinstance(base_model, str | os.PathLike):
             base_model = self.load_base_model(base_model)
         return apply_apart(adapter, base_model, adapter_name)
@@ -665,14 +599,7 @@ class Text2LoraModel(PreTrainedModel):
             CheckpointError: the base model cannot be loaded, or is not the one that the checkpoint is for.
         """
         adapter = self.generate_lora(check_description(description), scale=scale)
-        with _LOADING:
-            if "runner" not in self._lazy:
-                own = [str(self._load_kwargs["base"])] if self._load_kwargs.get("base") else []
-                config = self.config
-                source = base_source(config.base_model_name_or_path or "")
-                key = (source, config.base_model_revision or "", str(self.device), *own)
-                self._lazy["runner"] = Runner.shared(key, lambda: Runner(share(self._kept_base()), self.base_tokenizer))
-        return Function(self._lazy["runner"], adapter, labels, max_new_tokens, stop)
+        return Function(self._companions.runner(self.config, self.device), adapter, labels, max_new_tokens, stop)
 
     def _warn_far(self, descriptions: Sequence[str], task_emb: torch.Tensor) -> None:
         """Warn once a call, at the line of the caller outside of text2lora and torch."""
@@ -692,13 +619,6 @@ class Text2LoraModel(PreTrainedModel):
         while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("text2lora", "torch"):
             level, frame = level + 1, frame.f_back
         warnings.warn(found[0] + more, DescriptionWarning, stacklevel=level)
-
-    def _kept_base(self) -> PreTrainedModel:
-        """The base model, loaded when first used."""
-        with _LOADING:
-            if "base" not in self._lazy:
-                self._lazy["base"] = self.load_base_model()
-            return self._lazy["base"]
 
     def _check_task_emb(self, task_emb: torch.Tensor, count: int | None = None) -> None:
         """Check that task embeddings are what the hypernetwork reads, and as many as `count`, if that is given."""
@@ -750,16 +670,27 @@ def to_adapters(
     return [LoraAdapter(state, spec, noted) for state, noted in zip(states, metadata, strict=True)]
 
 
-def _check_kind(path: str, name: str, subfolder: str, revision: Any, hub: Mapping[str, Any]) -> None:
-    """Refuse what is no checkpoint of text2lora before transformers tries to load it as one.
+def _check_kind(source: Source, name: str) -> None:
+    """Refuse a model of another kind before transformers tries to load it as a checkpoint of text2lora.
 
     Raises:
-        CheckpointError: it is a model of another kind.
+        CheckpointError: it is such a model.
     """
-    values, _ = PreTrainedConfig.get_config_dict(path, subfolder=subfolder, revision=revision, **hub)
+    values, _ = PreTrainedConfig.get_config_dict(
+        source.path, subfolder=source.subfolder, revision=source.revision, **source.hub
+    )
     if (kind := values.get("model_type")) != Text2LoraConfig.model_type:
         what = f"a {kind} model" if kind else "a model of an unknown type"
         raise CheckpointError(f"{name!r} is {what}, not a text2lora checkpoint: {EXPECTED}")
+
+
+def _what_failed(error: Exception, name: str, source: Source) -> str:
+    """Say why a checkpoint cannot be loaded."""
+    if fault := hub_fault(error, name, source.revision):
+        return fault
+    cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
+    reason = load_fault(cause or error, name, folder=Path(str(source.path), source.subfolder))
+    return f"{name!r} is not a text2lora checkpoint that can be loaded ({reason}): {EXPECTED}"
 
 
 def _align(model: nn.Module) -> None:

@@ -1,0 +1,184 @@
+"""What goes with a hypernetwork but stays outside its module tree: text encoder, base model, statistics."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from transformers.utils.hub import resolve_revision
+
+from text2lora.base import base_source, load_base
+from text2lora.encoder import TextEncoder
+from text2lora.files import check_path, check_subfolder
+from text2lora.functions import Runner
+from text2lora.hub import check_no_adapter, find_file, resolve_commit
+from text2lora.names import public_name
+from text2lora.processor import widen
+from text2lora.sharing import share
+from text2lora.standing import FILE_NAME, DescriptionStatistics
+from text2lora.turns import keep_ends
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from text2lora.configuration import Text2LoraConfig
+
+HUB_OPTIONS = ("token", "local_files_only", "cache_dir")
+_LOADING = threading.RLock()  # a lock inside of the companions could not be copied
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a checkpoint is read from.
+
+    Attributes:
+        path: A folder or a Hub id; None for a model that was not read from a checkpoint.
+        subfolder: The folder inside it.
+        revision: The commit on the Hub that all files are read from.
+        hub: `token`, `local_files_only` and `cache_dir`, which also apply to the encoder and the base.
+    """
+
+    path: str | None = None
+    subfolder: str = ""
+    revision: str | None = None
+    hub: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, path: str, options: Mapping[str, Any]) -> Self:
+        """Resolve the options of `from_pretrained`; a branch or a tag becomes the commit that it points to now.
+
+        Raises:
+            CheckpointError: nothing is there, or it is an adapter.
+        """
+        subfolder = check_subfolder(options.get("subfolder"))
+        hub = {name: options[name] for name in HUB_OPTIONS if name in options}
+        check_no_adapter(Path(path, subfolder))
+        return cls(path, subfolder, resolve_commit(path, options.get("revision"), **hub), hub)
+
+    @property
+    def commit(self) -> str | None:
+        """The commit on the Hub; None for a folder."""
+        return getattr(self.revision, "resolved", None)
+
+    def find(self, name: str) -> Path | None:
+        """The path of a file of the checkpoint; None if there is none."""
+        return None if self.path is None else find_file(self.path, name, self.subfolder, self.revision, **self.hub)
+
+
+class Companions:
+    """What a checkpoint names but does not contain. Each part is loaded when it is first needed, and then kept.
+
+    Args:
+        source: Where the checkpoint is read from.
+        encoder: A text encoder, or the folder or Hub id of one, in place of the one that the config names.
+        base_options: Options for the base model's `from_pretrained`.
+    """
+
+    def __init__(
+        self,
+        source: Source | None = None,
+        encoder: str | os.PathLike[str] | TextEncoder | None = None,
+        base_options: Mapping[str, Any] | None = None,
+    ):
+        self.source, self.base_options = source or Source(), dict(base_options or {})
+        self._named_encoder = None if isinstance(encoder, TextEncoder) else encoder
+        self._encoder = encoder if isinstance(encoder, TextEncoder) else None
+        self._statistics: DescriptionStatistics | None = None
+        self._knows_statistics = False
+        self._base: PreTrainedModel | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._base_hub: dict[str, Any] | None = None
+        self._runner: Runner | None = None
+
+    def origin(self, config: Text2LoraConfig) -> dict[str, str]:
+        """The checkpoint's name, subfolder and commit, for metadata; without those that it does not have."""
+        origin = {
+            "checkpoint": public_name(config.name_or_path or "unsaved"),
+            "checkpoint_subfolder": self.source.subfolder,
+            "checkpoint_commit": self.source.commit,
+        }
+        return {key: value for key, value in origin.items() if value}
+
+    def encoder(self, config: Text2LoraConfig, device: torch.device) -> TextEncoder:
+        """The text encoder."""
+        with _LOADING:
+            if self._encoder is None:
+                options = {"device_map": str(device), **self.source.hub}
+                self._encoder = TextEncoder.from_config(config, self._named_encoder, **options)
+            return self._encoder
+
+    def set_encoder(self, encoder: TextEncoder) -> None:
+        """Use another text encoder."""
+        self._encoder = encoder
+
+    def encoder_name(self, config: Text2LoraConfig) -> str:
+        """The name of the text encoder, which need not be loaded."""
+        return self._encoder.name if self._encoder else str(self._named_encoder or config.encoder_name_or_path or "")
+
+    def statistics(self) -> DescriptionStatistics | None:
+        """The statistics of the training descriptions; None if the checkpoint holds none."""
+        with _LOADING:
+            if not self._knows_statistics:
+                path = self.source.find(FILE_NAME)
+                self.set_statistics(DescriptionStatistics.load(path) if path else None)
+            return self._statistics
+
+    def set_statistics(self, statistics: DescriptionStatistics | None) -> None:
+        """Use other statistics, or none."""
+        self._statistics, self._knows_statistics = statistics, True
+
+    def load_base(
+        self, config: Text2LoraConfig, device: torch.device, name: str | os.PathLike[str] | None = None, **kwargs: Any
+    ) -> PreTrainedModel:
+        """Load the base model, or another one, anew; see `Text2LoraModel.load_base_model`."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        hub = self._hub_of_base(config) if name is None else self.source.hub
+        path = config.base_model_name_or_path if name is None else check_path(name)
+        path = path if isinstance(name, str | None) else os.path.abspath(name)  # a Path is no name of a built-in base
+        options = {"device_map": str(device), **hub} | self.base_options | kwargs
+        base = load_base(AutoModelForCausalLM, path, **options)
+        with contextlib.suppress(OSError, ValueError):  # a base may come without a tokenizer
+            keep_ends(base, self.tokenizer(config) if name is None else load_base(AutoTokenizer, path, **hub))
+        return base if {"dtype", "torch_dtype"} & options.keys() else widen(base)
+
+    def base(self, config: Text2LoraConfig, device: torch.device) -> PreTrainedModel:
+        """The base model that is kept."""
+        with _LOADING:
+            if self._base is None:
+                self._base = self.load_base(config, device)
+            return self._base
+
+    def tokenizer(self, config: Text2LoraConfig) -> PreTrainedTokenizerBase:
+        """The base model's tokenizer."""
+        if self._tokenizer is None:
+            from transformers import AutoTokenizer
+
+            self._tokenizer = load_base(AutoTokenizer, config.base_model_name_or_path, **self._hub_of_base(config))
+        return self._tokenizer
+
+    def runner(self, config: Text2LoraConfig, device: torch.device) -> Runner:
+        """The base model that all functions answer with; checkpoints of the same base share it."""
+        with _LOADING:
+            if self._runner is None:
+                own = [str(self.base_options)] if self.base_options else []
+                source = base_source(config.base_model_name_or_path or "")
+                key = (source, config.base_model_revision or "", str(device), *own)
+                self._runner = Runner.shared(
+                    key, lambda: Runner(share(self.base(config, device)), self.tokenizer(config))
+                )
+            return self._runner
+
+    def _hub_of_base(self, config: Text2LoraConfig) -> dict[str, Any]:
+        """Where base model and tokenizer come from: both from the one commit that the config's revision is now."""
+        if self._base_hub is None:
+            path, hub = base_source(config.base_model_name_or_path or ""), dict(self.source.hub)
+            commit = resolve_revision(path, config.base_model_revision, **hub)
+            self._base_hub = hub | ({"revision": commit} if commit else {})
+        return self._base_hub
