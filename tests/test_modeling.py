@@ -24,6 +24,7 @@ from text2lora import (
     Text2LoraModel,
     TextEncoder,
 )
+from text2lora.companions import Companions
 from text2lora.training.state import save_checkpoint
 
 TEXTS = ["upper case the city", "the city. then the case, twice", "a"]
@@ -226,7 +227,7 @@ def test_embeddings_and_weights_that_are_no_numbers_are_refused(make_model) -> N
 
 
 def test_adapters_are_made_without_loading_a_base(t2l: Text2LoraModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Text2LoraModel, "load_base_model", lambda self: pytest.fail("a base was loaded"))
+    monkeypatch.setattr(Companions, "load_base", lambda *_: pytest.fail("a base was loaded"))
     t2l.generate_lora(TEXTS)
 
 
@@ -290,8 +291,8 @@ def test_a_base_given_by_name_is_loaded(t2l: Text2LoraModel, base_dir: Path, loa
 @torch.no_grad()
 def test_base_of_the_checkpoint_is_loaded_once_and_kept(t2l: Text2LoraModel, monkeypatch, load_base, ids) -> None:
     loads: list[object] = []
-    original = Text2LoraModel.load_base_model
-    monkeypatch.setattr(Text2LoraModel, "load_base_model", lambda *a, **k: loads.append(a) or original(*a, **k))
+    original = Companions.load_base
+    monkeypatch.setattr(Companions, "load_base", lambda *a, **k: loads.append(a) or original(*a, **k))
     first = t2l.generate_adapter(TEXTS[0])
     assert t2l.generate_adapter(TEXTS[1], first, adapter_name="second") is first
     assert set(first.peft_config) == {"default", "second"}
