@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import threading
 import unicodedata
 from collections.abc import Iterator, Sequence, Set
@@ -131,7 +132,9 @@ class TextEncoder:
         return digest(values, self.model.state_dict())
 
     @classmethod
-    def from_config(cls, config: Text2LoraConfig, encoder: str | Path | None = None, **kwargs: Any) -> TextEncoder:
+    def from_config(
+        cls, config: Text2LoraConfig, encoder: str | os.PathLike[str] | None = None, **kwargs: Any
+    ) -> TextEncoder:
         """Load the encoder that a checkpoint names, or another one, with the checkpoint's pooling.
 
         Args:
