@@ -7,18 +7,17 @@ import math
 import random
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from text2lora.errors import TrainingError, TrainingInterrupted
+from text2lora.training.journal import Journal
 from text2lora.training.optim import build_optimizers, schedule, set_learning_rate
 from text2lora.training.recipe import at_least, settings, share
 from text2lora.training.state import (
@@ -143,125 +142,75 @@ def fit(
     parameters = [p for p in module.parameters() if p.requires_grad]
     settings = {key: value for key, value in asdict(config).items() if key not in ("log_every", "save_every", "keep")}
     run = _begin(module, optimizers, settings, output_dir, resume, main)
-    if accelerator:
-        accelerator.wait_for_everyone()
-    save_every = config.save_every or config.eval_every
-    figures = dict(run.figures)
-    begin, running, top, tokens = time.monotonic() - run.seconds, run.loss, run.best, 0
-    here = time.monotonic()
+    wait_for_all(accelerator)
+    save_every, used = config.save_every or config.eval_every, 0.0
+    path = output_dir / "metrics.jsonl"
+    journal = Journal(path, report, accelerator, run, config.steps, config.minutes, config.log_every)
 
-    def save(step: int) -> Path:
-        state = RunState(step, running, time.monotonic() - begin, top, settings, figures)
-        return save_state(output_dir, state, module, optimizers, config.keep) if main else state_path(output_dir, step)
-
-    with ExitStack() as stack:
-        log = stack.enter_context((output_dir / "metrics.jsonl").open("a")) if main else None
-        interrupted = stack.enter_context(_interruptions())
-        bar = stack.enter_context(
-            tqdm(total=config.steps, initial=run.step, unit="step", disable=None if main else True, leave=False)
+    def save() -> Path:
+        run.seconds = journal.seconds
+        return (
+            save_state(output_dir, run, module, optimizers, config.keep) if main else state_path(output_dir, run.step)
         )
 
-        def write(row: dict[str, float]) -> None:
-            if log:
-                log.write(json.dumps(row) + "\n")
-                log.flush()
-            if accelerator:
-                accelerator.log({k: v for k, v in row.items() if k != "step"}, step=int(row["step"]))
-
-        def say(line: str) -> None:
-            if main:
-                with tqdm.external_write_mode():
-                    report(line)
-
-        used = 0.0  # share of the time limit
-        for step in range(run.step, config.steps):
-            torch.manual_seed(config.seed * 2**32 + step)
+    with journal, _interruptions() as interrupted:
+        while run.step < config.steps and used < 1:
+            torch.manual_seed(config.seed * 2**32 + run.step)
             module.train()
-            set_learning_rate(optimizers, schedule(max(step, used * config.steps), config.steps, config.warmup))
-            spent = (time.monotonic() - begin) / 60 / config.minutes if config.minutes else 0.0
-            total, seen, stop, used = _over_processes(accelerator, *backward(step), interrupted(), spent)
-            tokens += int(seen)
+            set_learning_rate(optimizers, schedule(max(run.step, used * config.steps), config.steps, config.warmup))
+            begun = journal.time_used
+            loss, tokens, stop, used = _over_processes(accelerator, *backward(run.step), interrupted(), begun)
             norm = float(nn.utils.clip_grad_norm_(parameters, config.clip or math.inf))
-            if not (math.isfinite(total) and math.isfinite(norm)):
-                saved = find_state(output_dir)
-                kept = f"; the last good state is {saved}" if saved else ""
-                what = f"loss is {total}" if not math.isfinite(total) else f"gradient's norm is {norm}"
-                raise TrainingError(f"the {what} at step {step}: lower `lr` ({config.lr}) or `adamw_lr`{kept}")
-            running = total if math.isnan(running) else 0.95 * running + 0.05 * total
+            _check_finite(loss, norm, run.step, config, output_dir)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            done = step + 1
-            last = done == config.steps or used >= 1
-            speed = tokens / (time.monotonic() - here)
-            bar.set_postfix_str(f"loss {running:.4f}, {speed:,.0f} tokens/s", refresh=False)
-            bar.update()
-            if bar.disable and step == run.step and not last and done % config.log_every:
-                took = time.monotonic() - here
-                left = took * (config.steps - done)
-                left = min(left, 60 * config.minutes) if config.minutes else left
-                say(f"step {done}/{config.steps} took {span(took)}: about {span(left)} to go, without validation")
-            if done % config.log_every == 0 or last:
-                seconds = time.monotonic() - begin
-                row = {"step": done, "loss": running, "grad_norm": norm, "seconds": seconds}
-                write(row | ({"tokens_per_second": speed} if tokens else {}))
-                if bar.disable:
-                    rate = f"  {speed:,.0f} tokens/s" if tokens else ""
-                    left = seconds / done * (config.steps - done)
-                    left = min(left, 60 * config.minutes - seconds) if config.minutes else left
-                    say(f"step {done}/{config.steps}  loss {running:.4f}{rate}{'' if last else f'  {span(left)} left'}")
-            if validate and (last or (config.eval_every and done % config.eval_every == 0)):
+            run.step += 1
+            run.loss = loss if math.isnan(run.loss) else 0.95 * run.loss + 0.05 * loss
+            last = run.step == config.steps or used >= 1
+            journal.step(run.step, run.loss, norm, int(tokens), last)
+            if validate and (last or (config.eval_every and run.step % config.eval_every == 0)):
                 module.eval()
                 with torch.no_grad():
-                    found = validate()
-                write({"step": done} | found)
-                say(_summary(found))
-                if best is None or top is None or found[best] > top:
-                    figures = found
-                    if best is not None:
-                        top = found[best]
-                        if main:
-                            save_best(output_dir, module)
+                    figures = validate()
+                journal.validation(run.step, figures)
+                if best is None or run.best is None or figures[best] > run.best:
+                    run.figures, run.best = figures, figures[best] if best is not None else None
+                    if best is not None and main:
+                        save_best(output_dir, module)
             if stop and not last:
-                saved = save(done)
-                if accelerator:
-                    accelerator.wait_for_everyone()  # a launcher stops all processes when the first one exits
-                raise TrainingInterrupted(f"stopped at step {done} of {config.steps}, saved to {saved}: resume it")
-            if last:
-                break
-            if save_every and done % save_every == 0:
-                save(done)
+                saved = save()
+                wait_for_all(accelerator)  # a launcher stops all processes when the first one exits
+                raise TrainingInterrupted(f"stopped at step {run.step} of {config.steps}, saved to {saved}: resume it")
+            if not last and save_every and run.step % save_every == 0:
+                save()
+    _finish(module, output_dir, best is not None, accelerator)
+    return dict(run.figures)
+
+
+def wait_for_all(accelerator: Accelerator | None) -> None:
+    """Wait until every process of the run is here."""
     if accelerator:
         accelerator.wait_for_everyone()
-    if best is not None:
+
+
+def _finish(module: nn.Module, output_dir: Path, best: bool, accelerator: Accelerator | None) -> None:
+    """Restore the best weights, if they were saved, and remove what only an unfinished run needs."""
+    wait_for_all(accelerator)
+    if best:
         load_best(output_dir, module)
-    if accelerator:
-        accelerator.wait_for_everyone()
-    if main:
+    wait_for_all(accelerator)
+    if accelerator is None or accelerator.is_main_process:
         remove_states(output_dir)
-    return figures
 
 
-def span(seconds: float) -> str:
-    """Format a time for people: 4.2 s, 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{max(seconds, 0):.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _summary(figures: dict[str, float]) -> str:
-    """One line for each split and metric, with conditions other than matched descriptions in parentheses."""
-    lines: dict[str, dict[str, float]] = {}
-    for name, value in figures.items():
-        place, slash, metric = name.rpartition("/")
-        split, _, condition = place.partition(" (")
-        lines.setdefault(f"{split}{slash}{metric}", {})[condition.rstrip(")")] = value
-    texts = []
-    for name, values in lines.items():
-        more = ", ".join(f"{condition} {value:.3f}" for condition, value in values.items() if condition)
-        own = [f"{values['']:.3f}"] if "" in values else []
-        texts.append(" ".join([name, *own, *([f"({more})"] if more else [])]))
-    return "\n".join(texts)
+def _check_finite(loss: float, norm: float, step: int, config: FitConfig, output_dir: Path) -> None:
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    saved = find_state(output_dir)
+    kept = f"; the last good state is {saved}" if saved else ""
+    what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient's norm is {norm}"
+    raise TrainingError(f"the {what} at step {step}: lower `lr` ({config.lr}) or `adamw_lr`{kept}")
 
 
 def _over_processes(

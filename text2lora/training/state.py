@@ -21,9 +21,9 @@ from text2lora.files import atomic_file, temporary_prefix
 FOLDER = "state"
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunState:
-    """The progress of a run.
+    """The progress of a run, which its steps change.
 
     Attributes:
         step: The number of completed steps.
