@@ -41,6 +41,7 @@ LAYERS = [
     "inference",
     "language",
     "functions",
+    "scoring",
     "companions",
     "modeling",
     "shortcut",

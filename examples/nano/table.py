@@ -28,8 +28,8 @@ from text2lora.injection import LoraInjector
 from text2lora.language import AnswerCollator, exact_match, prompt_batch
 from text2lora.lora import LoraWeights
 from text2lora.modeling import Text2LoraModel
+from text2lora.scoring import match_examples
 from text2lora.training.lora import LoraTable
-from text2lora.training.sft import match_examples
 
 
 class NanoEvaluation:

@@ -24,8 +24,8 @@ from text2lora.injection import LoraInjector
 from text2lora.language import Example
 from text2lora.lora import LoraWeights
 from text2lora.names import slug
+from text2lora.scoring import JUNK, score_examples
 from text2lora.training.runs import set_offset
-from text2lora.training.sft import JUNK, score_examples
 from text2lora.training.task_files import read_tasks
 from text2lora.training.tasks import Task
 

@@ -14,10 +14,11 @@ from safetensors import SafetensorError
 from text2lora import Text2LoraModel, TrainingError
 from text2lora.inference import generate_answers
 from text2lora.injection import LoraInjector
+from text2lora.scoring import match_examples
 from text2lora.training.data import Probe, TaskDraw
 from text2lora.training.fit import FitConfig
 from text2lora.training.lora import LoraTable, train_loras
-from text2lora.training.sft import SftConfig, match_examples, train_sft
+from text2lora.training.sft import SftConfig, train_sft
 from text2lora.training.state import save_checkpoint
 
 ANSWERS = {"say a": "aa", "say the city": "12"}

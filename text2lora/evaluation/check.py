@@ -20,8 +20,8 @@ from text2lora.injection import LoraInjector
 from text2lora.language import Example
 from text2lora.lora import LoraWeights
 from text2lora.modeling import Text2LoraModel
+from text2lora.scoring import JUNK, TaskScore, score_examples
 from text2lora.standing import mean_over_tokens
-from text2lora.training.sft import JUNK, TaskScore, score_examples
 from text2lora.training.tasks import Task
 
 CONDITIONS = {

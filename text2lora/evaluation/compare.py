@@ -16,8 +16,8 @@ from text2lora.evaluation.check import CheckTask
 from text2lora.inference import generate_answers
 from text2lora.injection import LoraInjector
 from text2lora.modeling import Text2LoraModel
+from text2lora.scoring import TaskScore, score_examples
 from text2lora.standing import Standing
-from text2lora.training.sft import TaskScore, score_examples
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -18,10 +18,13 @@ from text2lora.lora import LoraWeights, layer_keys, stack
 from text2lora.modeling import Text2LoraModel
 from text2lora.names import distinct_names
 from text2lora.training.data import DescriptionBank, perturb
-from text2lora.training.engine import EngineConfig, start_engine
-from text2lora.training.fit import FitConfig, StepResult, fit, step_rng
+from text2lora.training.engine import EngineConfig
+from text2lora.training.fit import FitConfig, StepResult, step_rng
+from text2lora.training.hypernet import SCORE, begin_run, embed_descriptions, fit_and_save
 from text2lora.training.recipe import at_least, settings, share
-from text2lora.training.state import save_checkpoint
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @settings
@@ -237,12 +240,7 @@ def train_recon(
         raise TrainingError(
             f"unseen is {config.unseen}: expected at most {len(library) - 2} of {len(library)} adapters"
         )
-    torch.manual_seed(config.fit.seed)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    accelerator = start_engine(config.engine, output_dir)
-    world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
-    if config.tasks < world:
-        raise TrainingError(f"tasks is {config.tasks}: expected at least one for each of the {world} processes")
+    accelerator = begin_run(config.engine, config.fit.seed, config.tasks, output_dir)
     unseen = sorted(random.Random(f"unseen {config.fit.seed}").sample(range(len(library)), config.unseen))
     seen = [i for i in range(len(library)) if i not in unseen]
     start_from_library(model, library.rows(seen))
@@ -251,51 +249,52 @@ def train_recon(
     first = {i: owners.index(i) for i in seen}
     if accelerator.is_main_process:
         report(f"{len(seen)} adapters to train on, {len(unseen)} unseen; embedding {len(texts)} descriptions")
-    with accelerator.main_process_first():
-        bank = DescriptionBank(model.encoder, texts, cache)
-    if not model.config.one_hot_tasks:
-        model.description_statistics = bank.summarise([library.names[i] for i in owners])
-    model.to(device)
-    forward = accelerator.prepare_model(model)
+    bank = embed_descriptions(model, texts, [library.names[i] for i in owners], cache, accelerator)
+    model.to(accelerator.device)
     sizes = inner_product(library.weights, library.weights)  # [n]
+    step = _Step(model, accelerator.prepare_model(model), library, seen, first, sizes, bank, config, accelerator)
+    best = config.select == "best"
+    validate = _validation(model, library, seen, unseen, sizes, best)
+    return fit_and_save(model, step, config.fit, output_dir, validate, report, best, resume, accelerator)
 
-    def backward(step: int) -> StepResult:
+
+class _Step:
+    """The backward pass of a step: each process takes a share of the adapters and generates them."""
+
+    def __init__(
+        self,
+        model: Text2LoraModel,
+        forward: Callable[[torch.Tensor], LoraWeights],
+        library: AdapterLibrary,
+        seen: Sequence[int],
+        first: Mapping[int, int],
+        sizes: torch.Tensor,
+        bank: DescriptionBank,
+        config: ReconConfig,
+        accelerator: Accelerator,
+    ):
+        self._model, self._forward, self._library, self._sizes = model, forward, library, sizes
+        self._seen, self._first = list(seen), first  # adapters to train on, and each one's first row of the bank
+        self._bank, self._config, self._accelerator = bank, config, accelerator
+
+    def __call__(self, step: int) -> StepResult:
+        config, device, world = self._config, self._accelerator.device, self._accelerator.num_processes
         rng = step_rng(config.fit.seed, step)
-        many, rest = divmod(config.tasks, len(seen))
-        chosen = [*seen * many, *rng.sample(seen, rest)]
-        rows = [first[i] + rng.randrange(len(library.descriptions[i])) for i in chosen]
-        task_emb = perturb(bank[rows], config.noise, config.token_dropout)[rank::world]
-        mine = chosen[rank::world]
-        wanted = {name: (a.to(device), b.to(device)) for name, (a, b) in library.rows(mine).items()}
-        with accelerator.autocast():
-            made: LoraWeights = forward(task_emb.to(device))
+        many, rest = divmod(config.tasks, len(self._seen))
+        chosen = [*self._seen * many, *rng.sample(self._seen, rest)]
+        rows = [self._first[i] + rng.randrange(len(self._library.descriptions[i])) for i in chosen]
+        share = slice(self._accelerator.process_index, None, world)
+        task_emb, mine = perturb(self._bank[rows], config.noise, config.token_dropout)[share], chosen[share]
+        wanted = {name: (a.to(device), b.to(device)) for name, (a, b) in self._library.rows(mine).items()}
+        with self._accelerator.autocast():
+            made = self._forward(task_emb.to(device))
         if config.objective == "delta":
-            losses = squared_error(made, wanted) / sizes[mine].to(device)
+            losses = squared_error(made, wanted) / self._sizes[mine].to(device)
         else:
-            losses = _factor_error(model, made, wanted)
+            losses = _factor_error(self._model, made, wanted)
         loss = losses.sum() / config.tasks
         (loss * world).backward()  # gradients are averaged over the processes
         return StepResult(loss.item())
-
-    best = config.select == "best"
-    validate = _validation(model, library, seen, unseen, sizes, best)
-    figures = fit(
-        model,
-        backward,
-        config.fit,
-        output_dir,
-        validate,
-        report,
-        best="score" if best else None,
-        resume=resume,
-        accelerator=accelerator,
-    )
-    figures.pop("score", None)
-    if accelerator.is_main_process:
-        save_checkpoint(output_dir, model, eval_results=figures)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    return figures
 
 
 def _factor_error(model: Text2LoraModel, made: LoraWeights, wanted: LoraWeights) -> torch.Tensor:
@@ -352,7 +351,7 @@ def _validation(
             figures[f"{split} (mean)/error"] = (away / sizes[owners]).sqrt().mean().item()
             figures[f"{split} (mean)/cosine"] = (to_mean[owners] / (mean_size * sizes[owners]).sqrt()).mean().item()
         if best:
-            figures["score"] = -sum(figures[f"{split}/error"] for split in embedded) / len(embedded)
+            figures[SCORE] = -sum(figures[f"{split}/error"] for split in embedded) / len(embedded)
         return figures
 
     return validate

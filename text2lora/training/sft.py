@@ -5,31 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.errors import TrainingError
 from text2lora.injection import LoraInjector
-from text2lora.language import Example, answer_logits, answer_loss, count_matches, prompt_batch
-from text2lora.live import input_device
+from text2lora.language import AnswerBatch, Example, answer_loss, prompt_batch
 from text2lora.lora import LoraWeights
 from text2lora.modeling import Text2LoraModel
-from text2lora.training.data import DescriptionBank, Probe, TaskSource, perturb
-from text2lora.training.engine import EngineConfig, prepare_base, start_engine
-from text2lora.training.fit import FitConfig, StepResult, fit, step_rng
+from text2lora.scoring import TaskScore, score_examples
+from text2lora.training.data import DescriptionBank, Probe, TaskDraw, TaskSource, perturb
+from text2lora.training.engine import EngineConfig, prepare_base
+from text2lora.training.fit import FitConfig, StepResult, step_rng
+from text2lora.training.hypernet import SCORE, begin_run, embed_descriptions, fit_and_save
 from text2lora.training.recipe import at_least, settings, share
 from text2lora.training.state import save_checkpoint
+from text2lora.training.validation import Validation
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-JUNK = ("asdf qwer zxcv", "!!! ??? ...", "lorem ipsum dolor sit amet", "0 0 0 0 0 0", "the the of of and and")
-"""Texts that describe no task."""
 
 
 @settings
@@ -80,13 +79,6 @@ class SftConfig:
             raise TrainingError(f"select is {self.select!r}: conditions must include 'matched'")
 
 
-class TaskScore(NamedTuple):
-    """A task's score under one adapter: which examples are exact matches, [k], and the mean loss per answer token."""
-
-    matches: torch.Tensor
-    loss: float
-
-
 def train_sft(
     model: Text2LoraModel,
     base: PreTrainedModel,
@@ -124,58 +116,71 @@ def train_sft(
     Raises:
         TrainingError: there are fewer tasks per step than processes, or training fails (see `fit`).
     """
-    torch.manual_seed(config.fit.seed)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    accelerator = start_engine(config.engine, output_dir)
-    world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
-    if config.tasks < world:
-        raise TrainingError(f"tasks is {config.tasks}: expected at least one for each of the {world} processes")
+    accelerator = begin_run(config.engine, config.fit.seed, config.tasks, output_dir)
+    world = accelerator.num_processes
     if config.engine.shard_base and config.tasks % world:  # all processes must run the base equally often
         raise TrainingError(f"tasks is {config.tasks}: shard_base needs a multiple of {world}, the number of processes")
     base = prepare_base(base, config.engine, accelerator)
     injector = LoraInjector(base, model.config)
     if accelerator.is_main_process:
         report(f"embedding {len(tasks.descriptions)} descriptions")
-    with accelerator.main_process_first():  # if there is a cache, the others read what the first one embedded
-        bank = DescriptionBank(model.encoder, tasks.descriptions, cache)
-    names: Sequence[str] | None = getattr(tasks, "task_names", None)
-    model.description_statistics = bank.summarise(names) if names and not model.config.one_hot_tasks else None
-    model.to(device)
-    forward = accelerator.prepare_model(model)
+    bank = embed_descriptions(model, tasks.descriptions, getattr(tasks, "task_names", None), cache, accelerator)
+    model.to(accelerator.device)
+    step = _Step(accelerator.prepare_model(model), base, tokenizer, injector, tasks, bank, config, accelerator)
+    measure = Validation(
+        model,
+        model.encoder,
+        probes or {},
+        config.conditions,
+        partial(_score, injector, base, tokenizer, config),
+        accelerator,
+        share_probes=not config.engine.shard_base,
+    )
 
-    def backward(step: int) -> StepResult:
-        rng = step_rng(config.fit.seed, step)
-        draws = [tasks.draw(rng, config.examples) for _ in range(config.tasks)]
-        draws.sort(key=lambda draw: max(len(str(prompt)) + len(response) for prompt, response in draw.examples))
-        task_emb = perturb(bank[[draw.description for draw in draws]], config.noise, config.token_dropout)
-        draws, task_emb = draws[rank::world], task_emb[rank::world]
+    def validate() -> dict[str, float]:
+        if accelerator.is_main_process:
+            save_checkpoint(output_dir, model)
+        figures = measure()
+        if probes and config.select != "last":
+            sign = -1 if config.select == "loss" else 1
+            figures[SCORE] = sign * sum(figures[f"{split}/{config.select}"] for split in probes) / len(probes)
+        return figures
+
+    select = config.select != "last" and bool(probes)
+    return fit_and_save(model, step, config.fit, output_dir, validate, report, select, resume, accelerator)
+
+
+class _Step:
+    """The backward pass of a step: of the base for each micro-batch, then once of the hypernetwork."""
+
+    def __init__(
+        self,
+        forward: Callable[[torch.Tensor], LoraWeights],
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        injector: LoraInjector,
+        tasks: TaskSource,
+        bank: DescriptionBank,
+        config: SftConfig,
+        accelerator: Accelerator,
+    ):
+        self._forward, self._base, self._tokenizer, self._injector = forward, base, tokenizer, injector
+        self._tasks, self._bank, self._config, self._accelerator = tasks, bank, config, accelerator
+
+    def __call__(self, step: int) -> StepResult:
+        config, accelerator = self._config, self._accelerator
+        world, device = accelerator.num_processes, accelerator.device
+        draws, task_emb = self._draw(step)
         parts = torch.arange(len(draws)).chunk(config.buckets)  # of similar length, to keep padding low
-        batches = [
-            prompt_batch(
-                tokenizer,
-                [example for i in rows.tolist() for example in draws[i].examples],
-                config.max_length,
-                config.examples if config.pack else 1,
-            ).to(device)
-            for rows in parts
-        ]
+        batches = [self._batch([draws[i] for i in rows.tolist()]) for rows in parts]
         units = torch.tensor(float(sum(batch.units(config.weighting) for batch in batches)), device=device)
         units = accelerator.reduce(units, "sum")
-
-        weights: LoraWeights = forward(task_emb.to(device))
+        weights = self._forward(task_emb.to(device))
         total, gradients = torch.zeros((), device=device), []
         for rows, batch in zip(parts, batches, strict=True):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
-            leaves = {
-                name: (a[part].detach().requires_grad_(), b[part].detach().requires_grad_())
-                for name, (a, b) in weights.items()
-            }
-            with injector.inject(leaves), _neftune(base, config.neftune):
-                with accelerator.autocast():
-                    loss = answer_loss(base, batch, config.weighting, config.label_smoothing) / units
-                loss.backward()  # inside the block: with gradient checkpointing, the base's forward pass runs again
-            total += loss.detach()
-            gradients.append([factor.grad for factors in leaves.values() for factor in factors])
+            loss, gradient = self._through_base(weights, slice(int(rows[0]), int(rows[-1]) + 1), batch, units)
+            total += loss
+            gradients.append(gradient)
         outputs = [factor for factors in weights.values() for factor in factors]
         squares = torch.stack([factor.float().square().mean() for factor in outputs]).mean()
         penalty = config.l2 * squares * (len(draws) * world / config.tasks)  # the processes' shares may be unequal
@@ -184,112 +189,49 @@ def train_sft(
         torch.autograd.backward([*outputs, penalty], [*upstream, torch.ones_like(penalty)])
         return StepResult((total + penalty.detach() / world).item(), sum(batch.num_tokens for batch in batches))
 
-    validate = _validation(model, injector, base, tokenizer, probes or {}, config, accelerator)
-    figures = fit(
-        model,
-        backward,
-        config.fit,
-        output_dir,
-        lambda: validate(output_dir),
-        report,
-        best="score" if config.select != "last" and probes else None,
-        resume=resume,
-        accelerator=accelerator,
-    )
-    figures.pop("score", None)
-    if accelerator.is_main_process:
-        save_checkpoint(output_dir, model, eval_results=figures)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    return figures
+    def _draw(self, step: int) -> tuple[list[TaskDraw], torch.Tensor]:
+        """This process's share of the step's tasks, from short to long ones, and their embeddings."""
+        config, rng = self._config, step_rng(self._config.fit.seed, step)
+        draws = [self._tasks.draw(rng, config.examples) for _ in range(config.tasks)]
+        draws.sort(key=lambda draw: max(len(str(prompt)) + len(response) for prompt, response in draw.examples))
+        task_emb = perturb(self._bank[[draw.description for draw in draws]], config.noise, config.token_dropout)
+        mine = slice(self._accelerator.process_index, None, self._accelerator.num_processes)
+        return draws[mine], task_emb[mine]
+
+    def _batch(self, draws: Sequence[TaskDraw]) -> AnswerBatch:
+        config, examples = self._config, [example for draw in draws for example in draw.examples]
+        batch = prompt_batch(self._tokenizer, examples, config.max_length, config.examples if config.pack else 1)
+        return batch.to(self._accelerator.device)
+
+    def _through_base(
+        self, weights: LoraWeights, part: slice, batch: AnswerBatch, units: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+        """The loss of a micro-batch, and its gradients with respect to the generated weights of its tasks."""
+        config = self._config
+        leaves = {
+            name: (a[part].detach().requires_grad_(), b[part].detach().requires_grad_())
+            for name, (a, b) in weights.items()
+        }
+        with self._injector.inject(leaves), _neftune(self._base, config.neftune):
+            with self._accelerator.autocast():
+                loss = answer_loss(self._base, batch, config.weighting, config.label_smoothing) / units
+            loss.backward()  # inside the block: with gradient checkpointing, the base's forward pass runs again
+        return loss.detach(), [factor.grad for factors in leaves.values() for factor in factors]
 
 
-def _validation(
-    model: Text2LoraModel,
+def _score(
     injector: LoraInjector,
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    probes: Mapping[str, Sequence[Probe]],
     config: SftConfig,
-    accelerator: Accelerator,
-) -> Callable[[Path], dict[str, float]]:
-    """Make the validation: each process takes a share of the probes, or all of them if the base is sharded."""
-    device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
-    if config.engine.shard_base:
-        rank, world = 0, 1
-    split_embs = {
-        split: model.encoder.encode([probe.description for probe in chosen]).to(device)
-        for split, chosen in probes.items()
-    }
-    others = _others(probes)
-    junk_emb = model.encoder.encode(list(JUNK)).to(device) if "junk" in config.conditions and probes else None
-    without: dict[str, list[TaskScore]] = {}  # scores without adapter, which are the same at every validation
-
-    def embeddings(condition: str, split: str) -> torch.Tensor | None:
-        own = split_embs[split]
-        if condition == "matched":
-            return own
-        if condition == "shuffled":
-            rows = [split_embs[other][i] for other, i in others[split]]
-            return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True) if own.ndim == 3 else torch.stack(rows)
-        if condition == "junk" and junk_emb is not None:
-            return junk_emb[torch.arange(len(own)) % len(junk_emb)]
-        return None
-
-    def score(
-        model: Text2LoraModel | None, task_emb: torch.Tensor | None, examples: Sequence[Sequence[Example]]
-    ) -> list[TaskScore]:
-        at_a_time = max(1, 64 // len(examples[0])) if examples else 1
-        return score_examples(
-            model, injector, base, tokenizer, task_emb, examples, at_a_time, config.max_length, config.pack
-        )
-
-    def validate(output_dir: Path) -> dict[str, float]:
-        if accelerator.is_main_process:
-            save_checkpoint(output_dir, model)
-        figures: dict[str, float] = {}
-        for condition in config.conditions:
-            for split, chosen in probes.items():
-                mine = slice(rank, None, world)
-                examples = [probe.examples for probe in chosen[mine]]
-                task_emb = embeddings(condition, split)
-                if task_emb is not None:
-                    scores = score(model, task_emb[mine], examples)
-                else:
-                    if split not in without:
-                        without[split] = score(None, None, examples)
-                    scores = without[split]
-                sums = torch.tensor(
-                    [sum(score.matches.float().mean().item() for score in scores), sum(score.loss for score in scores)],
-                    dtype=torch.float32,  # also in a process without probes
-                    device=device,
-                )
-                if world > 1:
-                    sums = accelerator.reduce(sums, "sum")
-                exact, loss = (sums / len(chosen)).tolist()
-                name = split if condition == "matched" else f"{split} ({condition})"
-                figures |= {f"{name}/exact_match": exact, f"{name}/loss": loss}
-        if probes and config.select != "last":
-            sign = -1 if config.select == "loss" else 1
-            figures["score"] = sign * sum(figures[f"{split}/{config.select}"] for split in probes) / len(probes)
-        return figures
-
-    return validate
-
-
-def _others(probes: Mapping[str, Sequence[Probe]]) -> dict[str, list[tuple[str, int]]]:
-    """For each probe of a split, the split and row of a probe of another task, from its own split if possible."""
-    found: dict[str, list[tuple[str, int]]] = {}
-    for split, chosen in probes.items():
-        # half the list away, because the descriptions of a task are next to each other
-        places = [(split, (i + len(chosen) // 2) % len(chosen)) for i in range(len(chosen))]
-        places += [(other, i) for other in probes if other != split for i in range(len(probes[other]))]
-        found[split] = []
-        for row, probe in enumerate(chosen):
-            order = places[row : len(chosen)] + places[:row] + places[len(chosen) :]
-            differ = (place for place in order if probes[place[0]][place[1]].examples != probe.examples)
-            found[split].append(next(differ, (split, row)))
-    return found
+    model: Callable[[torch.Tensor], LoraWeights] | None,
+    task_emb: torch.Tensor | None,
+    examples: Sequence[Sequence[Example]],
+) -> list[TaskScore]:
+    at_a_time = max(1, 64 // len(examples[0])) if examples else 1
+    return score_examples(
+        model, injector, base, tokenizer, task_emb, examples, at_a_time, config.max_length, config.pack
+    )
 
 
 @contextmanager
@@ -308,59 +250,3 @@ def _neftune(base: PreTrainedModel, alpha: float) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def match_examples(
-    model: Text2LoraModel,
-    injector: LoraInjector,
-    base: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task_emb: torch.Tensor,
-    examples: Sequence[Sequence[Example]],
-    batch_size: int = 32,
-) -> list[torch.Tensor]:
-    """Compute the exact match of each task's examples under its own adapter; see `score_examples`.
-
-    Returns:
-        A boolean tensor for each task.
-    """
-    scores = score_examples(model, injector, base, tokenizer, task_emb, examples, batch_size)
-    return [score.matches for score in scores]
-
-
-@torch.no_grad()
-def score_examples(
-    model: Callable[[torch.Tensor], LoraWeights] | None,
-    injector: LoraInjector,
-    base: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task_emb: torch.Tensor | None,
-    examples: Sequence[Sequence[Example]],
-    batch_size: int = 32,
-    max_length: int | None = None,
-    pack: bool = False,
-) -> list[TaskScore]:
-    """Score the answers to each task's examples under its own adapter, or by the base alone.
-
-    Args:
-        model: Generates the adapters from the embeddings; None for the base alone.
-        task_emb: One embedding for each task, [n, d] or [n, tokens, d]; None for the base alone.
-        examples: The examples of each task; the same number for all.
-        batch_size: The number of tasks at a time.
-        max_length: The maximum length of a prompt and its response; see `prompt_batch`.
-        pack: Whether to put the examples of a task into one row; see `SftConfig`.
-    """
-    results: list[TaskScore] = []
-    for start in range(0, len(examples), batch_size):
-        chosen = examples[start : start + batch_size]
-        rows = [example for group in chosen for example in group]
-        batch = prompt_batch(tokenizer, rows, max_length, len(chosen[0]) if pack else 1).to(input_device(base))
-        weights = model(task_emb[start : start + batch_size]) if model is not None and task_emb is not None else {}
-        with injector.inject(weights):
-            logits, labels = answer_logits(base, batch)
-        matches = count_matches(logits, batch).view(len(chosen), -1)
-        losses = torch.zeros_like(batch.is_target, dtype=torch.float32)
-        losses[batch.is_target] = F.cross_entropy(logits.float(), labels, reduction="none")
-        sums = losses.sum(1).view(len(chosen), -1).sum(1) / batch.is_target.sum(1).view(len(chosen), -1).sum(1)
-        results += [TaskScore(m.cpu(), loss) for m, loss in zip(matches, sums.tolist(), strict=True)]
-    return results

@@ -1,0 +1,81 @@
+"""Scores of answers to examples, by the base alone or with an adapter of its own for every task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from text2lora.injection import LoraInjector
+from text2lora.language import Example, answer_logits, count_matches, prompt_batch
+from text2lora.live import input_device
+from text2lora.lora import LoraWeights
+
+JUNK = ("asdf qwer zxcv", "!!! ??? ...", "lorem ipsum dolor sit amet", "0 0 0 0 0 0", "the the of of and and")
+"""Texts that describe no task."""
+
+
+class TaskScore(NamedTuple):
+    """A task's score under one adapter: which examples are exact matches, [k], and the mean loss per answer token."""
+
+    matches: torch.Tensor
+    loss: float
+
+
+def match_examples(
+    model: Callable[[torch.Tensor], LoraWeights],
+    injector: LoraInjector,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task_emb: torch.Tensor,
+    examples: Sequence[Sequence[Example]],
+    batch_size: int = 32,
+) -> list[torch.Tensor]:
+    """Compute the exact match of each task's examples under its own adapter; see `score_examples`.
+
+    Returns:
+        A boolean tensor for each task.
+    """
+    scores = score_examples(model, injector, base, tokenizer, task_emb, examples, batch_size)
+    return [score.matches for score in scores]
+
+
+@torch.no_grad()
+def score_examples(
+    model: Callable[[torch.Tensor], LoraWeights] | None,
+    injector: LoraInjector,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task_emb: torch.Tensor | None,
+    examples: Sequence[Sequence[Example]],
+    batch_size: int = 32,
+    max_length: int | None = None,
+    pack: bool = False,
+) -> list[TaskScore]:
+    """Score the answers to each task's examples under its own adapter, or by the base alone.
+
+    Args:
+        model: Generates the adapters from the embeddings; None for the base alone.
+        task_emb: One embedding for each task, [n, d] or [n, tokens, d]; None for the base alone.
+        examples: The examples of each task; the same number for all.
+        batch_size: The number of tasks at a time.
+        max_length: The maximum length of a prompt and its response; see `prompt_batch`.
+        pack: Whether to put the examples of a task into one row; see `text2lora.training.sft.SftConfig`.
+    """
+    results: list[TaskScore] = []
+    for start in range(0, len(examples), batch_size):
+        chosen = examples[start : start + batch_size]
+        rows = [example for group in chosen for example in group]
+        batch = prompt_batch(tokenizer, rows, max_length, len(chosen[0]) if pack else 1).to(input_device(base))
+        weights = model(task_emb[start : start + batch_size]) if model is not None and task_emb is not None else {}
+        with injector.inject(weights):
+            logits, labels = answer_logits(base, batch)
+        matches = count_matches(logits, batch).view(len(chosen), -1)
+        losses = torch.zeros_like(batch.is_target, dtype=torch.float32)
+        losses[batch.is_target] = F.cross_entropy(logits.float(), labels, reduction="none")
+        sums = losses.sum(1).view(len(chosen), -1).sum(1) / batch.is_target.sum(1).view(len(chosen), -1).sum(1)
+        results += [TaskScore(m.cpu(), loss) for m, loss in zip(matches, sums.tolist(), strict=True)]
+    return results

@@ -1,0 +1,100 @@
+"""What SFT and reconstruction share: how the training of a hypernetwork begins and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from text2lora.errors import TrainingError
+from text2lora.modeling import Text2LoraModel
+from text2lora.training.data import DescriptionBank
+from text2lora.training.engine import EngineConfig, start_engine
+from text2lora.training.fit import FitConfig, StepResult, fit
+from text2lora.training.state import save_checkpoint
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+SCORE = "score"
+"""The figure of a validation that selects the weights to keep; it is not reported."""
+
+
+def begin_run(engine: EngineConfig, seed: int, tasks: int, output_dir: Path) -> Accelerator:
+    """Seed torch, make the folder and start the engine.
+
+    Raises:
+        TrainingError: there are fewer tasks per step than processes.
+    """
+    torch.manual_seed(seed)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    accelerator = start_engine(engine, output_dir)
+    if tasks < accelerator.num_processes:
+        raise TrainingError(
+            f"tasks is {tasks}: expected at least one for each of the {accelerator.num_processes} processes"
+        )
+    return accelerator
+
+
+def embed_descriptions(
+    model: Text2LoraModel,
+    descriptions: Sequence[str],
+    task_names: Sequence[str] | None,
+    cache: Path | None,
+    accelerator: Accelerator,
+) -> DescriptionBank:
+    """Embed the descriptions of all tasks, and give the model their statistics.
+
+    Args:
+        model: The model, which is trained.
+        descriptions: The descriptions.
+        task_names: The name of each description's task; None if they are unknown, so that there are no statistics.
+        cache: A file that stores the embeddings for the next run.
+        accelerator: The accelerator; if there is a cache, its other processes read what the first one embedded.
+    """
+    with accelerator.main_process_first():
+        bank = DescriptionBank(model.encoder, descriptions, cache)
+    known = task_names and not model.config.one_hot_tasks
+    model.description_statistics = bank.summarise(task_names) if task_names and known else None
+    return bank
+
+
+def fit_and_save(
+    model: Text2LoraModel,
+    backward: Callable[[int], StepResult],
+    config: FitConfig,
+    output_dir: Path,
+    validate: Callable[[], dict[str, float]],
+    report: Callable[[str], None],
+    select: bool,
+    resume: bool,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """Run `fit`, then write the checkpoint with the figures of the weights that are kept, and return those.
+
+    Args:
+        model: The model, which is trained in place.
+        backward: See `fit`.
+        config: How to optimise.
+        output_dir: The folder for the checkpoint and `metrics.jsonl`.
+        validate: See `fit`; with `select`, its figures include `SCORE`.
+        report: A function that receives progress, line by line.
+        select: Whether to keep the weights with the highest score in place of the last ones.
+        resume: Whether to continue an interrupted run.
+        accelerator: The accelerator, which ends here.
+
+    Raises:
+        TrainingError: training fails (see `fit`).
+    """
+    best = SCORE if select else None
+    figures = fit(
+        model, backward, config, output_dir, validate, report, best=best, resume=resume, accelerator=accelerator
+    )
+    figures.pop(SCORE, None)
+    if accelerator.is_main_process:
+        save_checkpoint(output_dir, model, eval_results=figures)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return figures

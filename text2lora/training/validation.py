@@ -1,0 +1,114 @@
+"""The validation of SFT: how well the base answers with the adapters of matched, wrong or no descriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from text2lora.encoder import TextEncoder
+from text2lora.language import Example
+from text2lora.lora import LoraWeights
+from text2lora.scoring import JUNK, TaskScore
+from text2lora.training.data import Probe
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Score = Callable[
+    [Callable[[torch.Tensor], LoraWeights] | None, torch.Tensor | None, Sequence[Sequence[Example]]], list[TaskScore]
+]
+"""Scores the examples of tasks: with the adapters that a model makes of their embeddings, or without any."""
+
+
+class Validation:
+    """Computes `SPLIT/exact_match` and `SPLIT/loss` under each condition.
+
+    Each process takes a share of the probes, or all of them if the base is sharded.
+
+    Args:
+        model: Makes the adapters.
+        encoder: Embeds the descriptions of the probes, once.
+        probes: The probes of each validation split.
+        conditions: `matched`, `shuffled` (another task's description), `junk` or `none` (no adapter).
+        score: Scores examples.
+        accelerator: The accelerator of this process.
+        share_probes: Whether each process takes a share of the probes.
+    """
+
+    def __init__(
+        self,
+        model: Callable[[torch.Tensor], LoraWeights],
+        encoder: TextEncoder,
+        probes: Mapping[str, Sequence[Probe]],
+        conditions: Sequence[str],
+        score: Score,
+        accelerator: Accelerator,
+        share_probes: bool = True,
+    ):
+        self._model, self._probes, self._conditions, self._score = model, probes, conditions, score
+        self._accelerator, self._device = accelerator, accelerator.device
+        self._share = slice(accelerator.process_index, None, accelerator.num_processes) if share_probes else slice(None)
+        self._embs = {
+            split: encoder.encode([probe.description for probe in chosen]).to(self._device)
+            for split, chosen in probes.items()
+        }
+        self._others = _others(probes)
+        self._junk_emb = encoder.encode(list(JUNK)).to(self._device) if "junk" in conditions and probes else None
+        self._without: dict[str, list[TaskScore]] = {}  # scores without adapter are the same at every validation
+
+    def __call__(self) -> dict[str, float]:
+        """Compute the figures of the model as it is now."""
+        figures: dict[str, float] = {}
+        for condition in self._conditions:
+            for split, chosen in self._probes.items():
+                exact, loss = self._mean(self._scores(condition, split), len(chosen))
+                name = split if condition == "matched" else f"{split} ({condition})"
+                figures |= {f"{name}/exact_match": exact, f"{name}/loss": loss}
+        return figures
+
+    def _scores(self, condition: str, split: str) -> list[TaskScore]:
+        """The scores of this process's probes."""
+        examples = [probe.examples for probe in self._probes[split][self._share]]
+        task_emb = self._task_emb(condition, split)
+        if task_emb is not None:
+            return self._score(self._model, task_emb[self._share], examples)
+        if split not in self._without:
+            self._without[split] = self._score(None, None, examples)
+        return self._without[split]
+
+    def _task_emb(self, condition: str, split: str) -> torch.Tensor | None:
+        own = self._embs[split]
+        if condition == "matched":
+            return own
+        if condition == "shuffled":
+            rows = [self._embs[other][i] for other, i in self._others[split]]
+            return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True) if own.ndim == 3 else torch.stack(rows)
+        if condition == "junk" and self._junk_emb is not None:
+            return self._junk_emb[torch.arange(len(own)) % len(self._junk_emb)]
+        return None
+
+    def _mean(self, scores: Sequence[TaskScore], count: int) -> tuple[float, float]:
+        """The mean exact match and loss over the probes of all processes."""
+        exact, loss = sum(score.matches.float().mean().item() for score in scores), sum(score.loss for score in scores)
+        sums = torch.tensor([exact, loss], dtype=torch.float32, device=self._device)  # zeros without probes here
+        if self._share != slice(None) and self._accelerator.num_processes > 1:
+            sums = self._accelerator.reduce(sums, "sum")
+        exact, loss = (sums / count).tolist()
+        return exact, loss
+
+
+def _others(probes: Mapping[str, Sequence[Probe]]) -> dict[str, list[tuple[str, int]]]:
+    """For each probe of a split, the split and row of a probe of another task, from its own split if possible."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for split, chosen in probes.items():
+        # half the list away, because the descriptions of a task are next to each other
+        places = [(split, (i + len(chosen) // 2) % len(chosen)) for i in range(len(chosen))]
+        places += [(other, i) for other in probes if other != split for i in range(len(probes[other]))]
+        found[split] = []
+        for row, probe in enumerate(chosen):
+            order = places[row : len(chosen)] + places[:row] + places[len(chosen) :]
+            differ = (place for place in order if probes[place[0]][place[1]].examples != probe.examples)
+            found[split].append(next(differ, (split, row)))
+    return found
