@@ -200,7 +200,7 @@ def test_wrong_base_is_one_clear_error_and_stays_as_it_was(llama_config, change:
     model = get_peft_model(base, LoraConfig(target_modules=["o_proj"])) if wrapped else base
     before = [name for name, _ in model.named_modules()]
     adapter = make_adapter(base_model_name_or_path="my/base")
-    with pytest.raises(CheckpointError, match=r"this adapter is for my/base: .*pass the base it was made for"):
+    with pytest.raises(CheckpointError, match=r"for my/base: .*pass the base model that it was made for"):
         adapter.apply_to(model, "new")
     assert [name for name, _ in model.named_modules()] == before
 
@@ -299,7 +299,7 @@ def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
 
 
 def test_what_is_no_adapter_is_one_clear_error(tmp_path: Path, checkpoint_dir: Path) -> None:
-    with pytest.raises(CheckpointError, match="is a checkpoint, no adapter"):
+    with pytest.raises(CheckpointError, match="is a checkpoint, not an adapter"):
         LoraAdapter.from_pretrained(checkpoint_dir)
     with pytest.raises(CheckpointError, match="does not exist"):
         LoraAdapter.from_pretrained(tmp_path / "nothing")
@@ -309,7 +309,7 @@ def test_what_is_no_adapter_is_one_clear_error(tmp_path: Path, checkpoint_dir: P
     with pytest.raises(CheckpointError, match="'LOHA'"):
         LoraAdapter.from_pretrained(folder)
     (folder / "adapter_config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="no readable LoRA adapter"):
+    with pytest.raises(CheckpointError, match="does not contain a LoRA adapter that can be read"):
         LoraAdapter.from_pretrained(folder)
 
 
@@ -439,7 +439,7 @@ def test_an_adapter_that_changed_its_base_is_neither_read_nor_added_to(load_base
     pissa.save_pretrained(tmp_path, save_embedding_layers=False)
     with pytest.raises(CheckpointError, match="init_lora_weights is 'pissa'"):
         LoraAdapter.from_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="'pissa', which changed the base's weights: load the base again"):
+    with pytest.raises(CheckpointError, match="'pissa', which changed the base model's weights: load the base"):
         make_adapter().apply_to(pissa, "other")
 
 
@@ -454,7 +454,7 @@ def test_an_adapter_that_changed_its_base_is_neither_read_nor_added_to(load_base
         ("use_rslora", "yes", "use_rslora is 'yes': expected true or false"),
         ("target_modules", [1], r"target_modules is \[1\]: expected a tuple of names"),
         ("target_modules", {"q_proj": 1}, "target_modules is .*expected a tuple"),
-        ("base_model_name_or_path", 3, "base_model_name_or_path is 3: expected a text"),
+        ("base_model_name_or_path", 3, "base_model_name_or_path is 3: expected a string"),
         ("revision", ["main"], "revision is"),
         ("peft_type", ..., "peft_type None"),
         ("peft_type", ["LORA"], "peft_type"),

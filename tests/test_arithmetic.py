@@ -132,7 +132,7 @@ def test_what_does_not_go_together_is_refused() -> None:
         combine([], [])
     with pytest.raises(CheckpointError, match="other modules or shapes"):
         combine([one, make_adapter(2, layers=1)], [1, 1])
-    with pytest.raises(CheckpointError, match=r"ranks \[2, 3\]: 'linear' needs a common one"):
+    with pytest.raises(CheckpointError, match=r"ranks \[2, 3\]: 'linear' needs adapters of the same rank"):
         combine([one, make_adapter(2, r=3)], [1, 1], "linear")
     with pytest.raises(CheckpointError, match="for my/base and your/base"):
         combine([make_adapter(base_model_name_or_path=f"{who}/base") for who in ("my", "your")], [1, 1])

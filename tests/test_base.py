@@ -63,7 +63,7 @@ def test_a_clone_without_git_lfs_is_told_to_pull(make_model, base_dir: Path, enc
         path.write_bytes(POINTER)
         with pytest.raises(CheckpointError) as caught:
             load()
-        pulled = f"{path} is a Git LFS pointer in place of the file: run `git lfs pull` in {path.parent}"
+        pulled = f"{path} is a Git LFS pointer instead of the file: run `git lfs pull` in {path.parent}"
         assert pulled in str(caught.value)
         path.write_bytes(content)
         load()

@@ -147,7 +147,7 @@ def test_reads_lines_and_json_lines(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_bytes("\ufefffirst\r\nzurück\r\n".encode())  # as Windows writes it
     assert read_descriptions(tmp_path / "b.txt") == ["first", "zurück"]
     (tmp_path / "b.txt").write_bytes("first\nzurück\n".encode("cp1252"))
-    with pytest.raises(OutputError, match=r"b\.txt cannot be read \(line 2 is no UTF-8 text\): save it as UTF-8"):
+    with pytest.raises(OutputError, match=r"b\.txt cannot be read \(line 2 is not UTF-8 text\): save it as UTF-8"):
         read_descriptions(tmp_path / "b.txt")
 
 
@@ -155,14 +155,14 @@ def test_reads_lines_and_json_lines(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("a.txt", "good\nbad\x07\n", r"a\.txt line 2: the description has control characters \(U\+0007\)"),
-        ("a.txt", "\n \n", r"a\.txt holds no description"),
+        ("a.txt", "\n \n", r"a\.txt contains no description"),
         (
             "a.jsonl",
             '{"description": "good"}\n{"text": "x"}',
-            r'a\.jsonl line 2 is no JSON object with a "description"',
+            r'a\.jsonl line 2 is not a JSON object with a "description"',
         ),
-        ("a.jsonl", "plain words", r"a\.jsonl line 1 is no JSON object"),
-        ("a.jsonl", '["x"]', r"a\.jsonl line 1 is no JSON object"),
+        ("a.jsonl", "plain words", r"a\.jsonl line 1 is not a JSON object"),
+        ("a.jsonl", '["x"]', r"a\.jsonl line 1 is not a JSON object"),
         ("a.jsonl", '{"description": 3}', r"a\.jsonl line 1: a description must be a string, got int"),
     ],
 )

@@ -113,7 +113,7 @@ def test_a_text_too_long_is_cut_with_a_warning(encoder_dir: Path, monkeypatch: p
         (3, "must be a string, got int"),
         (b"city", "must be a string, got bytes"),
         ("a\x00b", r"control characters \(U\+0000\)"),
-        ("zur\udcfcck", r"bytes that are no text here \(U\+DCFC\): expected UTF-8, as with PYTHONUTF8=1"),
+        ("zur\udcfcck", r"bytes that cannot be decoded \(U\+DCFC\): use UTF-8, for example with PYTHONUTF8=1"),
         ("a\x1b[31mb", r"U\+001B"),
         ("a\ud800b", r"U\+D800"),
     ],
@@ -169,7 +169,7 @@ def test_nothing_in_the_encoder_is_trainable(encoder: TextEncoder) -> None:
 def test_an_encoder_that_is_not_there_is_one_clear_error(make_config, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"text encoder .* cannot be loaded"):
         TextEncoder.from_config(make_config(), tmp_path / "nothing")
-    with pytest.raises(CheckpointError, match="names no text encoder: pass one, a folder or a Hub id"):
+    with pytest.raises(CheckpointError, match="does not name a text encoder: pass one, as a folder or a Hub id"):
         TextEncoder.from_config(make_config(encoder_name_or_path=None))
 
 

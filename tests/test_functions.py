@@ -180,7 +180,7 @@ def test_an_answer_ends_with_the_context_alone_and_in_a_batch(maker) -> None:
     function = maker.function(DESCRIPTIONS[0], max_new_tokens=500)  # the base reads 256 tokens
     texts = ["x" * 190, "y" * 189, "z" * 150, "w"]
     assert function.many(texts) == [function(text) for text in texts]
-    with pytest.raises(InvalidInputError, match=r"the input has 193 tokens: this base model reads 192 at most"):
+    with pytest.raises(InvalidInputError, match=r"the input has 193 tokens, but this base model reads at most 192"):
         function("x" * 191)
     with pytest.raises(InvalidInputError, match=r"text 2 of 2: the input has 193"):
         function.many(["x", "x" * 191])
@@ -193,7 +193,7 @@ def test_an_answer_ends_with_the_context_alone_and_in_a_batch(maker) -> None:
         (" \n", "the input is empty"),
         (None, "takes text, got NoneType"),
         (b"x", "takes text, got bytes"),
-        ("half \ud800", "no valid text"),
+        ("half \ud800", "not valid text"),
     ],
 )
 def test_an_input_that_is_no_text_is_refused(functions, text, message: str) -> None:
@@ -232,5 +232,5 @@ def test_other_wrong_calls_are_refused(functions, maker, make_model, base_dir) -
     with pytest.raises(CheckpointError, match="got both of them"):
         text2lora.function(functions[0].adapter, do="the price")
     weights = {key: torch.ones(4, 5) if "_A" in key else torch.ones(5, 4) for key in functions[0].adapter.weights}
-    with pytest.raises(CheckpointError, match="5 features there"):
+    with pytest.raises(CheckpointError, match="5 features for"):
         text2lora.function(LoraAdapter(weights, functions[0].adapter.spec))

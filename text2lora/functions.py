@@ -64,8 +64,8 @@ class Function:
         self.adapter = adapter
         if not isinstance(runner, Runner) or not isinstance(adapter, LoraAdapter):
             raise InvalidInputError(
-                f"a function of {shown(runner)} and {shown(adapter)}: make one with Text2LoraModel.function or "
-                "text2lora.function"
+                f"expected a Runner and a LoraAdapter, got {shown(runner)} and {shown(adapter)}: make a function with "
+                "Text2LoraModel.function or text2lora.function"
             )
         self.labels = None if labels is None else _check_labels(labels)
         self.max_new_tokens = _check_count(max_new_tokens, "max_new_tokens")
@@ -74,7 +74,7 @@ class Function:
         self._factors = factors_of(fit_modules(adapter, runner.model), input_device(runner.model))
         if self.labels and not AnswerForm.of(runner.tokenizer).end:
             raise InvalidInputError(
-                "labels need a base model with a token that ends an answer, and the tokenizer names none: give it an "
+                "labels need a token that ends an answer, but the base model's tokenizer has none: give it an "
                 "eos_token, or leave out labels"
             )
 
@@ -156,7 +156,7 @@ class Function:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise InvalidInputError(f"the input is no valid text ({error.reason}): pass a string of Unicode") from error
+            raise InvalidInputError(f"the input is not valid text ({error.reason}): pass a Unicode string") from error
         runner = self._runner
         wanted = max(map(len, runner.tokens_of_labels(self.labels))) if self.labels else self.max_new_tokens
         turn = {"role": "user", "content": text}
@@ -323,17 +323,17 @@ def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
 def _check_labels(labels: Sequence[str]) -> tuple[str, ...]:
     given = () if isinstance(labels, str | bytes) else _as_tuple(labels, "labels")
     if len(given) < 2 or not all(isinstance(label, str) and label.strip() for label in given):
-        raise InvalidInputError(f'labels are {shown(labels)}: expected two or more texts, as ["urgent", "later"]')
+        raise InvalidInputError(f'labels are {shown(labels)}: expected two or more texts, such as ["urgent", "later"]')
     if len(set(given)) < len(given):
         twice = next(label for label in given if given.count(label) > 1)
-        raise InvalidInputError(f"labels hold {shown(twice)} more than once: give each label once")
+        raise InvalidInputError(f"labels contain {shown(twice)} more than once: give each label once")
     return given
 
 
 def _check_stop(stop: str | Sequence[str]) -> tuple[str, ...]:
     given = (stop,) if isinstance(stop, str) else _as_tuple(stop, "stop")
     if not all(isinstance(text, str) and text for text in given):
-        raise InvalidInputError(f"stop is {shown(stop)}: expected texts that end an answer, none of them empty")
+        raise InvalidInputError(f"stop is {shown(stop)}: expected texts that end an answer, without empty ones")
     return given
 
 

@@ -203,7 +203,7 @@ def hub_fault(error: BaseException, name: str, revision: str | None = None) -> s
         file = str(missing.response.url).partition("/resolve/")[2].partition("/")[2] or "such file"
         return f"{name} has no {file}: expected a text2lora checkpoint or a LoRA adapter; check the name"
     if first(errors.LocalTokenNotFoundError):
-        return f"you are not logged in to the Hub: {log_in}; {site}/settings/tokens makes a token that may write"
+        return f"you are not logged in to the Hub: {log_in}; create a token with write access at {site}/settings/tokens"
     if refused := first(errors.HfHubHTTPError):
         return _refusal(refused, name, log_in)
     not_here = first(errors.LocalEntryNotFoundError, errors.RevisionResolutionError, errors.OfflineModeIsEnabled)
@@ -212,7 +212,9 @@ def hub_fault(error: BaseException, name: str, revision: str | None = None) -> s
     if first(httpx2.TimeoutException):
         return f"the Hub at {site} did not answer in time for {name}: {_did_you_mean(name)}try again"
     if first(httpx2.LocalProtocolError, UnicodeEncodeError):  # a header that HTTP cannot carry
-        return f"the token for {name} cannot be sent: it is empty, or has a line break or a foreign letter; {log_in}"
+        return (
+            f"the token for {name} cannot be sent: it is empty, or has a line break or a letter outside ASCII; {log_in}"
+        )
     if first(httpx2.TransportError):
         hint = _did_you_mean(name)
         return f"the Hub at {site} cannot be reached for {name}: {hint}check the network, the proxy and HF_ENDPOINT"
@@ -236,7 +238,7 @@ def load_fault(
     """
     place = Path(folder or name)
     if pointer := next((path for path in sorted(place.glob("*")) if _is_pointer(path)), None):
-        return f"{pointer} is a Git LFS pointer in place of the file: run `git lfs pull` in {place}"
+        return f"{pointer} is a Git LFS pointer instead of the file: run `git lfs pull` in {place}"
     return hub_fault(error, name, revision) or first_line(error)
 
 
@@ -258,7 +260,7 @@ def proxy_fault(error: BaseException) -> str | None:
     if isinstance(error, ImportError) and "SOCKS" in str(error):
         return f"a SOCKS proxy ({told}) needs a package: pip install socksio, or set an HTTP proxy"
     if isinstance(error, ValueError) and "proxy URL" in str(error):
-        return f"a proxy is no address ({told}): expected one as http://HOST:PORT"
+        return f"a proxy address is not valid ({told}): expected http://HOST:PORT"
     return None
 
 
@@ -266,16 +268,16 @@ def _refusal(error: Any, name: str, log_in: str) -> str:
     """`hub_fault` of an HTTP status."""
     status, told = error.response.status_code, _without_tokens(error.server_message or "").split("\n")[0]
     if status == 401:
-        return f"the Hub does not accept the token for {name}: {log_in}, with a valid one"
+        return f"the Hub does not accept the token for {name}: {log_in}, with a valid token"
     if status == 403:
-        return f"the Hub does not let you do this with {name}: use a token that may, or propose it with --create-pr"
+        return f"the Hub does not let you do this with {name}: use another token, or propose it with --create-pr"
     if status == 429:
         wait = error.response.headers.get("Retry-After")
         return f"the Hub limits your requests: try again {f'in {wait} s' if wait else 'later'}"
     if status in (409, 412):
-        return f"{name} was changed by someone else meanwhile: try again"
+        return f"{name} was changed by someone else in the meantime: try again"
     if status >= 500:
-        return f"the Hub has trouble of its own with {name} (status {status}): try again later"
+        return f"the Hub has a problem with {name} (status {status}): try again later"
     return f"the Hub refuses {name} (status {status}{': ' * bool(told)}{told})"
 
 
@@ -285,11 +287,11 @@ def _without_tokens(text: str) -> str:
 
 def _no_name(name: str) -> str:
     hint = _did_you_mean(name)
-    return f"{name} is neither a folder here nor a name that the Hub can have: {hint}expected a folder or USER/NAME"
+    return f"{name} is neither an existing folder nor a valid Hub id: {hint}expected a folder or USER/NAME"
 
 
 def _no_adapter(name: str) -> str:
-    return f"{name} is a checkpoint, no adapter: `t2l make TEXT --model {name}` makes adapters with it"
+    return f"{name} is a checkpoint, not an adapter: `t2l make TEXT --model {name}` makes adapters with it"
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -311,7 +313,7 @@ def check_no_adapter(folder: Path) -> None:
     """
     files = (MARKERS["adapter"], "adapter_model.safetensors")
     if all((folder / name).is_file() for name in files) and not is_checkpoint(folder):
-        raise CheckpointError(f"{folder} is an adapter, no checkpoint: `t2l run` and `t2l chat` (LoraAdapter) use it")
+        raise CheckpointError(f"{folder} is an adapter, not a checkpoint: `t2l run`, `t2l chat` and LoraAdapter use it")
 
 
 def _look_inside(folder: Path, name: str) -> str:
@@ -390,7 +392,7 @@ def push_target(
 
     for name, value, kinds in (("repo_id", repo_id, str), ("token", token, bool | str | None)):
         if not isinstance(value, kinds):
-            raise HubError(f"{name} is {shown(value)}: expected {'USER/NAME' if name == 'repo_id' else 'a text'}")
+            raise HubError(f"{name} is {shown(value)}: expected {'USER/NAME' if name == 'repo_id' else 'a string'}")
     with hub_errors(" ".join(repo_id.split()), revision, HubError):
         validate_repo_id(repo_id)
         user = _patiently(lambda: huggingface_hub.whoami(token, cache=True))
@@ -398,9 +400,11 @@ def push_target(
         role = user.get("auth", {}).get("accessToken", {}).get("role")
         owner, owners = repo_id.partition("/")[0], [user["name"], *(org["name"] for org in user.get("orgs", []))]
         if role == "read":
-            raise HubError("your token may only read: make one that may write and `hf auth login` with it")
+            raise HubError("your token has no write access: create one that has, and use `hf auth login` with it")
         if owner not in owners and not create_pr and role != "fineGrained":  # whose organizations may not be listed
-            raise HubError(f"you are {owners[0]!r} on the Hub and may not write to {repo_id}: use --create-pr")
+            raise HubError(
+                f"you are logged in to the Hub as {owners[0]!r} and may not write to {repo_id}: use --create-pr"
+            )
         api = huggingface_hub.HfApi(token=token)
         try:
             info = _patiently(lambda: api.model_info(repo_id, revision=revision))
@@ -416,8 +420,8 @@ def push_target(
     ours = "text2lora" in (info.tags or []) and MARKERS[kind] in files
     if files and not ours and not force:
         raise HubError(
-            f"{repo_id} holds {min(files)} and is no {kind} of text2lora: choose another name, or write into it with "
-            "--force (force=True)"
+            f"{repo_id} contains {min(files)} and is not a text2lora {kind}: choose another name, or write into it "
+            "with --force (force=True)"
         )
     return PushTarget(repo_id, info.sha)
 
@@ -439,7 +443,7 @@ def check_description_of(target: PushTarget, description: str, token: bool | str
     theirs = card_metadata(card.read_text(encoding="utf-8", errors="replace")).get("description") if card else None
     if card and theirs != description:
         raise HubError(
-            f"{target.repo_id} holds the adapter of {theirs or 'another description'!r}: choose another name with "
+            f"{target.repo_id} contains the adapter for {theirs or 'another description'!r}: choose another name with "
             "--repo-id, or replace it with --force"
         )
 

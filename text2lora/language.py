@@ -169,7 +169,7 @@ def answer_form(tokenizer: PreTrainedTokenizerBase) -> AnswerForm:
     """
     form = AnswerForm.of(tokenizer)
     if not form.end:
-        raise TrainingError("the base's tokenizer has no token that ends an answer: give it an eos_token")
+        raise TrainingError("the base model's tokenizer has no token that ends an answer: give it an eos_token")
     return form
 
 
@@ -202,7 +202,7 @@ def prompt_batch(
             room = max_length - len(response)
             if room < 1:
                 raise TrainingError(
-                    f"a response has {len(response)} tokens: raise max_length ({max_length}), or leave it out"
+                    f"a response has {len(response)} tokens: raise max_length ({max_length}), or leave the example out"
                 )
             prompt = prompt[: room // 2] + prompt[len(prompt) - (room - room // 2) :]
         pairs.append((prompt, response))

@@ -111,8 +111,8 @@ def check_adapter_name(name: str) -> None:
         or hasattr(nn.ModuleDict(), name)
     ):
         raise CheckpointError(
-            f"{shown(name)} cannot name an adapter: PEFT takes no dot, no part of 'lora_' and no attribute of a "
-            "module; choose a word such as 'legal'"
+            f"{shown(name)} cannot be the name of an adapter: PEFT allows no dot, no part of 'lora_' and no attribute "
+            "of a module; choose a word such as 'legal'"
         )
 
 
@@ -134,7 +134,8 @@ def _wrapper_of(model: PreTrainedModel) -> PeftModel | None:
         return wrapper
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise CheckpointError(
-            "this base has PEFT layers already that were not made here: pass the PeftModel around it, or unload it"
+            "this base model already has PEFT layers that text2lora did not add: pass the PeftModel around it, or "
+            "unload it"
         )
     return None
 
@@ -153,11 +154,13 @@ def _check_wrapper(model: PeftModel) -> None:
     for config in model.peft_config.values():
         if (start := getattr(config, "init_lora_weights", None)) not in PLAIN_STARTS:
             raise CheckpointError(
-                f"this PeftModel holds an adapter with init_lora_weights {start!r}, which changed the base's weights: "
-                "load the base again"
+                f"this PeftModel holds an adapter with init_lora_weights {start!r}, which changed the base model's "
+                "weights: load the base model again"
             )
     if not _is_around(model, model.get_base_model()):
-        raise CheckpointError("this PeftModel was unloaded, or its base wrapped again: pass its base or the new one")
+        raise CheckpointError(
+            "this PeftModel was unloaded, or its base model was wrapped again: pass the base model or the new PeftModel"
+        )
 
 
 def fit_modules(adapter: L, model: PreTrainedModel) -> L:
@@ -179,15 +182,15 @@ def fit_modules(adapter: L, model: PreTrainedModel) -> L:
     if not paths <= modules.keys():
         adapter = _rename(adapter, {path: _present_name(path, model) for path in paths})
         paths = adapter.module_paths
-    base = adapter.spec.base_model_name_or_path or "another base"
-    advice = f"this adapter is for {base}", "pass the base it was made for"
+    base = adapter.spec.base_model_name_or_path or "another base model"
+    advice = f"this adapter is for {base}", "pass the base model that it was made for"
     if base == getattr(model, "name_or_path", None):
-        advice = "this adapter does not fit its base as it is loaded here", "try it with peft.PeftModel.from_pretrained"
+        advice = "this adapter does not fit its base model as loaded", "try peft.PeftModel.from_pretrained"
     parts = {re.sub(r"\d+", "0", path) for path in paths}
     extra = [p for p in _targeted(adapter.spec, modules) if p not in paths and re.sub(r"\d+", "0", p) in parts]
     if extra:
         more = f" and {len(extra) - 1} other modules" if len(extra) > 1 else ""
-        raise CheckpointError(f"{advice[0]}: it has nothing for {extra[0]}{more} of the model given; {advice[1]}")
+        raise CheckpointError(f"{advice[0]}: it has no weights for {extra[0]}{more} of the given model; {advice[1]}")
     for key, weight in adapter.weights.items():
         path, factor = LoraKey.parse(key)
         module = modules.get(path)
@@ -196,7 +199,8 @@ def fit_modules(adapter: L, model: PreTrainedModel) -> L:
         if size != given:
             found = "no such linear module" if size is None else f"{size} features"
             raise CheckpointError(
-                f"{advice[0]}: {path} has {given} features there, but {found} in the model given; {advice[1]}"
+                f"{advice[0]}: the adapter has {given} features for {path}, but the given model has {found}; "
+                f"{advice[1]}"
             )
     return adapter
 

@@ -51,7 +51,7 @@ class LoraSpec:
             wrong = f"target_modules is {shown(names)}: expected a tuple of names"
         for name in ("base_model_name_or_path", "revision"):
             if not isinstance(getattr(self, name), str | None):
-                wrong = f"{name} is {shown(getattr(self, name))}: expected a text or None"
+                wrong = f"{name} is {shown(getattr(self, name))}: expected a string or None"
         if wrong:
             raise CheckpointError(wrong)
         object.__setattr__(self, "target_modules", tuple(names))

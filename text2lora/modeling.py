@@ -377,7 +377,7 @@ class Text2LoraModel(PreTrainedModel):
         """
         self._check_task_emb(task_emb)
         if not len(task_emb):
-            raise CheckpointError(f"task embeddings of shape {list(task_emb.shape)}: expected one at least")
+            raise CheckpointError(f"task embeddings of shape {list(task_emb.shape)}: expected at least one")
         return self.hypernet(task_emb)
 
     @overload
@@ -642,8 +642,8 @@ class Text2LoraModel(PreTrainedModel):
         """
         if not all(factor.isfinite().all() for factors in weights.values() for factor in factors):
             raise CheckpointError(
-                "the hypernetwork gave weights that are no numbers: its own weights or the task embeddings hold such, "
-                "or are too large for its dtype"
+                "the hypernetwork wrote NaN or infinite weights: its own weights or the task embeddings contain such "
+                "values, or are too large for its dtype"
             )
         source = {
             **self.origin,

@@ -111,14 +111,14 @@ def _check_resumption(target: Path, recipe: type, settings: dict[str, Any], resu
             )
     except (OSError, ValueError, AttributeError, TrainingError) as error:
         raise TrainingError(
-            f"{path} cannot be read ({' '.join(str(error).split())}), so that nobody knows with which settings the run "
-            "was begun: begin anew in another folder"
+            f"{path} cannot be read ({' '.join(str(error).split())}), so the settings of the run are unknown: start "
+            "again in another folder"
         ) from error
     changed = _changes(begun, json.loads(json.dumps(settings)))
     if changed := {key: values for key, values in changed.items() if not set(key.split(".")) & set(FREE)}:
         was = ", ".join(f"{key} {begun} (now {now})" for key, (begun, now) in list(changed.items())[:4])
         raise TrainingError(
-            f"{target} was begun with other settings: {was}: resume it with those, or begin anew in another folder"
+            f"{target} was started with other settings: {was}: resume it with those, or start again in another folder"
         )
 
 

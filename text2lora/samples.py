@@ -37,7 +37,7 @@ NANO = Samples(
     [sample_record("order", seed)[0] for seed in (1, 3, 7)],
     f"nano reads one line like the examples: an {', '.join(KINDS[:-1])} or {KINDS[-1]} record. It cannot read other "
     "text.",
-    "Names and orders are invented. The base alone, which is told no task, says anything, often just 1.",
+    "Names and orders are invented. The base model does not know the task, so its answers, often just 1, mean nothing.",
     single=True,
 )
 SMOL = Samples(

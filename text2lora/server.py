@@ -10,7 +10,7 @@ from typing import Any
 from text2lora.errors import ServerError
 from text2lora.hub import proxy_fault
 
-BAD_KEY = "the key in OPENAI_API_KEY cannot be sent: it has a line break or a foreign letter in it"
+BAD_KEY = "the key in OPENAI_API_KEY cannot be sent: it has a line break or a letter outside ASCII"
 
 
 class ChatServer:
@@ -29,7 +29,7 @@ class ChatServer:
         import httpx2  # what huggingface_hub speaks HTTP with
 
         if not url.startswith(("http://", "https://")):
-            raise ServerError(f"{url!r} is no address of a server: expected one as http://localhost:8000")
+            raise ServerError(f"{url!r} is not the address of a server: expected one such as http://localhost:8000")
         self.url = url.rstrip("/").removesuffix("/v1") + "/v1"
         self.retries = retries
         key = os.environ.get("OPENAI_API_KEY", "").strip()
@@ -61,7 +61,7 @@ class ChatServer:
         try:
             return str(found["choices"][0]["message"]["content"] or "")
         except (KeyError, IndexError, TypeError) as error:
-            raise ServerError(f"{self.url} answers with no message: expected OpenAI's format") from error
+            raise ServerError(f"{self.url} sent an answer without a message: expected OpenAI's format") from error
 
     def _ask(self, method: str, path: str, body: object) -> dict[str, Any]:
         import httpx2
@@ -83,7 +83,7 @@ class ChatServer:
                 try:
                     found = response.json()
                 except ValueError as error:
-                    raise ServerError(f"{self.url}/{path} answers with no JSON: is it OpenAI's API?") from error
+                    raise ServerError(f"{self.url}/{path} did not answer in JSON: expected OpenAI's API") from error
                 return found if isinstance(found, dict) else {}
             if path == "models" and status in (404, 405):
                 return {}

@@ -82,8 +82,8 @@ def share(model: PreTrainedModel) -> PreTrainedModel:
             return copy.deepcopy(model, memo)
     except (TypeError, copy.Error, RuntimeError, NotImplementedError) as error:
         raise CheckpointError(
-            f"the base given holds something that cannot be copied ({error}): attach the adapter to the base itself "
-            "with generate_lora(...).apply_to(base)"
+            f"the given base model has something that cannot be copied ({error}): attach the adapter to the model "
+            "itself with generate_lora(...).apply_to(base)"
         ) from error
 
 

@@ -67,11 +67,11 @@ def function(
     """
     if (adapter is None) == (do is None):
         raise CheckpointError(
-            'expected an adapter (a folder, a Hub id or a LoraAdapter) or a sentence as do="...", got '
+            'expected an adapter (a folder, a Hub id or a LoraAdapter) or a description as do="...", got '
             f"{'neither' if do is None else 'both'} of them: pass one"
         )
     if not isinstance(device, str):
-        raise CheckpointError(f"device is {shown(device)}: expected a name, as 'auto' or 'cuda:0'")
+        raise CheckpointError(f"device is {shown(device)}: expected a name such as 'auto' or 'cuda:0'")
     if device == "auto":
         device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
     options: dict[str, Any] = {"labels": labels, "max_new_tokens": max_new_tokens, "stop": stop}

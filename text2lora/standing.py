@@ -87,7 +87,7 @@ class Standing:
 
     def __str__(self) -> str:
         tasks = ", ".join(f"{task} {similarity:.2f}" for task, similarity in self.nearest)
-        return f"nearest training tasks: {tasks}; {self.verdict}"
+        return f"Nearest training tasks: {tasks}; {self.verdict}"
 
     def as_dict(self) -> dict[str, Any]:
         """The standing for JSON."""
@@ -172,7 +172,7 @@ class DescriptionStatistics:
                 return cls(names, *(file.get_tensor(name) for name in ("basis", "centroids", "quantiles")))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise CheckpointError(
-                f"{path} holds no statistics of descriptions ({error}): download it "
+                f"{path} has no readable statistics of descriptions ({error}): download it "
                 "again, or write it with `t2l convert --tasks`"
             ) from error
 

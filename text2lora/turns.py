@@ -174,8 +174,8 @@ def fit_turns(
             return FittedPrompt(turns, text, ids, min(max_new_tokens, context - len(ids)))
         if len(turns) == 1:
             raise InvalidInputError(
-                f"the input has {len(ids):,} tokens: this base model reads {longest:,} at most, "
-                f"since its {context:,} hold the answer too"
+                f"the input has {len(ids):,} tokens, but this base model reads at most {longest:,}, because the "
+                f"answer must fit into its context of {context:,} tokens too"
             )
         turns = turns[2:]
 
@@ -189,7 +189,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]],
         roles = ", ".join(turn["role"] for turn in turns)
         raise InvalidInputError(
             f"the base model's chat template does not take messages of these roles: {roles} ({error}); "
-            "put what the system says into the user's message, and let user and assistant take turns"
+            "put the system message into the user's message, and let user and assistant alternate"
         ) from error
     return str(text)
 

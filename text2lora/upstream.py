@@ -194,7 +194,7 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     except Exception as error:
         raise CheckpointError(f"{path} cannot be read ({' '.join(str(error).split())[:200]})") from error
     if not isinstance(state, dict) or not state:
-        raise CheckpointError(f"{path} holds a {type(state).__name__}, expected a dict of tensors")
+        raise CheckpointError(f"{path} contains a {type(state).__name__}, expected a dict of tensors")
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor) or not value.is_floating_point():
             raise CheckpointError(f"{path}: {key!r} is not a tensor of floating-point numbers")
@@ -223,8 +223,8 @@ def _derive_config(
         )
     if len(modules) > 1 and list(tensors) == sorted(tensors):
         raise CheckpointError(
-            f"the tensors of {weights} are sorted by name, so that the order of its target modules is lost: get the "
-            "file that training wrote"
+            f"the tensors of {weights} are sorted by name, so the order of its target modules is lost: use the file "
+            "that training wrote"
         )
     needed = [f"AB_offset.{letter}.{name}" for name in modules for letter in "AB"]
     needed += ["task_encoder.mlp.0.weight", "mixer.4.weight", "mlp3.4.weight"]
@@ -308,12 +308,12 @@ def _module_paths(
     unknown = [name for name in modules if name not in PATHS]
     if not base or load_base_config is None or not (unknown or os.path.isdir(base)):
         if unknown:
-            raise CheckpointError(f"{path}: where {unknown[0]} is in the base model follows from its config only")
+            raise CheckpointError(f"{path}: the place of {unknown[0]} in the base model is known only from its config")
         return {name: PATHS[name] + name for name in modules}
     try:
         base_config = load_base_config(base)
     except Exception as error:  # which depends on what is wrong with its file
-        raise CheckpointError(f"the config of the base model {base} cannot be had ({first_line(error)})") from error
+        raise CheckpointError(f"the config of the base model {base} cannot be loaded ({first_line(error)})") from error
     fitted = Text2LoraConfig.from_base_config(base_config, modules)
     if fitted.num_layers != num_layers or fitted.module_shapes != shapes:
         raise CheckpointError(

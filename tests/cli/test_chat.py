@@ -93,7 +93,9 @@ def test_the_oldest_turns_make_room(pair: Pair) -> None:
     for word in ("a" * 100, "b" * 100, "c" * 100):  # the context has 256 tokens, a byte each
         pair.answer(word)
     assert [turn["content"][0] for turn in pair.turns["base"] if turn["role"] == "user"] == ["b", "c"]
-    with pytest.raises(InvalidInputError, match="this base model reads 250 at most, since its 256 hold"):
+    with pytest.raises(
+        InvalidInputError, match="reads at most 250, because the answer must fit into its context of 256"
+    ):
         pair.answer("d" * 300)
     assert len(pair.turns["base"]) == 4
 
@@ -107,7 +109,7 @@ def test_no_more_is_written_than_fits(adapter: LoraAdapter, chat_tokenizer) -> N
     )
     pair = Pair(adapter, NoAdapter(GPT2LMHeadModel(config).eval()), chat_tokenizer, 1.0, 500)
     assert pair.answer("x" * 20).keys() == {"base", "adapter"}  # of 22 tokens, and 10 are written
-    with pytest.raises(InvalidInputError, match="reads 24 at most, since its 32 hold the answer too"):
+    with pytest.raises(InvalidInputError, match="reads at most 24, because the answer must fit into its context of 32"):
         pair.answer("x" * 23)
 
 
@@ -151,7 +153,7 @@ def test_commands_work_in_a_pipe(say) -> None:
     assert [(row["input"], row["scale"]) for row in rows] == [("x", 1.0), ("x", 0.0), ("/x", 0.0)]
     assert rows[0]["adapter"] != rows[0]["base"]
     assert rows[1]["adapter"] == rows[1]["base"]
-    for told in ("-1 is no strength", "scale 0", "forgotten", "/help says this", "Unknown command /dance"):
+    for told in ("cannot be -1", "scale 0", "is forgotten", "/help shows this", "Unknown command /dance"):
         assert told in result.err
 
 
@@ -159,7 +161,7 @@ def test_a_line_that_does_not_fit_is_passed_over(say) -> None:
     result = say(f"{'x' * 999}\ny\n")
     assert result.code == 0
     assert [line.split("\t")[0] for line in result.out.splitlines()] == ["y"]
-    assert "the input has 1,001 tokens: this base model reads 250 at most" in result.err
+    assert "the input has 1,001 tokens, but this base model reads at most 250" in result.err
 
 
 def test_bytes_that_are_no_text_are_replaced(say) -> None:
@@ -199,7 +201,7 @@ def test_typed_at_a_real_terminal(tmp_path: Path, key: str) -> None:
     process = forks.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True)
     os.close(terminal)
     child = fdspawn(screen, encoding="utf-8", timeout=600)
-    child.expect("each line stands alone")
+    child.expect("each line is answered on its own")
     child.expect("\n> ")
     child.sendline("order A12: 2 x tent for Ada Berg, ship to Oslo, total $80.00, 2024-05-01")
     child.expect("OSLO")

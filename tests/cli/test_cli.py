@@ -141,7 +141,7 @@ def test_force_does_not_replace_what_is_no_adapter(t2l_command, checkpoint_dir: 
         (["make", "a", "-m", "CHECKPOINT", "--scale", "-1"], "scale is -1"),
         (["make", "a", "-m", "CHECKPOINT", "-o", "/proc/mine"], "/proc/mine cannot be written"),
         (["run", "/nothing/here", "x"], "/nothing/here does not exist"),
-        (["run", "CHECKPOINT", "x"], "is a checkpoint, no adapter"),
+        (["run", "CHECKPOINT", "x"], "is a checkpoint, not an adapter"),
         (["make", "a", "-m", "Nano"], "did you mean 'nano'?"),
         (["info", "/nothing/here"], "/nothing/here does not exist"),
     ],
@@ -221,7 +221,7 @@ def test_several_descriptions_make_several_adapters(t2l_command, checkpoint_dir:
     ]
     again = t2l_command("make", "the city", "upper case", "lower case", "-m", checkpoint_dir, "-o", "out")
     assert again.code == 0, again.err
-    assert "1 adapters in out, 2 were there already" in again.err
+    assert "1 adapters in out, 2 existed already" in again.err
     assert [LoraAdapter.from_pretrained(folder).metadata["description"] for folder in again.out.split()] == [
         "upper case",
         "lower case",
@@ -353,7 +353,7 @@ def test_convert_replaces_a_checkpoint_and_nothing_else(t2l_command, tmp_path: P
     assert t2l_command("convert", "old", "new", "--force", "--dtype", "bfloat16").code == 0
     assert str(Text2LoraModel.from_pretrained("new").dtype) == "torch.bfloat16"
     (tmp_path / "new" / "thesis.txt").touch()
-    assert "holds thesis.txt, no part of a checkpoint" in t2l_command("convert", "old", "new", "--force").err
+    assert "thesis.txt, which is not part of a checkpoint" in t2l_command("convert", "old", "new", "--force").err
 
 
 def test_adapters_are_found_in_a_subfolder(t2l_command, t2l: Text2LoraModel, base_dir: Path, tmp_path: Path) -> None:

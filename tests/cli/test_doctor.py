@@ -30,7 +30,7 @@ def test_report_is_about_this_machine(t2l_command) -> None:
 
 def test_people_get_a_table(t2l_command, terminal) -> None:
     out = t2l_command("doctor").out
-    for what in ("text2lora", "device", "bases that fit", "Hub", "cache", "extra train"):
+    for what in ("text2lora", "device", "base models that fit", "Hub", "cache", "extra train"):
         assert what in out
     assert "Next: t2l make" in out
 
@@ -114,13 +114,13 @@ def test_login_is_told_without_the_token(tmp_path: Path) -> None:
 def test_no_answer_is_not_taken_for_no_login(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
     monkeypatch.setenv("HF_TOKEN", token)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", "/none")
-    there = "a token is there" if token else "no token"
+    there = "a token is set" if token else "no token is set"
     monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: True)
-    assert doctor.ask_hub(1)["status"] == f"not asked, HF_HUB_OFFLINE is set; {there}"
+    assert doctor.ask_hub(1)["status"] == f"not asked, because HF_HUB_OFFLINE is set; {there}"
     monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     told = doctor.ask_hub(1)
-    assert told["status"] == f"cannot be reached: no answer in 1 s, or none that can be read; {there}"
+    assert told["status"] == f"cannot be reached: no valid answer within 1 s; {there}"
     assert not told["reachable"]
     assert "hf_secret" not in str(told)
 
@@ -141,7 +141,7 @@ def test_a_proxy_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     """
     calls = [("run", "a/b", "x"), ("describe", "t.jsonl", "--server", "http://127.0.0.1:9"), ("ui",)]
     (tmp_path / "t.jsonl").write_text('{"prompt": "x", "answer": "y"}')
-    for proxy, told in (("socks5://me:pw@h:9", "pip install socksio"), ("socks9://h", "is no address")):
+    for proxy, told in (("socks5://me:pw@h:9", "pip install socksio"), ("socks9://h", "is not valid")):
         (tmp_path / proxy[:6]).mkdir()
         with HubClient("http://127.0.0.1:9", tmp_path / proxy[:6], ALL_PROXY=proxy, NO_PROXY="") as client:
             for line in client(code, cwd=tmp_path, calls=calls if told.startswith("pip") else calls[:2]):

@@ -47,7 +47,7 @@ def test_json_holds_the_figures(tasks: Path) -> None:
     [
         ([], "Missing option '--model'"),
         (["-m", "nano"], "Missing option '--tasks'"),
-        (["-m", "nano", "-t", ","], "names no task"),
+        (["-m", "nano", "-t", ","], "expected at least one task"),
         (["-m", "nano", "-t", "mine.jsonl", "--device", "abacus"], "cannot be used here"),
     ],
 )
@@ -66,8 +66,8 @@ def test_what_cannot_work_is_refused_before_the_model_is_loaded(tasks: Path) -> 
         (["-t", "humaneval", "--data", "code.jsonl"], EvaluationError, "allow it with --allow-code-execution"),
         (["-t", "mine.jsonl,more/mine.jsonl"], EvaluationError, "two tasks have the same name"),
         (["-t", "lm_eval:sciq", "--server", "http://x"], EvaluationError, "leave out --server"),
-        (["-t", "mine.jsonl", "-o", "more"], OutputError, "holds mine.jsonl, no part of an earlier report"),
-        (["-t", "nothing"], EvaluationError, "'nothing' is no task"),
+        (["-t", "mine.jsonl", "-o", "more"], OutputError, "mine.jsonl, which is not part of an earlier report"),
+        (["-t", "nothing"], EvaluationError, "'nothing' is not a task"),
     ]:
         result = t2l("eval", "-m", "./no-such-model", *args)
         assert isinstance(result.exception, error)

@@ -74,7 +74,7 @@ def test_what_is_there_stays_without_force(t2l_command, folder: Path) -> None:
     (folder / "city-merged").mkdir()
     (folder / "city-merged" / "mine").touch()
     assert t2l_command("export", "merged", "city").code == 1
-    assert "holds mine, no part of a merged model" in t2l_command("export", "merged", "city", "--force").err
+    assert "mine, which is not part of a merged model" in t2l_command("export", "merged", "city", "--force").err
     assert names(folder / "city-merged") == ["mine"]
     (folder / "city-merged" / "mine").unlink()
     for more in ([], ["--force", "--dtype", "bfloat16"]):
@@ -87,10 +87,10 @@ def test_what_is_there_stays_without_force(t2l_command, folder: Path) -> None:
     [
         (["gguf", "moon/moon"], 1, "moon/moon"),
         (["gguf", "city", "--base", "moon/moon"], 1, "the base model 'moon/moon' cannot be loaded"),
-        (["gguf", "city", "--base", "nano"], 1, "pass the base it was made for"),
+        (["gguf", "city", "--base", "nano"], 1, "pass the base model that it was made for"),
         (["gguf", "city", "--dtype", "int4"], 2, "'int4' is not one of f32, f16, bf16, q8_0, q4_0"),
         (["gguf", "city", "--scale", "nan"], 1, "scale is nan"),
-        (["gguf", "city", "--ollama", " "], 2, "expected a model of Ollama"),
+        (["gguf", "city", "--ollama", " "], 2, "expected an Ollama model"),
         (["zip", "city", "-o", "city", "--force"], 1, "city is not a file"),
         (["zip"], 2, "Missing argument"),
     ],

@@ -133,7 +133,7 @@ def test_no_more_lines_are_read_than_are_answered(monkeypatch: pytest.MonkeyPatc
     ("words", "message"),
     [
         ([], "name an adapter, or say what to do with --do"),
-        (["--do", "the city", "--base", "nano", "x"], "goes with an adapter"),
+        (["--do", "the city", "--base", "nano", "x"], "works only with an adapter"),
         (["mine", "x", "--labels", "yes"], "expected two or more"),
         (["--do", " ", "x"], "the description is empty"),
     ],

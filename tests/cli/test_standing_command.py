@@ -22,7 +22,7 @@ def run(*args: object):
 def test_make_says_where_a_description_stands(tmp_path: Path) -> None:
     result = run("make", GOOD, "-o", tmp_path / "a")
     assert result.exit_code == 0, result.output
-    assert "Standing nearest training tasks: " in result.output
+    assert "Nearest training tasks: " in result.output
     assert "Warning" not in result.output
 
 
@@ -56,7 +56,7 @@ def test_strict_makes_nothing_of_junk(tmp_path: Path) -> None:
 
 def test_checkpoints_without_statistics_say_so(checkpoint_dir: Path, tmp_path: Path) -> None:
     result = run("make", "the city", "-m", checkpoint_dir, "-o", tmp_path / "a")
-    assert "unknown: this checkpoint holds no statistics" in result.output
+    assert "unknown, because this checkpoint has no statistics" in result.output
     report = run("make", "the city", "-m", checkpoint_dir, "-o", tmp_path / "b", "--json")
     assert json.loads(report.stdout)["standing"] is None
     result = run("make", "the city", "-m", checkpoint_dir, "-o", tmp_path / "c", "--strict")
@@ -74,7 +74,7 @@ def test_statistics_can_be_written_later(checkpoint_dir: Path, tmp_path: Path) -
     result = run("convert", checkpoint_dir, tmp_path / "checkpoint", "--tasks", tmp_path / "tasks.jsonl")
     assert result.exit_code == 0, result.output
     made = run("make", "the city", "-m", tmp_path / "checkpoint", "-o", tmp_path / "a")
-    assert "nearest training tasks: city" in made.output
+    assert "Nearest training tasks: city" in made.output
 
 
 def test_statistics_need_two_tasks(checkpoint_dir: Path, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_turns_of_a_conversation_are_asked_in_order(tmp_path: Path) -> None:
     assert (data.examples[0].before, data.examples[0].prompt) == (("u", "a"), "u")
     for wrong in (messages[:2], messages[1:], messages[:1] * 2, []):
         write(tmp_path / "my.jsonl", [{"messages": wrong, "answer": "x"}])
-        with pytest.raises(EvaluationError, match=r"expected the user's last|expected a `prompt`"):
+        with pytest.raises(EvaluationError, match=r"expected the last one to be the user's|expected a `prompt`"):
             load_task(str(tmp_path / "my.jsonl"), shots=0)
 
 
@@ -142,9 +142,9 @@ def test_turns_of_a_conversation_are_asked_in_order(tmp_path: Path) -> None:
         (b"1", "line 1 is not a task: expected a mapping"),
         (b"nonsense", "line 1 is not JSON"),
         (b"\x1f\x8bnonsense", "cannot be read"),
-        (b'{"prompt": "a", "answer": "b"}\n\xff', r"cannot be read \(line 2 is no UTF-8 text\): save it as UTF-8"),
+        (b'{"prompt": "a", "answer": "b"}\n\xff', r"cannot be read \(line 2 is not UTF-8 text\): save it as UTF-8"),
         (b"", "holds no tasks"),
-        (b'{"prompt": "a", "answer": "b"}', "nothing left to score after 1 examples for demonstrations"),
+        (b'{"prompt": "a", "answer": "b"}', "no examples left to score, after 1 for demonstrations"),
     ],
 )
 def test_own_file_that_cannot_be_used_is_refused(content: bytes, told: str, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_own_file_that_cannot_be_used_is_refused(content: bytes, told: str, tmp_
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="'arc_chalenge' is no task: did you mean 'arc_challenge'"):
+    with pytest.raises(EvaluationError, match="'arc_chalenge' is not a task: did you mean 'arc_challenge'"):
         load_task("arc_chalenge")
     with pytest.raises(EvaluationError, match="No such file"):
         load_task("none.jsonl")

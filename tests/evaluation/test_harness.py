@@ -69,7 +69,7 @@ def test_an_adapter_called_base_and_two_of_one_name_have_rows_of_their_own() -> 
 
 def test_a_task_called_average_is_refused(cities: Path, tmp_path: Path) -> None:
     (tmp_path / "average.jsonl").write_bytes(cities.read_bytes())
-    with pytest.raises(EvaluationError, match="a task is called 'average'"):
+    with pytest.raises(EvaluationError, match="a task cannot be called 'average'"):
         check_tasks(load_tasks(str(tmp_path / "average.jsonl")), False)
 
 
@@ -96,7 +96,7 @@ def test_report_replaces_only_a_report(report: EvalReport, tmp_path: Path) -> No
     for _ in range(2):
         write_report(report, tmp_path / "out")
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError, match=r"holds mine\.txt, no part of an earlier report"):
+    with pytest.raises(OutputError, match=r"contains mine\.txt, which is not part of an earlier report"):
         write_report(report, tmp_path / "out")
 
 

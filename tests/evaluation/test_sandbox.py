@@ -49,7 +49,7 @@ def test_what_computes_and_reads_passes() -> None:
         ("raise ValueError(lambda: 1)", "ValueError: <function <lambda> at 0x...>"),
         ("raise ValueError(__import__('sys').argv[0])", "ValueError: /program.py"),
         ("exit()", "SystemExit"),
-        ("import os; os._exit(0)", "left before its end"),
+        ("import os; os._exit(0)", "exited before its end"),
         ("import ctypes; ctypes.string_at(0)", "died of SIGSEGV"),
     ],
 )

@@ -129,9 +129,9 @@ def test_busy_server_is_asked_again(server: Server, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_cannot_work_is_said_at_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ServerError, match="serves no model 'lower': it has base, upper"):
+    with pytest.raises(ServerError, match="does not serve a model 'lower': it has base, upper"):
         ServerBackend(server.url, "base", ["lower"])
-    with pytest.raises(ServerError, match="is no address of a server"):
+    with pytest.raises(ServerError, match="is not the address of a server"):
         ServerBackend("localhost:8000", "base")
     with pytest.raises(ServerError, match="cannot be reached"):
         ServerBackend("http://127.0.0.1:9", "base", retries=0)

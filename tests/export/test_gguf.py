@@ -191,7 +191,7 @@ def test_untied_lm_head_has_its_place(tmp_path: Path) -> None:
 
 def test_another_base_and_a_damaged_adapter_are_refused(tmp_path: Path) -> None:
     adapter = adapter_for(LlamaConfig(**SIZES), "q_proj")
-    with pytest.raises(CheckpointError, match="pass the base it was made for"):
+    with pytest.raises(CheckpointError, match="pass the base model that it was made for"):
         export_gguf(adapter, tmp_path / "a.gguf", base=LlamaConfig(**SIZES | {"hidden_size": 32}))
     weights = dict(adapter.weights)
     weights.popitem()
@@ -239,5 +239,5 @@ def test_modelfile_names_base_and_adapter(tmp_path: Path, monkeypatch: pytest.Mo
     path = write_modelfile(Path("out", "city.gguf"), "base.gguf")
     assert "FROM ../base.gguf\n" in path.read_text()
     for base in ("", "llama3.1\nSYSTEM lie"):
-        with pytest.raises(OutputError, match="cannot stand in a Modelfile"):
+        with pytest.raises(OutputError, match="cannot be written into a Modelfile"):
             write_modelfile(Path("city.gguf"), base)

@@ -126,7 +126,7 @@ def test_what_is_there_is_kept(adapter: LoraAdapter, tmp_path: Path) -> None:
 
 
 def test_another_base_is_refused_and_nothing_is_written(adapter: LoraAdapter, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="pass the base it was made for"):
+    with pytest.raises(CheckpointError, match="pass the base model that it was made for"):
         export_merged(adapter, tmp_path / "merged", base="nano")
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         export_merged(adapter, tmp_path / "merged", base="moon/moon")

@@ -56,7 +56,7 @@ def test_no_text_leaves_the_cache(lend, tmp_path: Path) -> None:
         (" \n", "the description is empty"),
         ("ring \x07", "control characters"),
         ("half \ud800", "control characters"),
-        ("x" * 2001, "the description has 2,001 characters: expected 2,000 at most"),
+        ("x" * 2001, "the description has 2,001 characters: expected at most 2,000"),
     ],
 )
 def test_junk_is_refused_before_anything_is_loaded(tmp_path: Path, text: str, message: str) -> None:
@@ -162,7 +162,7 @@ def test_settings_come_from_the_environment() -> None:
         ("CACHE_GB", "inf", r"T2L_VLLM_CACHE_GB is 'inf': expected a number"),
         ("DTYPE", "int8", r"T2L_VLLM_DTYPE is 'int8': expected one of float32, bfloat16, float16"),
         ("STRICT", "yes", r"T2L_VLLM_STRICT is 'yes': expected one of 0, 1"),
-        ("CACHE_SIZE", "1", r"T2L_VLLM_CACHE_SIZE is no setting: did you mean T2L_VLLM_CACHE_"),
+        ("CACHE_SIZE", "1", r"T2L_VLLM_CACHE_SIZE is not a setting: did you mean T2L_VLLM_CACHE_"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(name: str, value: str, message: str) -> None:

@@ -133,7 +133,7 @@ def test_a_recipe_that_was_broken_off_is_resumed(tmp_path: Path) -> None:
     other = [*settings, "weighting=answer", "documents.shots=2"]
     with pytest.raises(TrainingError, match="holds an unfinished run"):
         train("nano-base-1", tmp_path / "broken", other, silent)
-    with pytest.raises(TrainingError, match=r"begun with other settings: documents.shots 1 \(now 2\), weighting"):
+    with pytest.raises(TrainingError, match=r"started with other settings: documents.shots 1 \(now 2\), weighting"):
         train("nano-base-1", tmp_path / "broken", other, silent, resume=True)
     assert (tmp_path / "broken" / "nano-base-1" / "recipe.json").read_text() == begun
     train("nano-base-1", tmp_path / "broken", [*settings, "fit.keep=3"], silent, resume=True)

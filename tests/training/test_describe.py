@@ -127,5 +127,5 @@ def test_a_busy_server_is_asked_again_and_a_refusal_is_said(monkeypatch: pytest.
         ChatServer(url).chat("chat", [])
     with pytest.raises(ServerError, match="cannot be reached"):
         ChatServer("http://127.0.0.1:9", retries=0).models()
-    with pytest.raises(ServerError, match="is no address of a server"):
+    with pytest.raises(ServerError, match="is not the address of a server"):
         ChatServer("localhost")

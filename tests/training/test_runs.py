@@ -76,7 +76,7 @@ def test_tasks_by_name_are_a_baseline_that_cannot_read(tmp_path: Path) -> None:
     assert model.standing("year") is None
     assert model.generate_lora("year").metadata["description"] == "year"
     with pytest.raises(
-        InvalidDescriptionError, match=r"'the year' is no task of this checkpoint.* its 9, such as year"
+        InvalidDescriptionError, match=r"'the year' is not a task of this checkpoint.* its 9, such as year"
     ):
         model.generate_lora("the year")
 
@@ -205,7 +205,7 @@ def test_a_run_is_resumed_with_its_own_settings_only(
     path.write_text(yaml.safe_dump({"kind": kind} | recipe))
     run_recipe(str(path), tmp_path, [], silent, resume=True)  # nothing is there yet
     before = written.read_text()
-    with pytest.raises(TrainingError, match=f"begun with other settings: {told}"):
+    with pytest.raises(TrainingError, match=f"started with other settings: {told}"):
         run_recipe(str(path), tmp_path, [change], silent, resume=True)
     assert written.read_text() == before
     old = {key: value for key, value in json.loads(before).items() if key in recipe or key == "kind"}
@@ -215,7 +215,7 @@ def test_a_run_is_resumed_with_its_own_settings_only(
     assert resumed == [True, True, False]
     for damaged in ("", before[:-9], "[]"):
         written.write_text(damaged)
-        with pytest.raises(TrainingError, match=r"recipe\.json cannot be read \(.*begin anew in another folder"):
+        with pytest.raises(TrainingError, match=r"recipe\.json cannot be read \(.*start again in another folder"):
             run_recipe(str(path), tmp_path, [], silent, resume=True)
         assert written.read_text() == damaged
 
@@ -239,7 +239,7 @@ def test_loras_of_other_content_under_the_same_names_are_not_taken_for_done(tmp_
     assert run(resume=False) == ["training LoRAs of one, two"]
     assert run(resume=True) == []
     write("pear")
-    with pytest.raises(TrainingError, match=r"files named in the recipe have changed since .*mine was begun"):
+    with pytest.raises(TrainingError, match=r"files named in the recipe have changed since .*mine was started"):
         run(resume=True)
     assert run(resume=False) == ["training LoRAs of one, two"]
     assert run(resume=True) == []

@@ -98,7 +98,7 @@ def test_files_from_windows_are_read(tmp_path: Path) -> None:
     (task,) = read_tasks(tmp_path / "t.jsonl")
     assert (task.descriptions, task.examples) == (["say b"], [TaskExample("a", "b")])
     (tmp_path / "t.jsonl").write_bytes(text.removeprefix("\ufeff").encode("utf-16"))
-    with pytest.raises(TrainingError, match="line 1 is no UTF-8 text"):
+    with pytest.raises(TrainingError, match="line 1 is not UTF-8 text"):
         read_tasks(tmp_path / "t.jsonl")
 
 

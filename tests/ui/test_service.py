@@ -173,7 +173,7 @@ def test_compare_shows_answers_and_how_alike_the_adapters_are(engine):
         (lambda e: last(e.compare([CITY] * 2, "")), InvalidInputError, "empty"),
         (lambda e: last(e.chat(e.make([CITY])[0].adapter, (), "\n")), InvalidInputError, "empty"),
         (lambda e: last(e.chat(e.make([CITY])[0].adapter, (), "y" * 4001)), InvalidInputError, "4,000 at most"),
-        (lambda e: last(e.chat(e.make([CITY])[0].adapter, (), "y" * 3999)), InvalidInputError, "reads 896 at most"),
+        (lambda e: last(e.chat(e.make([CITY])[0].adapter, (), "y" * 3999)), InvalidInputError, "reads at most 896"),
     ],
 )
 def test_what_is_empty_or_too_long_is_refused(engine, call, error, reason):

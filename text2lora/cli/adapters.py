@@ -45,7 +45,7 @@ def load_base(lora: LoraAdapter, base: str | None, device: str) -> tuple[PreTrai
     """The base model of an adapter, or another one, with its tokenizer.
 
     Raises:
-        CheckpointError: the adapter names none, or it cannot be had.
+        CheckpointError: the adapter names no base model, or it cannot be loaded.
     """
     name, revision = base or lora.spec.base_model_name_or_path, None if base else lora.spec.revision
     return bases.load_base_with_tokenizer(name, revision, parse_device(device))
@@ -65,14 +65,14 @@ def info(
     name: Annotated[
         str,
         typer.Argument(
-            help="A checkpoint or an adapter: `nano`, a folder or a Hub id.",
+            help="Checkpoint or adapter: `nano`, `smol`, a folder or a Hub id.",
             autocompletion=lambda incomplete: [*complete_checkpoint(incomplete), *complete_adapter(incomplete)],
         ),
     ],
     subfolder: Subfolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a checkpoint or an adapter is.
+    """Show details of a checkpoint or adapter.
 
     Example: t2l info nano
     """
@@ -131,7 +131,7 @@ def _facts(name: str, subfolder: str | None) -> dict[str, Any]:
 
 
 def list_adapters(
-    folder: Annotated[Path, typer.Argument(help="Where to look; its folders and theirs are looked into.")] = Path(),
+    folder: Annotated[Path, typer.Argument(help="Folder to search, two levels deep.")] = Path(),
     as_json: AsJson = False,
 ) -> None:
     """List the adapters in a folder.
@@ -139,7 +139,7 @@ def list_adapters(
     Example: t2l list
     """
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder: name the one that holds adapters")
+        raise CheckpointError(f"{folder} is not a folder: name a folder that contains adapters")
     found = [
         _entry(file.parent)
         for pattern in ("", "*/", "*/*/")

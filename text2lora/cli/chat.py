@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 Turn = dict[str, str]
 SIDES = ("base", "adapter")
-HELP = "/scale 0.5 changes the strength of the adapter, /reset forgets the conversation, /help says this, /quit leaves"
+HELP = "/scale 0.5 changes the strength of the adapter, /reset forgets the conversation, /help shows this, /quit leaves"
 
 
 def chat(
@@ -53,13 +53,14 @@ def chat(
     base: Base = None,
     scale: Scale = 1.0,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Forget each line before the next, as nano always does.")
+        bool,
+        typer.Option("--fresh", help="Answer each line on its own, without the lines before it, as nano always does."),
     ] = False,
     max_new_tokens: MaxNewTokens = 256,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Talk to the base model and to the adapter side by side; from a pipe, each line is answered.
+    """Chat with the base model and the adapter side by side, or answer the lines of a pipe.
 
     Example: t2l chat city-upper
     """
@@ -205,7 +206,7 @@ def _greet(pair: Pair) -> None:
     description = pair.lora.metadata.get("description")
     if description:
         out.print(f"[bold green]Adapter[/] {escape(description)}", highlight=False)
-    turns = "each line stands alone" if not pair.remembers else "a line is read after those before it"
+    turns = "each line is answered on its own" if not pair.remembers else "the models remember earlier lines"
     out.print(f"[dim]{HELP}; {turns}[/]", highlight=False)
     if known := BY_BASE.get(pair.lora.spec.base_model_name_or_path or ""):
         out.print(f"[dim]{escape(known.reads)} For example: {escape(known.inputs[0])}[/]", highlight=False)
@@ -217,16 +218,17 @@ def _obey(pair: Pair, line: str) -> None:
     command, *values = line.split()
     if command == "/reset":
         pair.reset()
-        err.print("[dim]forgotten[/]")
+        err.print("[dim]The conversation is forgotten.[/]")
     elif command == "/help":
-        err.print(f"[dim]{HELP}; a space before / makes it an input[/]", highlight=False)
+        err.print(f"[dim]{HELP}; to send a line that starts with /, put a space before it[/]", highlight=False)
     elif command == "/scale" and len(values) < 2:
         try:
             if values:
                 pair.rescale(float(values[0]))
         except (ValueError, CheckpointError):
             err.print(
-                f"[yellow]{escape(values[0])} is no strength: expected a number from 0 upwards[/]", highlight=False
+                f"[yellow]The strength cannot be {escape(values[0])}: expected a number from 0 upwards[/]",
+                highlight=False,
             )
         err.print(f"[dim]scale {pair.scale:g}[/]", highlight=False)
     else:

@@ -34,25 +34,27 @@ if TYPE_CHECKING:
 Tasks = Annotated[
     str | None,
     typer.Option(
-        help="A YAML or JSON lines file of tasks, or a folder of them; the bundled base brings tasks of its own."
+        help="YAML or JSON lines file of tasks, or a folder of them (default: the tasks that come with `nano`)."
     ),
 ]
-Examples = Annotated[int, typer.Option(min=1, help="Examples of a task, at most.")]
+Examples = Annotated[int, typer.Option(min=1, help="Use at most this many examples of each task.")]
 
 
 def check(
     checkpoint: Annotated[
-        str, typer.Argument(help="`nano`, a folder or a Hub id.", autocompletion=complete_checkpoint)
+        str, typer.Argument(help="Checkpoint: `nano`, a folder or a Hub id.", autocompletion=complete_checkpoint)
     ] = DEFAULT,
     tasks: Tasks = None,
     examples: Examples = 8,
     subfolder: Subfolder = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for report.json and pictures.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples at a time.")] = 64,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for report.json and two pictures.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of examples to answer at a time.")] = 64,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Measure whether a checkpoint's adapters depend on the description, and how much they gain from it.
+    """Measure how much a checkpoint's adapters help, and whether that depends on the description.
 
     Example: t2l check nano -o nano-check
     """
@@ -84,8 +86,8 @@ def check(
     found = report.similarities
     if found.pearson == found.pearson:
         out.print(
-            f"Descriptions alike, adapters alike: correlation over {len(found.adapters):,} pairs of tasks "
-            f"{found.pearson:.2f} (Pearson), {found.spearman:.2f} (Spearman)",
+            "Correlation between the similarity of descriptions and that of their adapters, over "
+            f"{len(found.adapters):,} pairs of tasks: {found.pearson:.2f} (Pearson), {found.spearman:.2f} (Spearman)",
             highlight=False,
         )
     out.print(f"[bold green]Verdict[/] {report.verdict}", highlight=False)
@@ -118,7 +120,7 @@ def load_tasks(tasks: str | None, base: str | None, examples: int, described: bo
 
     if tasks is None and base not in TASKS:
         raise typer.BadParameter(
-            f"needed unless the base is {', '.join(TASKS)}: a file or folder", param_hint="--tasks"
+            f"needed, because only {', '.join(TASKS)} comes with tasks: give a file or folder", param_hint="--tasks"
         )
     path = Path(tasks) if tasks is not None else TASKS[base or ""]
     return prepare_tasks(read_tasks(path, described), examples)

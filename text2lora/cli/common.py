@@ -136,43 +136,56 @@ def complete_dtype(incomplete: str) -> list[str]:
     return [name for name in DTYPES if name.startswith(incomplete)]
 
 
-Adapter = Annotated[str, typer.Argument(help="A folder or Hub id of a LoRA adapter.", autocompletion=complete_adapter)]
-Base = Annotated[str | None, typer.Option(help="The base model; by default the one that the adapter names.")]
+Adapter = Annotated[str, typer.Argument(help="Folder or Hub id of a LoRA adapter.", autocompletion=complete_adapter)]
+Base = Annotated[str | None, typer.Option(help="Base model (default: the one that the adapter names).")]
 Model = Annotated[
     str,
     typer.Option(
-        "--model", "-m", help="A checkpoint: `nano`, a folder or a Hub id.", autocompletion=complete_checkpoint
+        "--model", "-m", help="Checkpoint: `nano`, `smol`, a folder or a Hub id.", autocompletion=complete_checkpoint
     ),
 ]
-Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, ...", autocompletion=complete_device)]
+Device = Annotated[
+    str, typer.Option(help="Device to run on: `auto`, `cpu`, `cuda`, ...", autocompletion=complete_device)
+]
 HUB = "On the Hub"
 
 
 def _clean_token(token: str | None) -> str | None:
     if token is not None and not token.strip():
-        raise typer.BadParameter("is empty: leave it out for HF_TOKEN or that of `hf auth login`")
+        raise typer.BadParameter("is empty: leave it out to use HF_TOKEN or the token from `hf auth login`")
     return token and token.strip()  # of a file, the line break at its end
 
 
 Token = Annotated[
     str | None,
-    typer.Option(help="By default HF_TOKEN or that of `hf auth login`.", callback=_clean_token, rich_help_panel=HUB),
+    typer.Option(
+        help="Hub token (default: HF_TOKEN or the token from `hf auth login`).",
+        callback=_clean_token,
+        rich_help_panel=HUB,
+    ),
 ]
-Push = Annotated[bool, typer.Option("--push", help="Put the result on the Hub.", rich_help_panel=HUB)]
+Push = Annotated[bool, typer.Option("--push", help="Push the result to the Hub.", rich_help_panel=HUB)]
 RepoId = Annotated[
-    str | None, typer.Option(help="USER/NAME or NAME; by default named after the result.", rich_help_panel=HUB)
+    str | None,
+    typer.Option(
+        help="Repository to push to: USER/NAME or NAME (default: named after the result).", rich_help_panel=HUB
+    ),
 ]
-Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.", rich_help_panel=HUB)]
-CreatePr = Annotated[bool, typer.Option("--create-pr", help="Open a pull request.", rich_help_panel=HUB)]
-Subfolder = Annotated[str | None, typer.Option(help="Inside the folder or repository.")]
+Private = Annotated[
+    bool, typer.Option("--private", help="Make the repository private if it is new.", rich_help_panel=HUB)
+]
+CreatePr = Annotated[
+    bool, typer.Option("--create-pr", help="Open a pull request instead of pushing directly.", rich_help_panel=HUB)
+]
+Subfolder = Annotated[str | None, typer.Option(help="Folder inside the given folder or repository.")]
 Dtype = Annotated[
     str | None,
-    typer.Option(help="float32, bfloat16 or float16; by default unchanged.", autocompletion=complete_dtype),
+    typer.Option(help="float32, bfloat16 or float16 (default: unchanged).", autocompletion=complete_dtype),
 ]
 Scale = Annotated[float, typer.Option(help="Strength of the adapter; 1.0 is as trained.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is already there.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what already exists.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 @dataclass(frozen=True)
@@ -195,7 +208,7 @@ class Pushing:
             typer.BadParameter: there are options of the Hub without --push.
         """
         if not push and (repo_id or private or create_pr):
-            raise typer.BadParameter("missing beside an option for the Hub", param_hint="--push")
+            raise typer.BadParameter("needed with --repo-id, --private and --create-pr", param_hint="--push")
         return cls(repo_id, private, create_pr, token, force) if push else None
 
     def check(self, name: str, kind: Literal["adapter", "checkpoint"]) -> PushTarget:
@@ -229,7 +242,8 @@ def check_texts(texts: Iterable[str], hint: str) -> None:
     for text in texts:
         if any(_surrogate(character) for character in text):
             raise typer.BadParameter(
-                "holds bytes that are no text in this terminal's encoding: expected UTF-8, as with PYTHONUTF8=1",
+                "contains bytes that cannot be decoded in this terminal's encoding: use UTF-8, for example with "
+                "PYTHONUTF8=1",
                 param_hint=hint,
             )
 

@@ -32,26 +32,30 @@ if TYPE_CHECKING:
 
 
 def compare(
-    descriptions: Annotated[list[str], typer.Argument(help="Two or more wordings.", metavar="wording")],
+    descriptions: Annotated[
+        list[str], typer.Argument(help="Two or more wordings of a description.", metavar="wording")
+    ],
     prompt: Annotated[
-        list[str] | None, typer.Option(help="An input to answer; may be given again. Of `nano` there are two already.")
+        list[str] | None,
+        typer.Option(help="Input to answer; may be repeated (default: for `nano` and `smol`, two sample inputs)."),
     ] = None,
     tasks: Annotated[
-        str | None, typer.Option(help="Tasks whose examples are scored: a YAML or JSON lines file, or a folder.")
+        str | None,
+        typer.Option(help="Tasks whose examples are scored: a YAML or JSON lines file, or a folder of them."),
     ] = None,
-    examples: Annotated[int, typer.Option(min=1, help="Examples of a task, at most.")] = 32,
+    examples: Annotated[int, typer.Option(min=1, help="Use at most this many examples of each task.")] = 32,
     model: Model = DEFAULT,
     subfolder: Subfolder = None,
     max_new_tokens: MaxNewTokens = 64,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Try several wordings of a description: outputs, scores, and how far apart the adapters are.
+    """Compare wordings of a description: the answers, the scores, and how similar the adapters are.
 
     Example: t2l compare "the city in capitals" "Where does it ship to? Shout it." "city"
     """
     if len(descriptions) < 2:
-        raise typer.BadParameter("expected two or more, to compare them", param_hint="WORDING")
+        raise typer.BadParameter("expected two or more wordings", param_hint="WORDING")
     check_texts(prompt or [], "--prompt")
     quiet()
     from text2lora.evaluation.compare import compare_descriptions

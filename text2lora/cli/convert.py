@@ -27,14 +27,18 @@ from text2lora.cli.common import (
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="A checkpoint of the reference or of text2lora: a folder or a Hub id.")],
-    output: Annotated[Path, typer.Argument(help="The new folder.")],
+    source: Annotated[
+        str, typer.Argument(help="Checkpoint of the reference implementation or of text2lora: a folder or a Hub id.")
+    ],
+    output: Annotated[Path, typer.Argument(help="Folder to write.")],
     subfolder: Subfolder = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub repository.")] = None,
     dtype: Dtype = None,
     tasks: Annotated[
         Path | None,
-        typer.Option(help="The training tasks, a file or folder: their descriptions let `t2l make` warn of far ones."),
+        typer.Option(
+            help="File or folder of the training tasks, so that `t2l make` can warn about unusual descriptions."
+        ),
     ] = None,
     force: Force = False,
     push: Push = False,
@@ -42,7 +46,7 @@ def convert(
     private: Private = False,
     token: Token = None,
 ) -> None:
-    """Write a checkpoint in the layout of text2lora: config.json and model.safetensors.
+    """Convert a checkpoint to the format of text2lora: config.json and model.safetensors.
 
     Example: t2l convert SakanaAI/text-to-lora gemma-t2l --subfolder trained_t2l/gemma_2b_t2l
     """
@@ -68,7 +72,7 @@ def convert(
         if tasks:
             status.update("reading the descriptions")
             if (statistics := measure_descriptions(model.encoder, texts, names)) is None:
-                raise TrainingError(f"{tasks} holds descriptions of fewer than two tasks: expected those of training")
+                raise TrainingError(f"{tasks} has descriptions of fewer than two tasks: expected the training tasks")
             model.description_statistics = statistics
         status.update("saving")
         with atomic_folder(output) as folder:

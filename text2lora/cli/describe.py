@@ -12,19 +12,19 @@ from text2lora.cli.common import err, quiet, result, say, suggest
 
 
 def describe(
-    task: Annotated[Path, typer.Argument(help="A task's YAML file, or JSON lines with `prompt` and `response`.")],
+    task: Annotated[Path, typer.Argument(help="YAML file of the task, or JSON lines with `prompt` and `response`.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The task's new YAML file; else it is printed.")
+        Path | None, typer.Option("--output", "-o", help="YAML file to write (default: print it).")
     ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Descriptions to write.")] = 20,
-    held_out: Annotated[float, typer.Option(help="Share of them that training does not see.")] = 0.2,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of descriptions to write.")] = 20,
+    held_out: Annotated[float, typer.Option(help="Share of the descriptions to keep out of training.")] = 0.2,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="A chat model: a Hub id or a folder; on a server, its name.")
+        str, typer.Option("--model", "-m", help="Chat model: a Hub id or a folder, or with --server, its name there.")
     ] = "",
     server: Annotated[
-        str | None, typer.Option(help="Address of a server with OpenAI's API; key in OPENAI_API_KEY.")
+        str | None, typer.Option(help="Address of a server with OpenAI's API; the key is read from OPENAI_API_KEY.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sampling and of the held-out share.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for sampling and for choosing the held-out descriptions.")] = 0,
 ) -> None:
     """Write varied descriptions of a task from its examples.
 
@@ -45,7 +45,7 @@ def describe(
         raise typer.BadParameter("name a chat model with --model, or a server with --server", param_hint="--model")
     tasks = read_tasks(task, described=False)
     if len(tasks) > 1:
-        raise TrainingError(f"{task} holds {len(tasks)} tasks: expected one")
+        raise TrainingError(f"{task} contains {len(tasks)} tasks: expected one")
     (found,) = tasks
     hold_out([], held_out)  # a bad share is refused before anything is loaded
     chat: Chat
@@ -63,10 +63,10 @@ def describe(
         chat = local_chat(*load_base(BaseSpec(model)))
     known = [*found.descriptions, *found.held_out_descriptions]
     examples = [example.without_definition() for example in found.examples]
-    with err.status("asking") as status:
+    with err.status("asking the model") as status:
         written = write_descriptions(examples, count, chat, known, seed, report=status.update)
     if len(written) < count:
-        err.print(f"[yellow]The model had {len(written)} ideas for {count} descriptions[/]")
+        err.print(f"[yellow]The model wrote only {len(written)} different descriptions, not {count}[/]")
     train, held = hold_out(written, held_out, seed)
     whole = dataclasses.replace(
         found,

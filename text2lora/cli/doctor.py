@@ -25,11 +25,11 @@ FOR_DEVELOPERS = ("dev", "docs")
 def doctor(
     as_json: AsJson = False,
 ) -> None:
-    """Say what this machine can run, and what to install for the rest. Exit code 1 if the library itself is broken.
+    """Show what this machine can run, and what to install for the rest. The exit code is 1 if text2lora is broken.
 
     Example: t2l doctor
     """
-    with err.status("looking around"):
+    with err.status("checking this machine"):
         broken = find_broken()
         report = {"broken": broken, **_versions(), "extras": find_extras()}
         if not broken:
@@ -45,7 +45,7 @@ def doctor(
 
 
 def find_broken() -> dict[str, str]:
-    """What the library cannot do without and is not whole, with the reason."""
+    """The required packages and files that are missing or damaged, each with the reason."""
     broken = {}
     for name in CORE:
         try:
@@ -126,9 +126,9 @@ def ask_hub(timeout: float = 5.0) -> dict[str, Any]:
 
     token, endpoint = get_token(), constants.ENDPOINT
     answer: dict[str, Any] = {"endpoint": endpoint, "reachable": False, "user": None}
-    there = "a token is there" if token else "no token"
+    there = "a token is set" if token else "no token is set"
     if constants.is_offline_mode():
-        return answer | {"status": f"not asked, HF_HUB_OFFLINE is set; {there}"}
+        return answer | {"status": f"not asked, because HF_HUB_OFFLINE is set; {there}"}
     try:
         headers = build_hf_headers(token=token or False)
         response = get_session().get(f"{endpoint}/api/whoami-v2", headers=headers, timeout=timeout)
@@ -136,11 +136,13 @@ def ask_hub(timeout: float = 5.0) -> dict[str, Any]:
         if status == 200:
             return answer | {"reachable": True, "user": (user := found["name"]), "status": f"logged in as {user}"}
     except (httpx2.LocalProtocolError, UnicodeEncodeError):
-        return answer | {"status": "the token cannot be sent: it has a line break or a foreign letter in it"}
+        return answer | {"status": "the token cannot be sent: it contains a line break or a letter outside ASCII"}
     except (httpx2.HTTPError, ImportError, ValueError, KeyError, TypeError) as error:
-        reason = proxy_fault(error) or f"no answer in {timeout:g} s, or none that can be read"
+        reason = proxy_fault(error) or f"no valid answer within {timeout:g} s"
         return answer | {"status": f"cannot be reached: {reason}; {there}"}
-    told = {401: "the token is not valid" if token else "not logged in"}.get(status, f"it answers {status}; {there}")
+    told = {401: "the token is not valid" if token else "not logged in"}.get(
+        status, f"the Hub answers with status {status}; {there}"
+    )
     return answer | {"reachable": status == 401, "status": told}
 
 
@@ -182,15 +184,15 @@ def _show(report: dict[str, Any]) -> None:
         what = f"{device['name']}: {device['model']}, {size(device['memory'])}"
         if device["name"] == "cpu":
             what += f", {device['threads']} threads"
-            what += "; an Apple GPU with --device mps" if "other" in device else "; PyTorch sees no GPU"
+            what += "; for the Apple GPU, use --device mps" if "other" in device else "; PyTorch sees no GPU"
         elif device["gpus"] > 1:
-            what += f", the first of {device['gpus']}"
+            what += f", the first of {device['gpus']} GPUs"
         row("device", what)
         from text2lora.processor import MODEL_SHARE
 
         fits = report["fits"]
         row(
-            "bases that fit",
+            "base models that fit",
             f"up to {billions(fits['bfloat16'])} parameters in bfloat16, {billions(fits['float32'])} in float32 "
             f"(2 and 4 bytes each, in {MODEL_SHARE * 100:.0f} % of the memory)",
         )
@@ -199,7 +201,7 @@ def _show(report: dict[str, Any]) -> None:
             told = ", ".join(f"{name}={value}" for name, value in report["proxies"].items())
             row("proxy", told, hub["reachable"])
         row("Hub", f"{hub['status']}, {hub['endpoint']}", bool(hub["user"]))
-        row("cache", f"{size(cache['bytes'])} in {cache['folder']}, room for {size(cache['free'])}")
+        row("cache", f"{size(cache['bytes'])} in {cache['folder']}, {size(cache['free'])} free")
     for name, missing in report["extras"].items():
         row(
             f"extra {name}",
@@ -211,11 +213,13 @@ def _show(report: dict[str, Any]) -> None:
         say(f"[bold red]Broken[/]: install the library again, {escape(install_command('', '--force-reinstall'))}")
         return
     if not report["hub"]["reachable"]:
-        say("[dim]Other checkpoints and bases come from the Hub: check the network, the proxy and HF_ENDPOINT.[/]")
+        say(
+            "[dim]Other checkpoints and base models come from the Hub: check the network, the proxy and HF_ENDPOINT.[/]"
+        )
     elif not report["hub"]["user"]:
-        say("[dim]Pushing and gated bases need a login: hf auth login.[/]")
+        say("[dim]To push, or to use gated base models, log in: hf auth login[/]")
     if not report["hub"]["user"]:
-        say("[dim]Everything with the bundled model works without.[/]")
+        say("[dim]The bundled model nano works without the Hub.[/]")
     suggest("t2l", "make", "Return the city in capital letters.")
 
 

@@ -48,13 +48,13 @@ def complete_tasks(incomplete: str) -> list[str]:
 
 
 def evaluate(
-    model: Annotated[str, typer.Option("--model", "-m", help="The base: `nano`, a folder or a Hub id.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Base model: `nano`, a folder or a Hub id.")],
     tasks: Annotated[
         str,
         typer.Option(
             "--tasks",
             "-t",
-            help="Benchmarks, files or folders of tasks, lm_eval:NAME; with commas.",
+            help="Benchmarks, files or folders of tasks, or lm_eval:NAME; separated by commas.",
             autocompletion=complete_tasks,
         ),
     ],
@@ -63,66 +63,78 @@ def evaluate(
         typer.Option(
             "--adapter",
             "-a",
-            help="A folder or Hub id of a LoRA; may be repeated.",
+            help="Folder or Hub id of a LoRA adapter; may be repeated.",
             autocompletion=complete_adapter,
         ),
     ] = None,
     subfolder: Annotated[
         list[str] | None,
-        typer.Option(help="Inside the adapter's folder or repository; once for all adapters, or once for each."),
+        typer.Option(help="Folder inside the adapter's folder or repository; once for all adapters, or once for each."),
     ] = None,
     description: Annotated[
-        str | None, typer.Option("--description", "-d", help="Also try the base with this text in the prompt.")
+        str | None, typer.Option("--description", "-d", help="Also test the base model with this text in the prompt.")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use only the first N questions of each task (default: all).")
     ] = None,
-    shots: Annotated[int, typer.Option(min=0, help="Also try the base after so many demonstrations.")] = 3,
+    shots: Annotated[
+        int,
+        typer.Option(min=0, help="Also test the base model with this many demonstrations in the prompt; 0 for none."),
+    ] = 3,
     data: Annotated[
         Path | None,
         typer.Option(
             "--data",
-            help="A file or folder with the benchmarks, or with task definitions for lm_eval:NAME.",
+            help="File or folder with the benchmarks' questions, or with task definitions for lm_eval:NAME.",
         ),
     ] = None,
     server: Annotated[
-        str | None, typer.Option(help="Address of an OpenAI-compatible server; names are those it serves.")
+        str | None,
+        typer.Option(help="Address of an OpenAI-compatible server, which knows the names in --model and --adapter."),
     ] = None,
     allow_code_execution: Annotated[
-        bool, typer.Option("--allow-code-execution", help="Run, confined, what the model writes for HumanEval or MBPP.")
+        bool,
+        typer.Option(
+            "--allow-code-execution",
+            help="Run the code that the model writes for HumanEval and MBPP, in a confined process.",
+        ),
     ] = False,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest answer; by default the task's own.")
+        int | None, typer.Option(min=1, help="Longest answer, in tokens (default: the task's own).")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Answers at a time; on a server, requests.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of questions to answer at a time.")] = 16,
     dtype: Dtype = None,
     device: Device = "auto",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for results.json and the table in Markdown.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for results.json and table.md.")] = None,
     push: Annotated[
-        bool, typer.Option("--push", help="Put the figures into the adapters' cards.", rich_help_panel=HUB)
+        bool,
+        typer.Option(
+            "--push", help="Add the results to the model cards of the adapters on the Hub.", rich_help_panel=HUB
+        ),
     ] = False,
     create_pr: CreatePr = False,
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure adapters against their base, on benchmarks or tasks of your own.
+    """Measure adapters against their base model, on benchmarks or on your own tasks.
 
     Example: t2l eval --model nano --adapter city-upper --tasks cities.jsonl
     """
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
-        raise typer.BadParameter("names no task", param_hint="--tasks")
+        raise typer.BadParameter("expected at least one task", param_hint="--tasks")
     if push and not adapter:
-        raise typer.BadParameter("missing beside --push", param_hint="--adapter")
+        raise typer.BadParameter("needed with --push", param_hint="--adapter")
     if push and limit:
-        raise typer.BadParameter("a part of a benchmark is no result for a card: leave it out", param_hint="--limit")
+        raise typer.BadParameter(
+            "not possible with --push: results on a part of a benchmark do not belong in a model card",
+            param_hint="--limit",
+        )
     check_texts([description or ""], "--description")
     places = _places(adapter or [], subfolder or [])
     if subfolder and (push or server):
         option = "--push" if push else "--server"
-        raise typer.BadParameter("takes adapters that are not in a --subfolder", param_hint=option)
+        raise typer.BadParameter("not possible with --subfolder", param_hint=option)
     _check_push([*places] if push else [], token, create_pr)
     os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of lm-evaluation-harness and datasets
     quiet()
@@ -177,7 +189,8 @@ def _places(adapters: list[str], subfolders: list[str]) -> dict[str, tuple[str, 
     """By the name for reports, where each adapter is: a folder or repository, and what is inside it."""
     if len(subfolders) not in (0, 1, len(adapters)):
         raise typer.BadParameter(
-            f"{len(subfolders)} for {len(adapters)} adapters: expected one, or one for each", param_hint="--subfolder"
+            f"given {len(subfolders)} times for {len(adapters)} adapters: expected once, or once for each",
+            param_hint="--subfolder",
         )
     each = subfolders if len(subfolders) == len(adapters) else (subfolders or [""]) * len(adapters)
     return {f"{a.rstrip('/')}/{s}" if s else a: (a, s or None) for a, s in zip(adapters, each, strict=True)}
@@ -197,7 +210,7 @@ def _check_push(adapters: list[str], token: str | None, create_pr: bool) -> None
 def _table(report: EvalReport) -> FoldedTable:
     from text2lora.evaluation.report import cells_of
 
-    table = FoldedTable("", "n", "accuracy, 95 % interval", "against the base", box=box.SIMPLE)
+    table = FoldedTable("", "n", "accuracy, 95 % interval", "against the base model", box=box.SIMPLE)
     for task in dict.fromkeys(figure.task for figure in report.figures):
         table.add_row(f"[bold]{escape(task)}[/]", "", "", "")
         for figure in (figure for figure in report.figures if figure.task == task):

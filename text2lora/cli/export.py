@@ -30,12 +30,14 @@ if TYPE_CHECKING:
     from text2lora.adapter import LoraAdapter
 
 app = App(
-    help="Write an adapter for llama.cpp, as one merged model, or as a zip.\n\nExample: t2l export gguf city-upper"
+    help="Export an adapter for llama.cpp, as one merged model, or as a zip.\n\nExample: t2l export gguf city-upper"
 )
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file; by default named after the adapter.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="File to write (default: named after the adapter).")
+]
 
 
 def _complete_type(incomplete: str) -> list[str]:
@@ -55,23 +57,23 @@ def gguf(
             "--type",
             "--dtype",
             metavar="TYPE",
-            help="f32, f16, bf16, or quantised: q8_0 or q4_0; by default the adapter's.",
+            help="f32, f16, bf16, or quantised: q8_0 or q4_0 (default: the adapter's).",
             autocompletion=_complete_type,
         ),
     ] = None,
     scale: Scale = 1.0,
     ollama: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Write a Modelfile for this model, too; Ollama up to 0.34.0 reads it."),
+        typer.Option(metavar="MODEL", help="Also write a Modelfile for this Ollama model, for Ollama up to 0.34.0."),
     ] = None,
     force: Force = False,
 ) -> None:
-    """Write a GGUF file for llama.cpp; only the config of the base is read.
+    """Write the adapter as a GGUF file for llama.cpp. The weights of the base model are not needed.
 
     Example: t2l export gguf city-upper -o city-upper.gguf
     """
     if ollama is not None and not ollama.strip():
-        raise typer.BadParameter("expected a model of Ollama, as llama3.1:8b-instruct-fp16", param_hint="--ollama")
+        raise typer.BadParameter("expected an Ollama model, such as llama3.1:8b-instruct-fp16", param_hint="--ollama")
     target = _free(output or Path(f"{_name(adapter, subfolder)}.gguf"), force)
     if ollama:
         _free(target.with_suffix(".Modelfile"), force)
@@ -96,14 +98,14 @@ def merged(
     adapter: Adapter,
     subfolder: Subfolder = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The folder; by default named after the adapter.")
+        Path | None, typer.Option("--output", "-o", help="Folder to write (default: named after the adapter).")
     ] = None,
     base: Base = None,
     dtype: Dtype = None,
     scale: Scale = 1.0,
     force: Force = False,
 ) -> None:
-    """Write base and adapter as one model of transformers, with its tokenizer.
+    """Merge the adapter into the base model and write it as one transformers model, with its tokenizer.
 
     Example: t2l export merged city-upper -o city-upper-model --dtype bfloat16
     """
@@ -123,7 +125,7 @@ def merged(
 def zip_(
     adapter: Adapter, subfolder: Subfolder = None, output: Output = None, scale: Scale = 1.0, force: Force = False
 ) -> None:
-    """Write a zip of the adapter's files, to hand to someone who has PEFT.
+    """Write the adapter's files into a zip, for someone who uses PEFT.
 
     Example: t2l export zip city-upper -o city-upper.zip
     """

@@ -56,38 +56,52 @@ if TYPE_CHECKING:
     from text2lora.modeling import Text2LoraModel
     from text2lora.standing import Standing
 
-NO_STATISTICS = "this checkpoint holds no statistics of its training descriptions"
+NO_STATISTICS = "this checkpoint has no statistics of its training descriptions"
 
 
 def make(
     descriptions: Annotated[
-        list[str] | None, typer.Argument(help="What the adapter should do, in plain words; several make several.")
+        list[str] | None,
+        typer.Argument(help="What the adapter should do, in plain words; several descriptions make several adapters."),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", help="Descriptions: a .txt with one a line, or a .jsonl of objects.")
+        Path | None,
+        typer.Option(
+            "--file", help="File of descriptions: .txt with one per line, or .jsonl with one object per line."
+        ),
     ] = None,
     shard: Annotated[
-        str | None, typer.Option(help="Make one part of the file's adapters, as 2/8: the second of eight machines.")
+        str | None,
+        typer.Option(
+            help="Make only one part of the file's adapters; 2/8 is the part of the second of eight machines."
+        ),
     ] = None,
     mix: Annotated[
-        str | None, typer.Option(help="Make one adapter between the descriptions, in these shares: 70,30.")
+        str | None,
+        typer.Option(help="Make one adapter from a mix of the descriptions, in these shares, such as 70,30."),
     ] = None,
     model: Model = DEFAULT,
     subfolder: Subfolder = None,
     encoder: Annotated[
-        str | None, typer.Option(help="Folder or Hub id of the text encoder, in place of the one the checkpoint names.")
+        str | None,
+        typer.Option(
+            help="Folder or Hub id of another copy of the text encoder (default: the one that the checkpoint names)."
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder; by default named after the text, or `adapters`.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder to write (default: named after the description; for several, `adapters`)."
+        ),
     ] = None,
     scale: Scale = 1.0,
     dtype: Dtype = None,
     fold_rslora: Annotated[
-        bool, typer.Option("--fold-rslora", help="Fold rsLoRA into alpha, for engines that ignore it.")
+        bool, typer.Option("--fold-rslora", help="Fold rsLoRA into alpha, for engines that ignore rsLoRA.")
     ] = False,
     device: Device = "auto",
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse a description that is far from all of training.")
+        bool, typer.Option("--strict", help="Refuse descriptions that are unlike all training descriptions.")
     ] = False,
     force: Force = False,
     push: Push = False,
@@ -97,7 +111,7 @@ def make(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a LoRA adapter from a sentence, or many from many.
+    """Make a LoRA adapter from a sentence, or many adapters from many sentences.
 
     Example: t2l make "Return the city in capitals." -o city-upper
     """
@@ -105,11 +119,11 @@ def make(
     if bool(descriptions) == bool(file):
         raise typer.BadParameter("give either descriptions or --file", param_hint="DESCRIPTION")
     if shard and not file:
-        raise typer.BadParameter("works on the descriptions of a --file", param_hint="--shard")
+        raise typer.BadParameter("works only with --file", param_hint="--shard")
     part = _parse_shard(shard) if shard else None
     many = file is not None or (len(descriptions or []) > 1 and mix is None)
     if many and (push or mix):
-        raise typer.BadParameter("works on one adapter at a time", param_hint="--push" if push else "--mix")
+        raise typer.BadParameter("works with one adapter at a time", param_hint="--push" if push else "--mix")
     wanted = parse_dtype(dtype)
     quiet()
     from text2lora.batch import AdapterSettings, choose_shard, read_descriptions
@@ -135,7 +149,7 @@ def _load(model: str, subfolder: str | None, encoder: str | None, device: str, t
 
 @dataclass
 class _Made:
-    """An adapter, where its descriptions stand, how long it took, and where it was put."""
+    """An adapter, how close its descriptions are to training, how long it took, and where it was put."""
 
     adapter: LoraAdapter
     standings: Sequence[Standing] | None
@@ -266,7 +280,7 @@ def refuse_far(standings: Sequence[Standing] | None) -> None:
 
     Raises:
         InvalidDescriptionError: one of them is.
-        CheckpointError: the checkpoint holds no statistics to tell by.
+        CheckpointError: the checkpoint has no statistics to compare with.
     """
     if standings is None:
         raise CheckpointError(f"{NO_STATISTICS}: leave out --strict")
@@ -276,12 +290,12 @@ def refuse_far(standings: Sequence[Standing] | None) -> None:
 
 
 def show_standings(standings: Sequence[Standing] | None) -> None:
-    """Print where each description stands, and a warning for one that is far from all training descriptions."""
+    """Print how close each description is to training, and a warning for one that is far from all of it."""
     if standings is None:
-        say(f"[dim]Standing[/] unknown: {NO_STATISTICS}")
+        say(f"[dim]Nearest training tasks:[/] unknown, because {NO_STATISTICS}")
         return
     for standing in standings:
-        say(f"[dim]Standing[/] {escape(str(standing))}")
+        say(escape(str(standing)))
         if standing.warning:
             err.print(f"[bold yellow]Warning:[/] {escape(standing.warning)}", highlight=False)
 
@@ -322,7 +336,7 @@ def _make_many(
         print_json(rows)
         return
     skipped = sum(row["skipped"] for row in rows)
-    there = f", {skipped} were there already" if skipped else ""
+    there = f", {skipped} existed already" if skipped else ""
     say(
         f"[bold green]{len(rows) - skipped} adapters[/] in {escape(str(output))}{there}  "
         f"({size(t2l.adapter_bytes)} each; {seconds:.1f} s)"
@@ -348,7 +362,7 @@ def _parse_shares(mix: str, count: int) -> list[float]:
         shares = []
     if count < 2 or len(shares) != count:
         raise typer.BadParameter(
-            f"{mix!r} for {count} descriptions: expected two or more, and a number for each, as 70,30",
+            f"{mix!r} for {count} descriptions: expected two or more descriptions and a share for each, such as 70,30",
             param_hint="--mix",
         )
     return shares

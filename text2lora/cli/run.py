@@ -48,35 +48,40 @@ PATIENCE = 0.05
 def run(
     adapter: Annotated[
         str | None,
-        typer.Argument(help="A folder or Hub id of a LoRA adapter; not with --do.", autocompletion=complete_adapter),
+        typer.Argument(
+            help="Folder or Hub id of a LoRA adapter; leave it out with --do.", autocompletion=complete_adapter
+        ),
     ] = None,
     inputs: Annotated[
-        list[str] | None, typer.Argument(help="One or more inputs; without any, the lines of a pipe.", metavar="input")
+        list[str] | None, typer.Argument(help="Inputs to answer (default: the lines of a pipe).", metavar="input")
     ] = None,
-    do: Annotated[str | None, typer.Option(help="In place of an adapter: what to do, in plain words.")] = None,
+    do: Annotated[str | None, typer.Option(help="What to do, in plain words, instead of an adapter.")] = None,
     model: Model = DEFAULT,
     labels: Annotated[
         list[str] | None,
-        typer.Option(help="The only answers allowed, as `urgent,later`; or give the option once for each."),
+        typer.Option(help="Allow only these answers, such as `urgent,later`; or repeat the option for each."),
     ] = None,
     subfolder: Subfolder = None,
     base: Base = None,
     max_new_tokens: MaxNewTokens = 64,
-    batch_size: Annotated[int, typer.Option(min=1, help="Inputs that are answered at a time.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of inputs to answer at a time.")] = 32,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Answer inputs with an adapter, or with a sentence in its place.
+    """Answer inputs with an adapter, or with a sentence that says what to do.
 
-    In a terminal, the answers of the base model are shown beside those of the adapter. In a pipe, each line of input
-    gets a line with the answer alone, and --json gives an object a line, with the probabilities of --labels.
+    In a terminal, you see the base model's answers next to the adapter's.
+    In a pipe, you get one line for each line of input: the adapter's answer,
+    or with --json an object, which includes the probabilities of --labels.
 
     Example: t2l run city-upper "order A1234: 2 x tent for Ada Berg, ship to Oslo, total $80.00, 2024-05-01"
     """
     if do is not None:
         inputs, adapter = [*([] if adapter is None else [adapter]), *(inputs or [])], None
         if base:
-            raise typer.BadParameter("goes with an adapter; with --do, --model decides the base", param_hint="--base")
+            raise typer.BadParameter(
+                "works only with an adapter; with --do, --model decides the base model", param_hint="--base"
+            )
     elif adapter is None:
         raise typer.BadParameter("missing: name an adapter, or say what to do with --do", param_hint="ADAPTER")
     check_texts([do or "", *(inputs or []), *(labels or [])], "INPUT")

@@ -16,16 +16,19 @@ def train(
     recipes: Annotated[
         list[str],
         typer.Argument(
-            help="Names of bundled recipes, or YAML files; they run in this order.", autocompletion=complete_recipe
+            help="Names of bundled recipes, or YAML files; they run in the given order.", autocompletion=complete_recipe
         ),
     ],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting: KEY=VALUE, as sft.fit.steps=100.")
+        list[str] | None,
+        typer.Option("--set", help="Change a setting of the recipe, such as sft.fit.steps=100; may be repeated."),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Gets one folder per recipe.")] = Path("runs"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from where a run was broken off.")] = False,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the results, with one folder per recipe.")
+    ] = Path("runs"),
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
 ) -> None:
-    """Train what a recipe describes: a hypernetwork (kind `sft` or `recon`), or LoRAs without one (kind `lora`).
+    """Run a training recipe: for a hypernetwork (kind `sft` or `recon`), or for LoRAs without one (kind `lora`).
 
     Example: t2l train examples/ten-tasks/recipe.yaml --set sft.fit.steps=200
     """

@@ -23,22 +23,28 @@ def ui(
         typer.Option(
             "--model",
             "-m",
-            help="A checkpoint that visitors may choose, `nano` by default; may be given again. A folder inside a Hub "
-            "repository follows its id: OWNER/NAME/FOLDER.",
+            help="Checkpoint that visitors may choose; may be repeated (default: `nano`). For a folder inside a Hub "
+            "repository, use OWNER/NAME/FOLDER.",
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets the network in.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="By default the first free one from 7860.")] = None,
-    share: Annotated[bool, typer.Option("--share", help="Give it a public address, through a Gradio server.")] = False,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets in everyone on the network.")
+    ] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Port to listen on (default: the first free one from 7860).")] = None,
+    share: Annotated[
+        bool, typer.Option("--share", help="Give the page a public address, through a Gradio server.")
+    ] = False,
     device: Device = "auto",
     use_login: Annotated[
-        bool, typer.Option("--use-login", help="Push with this machine's login of the Hub where no token is typed.")
+        bool, typer.Option("--use-login", help="Use this machine's Hub login for pushes without a token.")
     ] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.", rich_help_panel=LIMITS)] = 128,
-    max_input: Annotated[int, typer.Option(min=1, help="Characters of an input.", rich_help_panel=LIMITS)] = 4000,
-    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait.", rich_help_panel=LIMITS)] = 32,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest answer, in tokens.", rich_help_panel=LIMITS)
+    ] = 128,
+    max_input: Annotated[int, typer.Option(min=1, help="Longest input, in characters.", rich_help_panel=LIMITS)] = 4000,
+    max_queue: Annotated[int, typer.Option(min=1, help="Most requests that may wait.", rich_help_panel=LIMITS)] = 32,
 ) -> None:
-    """Try descriptions in the browser: make, chat, compare, download and push.
+    """Open a web app to make, try, compare, download and push adapters.
 
     Example: t2l ui --model nano --model ./my-checkpoint
     """

@@ -182,7 +182,7 @@ class ServerBackend:
         known = self._server.models()
         for name in [model, *adapters]:
             if known and name not in known:
-                raise ServerError(f"{self._server.url} serves no model {name!r}: it has {', '.join(known[:9])}")
+                raise ServerError(f"{self._server.url} does not serve a model {name!r}: it has {', '.join(known[:9])}")
 
     @contextlib.contextmanager
     def use(self, adapter: str | None) -> Iterator[None]:

@@ -28,9 +28,9 @@ CONDITIONS = {
     "matched": "the task's description",
     "paraphrased": "another wording of it",
     "shuffled": "another task's description",
-    "junk": "no description of anything",
-    "average": "one adapter between all descriptions",
-    "none": "the base alone",
+    "junk": "text that describes nothing",
+    "average": "one adapter from the mean of all descriptions",
+    "none": "the base model alone",
 }
 MAX_COMPARED = 100
 """Tasks whose adapters are compared with each other: more would fill the memory, and no plot shows them."""
@@ -124,18 +124,18 @@ class ConditioningReport:
                 )
             return (
                 f"the adapters lower the loss on these {len(self.tasks)} tasks by {self.gain.value:.3f} ({seen}), but "
-                f"the 95 % interval, {self.gain.low:.3f} to {self.gain.high:.3f}, reaches zero: that may be chance, so "
-                "that nothing is said of the description; check with more tasks"
+                f"the 95 % interval, {self.gain.low:.3f} to {self.gain.high:.3f}, includes zero: the gain may be due "
+                "to chance, so nothing can be said about the descriptions; check with more tasks"
             )
         share, low, high = (round(100 * value) for value in self.explained)
         interval = f"95 % interval {low} to {high} %"
         if low <= 0:
             return (
-                f"whether the description explains any of the adapters' gain cannot be told from chance "
+                f"the share of the adapters' gain that the description explains may be due to chance "
                 f"({share} %; {interval})"
             )
         return (
-            f"the description explains {share} % of the adapters' gain ({interval}): that much is lost with another "
+            f"the description explains {share} % of the adapters' gain ({interval}): this share is lost with another "
             f"task's description; the loss is {loss['matched']:.3f} with the right one, {loss['none']:.3f} without an "
             f"adapter and {loss['shuffled']:.3f} with another task's"
         )
@@ -221,7 +221,7 @@ def check_conditioning(
         TrainingError: fewer than two tasks.
     """
     if len(tasks) < 2:
-        raise TrainingError(f"{len(tasks)} task(s) to check with: expected two or more, to swap their descriptions")
+        raise TrainingError(f"expected two or more tasks, whose descriptions can be swapped, got {len(tasks)}")
     model.eval()
     injector = LoraInjector(base.eval(), model.config)
     everyone = list(range(len(tasks)))

@@ -58,7 +58,8 @@ def load_tasks(name: str, data: Path | None = None, shots: int = 3, limit: int |
         close = difflib.get_close_matches(name, BENCHMARKS, 1)
         hint = f"did you mean {close[0]!r}? Otherwise " if close else ""
         raise EvaluationError(
-            f"{name!r} is no task: {hint}expected {', '.join(BENCHMARKS)}, lm_eval:NAME, or a file or folder of tasks"
+            f"{name!r} is not a task: {hint}expected {', '.join(BENCHMARKS)}, lm_eval:NAME, or a file or folder of "
+            "tasks"
         )
     try:
         found = read_tasks(Path(name), described=False)
@@ -79,7 +80,7 @@ def _set_aside(
         aside, examples = examples[:shots], examples[shots:]
     if not examples:
         raise EvaluationError(
-            f"{task.name} has nothing left to score after {len(aside)} examples for demonstrations: give more, or "
+            f"{task.name} has no examples left to score, after {len(aside)} for demonstrations: add some, or use "
             "--shots 0"
         )
     return TaskData(task, examples[:limit], aside[:shots])
@@ -99,7 +100,9 @@ def _turns(name: str, prompt: Prompt) -> list[str]:
     rest = [message for message in messages if message["role"] != "system"]
     expected = ["user", "assistant"] * (len(rest) // 2) + ["user"]
     if [message["role"] for message in rest] != expected:
-        raise EvaluationError(f"{name} has messages of {', '.join(m['role'] for m in rest)}: expected the user's last")
+        raise EvaluationError(
+            f"{name} has messages of {', '.join(m['role'] for m in rest)}: expected the last one to be the user's"
+        )
     first, *others = [message["content"] for message in rest]
     return ["\n\n".join([*system, first]), *others]
 
@@ -148,7 +151,7 @@ def _hub_rows(task: EvalTask, shots: int, limit: int | None) -> tuple[list[Row],
         import datasets
     except ImportError as error:
         raise MissingExtraError(
-            f"{task.name} comes from the Hub through datasets: {install_command('eval')}, or pass --data"
+            f"{task.name} is loaded from the Hub with datasets: {install_command('eval')}, or pass --data"
         ) from error
 
     def rows(split: str, count: int | None) -> list[Row]:
@@ -160,5 +163,5 @@ def _hub_rows(task: EvalTask, shots: int, limit: int | None) -> tuple[list[Row],
     except Exception as error:  # of many kinds: of the Hub, of Arrow, of the data set
         reason = hub_fault(error, source.path) or str(error).strip().split("\n")[0]
         raise EvaluationError(
-            f"the data set {source.path} cannot be read ({reason}): pass --data for a file"
+            f"the data set {source.path} cannot be read ({reason}): use --data to read it from a file"
         ) from error

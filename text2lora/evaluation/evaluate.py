@@ -68,7 +68,7 @@ def evaluate(
     own = [name for name in tasks if not name.startswith(PREFIX)]
     theirs = [name.removeprefix(PREFIX) for name in tasks if name.startswith(PREFIX)]
     if theirs and server:
-        raise EvaluationError(f"{PREFIX}{theirs[0]} needs the model in this process: leave out --server")
+        raise EvaluationError(f"{PREFIX}{theirs[0]} cannot be run on a server: leave out --server")
     conditions = make_conditions([*places], description, shots)
     report("reading the tasks")
     sets = [found for name in own for found in load_tasks(name, data, shots, limit)]

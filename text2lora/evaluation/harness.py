@@ -121,7 +121,7 @@ def check_tasks(tasks: Sequence[TaskData], allow_code_execution: bool) -> None:
         raise EvaluationError(f"two tasks have the same name {twice[0]!r}: rename one, or its file")
     if AVERAGE in names:
         raise EvaluationError(
-            f"a task is called {AVERAGE!r}, as the figures over all tasks are: rename it, or its file"
+            f"a task cannot be called {AVERAGE!r}, the name of the figures over all tasks: rename it, or its file"
         )
     for data in tasks:
         if data.task.runs_code:

@@ -126,7 +126,9 @@ def _samples(
     listed = [metric["metric"] for metric in config.get("metric_list") or []]
     metric = next((name for name in [*listed, *first.get("metrics", [])] if name in first), None)
     if metric is None or not isinstance(first[metric], int | float):
-        raise EvaluationError(f"{PREFIX}{task} has no score by question: choose a task with accuracy or exact match")
+        raise EvaluationError(
+            f"{PREFIX}{task} has no score for each question: choose a task with accuracy or exact match"
+        )
     rows = sorted((row for row in found if row.get("filter") == first.get("filter")), key=lambda row: row["doc_id"])
     return [
         Sample(

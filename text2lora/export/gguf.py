@@ -47,7 +47,7 @@ TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 
 OF_DTYPE = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
-MODELFILE_NOTE = "# Ollama up to 0.34.0 takes adapters; a later one takes the GGUF file of a merged model."
+MODELFILE_NOTE = "# Ollama up to 0.34.0 loads adapters; later versions need the GGUF file of a merged model."
 
 
 def export_gguf(
@@ -135,7 +135,7 @@ def write_modelfile(path: str | os.PathLike[str], base: str) -> Path:
         base = base if os.path.isabs(base) or base.startswith(".") else f"./{base}"
     for name in (base, adapter.name):
         if not name.strip() or not name.isprintable():
-            raise OutputError(f"{name!r} cannot stand in a Modelfile: expected printable characters")
+            raise OutputError(f"{name!r} cannot be written into a Modelfile: expected printable characters")
     write_atomically(target, f"{MODELFILE_NOTE}\nFROM {base}\nADAPTER ./{adapter.name}\n")
     return target
 

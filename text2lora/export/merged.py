@@ -53,13 +53,13 @@ def export_merged(
     Raises:
         CheckpointError: the adapter is for another base, the base is quantised or cannot be loaded, or a weight is too
             large for float16.
-        OutputError: the folder cannot be written or holds something, or the size of a file is none.
+        OutputError: the folder cannot be written or contains something, or `max_shard_size` is not a size.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     target = Path(path)
     if not re.fullmatch(r"[1-9]\d*(\.\d+)?[KMGT]B", max_shard_size):
-        raise OutputError(f"the size of a file is {max_shard_size!r}: expected one such as 5GB or 500MB")
+        raise OutputError(f"max_shard_size is {max_shard_size!r}: expected a size such as 5GB or 500MB")
     if not force and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise OutputError(f"{target} exists: choose another folder, or replace a model with --force (force=True)")
     check_output(target, MERGED_FILES, "a merged model")

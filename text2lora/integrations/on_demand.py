@@ -71,7 +71,7 @@ class OnDemandSettings:
         for name in given:
             if name not in known:
                 close = difflib.get_close_matches(name, known, 1, 0)[0]
-                raise ServingError(f"{VARIABLES}{name} is no setting: did you mean {VARIABLES}{close}?")
+                raise ServingError(f"{VARIABLES}{name} is not a setting: did you mean {VARIABLES}{close}?")
 
         def number(name: str, default: float) -> float:
             text = given.get(name, str(default))
@@ -164,7 +164,7 @@ class AdaptersOnDemand:
         text = check_description(description)
         if len(text) > MAX_CHARACTERS:
             raise InvalidDescriptionError(
-                f"the description has {len(text):,} characters: expected {MAX_CHARACTERS:,} at most"
+                f"the description has {len(text):,} characters: expected at most {MAX_CHARACTERS:,}"
             )
         with self._loading:
             model, cache, decided = self._model, self._cache, self._digest

@@ -167,7 +167,7 @@ def check_inputs(target: Path, resume: bool, values: object, tensors: Mapping[st
     path, now = target / INPUTS_NAME, digest(values, tensors)
     if resume and path.is_file() and path.read_text(encoding="utf-8").strip() != now:
         raise TrainingError(
-            f"the files named in the recipe have changed since {target} was begun: begin anew in another folder"
+            f"the files named in the recipe have changed since {target} was started: start again in another folder"
         )
     write_atomically(path, now + "\n")
 

@@ -108,7 +108,9 @@ def load_best(output_dir: Path, module: nn.Module) -> None:
             _restore(module, torch.load(path, map_location="cpu", weights_only=True))
         except Exception as error:  # torch raises many types
             reason = " ".join(str(error).split())[:200]
-            raise TrainingError(f"{path}, the best weights, cannot be read ({reason}): begin anew") from error
+            raise TrainingError(
+                f"{path}, the best weights, cannot be read ({reason}): start again in another folder"
+            ) from error
 
 
 def save_checkpoint(output_dir: Path, model: PreTrainedModel, **options: Any) -> None:

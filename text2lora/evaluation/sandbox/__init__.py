@@ -104,7 +104,7 @@ def run_program(source: str, limits: CodeLimits | None = None) -> CodeResult:
     if wrapper and code > 128:
         code = 128 - code  # as bubblewrap tells that a signal ended the program
     if wrapper and code == 1 and said.startswith("bwrap: "):
-        raise EvaluationError(f"generated code cannot be confined here ({last}): nothing of it was run")
+        raise EvaluationError(f"generated code cannot be confined here ({last}), so it was not run")
     if code == confined.CANNOT_CONFINE:
         raise EvaluationError(
             f"generated code cannot be confined here ({last}): run it on Linux, x86-64 or ARM64, with seccomp"
@@ -117,7 +117,7 @@ def run_program(source: str, limits: CodeLimits | None = None) -> CodeResult:
         return CodeResult(False, f"computed longer than {limits.seconds} s")
     if code < 0:
         return CodeResult(False, f"died of {signal.Signals(-code).name}")
-    return CodeResult(False, last if code == 1 else "left before its end")
+    return CodeResult(False, last if code == 1 else "exited before its end")
 
 
 PROBE = """
@@ -142,4 +142,4 @@ def check_sandbox() -> None:
     """
     result = run_program(PROBE)
     if not result.passed:
-        raise EvaluationError(f"generated code is not safely confined here ({result.reason}): nothing of it was run")
+        raise EvaluationError(f"generated code is not safely confined here ({result.reason}), so it was not run")

@@ -83,7 +83,7 @@ def confine(memory: int, seconds: int, output: int) -> None:
     """
     machine = platform.machine()
     if sys.platform != "linux" or machine not in ARCHITECTURES:
-        raise OSError(f"{sys.platform} on {machine} has no filter of system calls here")
+        raise OSError(f"{sys.platform} on {machine} cannot filter system calls")
     import resource  # not on Windows
 
     limits = {"AS": memory, "FSIZE": output, "CORE": 0, "NOFILE": 64, "STACK": 64 << 20}
@@ -99,7 +99,7 @@ def confine(memory: int, seconds: int, output: int) -> None:
     no_new_privileges, set_seccomp, mode_filter = 38, 22, 2
     for call in ((no_new_privileges, 1, 0, 0, 0), (set_seccomp, mode_filter, ctypes.byref(filter_program), 0, 0)):
         if libc.prctl(*(ctypes.c_ulong(value) if isinstance(value, int) else value for value in call)):
-            raise OSError(ctypes.get_errno(), "prctl refuses the filter of system calls")
+            raise OSError(ctypes.get_errno(), "the kernel refuses to filter system calls (prctl)")
 
 
 def main() -> None:
