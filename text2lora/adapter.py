@@ -38,12 +38,13 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 @dataclass(frozen=True, repr=False)
 class LoraAdapter(Lora):
-    """One LoRA.
+    """One LoRA adapter.
 
     Attributes:
-        weights: by PEFT's key, as `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight` [r, in].
-        spec: rank, alpha, target modules and base.
-        metadata: where it comes from: description, checkpoint, encoder, library version.
+        weights: the matrices by their keys in PEFT, such as
+            `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight` [r, in].
+        spec: the rank, alpha, target modules and base model.
+        metadata: where the adapter comes from: description, checkpoint, encoder, library version.
     """
 
     @property
@@ -76,10 +77,10 @@ class LoraAdapter(Lora):
         return f"<table>{''.join(rows)}</table>"
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> LoraAdapter:
-        """The adapter with its weights in another dtype or on another device; None leaves them.
+        """The adapter with its weights in another dtype or on another device; None keeps the current one.
 
         Raises:
-            CheckpointError: not a dtype for weights, not a device that there is, or a weight is too large for it.
+            CheckpointError: the dtype or the device cannot be used, or a weight is too large for the dtype.
         """
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in DTYPES):
             names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
@@ -93,13 +94,14 @@ class LoraAdapter(Lora):
         return dataclasses.replace(self, weights=weights)
 
     def scaled(self, scale: float) -> LoraAdapter:
-        """The adapter with its effect on the base multiplied by `scale`; only `lora_alpha` changes.
+        """The adapter with its effect on the base model multiplied by `scale`; only `lora_alpha` changes.
 
         1.0 is as trained. The tables of the Text-to-LoRA paper were measured without the rsLoRA that the released
-        checkpoints were trained with, at alpha / r in place of alpha / sqrt(r): a scale of 1/sqrt(r) gives that.
+        checkpoints were trained with, at alpha / r instead of alpha / sqrt(r). For that strength, use a scale of
+        1/sqrt(r).
 
         Raises:
-            CheckpointError: not a number from 0 upwards.
+            CheckpointError: `scale` is not a number from 0 upwards.
         """
         factor = check_scale(scale)
         alpha = self.spec.lora_alpha * factor
@@ -113,24 +115,24 @@ class LoraAdapter(Lora):
         return dataclasses.replace(self, spec=spec) if self.spec.use_rslora else self
 
     def shareable(self) -> LoraAdapter:
-        """The adapter to give away: a base that is a path on this machine is no longer named."""
+        """The adapter without the base model's name, if that is a path on this machine."""
         return dataclasses.replace(self, spec=LoraSpec(**without_paths(dataclasses.asdict(self.spec))))
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], dtype: torch.dtype | None = None, fold_rslora: bool = False
     ) -> Path:
-        """Write `adapter_config.json`, `adapter_model.safetensors` and a card.
+        """Write `adapter_config.json`, `adapter_model.safetensors` and a model card.
 
-        The folder appears at once and whole, or not at all; one that already holds an adapter is replaced. The same
-        adapter gives the same bytes in every process. The Hub is not contacted.
+        The folder appears complete or not at all, and replaces an adapter that was there. The same adapter gives the
+        same bytes in every process. The Hub is not contacted.
 
         Args:
-            save_directory: the folder.
-            dtype: of the file; None keeps the adapter's.
-            fold_rslora: write the `folded` adapter.
+            save_directory: the folder to write.
+            dtype: the dtype of the file; None keeps the adapter's.
+            fold_rslora: whether to write the `folded` adapter.
 
         Raises:
-            OutputError: the folder cannot be written, or holds something that is not an adapter.
+            OutputError: the folder cannot be written, or contains something that is not an adapter.
             CheckpointError: see `to`.
         """
         if not isinstance(fold_rslora, bool):
@@ -163,23 +165,24 @@ class LoraAdapter(Lora):
         commit_message: str | None = None,
         force: bool = False,
     ) -> CommitInfo:
-        """Put the adapter on the Hub, in one commit; the repository is made where there is none.
+        """Push the adapter to the Hub in one commit, and create the repository if it does not exist.
 
         Args:
-            repo_id: `USER/NAME`, `ORGANIZATION/NAME`, or `NAME` for one of your own.
-            private: for a new repository; None is the owner's default.
-            token: a token of the Hub; None takes HF_TOKEN or the one of `hf auth login`.
-            revision: the branch, made where there is none; None is the default one.
-            create_pr: open a pull request.
+            repo_id: the repository: `USER/NAME`, `ORGANIZATION/NAME`, or `NAME` for one of your own.
+            private: whether a new repository is private; None is the owner's default.
+            token: a Hub token; None uses HF_TOKEN or the token from `hf auth login`.
+            revision: the branch to push to, which is created if it does not exist; None is the default branch.
+            create_pr: whether to open a pull request instead of pushing directly.
             commit_message: the commit's summary.
-            force: write into a repository that holds something else than an adapter of text2lora; its other files
-                stay.
+            force: whether to write into a repository that contains something other than a text2lora adapter; its other
+                files stay.
 
         Returns:
             The commit: `repo_url`, `oid`, `pr_url`.
 
         Raises:
-            HubError: not logged in, no right to write, something else is there, or the Hub cannot be reached.
+            HubError: you are not logged in or may not write there, the repository contains something else, or the Hub
+                cannot be reached.
         """
         target = push_target(repo_id, "adapter", token=token, revision=revision, create_pr=create_pr, force=force)
         with tempfile.TemporaryDirectory() as parent:
@@ -203,19 +206,19 @@ class LoraAdapter(Lora):
         revision: str | None = None,
         **hub: Any,
     ) -> LoraAdapter:
-        """Read an adapter in PEFT's layout.
+        """Read an adapter in PEFT's format.
 
         Args:
             directory: a folder or a Hub id.
-            subfolder: inside it.
-            revision: a branch, tag or commit; configuration and weights come from the one commit that it is now.
-            **hub: `token`, `cache_dir`, `local_files_only`.
+            subfolder: the folder of the adapter inside `directory`.
+            revision: a branch, tag or commit; configuration and weights come from the commit that it points to.
+            **hub: options for the Hub: `token`, `cache_dir`, `local_files_only`.
 
         Returns:
-            The adapter; its metadata are those of its card, and of one from the Hub also repository and commit.
+            The adapter. Its metadata come from its model card, with the repository and commit of one from the Hub.
 
         Raises:
-            CheckpointError: there is none, or it is not a plain LoRA.
+            CheckpointError: there is no adapter, or it is not a plain LoRA.
         """
         directory = check_path(directory)
         commit = resolve_commit(directory, revision, **hub)
@@ -235,18 +238,18 @@ class LoraAdapter(Lora):
     def apply_to(self, model: PreTrainedModel | PeftModel, adapter_name: str = "default") -> PeftModel:
         """Attach the adapter to a live model, in the model's dtype and on its device, and make it the active one.
 
-        A plain model is wrapped, and one that was wrapped here before is found in its wrapper; on a PeftModel a new
-        name adds an adapter and a known one is replaced. Under the same rank and modules that is a copy into the live
-        parameters, whatever the scale: under a millisecond for 64 small modules, and safe for a compiled model. The
-        result is in eval mode and no LoRA in it requires a gradient. Merged adapters are unmerged first.
+        A plain model is wrapped, or its earlier wrapper is used again. On a PeftModel, a new name adds an adapter and a
+        known name replaces one. If rank and modules are the same, replacing only copies into the live parameters,
+        whatever the scale: this takes less than a millisecond for 64 small modules, and is safe for a compiled model.
+        The result is in eval mode, and no LoRA in it requires a gradient. Merged adapters are unmerged first.
 
         Args:
-            model: the base, in any dtype or quantised, or a PeftModel around it.
-            adapter_name: a word; PEFT takes no dot and no part of `lora_` in it.
+            model: the base model, in any dtype or quantised, or a PeftModel around it.
+            adapter_name: the adapter's name in the model, a word without dots or parts of `lora_`.
 
         Raises:
-            CheckpointError: the model has not the modules or shapes of this adapter, is wrapped for something else, or
-                the name cannot be one.
+            CheckpointError: the model does not have the modules or shapes of this adapter or is wrapped for something
+                else, or the name cannot be used.
         """
         from text2lora.live import attach
 
@@ -280,7 +283,7 @@ def check_scale(scale: float) -> float:
     """The scale as a Python float.
 
     Raises:
-        CheckpointError: not a number from 0 upwards.
+        CheckpointError: `scale` is not a number from 0 upwards.
     """
     try:
         number = float(scale)

@@ -22,18 +22,19 @@ def combine(adapters: Sequence[LoraAdapter], weights: Sequence[float], method: M
     """Make one adapter whose effect is the weighted sum of several.
 
     Args:
-        adapters: for one base, with the same target modules.
-        weights: one each, of either sign; they are not made to sum to 1.
-        method: `cat` is the exact sum of the delta W, at the sum of the ranks. `svd` is the best approximation of
-            that sum at the largest of the ranks. `linear` adds up the As and the Bs, each with the root of its weight,
-            at their common rank: cheap, and a rough approximation, since it multiplies each A with every B too.
+        adapters: the adapters to add up, for the same base model and with the same target modules.
+        weights: one number for each adapter, of either sign; they are not normalised to sum to 1.
+        method: how to add: `cat` gives the exact sum of the delta W, whose rank is the sum of the ranks. `svd` gives
+            the best approximation of that sum at the largest of the ranks. `linear` adds up the As and the Bs, each
+            with the root of its weight, at their common rank; this is cheap, but a rough approximation, because it
+            also multiplies each A with every B.
 
     Returns:
         The adapter, with alpha = r and no rsLoRA, in the first one's dtype. Its metadata names the parts, with their
         commits if they are from the Hub, and what all of them have in common.
 
     Raises:
-        CheckpointError: adapters that do not go together, or weights that are not one number each.
+        CheckpointError: the adapters do not fit together, or there is not one number for each of them.
     """
     if not isinstance(adapters, Sequence) or not all(isinstance(adapter, LoraAdapter) for adapter in adapters):
         raise CheckpointError(f"adapters are {shown(adapters)}: expected a list of LoraAdapters")
@@ -68,11 +69,11 @@ def combine(adapters: Sequence[LoraAdapter], weights: Sequence[float], method: M
 def cosine_matrix(adapters: Sequence[LoraAdapter]) -> torch.Tensor:
     """How alike the effects of adapters are: the cosine of their delta W over all modules, [n, n] in float64.
 
-    By <B1 A1, B2 A2> = sum of (B1' B2) * (A1 A2'), matrices of the size of the ranks: delta W itself is never made. An
-    adapter of zeros has a cosine of 0 with every other.
+    It is computed as <B1 A1, B2 A2> = sum of (B1' B2) * (A1 A2'), from matrices of the size of the ranks, without
+    forming delta W. An adapter of zeros has a cosine of 0 with every other.
 
     Raises:
-        CheckpointError: adapters that are not for the same modules.
+        CheckpointError: the adapters are not for the same modules.
     """
     first = adapters[0]
     if any(_features(other) != _features(first) for other in adapters[1:]):

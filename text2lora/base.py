@@ -173,10 +173,10 @@ def load_base_with_tokenizer(
 
 
 def base_model_path(name: str = DEFAULT) -> str:
-    """The folder of a base model that ships with the package; `AutoModelForCausalLM.from_pretrained` loads it.
+    """The folder of a base model that ships with the package, for `AutoModelForCausalLM.from_pretrained`.
 
     Raises:
-        CheckpointError: there is none of that name.
+        CheckpointError: no base model of that name ships with the package.
     """
     if not isinstance(name, str) or name not in BASES:
         raise CheckpointError(f"no built-in base model {shown(name)}: expected one of {', '.join(BASES)}")

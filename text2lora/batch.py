@@ -1,4 +1,4 @@
-"""Many adapters in one go: a list of descriptions in, a folder each out, resumable."""
+"""Many adapters in one resumable run: from a list of descriptions to a folder for each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """How adapters are written, besides their description: see `generate_lora` and `LoraAdapter.save_pretrained`."""
+    """How adapters are written: the options of `generate_lora` and `LoraAdapter.save_pretrained`."""
 
     scale: float = 1.0
     dtype: torch.dtype | None = None
@@ -40,22 +40,22 @@ class Made(NamedTuple):
 
 
 def folder_name(description: str, model: str, settings: AdapterSettings) -> str:
-    """A readable name that two different adapters do not share: words, and a digest of all that decides the adapter.
+    """A readable and unique name for an adapter's folder: words, and a digest of everything that decides the adapter.
 
     Args:
-        description: of the adapter.
-        model: the digest of what makes it, `Text2LoraModel.digest`.
-        settings: how it is written.
+        description: the adapter's description.
+        model: the digest of the model that makes it, `Text2LoraModel.digest`.
+        settings: how the adapter is written.
     """
     return f"{slug(description)}-{digest([description, model, asdict(settings)])[:10]}"
 
 
 def read_descriptions(path: Path) -> list[str]:
-    """The descriptions in a file: one a line, or, in a `.jsonl`, one `{"description": ...}` a line. Blank lines are
-    passed over.
+    """Read the descriptions in a file. Each line is a description, or in a `.jsonl` file, `{"description": ...}`. Blank
+    lines are skipped.
 
     Raises:
-        InvalidDescriptionError: a line that holds none; the message names it.
+        InvalidDescriptionError: a line has no description that can be used; the message names the line.
         OutputError: the file cannot be read.
     """
     lines = read_text(path, OutputError).split("\n")  # splitlines would also cut at U+2028
@@ -78,14 +78,14 @@ def read_descriptions(path: Path) -> list[str]:
 
 
 def choose_shard(descriptions: Sequence[str], number: int, count: int) -> list[str]:
-    """The descriptions of one machine of many, so that each falls to exactly one.
+    """Choose the descriptions for one of several machines, so that each description belongs to exactly one.
 
-    A description's shard depends on its text alone: a list that grows or is sorted anew keeps its split.
+    A description's shard depends only on its text, so you can sort the list or add to it without changing the split.
 
     Args:
-        descriptions: all of them.
-        number: of the shard, from 1 to `count`.
-        count: of shards.
+        descriptions: all descriptions.
+        number: the number of the shard, from 1 to `count`.
+        count: the number of shards.
     """
 
     def shard(text: str) -> int:
@@ -101,21 +101,21 @@ def write_adapters(
     settings: AdapterSettings | None = None,
     force: bool = False,
 ) -> Iterator[Made]:
-    """Write an adapter for each description, several in a pass of the hypernetwork.
+    """Write an adapter for each description, several in each pass of the hypernetwork.
 
-    An adapter whose folder is there is not made again, so that the same call goes on where it was broken off: folders
-    appear whole or not at all, and their names hold a digest of all that decides an adapter: description, settings, the
-    checkpoint's weights and config, and the text encoder. A description that stands twice is made once.
+    To continue an interrupted run, make the same call again: adapters whose folders exist are not made again. A folder
+    appears complete or not at all, and its name contains a digest of everything that decides the adapter: description,
+    settings, the checkpoint's weights and config, and the text encoder. A description that occurs twice is made once.
 
     Args:
-        model: makes the adapters.
-        descriptions: what they should do; every one is checked before the first is made.
-        output_dir: gets a folder per adapter.
-        settings: see `AdapterSettings`.
-        force: make those again whose folders are there.
+        model: the model that makes the adapters.
+        descriptions: what the adapters should do; all are checked before the first adapter is made.
+        output_dir: the folder that gets one folder for each adapter.
+        settings: how the adapters are written.
+        force: whether to make adapters again whose folders exist.
 
     Yields:
-        Each adapter, when it is on disk: those that were there first, then the new ones in the order given.
+        Each adapter, when it is on disk: first those that existed, then the new ones in the given order.
 
     Raises:
         InvalidDescriptionError: see `check_description`.

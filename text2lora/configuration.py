@@ -44,7 +44,7 @@ def own_errors(cls: Config) -> Config:
 @own_errors
 @strict
 class Text2LoraConfig(PreTrainedConfig):
-    """The configuration of a [`Text2LoraModel`]. `from_base_config` fills in what follows from the base model.
+    """The configuration of a [`Text2LoraModel`]. `from_base_config` derives the names and shapes from a base model.
 
     Attributes:
         base_model_name_or_path: the model that the adapters are for; a path, a Hub id or `nano`.
@@ -55,31 +55,31 @@ class Text2LoraConfig(PreTrainedConfig):
         encoder_normalize: L2-normalise the vector and multiply it by sqrt(d), so that its entries are near one.
         encoder_normalize_layers: do so for the part of each of the `encoder_layers` by itself.
         encoder_layers: hidden states to read, as in `output_hidden_states`; several are concatenated.
-        encoder_max_length: in tokens; longer descriptions are cut.
+        encoder_max_length: the longest description, in tokens; longer ones are cut.
         encoder_full_stop: end a description whose last character is a letter with a full stop.
-        encoder_dtype: of the encoder's weights, as `float32`; None takes the encoder's own.
+        encoder_dtype: the dtype of the encoder's weights, such as `float32`; None is the encoder's own.
         encoder_instruction: a template with `{description}` in it, or None for the description itself.
-        one_hot_tasks: names of tasks, in place of a text encoder: a description is then one of them, and its embedding
-            is one-hot. Such a hypernetwork knows no other tasks; it is a baseline.
-        task_emb_size: features of a task embedding, d.
+        one_hot_tasks: names of tasks, which replace the text encoder: a description is then one of these names, and its
+            embedding is one-hot. Such a hypernetwork knows no other tasks; it is a baseline.
+        task_emb_size: the number of features of a task embedding, d.
         task_encoder: `pooled` is the paper's linear map of one vector; `tokens` lets learned latent queries attend
             to the states of all tokens of the description. `softmax`, `vq` and `discrete` read one vector and choose
             among `codebook_size` codes; `discrete` has no layer and module embeddings either.
         task_encoder_latents, task_encoder_width, task_encoder_layers, task_encoder_heads: sizes of `tokens`.
         latent_size: width L of the trunk; half of it is the task's, a quarter the layer's and the module's each.
         head_input_size: width H before the heads.
-        head: `large` gives A and B at once, `medium` one of the two, `rankwise` one rank of both, `small` one rank of
-            one of the two. `mixture` has no trunk: it writes `head_input_size` coefficients for each A and each B,
-            which mix as many learned matrices that all layers share.
-        rank_position: how `rankwise` and `small` are told the rank.
+        head: how the heads write: `large` writes A and B at once, `medium` one of the two, `rankwise` one rank of both,
+            `small` one rank of one of the two. `mixture` has no trunk: it writes `head_input_size` coefficients for
+            each A and each B, which mix as many learned matrices that all layers share.
+        rank_position: how `rankwise` and `small` encode the rank.
         head_bias: whether heads have a bias.
-        output_std: whether heads give z-scores, to be multiplied by a standard deviation per weight.
+        output_std: whether heads write z-scores, which are multiplied by a standard deviation for each weight.
         offset: whether a learned adapter, the same for all tasks, is added to the heads' output.
-        dropout: in the trunk, in training only.
-        num_layers: layers N of the base that get a LoRA.
-        target_modules: the linear modules that get one. Their order is part of the weights.
-        module_shapes: (in, out) features of each.
-        module_paths: the name of each in the base model, with `{layer}` for the layer's number.
+        dropout: the dropout rate of the trunk in training.
+        num_layers: the number N of base model layers that get a LoRA.
+        target_modules: the linear modules that get a LoRA. Their order is part of the weights.
+        module_shapes: (in, out) features of each target module.
+        module_paths: the path of each target module in the base model, with `{layer}` for the layer's number.
         lora_r, lora_alpha, use_rslora: as `r`, `lora_alpha` and `use_rslora` of `peft.LoraConfig`.
     """
 
@@ -172,17 +172,17 @@ class Text2LoraConfig(PreTrainedConfig):
     def from_base_config(
         cls, base_config: PreTrainedConfig, target_modules: str | Sequence[str] = ("q_proj", "v_proj"), **kwargs: Any
     ) -> Self:
-        """Make a config for a base model; names and shapes come from its config, no weights are loaded.
+        """Make a config for a base model. Names and shapes come from the base model's config; no weights are loaded.
 
         Args:
-            base_config: of any decoder-only model of transformers.
-            target_modules: names of linear modules, as `q_proj`, or `all-linear` alone for all of the decoder layers
-                whose name stands for one module of a layer.
-            **kwargs: any other attribute. Folders become absolute, for a checkpoint is used from other places, too.
+            base_config: the config of any decoder-only transformers model.
+            target_modules: names of linear modules, such as `q_proj`, or only `all-linear` for all linear modules of
+                the decoder layers whose names are unique within a layer.
+            **kwargs: any other attribute. Folders become absolute, so that the checkpoint can be used from elsewhere.
 
         Raises:
-            CheckpointError: a name that the base has not, that stands for several modules of a layer, or whose shape
-                differs between layers; an attribute that a config has not, or a value that it cannot have.
+            CheckpointError: a target module does not exist in every layer, has a name that is not unique within a
+                layer, or has different shapes in different layers; or an attribute is unknown or has a wrong value.
         """
         if not isinstance(base_config, PreTrainedConfig):
             raise CheckpointError(f"base_config is {shown(base_config)}: expected a config of transformers")

@@ -73,15 +73,16 @@ class TextEncoder:
 
     Args:
         model: any transformers model that returns `hidden_states`.
-        tokenizer: its tokenizer.
-        pooling: `mean`, `cls` (first token), `last` (last token) or `none` (all token states).
-        normalize: scale each vector to length sqrt(d). With `none`, each token's states to length sqrt(d).
-        normalize_layers: scale each layer's part of the vector by itself.
-        layers: hidden states to read; several are concatenated.
-        max_length: in tokens; longer texts are cut, with a warning.
-        instruction: template with `{description}`, or None.
-        full_stop: end a description whose last character is a letter with a full stop.
-        name: that it is known by, a Hub id or a path; None takes the model's.
+        tokenizer: the model's tokenizer.
+        pooling: how token states become one vector: `mean`, `cls` (first token), `last` (last token) or `none` (all
+            token states are kept).
+        normalize: whether to scale each vector to length sqrt(d). With `none`, this applies to each token's states.
+        normalize_layers: whether to scale each layer's part of the vector separately.
+        layers: the hidden states to read; several are concatenated.
+        max_length: the longest text, in tokens; longer texts are cut, with a warning.
+        instruction: a template with `{description}`, or None.
+        full_stop: whether to add a full stop to a description whose last character is a letter.
+        name: the encoder's name, a Hub id or a path; None uses the model's.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class TextEncoder:
 
     @property
     def digest(self) -> str:
-        """Of what decides the embeddings of a text, wherever the encoder lies: weights, tokenizer and pooling."""
+        """A digest of what decides the embeddings of a text: weights, tokenizer and pooling, but not the place."""
         settings = [self.pooling, self.normalize, self.layers, self.max_length, self.instruction, self.full_stop]
         settings += [self.normalize_layers]
         with _TOKENIZING:
@@ -140,12 +141,12 @@ class TextEncoder:
         """Load the encoder that a checkpoint names, or another one, with the checkpoint's pooling.
 
         Args:
-            config: of the checkpoint.
-            encoder: a path or Hub id to use instead.
-            **kwargs: for `from_pretrained`, as `dtype`, `device_map`, `token`, `local_files_only`.
+            config: the config of the checkpoint.
+            encoder: the path or Hub id of another encoder to use instead.
+            **kwargs: options for `from_pretrained`, such as `dtype`, `device_map`, `token`, `local_files_only`.
 
         Raises:
-            CheckpointError: it cannot be loaded, from the Hub or from a package.
+            CheckpointError: the encoder cannot be loaded from the Hub or from a package.
         """
         if not isinstance(config, Text2LoraConfig):
             raise CheckpointError(f"config is {shown(config)}: expected a Text2LoraConfig")
@@ -199,14 +200,14 @@ class TextEncoder:
     def encode(self, descriptions: Sequence[str], batch_size: int = 64) -> torch.Tensor:
         """Embed task descriptions; every one is checked first.
 
-        Descriptions of similar length share a batch, and each one's result does not depend on its neighbours but for
-        rounding.
+        Descriptions of similar length share a batch. Apart from rounding, a result does not depend on the others.
 
         Returns:
-            Float32 [n, d]; with pooling `none` [n, tokens, d], padded with rows of zeros. On the encoder's device.
+            Embeddings in float32, on the encoder's device: [n, d], or with pooling `none`, [n, tokens, d], padded with
+            rows of zeros.
 
         Raises:
-            InvalidDescriptionError: see `check_descriptions`; or no batch size.
+            InvalidDescriptionError: a description cannot be used, see `check_descriptions`, or `batch_size` cannot.
         """
         texts = check_descriptions(descriptions)
         if not isinstance(batch_size, int) or batch_size < 1:
@@ -272,11 +273,11 @@ def rescale(vectors: torch.Tensor, parts: int = 1) -> torch.Tensor:
 
 
 class OneHotEncoder(TextEncoder):
-    """Names of tasks as one-hot vectors, in place of a text encoder; of length sqrt(d), as those of texts.
+    """Names of tasks as one-hot vectors, in place of a text encoder. Like embeddings, they have length sqrt(d).
 
     Args:
-        tasks: their names.
-        device: of the vectors.
+        tasks: the names of the tasks.
+        device: the device of the vectors.
     """
 
     def __init__(self, tasks: Sequence[str], device: str = "cpu"):
@@ -291,7 +292,7 @@ class OneHotEncoder(TextEncoder):
         """The vectors of tasks, [n, d].
 
         Raises:
-            InvalidDescriptionError: no name of a task.
+            InvalidDescriptionError: a description is not the name of a task.
         """
         rows = []
         for name in check_descriptions(descriptions):

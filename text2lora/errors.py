@@ -18,11 +18,11 @@ class Text2LoraError(Exception):
 
 
 class DescriptionWarning(UserWarning):
-    """A task description is far from all of the training descriptions, so that its adapter may do something else."""
+    """A task description is far from all training descriptions, so its adapter may do something else."""
 
 
 class InvalidDescriptionError(Text2LoraError, ValueError):
-    """A task description that cannot be used: not a string, empty, or of control characters."""
+    """A task description that cannot be used: not a string, empty, or with control characters."""
 
 
 class InvalidInputError(Text2LoraError, ValueError):
@@ -38,7 +38,7 @@ class MissingExtraError(Text2LoraError, ImportError):
 
 
 class OutputError(Text2LoraError, OSError):
-    """A target that cannot be written, or that holds something else."""
+    """A target that cannot be written, or that contains something else."""
 
 
 class ServerError(Text2LoraError, OSError):
@@ -46,7 +46,7 @@ class ServerError(Text2LoraError, OSError):
 
 
 class HubError(Text2LoraError, OSError):
-    """Something that cannot be pushed to the Hub: no login, no right, something else is there, no answer."""
+    """A push to the Hub that is not possible, for example without a login or permission, or without an answer."""
 
 
 class TrainingError(Text2LoraError, RuntimeError):
@@ -62,8 +62,8 @@ class EvaluationError(Text2LoraError, RuntimeError):
 
 
 class ServingError(Text2LoraError, RuntimeError):
-    """Adapters that a server cannot make: a setting that cannot be used, or another base."""
+    """Adapters that a server cannot make: a setting cannot be used, or the base model is another one."""
 
 
 class LimitError(ServingError):
-    """An adapter that a server does not make now: too many new ones in a minute, or no room."""
+    """An adapter that a server does not make now: there are too many new ones in this minute, or there is no room."""

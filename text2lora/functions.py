@@ -34,10 +34,10 @@ _LOADING = threading.Lock()
 
 
 class Function:
-    """An adapter that is called on text. Made by `Text2LoraModel.function` and `text2lora.function`.
+    """An adapter as a function from text to text. `Text2LoraModel.function` and `text2lora.function` make one.
 
-    All functions of a base model share its weights in memory, and several threads may call them: each call sees its
-    own adapter only. A function answers as `t2l run` does: greedily, in the chat format of the base model.
+    All functions of a base model share its weights in memory. Several threads may call them, and each call uses only
+    its own adapter. Like `t2l run`, a function answers greedily, in the chat format of the base model.
 
     ```python
     fn("one text")  # the answer
@@ -47,9 +47,9 @@ class Function:
     ```
 
     Attributes:
-        adapter: the adapter; `fn.adapter.save_pretrained("folder")` keeps it.
-        labels: the only answers, if the function is restricted to some.
-        max_new_tokens: longest answer.
+        adapter: the adapter; to keep it, use `fn.adapter.save_pretrained("folder")`.
+        labels: the only answers that the function may give, or None.
+        max_new_tokens: the longest answer, in tokens.
         stop: texts that end an answer.
     """
 
@@ -82,7 +82,7 @@ class Function:
         """The answer to a text.
 
         Raises:
-            InvalidInputError: the text is empty, no string, or longer than the base model can read.
+            InvalidInputError: the text is empty, not a string, or longer than the base model can read.
         """
         return self.many([text])[0]
 
@@ -90,8 +90,8 @@ class Function:
         """The answers to many texts, in their order, as if each were asked alone.
 
         Args:
-            texts: the texts.
-            batch_size: texts at a time; those of similar length share a batch.
+            texts: the texts to answer.
+            batch_size: the number of texts to answer at a time; texts of similar length share a batch.
 
         Raises:
             InvalidInputError: see `__call__`; nothing is answered then.
@@ -103,7 +103,7 @@ class Function:
     async def acall(self, text: str) -> str:
         """The answer to a text, without blocking the event loop.
 
-        Calls that wait at the same time, of this function and of others on the same base model, share a batch.
+        Calls of this function and of others on the same base model share a batch if they wait at the same time.
 
         Raises:
             InvalidInputError: see `__call__`.
@@ -122,8 +122,8 @@ class Function:
         They come from the log probability that the model gives to the whole label and the end of the answer.
 
         Args:
-            text: a text; a list gives a list.
-            batch_size: texts at a time.
+            text: a text, or a list of texts, which gives a list.
+            batch_size: the number of texts to score at a time.
 
         Raises:
             InvalidInputError: the function has no labels, or see `__call__`.
@@ -136,7 +136,7 @@ class Function:
         return found[0] if single else found
 
     def check(self, text: str) -> None:
-        """Say whether a text can be answered, without answering it.
+        """Check that a text can be answered, without answering it.
 
         Raises:
             InvalidInputError: see `__call__`.
@@ -173,11 +173,11 @@ class Question:
 
 
 def call_many(calls: Sequence[tuple[Function, str]], batch_size: int = 32) -> list[str]:
-    """The answers to calls of several functions, in their order; a batch may mix functions of the same base model.
+    """Answer calls of several functions, in their order; a batch may mix functions of the same base model.
 
     Args:
         calls: functions, each with a text.
-        batch_size: texts at a time.
+        batch_size: the number of texts to answer at a time.
 
     Raises:
         InvalidInputError: see `Function.__call__`; nothing is answered then.
@@ -198,8 +198,8 @@ class Runner:
     """A base model that answers under many adapters, a batch at a time; every row of a batch has its own adapter.
 
     Args:
-        model: the base, which nothing else runs or changes (see `sharing.share`).
-        tokenizer: of the base.
+        model: the base model, which nothing else runs or changes (see `sharing.share`).
+        tokenizer: the base model's tokenizer.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):

@@ -50,10 +50,10 @@ def generate_answers(
 
     Args:
         model: a causal language model, or a PeftModel with its active adapter.
-        tokenizer: of the base.
+        tokenizer: the base model's tokenizer.
         prompts: what the user says; prompts of similar length share a batch, padded on the left.
-        max_new_tokens: longest answer.
-        batch_size: prompts at a time.
+        max_new_tokens: the longest answer, in tokens.
+        batch_size: the number of prompts to answer at a time.
 
     Returns:
         The answers in the order of the prompts, without special tokens and surrounding white space.
@@ -73,16 +73,16 @@ def complete(
 ) -> list[str]:
     """Greedy continuations of texts that are already in the form that the model reads.
 
-    They end where training has taught an answer to end, and where the model's generation config has it.
+    They end where training ends an answer, and where the model's generation config says so.
 
     Args:
         model: a causal language model, or a PeftModel with its active adapter.
-        tokenizer: of the base.
-        texts: with the marks of the chat template, where the tokenizer has one.
-        max_new_tokens: longest continuation.
-        batch_size: texts at a time; those of similar length share a batch, padded on the left.
-        stop: a continuation ends before the first of these.
-        on_text: receives a single text's continuation piece by piece, as it is written.
+        tokenizer: the base model's tokenizer.
+        texts: the texts to continue, with the marks of the chat template if the tokenizer has one.
+        max_new_tokens: the longest continuation, in tokens.
+        batch_size: the number of texts at a time; texts of similar length share a batch, padded on the left.
+        stop: texts before which a continuation ends.
+        on_text: receives the continuation of a single text piece by piece, as it is written.
 
     Returns:
         The continuations in the order of the texts, without special tokens.

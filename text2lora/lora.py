@@ -26,9 +26,9 @@ FLOAT_MAX = torch.finfo(torch.float32).max
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """What PEFT needs to know of a LoRA beside its weights; the fields are spelled as in `peft.LoraConfig`.
+    """What PEFT needs to know about a LoRA besides its weights; the fields are spelled as in `peft.LoraConfig`.
 
-    `target_modules` are ends of the modules' paths in the base: names, or whole paths where a name would be too many.
+    `target_modules` are ends of the modules' paths in the base model: names, or whole paths if a name is ambiguous.
     """
 
     r: int
@@ -94,9 +94,10 @@ class Lora:
     """One LoRA in memory; `LoraAdapter` adds files, the Hub and models.
 
     Attributes:
-        weights: by PEFT's key, as `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight` [r, in].
-        spec: rank, alpha, target modules and base.
-        metadata: where it comes from: description, checkpoint, encoder, library version.
+        weights: the matrices by their keys in PEFT, such as
+            `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight` [r, in].
+        spec: the rank, alpha, target modules and base model.
+        metadata: where the LoRA comes from: description, checkpoint, encoder, library version.
     """
 
     weights: Mapping[str, torch.Tensor]

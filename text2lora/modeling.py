@@ -136,21 +136,23 @@ class Text2LoraModel(PreTrainedModel):
         output_loading_info: bool = False,
         **kwargs: Any,
     ) -> Self | tuple[Self, dict[str, Any]]:
-        """Load a checkpoint, strictly: a missing, superfluous or ill-shaped weight is an error.
+        """Load a checkpoint. Missing or unexpected weights, and weights of a wrong shape, are errors.
 
         Args:
-            pretrained_model_name_or_path: a folder, a Hub id, or `nano`; with a checkpoint of text2lora or of the
-                reference implementation (`hypermod.pt`), which is converted in memory.
+            pretrained_model_name_or_path: the checkpoint: a folder, a Hub id, `nano` or `smol`. Checkpoints of the
+                reference implementation (`hypermod.pt`) are converted in memory.
             *args: as in transformers.
-            encoder: a path or Hub id to use in place of the checkpoint's text encoder, or a `TextEncoder`.
-            base_model_kwargs: for the base model's `from_pretrained`, when it is loaded.
-            output_loading_info: also give what transformers says of the loaded weights.
+            encoder: the text encoder to use instead of the one that the checkpoint names: a path, a Hub id or a
+                `TextEncoder`.
+            base_model_kwargs: options for the base model's `from_pretrained`, which is called when it is needed.
+            output_loading_info: whether to also return what transformers reports about the loaded weights.
             **kwargs: as in transformers: `dtype`, `device_map`, `subfolder`, `revision`, `token`, `local_files_only`,
-                `cache_dir`, ...; `token`, `local_files_only` and `cache_dir` serve encoder and base too. All files
-                come from the one commit that `revision` is now; adapters carry it in their metadata.
+                `cache_dir`, ...; `token`, `local_files_only` and `cache_dir` are also used for the text encoder and the
+                base model. All files come from the commit that `revision` points to, and adapters carry that
+                commit in their metadata.
 
         Raises:
-            CheckpointError: nothing is there, or it is not a whole text2lora checkpoint.
+            CheckpointError: there is no such checkpoint, or it is not a complete text2lora checkpoint.
         """
         name = check_path(pretrained_model_name_or_path)
         if not isinstance(encoder, str | os.PathLike | TextEncoder | None):
@@ -198,18 +200,18 @@ class Text2LoraModel(PreTrainedModel):
         eval_results: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write the hypernetwork, its config, a card and, if there are, statistics of the training descriptions.
+        """Write the hypernetwork, its config, a model card and any statistics of the training descriptions.
 
         Args:
-            save_directory: the folder.
-            is_main_process: whether this process writes config and card.
+            save_directory: the folder to write.
+            is_main_process: whether this process writes the config and the card.
             *args: as in transformers.
             eval_results: figures for the card by `TASK/METRIC`, as `gsm8k/accuracy`.
             **kwargs: as in transformers; `push_to_hub=True` calls `push_to_hub` with `repo_id`, or the folder's name.
 
         Raises:
             OutputError: the folder cannot be written.
-            CheckpointError: figures that are no numbers.
+            CheckpointError: `eval_results` contains something other than numbers.
         """
         push = kwargs.pop("push_to_hub", False)
         names = ("repo_id", "commit_message", "private", "revision", "create_pr", "force")
@@ -246,27 +248,28 @@ class Text2LoraModel(PreTrainedModel):
         eval_results: Mapping[str, float] | None = None,
         force: bool = False,
     ) -> CommitInfo:
-        """Put the checkpoint on the Hub, in one commit; the repository is made where there is none.
+        """Push the checkpoint to the Hub in one commit, and create the repository if it does not exist.
 
-        A base model or encoder that is a path on this machine is left out of the config that is pushed.
+        If the base model or the encoder is a path on this machine, the pushed config does not name it.
 
         Args:
-            repo_id: `USER/NAME`, `ORGANIZATION/NAME`, or `NAME` for one of your own.
+            repo_id: the repository: `USER/NAME`, `ORGANIZATION/NAME`, or `NAME` for one of your own.
             commit_message: the commit's summary.
-            private: for a new repository; None is the owner's default.
-            token: a token of the Hub; None takes HF_TOKEN or the one of `hf auth login`.
-            revision: the branch, made where there is none; None is the default one.
-            create_pr: open a pull request.
+            private: whether a new repository is private; None is the owner's default.
+            token: a Hub token; None uses HF_TOKEN or the token from `hf auth login`.
+            revision: the branch to push to, which is created if it does not exist; None is the default branch.
+            create_pr: whether to open a pull request instead of pushing directly.
             max_shard_size: as in transformers.
             eval_results: figures for the card by `TASK/METRIC`, as `gsm8k/accuracy`; they become its model-index.
-            force: write into a repository that holds something else than a checkpoint of text2lora; its other files
-                stay.
+            force: whether to write into a repository that contains something other than a text2lora checkpoint; its
+                other files stay.
 
         Returns:
             The commit: `repo_url`, `oid`, `pr_url`.
 
         Raises:
-            HubError: not logged in, no right to write, something else is there, or the Hub cannot be reached.
+            HubError: you are not logged in or may not write there, the repository contains something else, or the Hub
+                cannot be reached.
         """
         target = push_target(repo_id, "checkpoint", token=token, revision=revision, create_pr=create_pr, force=force)
         with tempfile.TemporaryDirectory() as parent:
@@ -300,7 +303,7 @@ class Text2LoraModel(PreTrainedModel):
 
     @property
     def description_statistics(self) -> DescriptionStatistics | None:
-        """Statistics of the training descriptions; None of a checkpoint that holds none. Training assigns them.
+        """Statistics of the training descriptions, or None if the checkpoint has none. Training assigns them.
 
         Raises:
             CheckpointError: their file is damaged, or the Hub cannot be reached.
@@ -320,17 +323,17 @@ class Text2LoraModel(PreTrainedModel):
 
     @property
     def digest(self) -> str:
-        """Of all that decides an adapter besides its description and strength, wherever the checkpoint lies.
+        """A digest of everything that decides an adapter, except its description and strength.
 
-        That is the hypernetwork's weights as they are now, the config, the text encoder (which is loaded) and the
-        library's version.
+        This covers the hypernetwork's current weights, the config, the text encoder (which is loaded) and the
+        library's version, but not where the checkpoint is stored.
         """
         values = [config_values(self.config), self.encoder.digest, library_version()]
         return digest(values, self.state_dict())
 
     @property
     def encoder_name(self) -> str:
-        """The text encoder that reads the descriptions: the one that was given, or else the checkpoint's."""
+        """The text encoder that reads the descriptions: the one that was given, or the checkpoint's."""
         return self._companions.encoder_name(self.config)
 
     @property
@@ -341,20 +344,20 @@ class Text2LoraModel(PreTrainedModel):
 
     @property
     def tasks_per_pass(self) -> int:
-        """As many as fill the processor: more would only hold more of the heads' output in memory, beside the copy."""
+        """How many adapters are made in one pass. This fills the processor; more would only take more memory."""
         return max(1, (512 if self.device.type == "cpu" else 8192) // self.hypernet.rows_per_task)
 
     def load_base_model(self, name: str | os.PathLike[str] | None = None, **kwargs: Any) -> PreTrainedModel:
-        """Load the base model that the adapters are for, in its own dtype or, where that is slow, in float32.
+        """Load the base model that the adapters are for, in its own dtype or, if that is slow here, in float32.
 
-        Its `generate` stops at the end that its chat template writes after an answer, too.
+        Its `generate` also stops where the chat template ends an answer.
 
         Args:
-            name: a folder, a Hub id or `nano` in place of the base that the checkpoint names.
-            **kwargs: for `AutoModelForCausalLM.from_pretrained`, over `base_model_kwargs` of `from_pretrained`.
+            name: the base model to load instead of the one that the checkpoint names: a folder, a Hub id or `nano`.
+            **kwargs: options for `AutoModelForCausalLM.from_pretrained`; they override `base_model_kwargs`.
 
         Raises:
-            CheckpointError: it cannot be had.
+            CheckpointError: the base model cannot be loaded.
         """
         return self._companions.load_base(self.config, self.device, name, **kwargs)
 
@@ -364,16 +367,16 @@ class Text2LoraModel(PreTrainedModel):
         return self._companions.tokenizer(self.config)
 
     def forward(self, task_emb: torch.Tensor) -> LoraWeights:
-        """Task embeddings to LoRA weights, differentiable.
+        """Turn task embeddings into LoRA weights, differentiably.
 
         Args:
-            task_emb: [n, d], or token states [n, tokens, d] where `config.task_encoder` is `tokens`.
+            task_emb: task embeddings [n, d], or token states [n, tokens, d] if `config.task_encoder` is `tokens`.
 
         Returns:
             By target module: A [n, layers, r, in] and B [n, layers, out, r].
 
         Raises:
-            CheckpointError: no task embeddings, or of another size than the checkpoint's.
+            CheckpointError: there are no task embeddings, or their size is not the checkpoint's.
         """
         self._check_task_emb(task_emb)
         if not len(task_emb):
@@ -397,14 +400,14 @@ class Text2LoraModel(PreTrainedModel):
         task_emb: torch.Tensor | None = None,
         scale: float = 1.0,
     ) -> LoraAdapter | list[LoraAdapter]:
-        """Make adapters in batched passes. No base model is loaded.
+        """Make adapters in batched passes, without loading the base model.
 
-        A description that is far from all of the training descriptions gets a `DescriptionWarning`, if the checkpoint
-        knows them: see `standing`. With `task_emb` there is none.
+        A description that is unlike all training descriptions causes a `DescriptionWarning`, if the checkpoint has
+        statistics of them (see `standing`). With `task_emb`, there is no warning.
 
         Args:
-            description: what the adapter should do; a list gives a list.
-            task_emb: task embeddings [n, d] (or token states [n, tokens, d]) in place of the encoder's; then
+            description: what the adapter should do; a list of descriptions gives a list of adapters.
+            task_emb: task embeddings [n, d], or token states [n, tokens, d], to use instead of the encoder's. Then
                 `description` is only noted in the metadata and may be None, and the result is a list.
             scale: the strength of the adapters; 1.0 is as trained (see `LoraAdapter.scaled`).
 
@@ -412,8 +415,8 @@ class Text2LoraModel(PreTrainedModel):
             A `LoraAdapter`, or a list of them, on the CPU and in the hypernetwork's dtype.
 
         Raises:
-            InvalidDescriptionError: a description that is empty, not a string, or of control characters.
-            CheckpointError: task embeddings of another size than the checkpoint's, or weights that are no numbers.
+            InvalidDescriptionError: a description is empty, not a string, or has control characters.
+            CheckpointError: the task embeddings do not have the checkpoint's size, or the weights are NaN or infinite.
         """
         scale = check_scale(scale)
         one = isinstance(description, str | bytes) or not isinstance(description, Sequence)
@@ -445,24 +448,24 @@ class Text2LoraModel(PreTrainedModel):
         scale: float = 1.0,
         task_emb: torch.Tensor | None = None,
     ) -> LoraAdapter:
-        """Make one adapter from between several descriptions: "70 % legal, 30 % plain English".
+        """Make one adapter from a mix of descriptions, such as "70 % legal, 30 % plain English".
 
-        The hypernetwork runs once, on the weighted mean of what it reads: of the task embeddings, brought back to
-        length sqrt(d) where `config.encoder_normalize` has it so; where `config.task_encoder` is `tokens`, of the task
-        encoder's outputs. `text2lora.combine` adds up finished adapters instead.
+        The hypernetwork runs once, on the weighted mean of what it reads. These are the task embeddings, whose mean is
+        brought back to length sqrt(d) if `config.encoder_normalize` is set, or the task encoder's outputs if
+        `config.task_encoder` is `tokens`. To add up finished adapters, use `text2lora.combine`.
 
         Args:
-            descriptions: at least one.
-            weights: one each, from 0 upwards; only their ratios count.
+            descriptions: the descriptions to mix, at least one.
+            weights: one number for each description, from 0 upwards; only their ratios count.
             scale: the strength of the adapter; 1.0 is as trained.
-            task_emb: the task embeddings of the descriptions, if they are at hand; then nothing warns of a far one.
+            task_emb: the task embeddings of the descriptions, if you have them already; then there is no warning.
 
         Returns:
             The adapter; its description names the parts with their shares.
 
         Raises:
             InvalidDescriptionError: see `generate_lora`.
-            CheckpointError: weights that are not such numbers.
+            CheckpointError: the weights are not such numbers.
         """
         scale = check_scale(scale)
         checked = check_descriptions(descriptions)
@@ -499,14 +502,14 @@ class Text2LoraModel(PreTrainedModel):
     def standing(
         self, description: str | Sequence[str], task_emb: torch.Tensor | None = None
     ) -> Standing | list[Standing] | None:
-        """Say where a description stands among those of training: the nearest tasks, and whether it is far from all.
+        """Compare a description with those seen in training: the nearest tasks, and whether it is unlike all of them.
 
         Args:
-            description: a text; a list gives a list.
-            task_emb: the embeddings of a list, if they are at hand.
+            description: what an adapter should do; a list of descriptions gives a list of results.
+            task_emb: the embeddings of a list of descriptions, if you have them already.
 
         Returns:
-            None where the checkpoint holds no statistics of its training descriptions.
+            A `Standing`, a list of them, or None if the checkpoint has no statistics of its training descriptions.
 
         Raises:
             InvalidDescriptionError: see `generate_lora`.
@@ -530,9 +533,9 @@ class Text2LoraModel(PreTrainedModel):
     ) -> PeftModel:
         """Make an adapter and attach it to the base model.
 
-        Each call gives a model of its own, with one copy of the base's weights in memory for all of them: what one of
-        them is used for, an adapter that it gets or a merge, is not seen in another. To put an adapter into a model
-        that is there, pass that model:
+        Each call returns a new model. All of them share one copy of the base model's weights in memory, but adding an
+        adapter to one of them, or merging it, does not change the others. To put an adapter into an existing model,
+        pass that model:
 
         ```python
         city = t2l.generate_adapter("Return the city.")
@@ -541,24 +544,24 @@ class Text2LoraModel(PreTrainedModel):
         t2l.generate_adapter("Return the name.", city, adapter_name="name")  # and holds a second adapter, now active
         ```
 
-        `merge_and_unload` and `unload` give a plain model with weights of its own. To merge without a second copy of
-        the base, use `generate_lora(...).apply_to(base)`, which changes the base that it is given, as PEFT does; also
-        to train the base's own weights beside the LoRA.
+        `merge_and_unload` and `unload` return a plain model with its own weights. To merge without a second copy of the
+        base model, or to train the base model's weights next to the LoRA, use `generate_lora(...).apply_to(base)`,
+        which changes the given base model, as PEFT does.
 
         Args:
             description: what the adapter should do.
-            base_model: a PeftModel, which gets the adapter; or a base, which stays as it is: a loaded one, or a folder
-                or Hub id to load. None loads the checkpoint's base once and keeps it.
-            adapter_name: for a PeftModel: a new name adds an adapter, a known one replaces it in place. It becomes the
-                active one.
+            base_model: the model to adapt. A PeftModel gets the adapter; a base model, whether loaded or given as a
+                folder or Hub id, stays as it is. None loads the checkpoint's base model once and keeps it.
+            adapter_name: the adapter's name in the model. On a PeftModel, a new name adds an adapter and a known name
+                replaces one in place. The adapter becomes the active one.
             scale: the strength of the adapter; 1.0 is as trained.
 
         Returns:
-            The PeftModel, in the base's dtype and on its device, in eval mode, with nothing trainable.
+            The PeftModel, in the base model's dtype and on its device, in eval mode, with nothing trainable.
 
         Raises:
             InvalidDescriptionError: see `generate_lora`.
-            CheckpointError: the base is not the one that the checkpoint is for.
+            CheckpointError: the base model is not the one that the checkpoint is for.
         """
         adapter = self.generate_lora(check_description(description), scale=scale)
         if base_model is None:
@@ -578,7 +581,7 @@ class Text2LoraModel(PreTrainedModel):
     ) -> Function:
         """Make a function from text to text: an adapter of the base model, ready to be called.
 
-        All functions share one copy of the base model's weights, which the first one loads; the next ones take
+        All functions share one copy of the base model's weights. The first function loads it; making another takes
         milliseconds.
 
         ```python
@@ -588,9 +591,9 @@ class Text2LoraModel(PreTrainedModel):
 
         Args:
             description: what the function should do.
-            labels: the only answers it may give, two or more; None lets it write freely.
-            max_new_tokens: longest answer.
-            stop: texts before which an answer ends, beside where the base model ends its answers.
+            labels: the only answers that the function may give, two or more; None lets it write freely.
+            max_new_tokens: the longest answer, in tokens.
+            stop: texts before which an answer ends, in addition to where the base model ends it.
             scale: the strength of the adapter; 1.0 is as trained.
 
         Raises:

@@ -57,12 +57,13 @@ def run_recipe(
     """Run a recipe: the name of one that ships with the package, or a path.
 
     Args:
-        name: of a bundled recipe, or a YAML file. Its `kind` says what is trained; paths in it are beside the file.
-        output_dir: a folder named after the recipe is made in it.
-        overrides: `KEY=VALUE` settings.
+        name: the name of a bundled recipe, or a YAML file. Its `kind` says what is trained; paths in it are relative to
+            the file.
+        output_dir: the folder in which a folder named after the recipe is made.
+        overrides: settings to change, as `KEY=VALUE`.
         report: receives progress, line by line.
-        resume: go on from where this recipe was broken off in `output_dir`.
-        kinds: that are expected, by name.
+        resume: whether to continue an interrupted run of this recipe in `output_dir`.
+        kinds: the expected kinds of recipes, by name.
 
     Returns:
         The folder with the result, the resolved settings in `recipe.json`, and the picture `training.png`.

@@ -1,4 +1,4 @@
-"""A server that speaks OpenAI's chat API, as vLLM, llama.cpp, Ollama and the hosted ones do."""
+"""A client for servers with OpenAI's chat API, such as vLLM, llama.cpp, Ollama and hosted ones."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ BAD_KEY = "the key in OPENAI_API_KEY cannot be sent: it has a line break or a le
 
 
 class ChatServer:
-    """A client. The key is that of OPENAI_API_KEY, if set.
+    """A client of a chat server. The key is read from OPENAI_API_KEY, if set.
 
     Args:
-        url: of the server, with or without `/v1`.
-        retries: of a request that the server is too busy for, with doubled waits from one second on.
-        timeout: seconds for an answer.
+        url: the address of the server, with or without `/v1`.
+        retries: how often a request is repeated if the server is busy; waits start at one second and double.
+        timeout: the longest time for an answer, in seconds.
 
     Raises:
-        ServerError: not an address, or a key or a proxy that cannot be used.
+        ServerError: the address, the key or the proxy cannot be used.
     """
 
     def __init__(self, url: str, retries: int = 4, timeout: float = 600):
@@ -39,23 +39,23 @@ class ChatServer:
             raise ServerError(proxy_fault(error) or BAD_KEY) from error
 
     def models(self) -> list[str]:
-        """The names of its models; none where the server does not list them.
+        """The names of the server's models; an empty list if it does not list them.
 
         Raises:
-            ServerError: no answer.
+            ServerError: the server does not answer.
         """
         return [str(entry.get("id")) for entry in self._ask("GET", "models", None).get("data") or []]
 
     def chat(self, model: str, messages: Sequence[dict[str, str]], **options: Any) -> str:
-        """One answer.
+        """Ask for one answer.
 
         Args:
-            model: the name that the server has it under.
-            messages: with `role` and `content`.
-            **options: of the request, as `max_tokens`, `temperature`, `seed`, `stop`.
+            model: the name of the model on the server.
+            messages: the conversation, as messages with `role` and `content`.
+            **options: options of the request, such as `max_tokens`, `temperature`, `seed`, `stop`.
 
         Raises:
-            ServerError: no answer, or one in another format.
+            ServerError: the server does not answer, or not in the expected format.
         """
         found = self._ask("POST", "chat/completions", {"model": model, "messages": list(messages), **options})
         try:

@@ -1,4 +1,4 @@
-"""Several models over the weights of one base: each has its own modules and LoRA, the base is in memory once."""
+"""Several models that share the weights of one base model: each has its own modules and LoRA."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from text2lora.live import WRAPPER
 
 
 class SharedLoraModel(LoraModel):
-    """LoRA on a base whose weights other models read too: nothing that it does is seen in those.
+    """LoRA on a base model whose weights other models read too. Nothing that it does affects the others.
 
-    What is merged is a copy of the weights that the adapter changes, and a model that leaves PEFT gets a copy of all.
+    Merging copies the weights that the adapter changes, and a model that leaves PEFT gets a copy of all weights.
     """
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = True) -> None:
-        """See PEFT; merging safely puts new weights in the place of the old, in place of writing into these."""
+        """See PEFT; safe merging makes new weights instead of writing into the old ones."""
         super().merge_adapter(adapter_names, safe_merge=True)
 
     def merge_and_unload(
         self, progressbar: bool = False, safe_merge: bool = True, adapter_names: list[str] | None = None
     ) -> nn.Module:
-        """See PEFT; the model has weights of its own."""
+        """See PEFT; the model gets its own weights."""
         return self._own(super().merge_and_unload(progressbar, True, adapter_names))
 
     def unload(self) -> nn.Module:
-        """See PEFT; the model has weights of its own."""
+        """See PEFT; the model gets its own weights."""
         return self._own(super().unload())
 
     @staticmethod
@@ -51,9 +51,9 @@ def apply_apart(adapter: LoraAdapter, model: PreTrainedModel | PeftModel, adapte
     """Attach an adapter as `LoraAdapter.apply_to` does, but leave a plain model as it is.
 
     Args:
-        adapter: the adapter.
-        model: a plain model, whose weights the result shares; one with PEFT layers gets the adapter in place.
-        adapter_name: see `LoraAdapter.apply_to`.
+        adapter: the adapter to attach.
+        model: a plain model, whose weights the result shares; a model with PEFT layers gets the adapter in place.
+        adapter_name: the adapter's name in the model, see `LoraAdapter.apply_to`.
 
     Raises:
         CheckpointError: see `LoraAdapter.apply_to`.
@@ -67,13 +67,13 @@ def apply_apart(adapter: LoraAdapter, model: PreTrainedModel | PeftModel, adapte
 
 
 def share(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of a model, with its hooks and devices, whose tensors lie in the memory of the model's own.
+    """A copy of a model, with its hooks and devices, whose tensors share memory with the original.
 
-    Each parameter is another object over the same memory, so that it can be moved or replaced in the copy alone; tied
-    ones stay tied.
+    Each parameter is a new object over the same memory, so it can be moved or replaced in the copy alone. Tied
+    parameters stay tied.
 
     Raises:
-        CheckpointError: it holds something that cannot be copied.
+        CheckpointError: the model has something that cannot be copied.
     """
     memo: dict[int, Any] = {id(parameter): _alias(parameter) for parameter in model.parameters()}
     memo[id(model.__dict__.get(WRAPPER))] = None  # of adapters that were unloaded

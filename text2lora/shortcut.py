@@ -35,10 +35,10 @@ def function(
     device: str = "auto",
     **hub: Any,
 ) -> Function:
-    """Make a function from text to text, out of an adapter or out of a sentence.
+    """Make a function from text to text, from an adapter or from a sentence.
 
-    What is loaded is shared: all functions of a base model that are in use have one copy of its weights in memory, and
-    those of one checkpoint have one hypernetwork.
+    Functions share what they load: all functions of a base model use one copy of its weights in memory, and all
+    functions made by a checkpoint use one hypernetwork.
 
     ```python
     import text2lora
@@ -50,18 +50,19 @@ def function(
 
     Args:
         adapter: a folder or Hub id with an adapter, or a `LoraAdapter`.
-        do: in place of an adapter, what the function should do, in plain words.
-        model: with `do`: the checkpoint that makes the adapter: `nano`, `smol`, a folder or a Hub id.
-        subfolder: where the adapter or the checkpoint is inside its folder or repository.
-        base: with an adapter: the base model, a folder or Hub id; None takes the one that the adapter names.
+        do: what the function should do, in plain words, instead of an adapter.
+        model: the checkpoint that makes the adapter for `do`: `nano`, `smol`, a folder or a Hub id.
+        subfolder: the folder of the adapter or checkpoint inside the given folder or repository.
+        base: the base model of an adapter: a folder or Hub id; None uses the one that the adapter names.
         labels: see `Text2LoraModel.function`.
         max_new_tokens: see `Text2LoraModel.function`.
         stop: see `Text2LoraModel.function`.
-        device: `cpu`, `cuda`, ...; `auto` is the GPU where there is one.
-        **hub: `revision`, `token`, `cache_dir`, `local_files_only`.
+        device: where to run: `cpu`, `cuda`, ...; `auto` is the GPU if there is one.
+        **hub: options for the Hub: `revision`, `token`, `cache_dir`, `local_files_only`.
 
     Raises:
-        CheckpointError: not one of adapter and `do`, or the adapter, checkpoint or base model cannot be loaded.
+        CheckpointError: both or neither of `adapter` and `do` are given, or the adapter, the checkpoint or the base
+            model cannot be loaded.
         InvalidDescriptionError: see `generate_lora`.
         InvalidInputError: see `Text2LoraModel.function`.
     """

@@ -1,4 +1,4 @@
-"""Where a description stands among those that a checkpoint was trained on."""
+"""How close a description is to those that a checkpoint was trained on."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ RANK = 64
 MAX_TASKS = 2048
 MAX_WORDINGS = 16
 FAR = 0.003
-"""The share of training descriptions that is as far from every other task as a text that gets a warning; chosen on
-nano's development descriptions, of which it warns of none."""
+"""The share of training descriptions that are as far from every other task as a text that gets a warning. It was chosen
+on nano's development descriptions, none of which gets one."""
 EDGE = 5.0
 """The percentile below which a description is called unusual, though it gets no warning."""
 
@@ -40,12 +40,12 @@ class Neighbour(NamedTuple):
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a description stands.
+    """How close a description is to the training descriptions.
 
     Attributes:
-        description: the text.
-        nearest: training tasks, the nearest first.
-        percentile: of 100 training descriptions, how many are less similar to the nearest task other than their own.
+        description: the text of the description.
+        nearest: the nearest training tasks, the nearest first.
+        percentile: how many of 100 training descriptions are less similar to the nearest task other than their own.
         threshold: the similarity below which there is a warning: three in a thousand training descriptions have less.
     """
 
@@ -56,12 +56,12 @@ class Standing:
 
     @property
     def similarity(self) -> float:
-        """To the nearest training task; 1 at most."""
+        """The similarity to the nearest training task, at most 1."""
         return self.nearest[0].similarity
 
     @property
     def warning(self) -> str | None:
-        """What is wrong with a text that is far from all training descriptions."""
+        """A warning for a text that is far from all training descriptions; None for any other."""
         if self.similarity >= self.threshold:
             return None
         own, usual = _apart(self.similarity, self.threshold)
@@ -74,7 +74,7 @@ class Standing:
 
     @property
     def verdict(self) -> str:
-        """What its place among the training descriptions means for its adapter."""
+        """What its similarity to the training descriptions means for its adapter."""
         if self.warning:
             return "outside what training covers"
         if self.percentile < EDGE:
@@ -90,7 +90,7 @@ class Standing:
         return f"Nearest training tasks: {tasks}; {self.verdict}"
 
     def as_dict(self) -> dict[str, Any]:
-        """The standing for JSON."""
+        """The values as JSON can hold them."""
         nearest = [neighbour._asdict() for neighbour in self.nearest]
         return {
             "description": self.description,
@@ -103,13 +103,13 @@ class Standing:
 
 @dataclass(frozen=True)
 class DescriptionStatistics:
-    """What a checkpoint remembers of its training descriptions: one centre a task, and how far they are apart.
+    """Statistics of a checkpoint's training descriptions: the centre of each task, and how far tasks are apart.
 
     Attributes:
-        names: of the tasks.
+        names: the names of the tasks.
         basis: [d, k], the directions that are kept.
-        centroids: [tasks, k], the mean of a task's descriptions, of length 1 before it was projected.
-        quantiles: [1001], of the similarity between a training description and the nearest task other than its own.
+        centroids: [tasks, k], the mean of each task's descriptions, of length 1 before it was projected.
+        quantiles: [1001], quantiles of the similarity between a training description and the nearest other task.
     """
 
     names: list[str]
@@ -118,15 +118,15 @@ class DescriptionStatistics:
     quantiles: torch.Tensor
 
     def place(self, description: str, task_emb: torch.Tensor, count: int = 3) -> Standing:
-        """Where a description stands.
+        """Compare a description with the training descriptions.
 
         Args:
-            description: the text.
+            description: the text of the description.
             task_emb: its embedding [d], or token states [tokens, d].
-            count: of training tasks to name.
+            count: how many of the nearest tasks to name.
 
         Raises:
-            CheckpointError: the embedding has another size than those of training.
+            CheckpointError: the embedding does not have the size of those in training.
         """
         vector = mean_over_tokens(task_emb[None].float().cpu())
         if vector.shape[1] != len(self.basis):
@@ -147,7 +147,7 @@ class DescriptionStatistics:
         return float(self.quantiles[round(FAR * (len(self.quantiles) - 1))])
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write them into a checkpoint's folder, centres in half precision.
+        """Write the statistics into a checkpoint's folder, with the centres in half precision.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -161,10 +161,10 @@ class DescriptionStatistics:
 
     @classmethod
     def load(cls, path: Path) -> DescriptionStatistics:
-        """Read them from a file.
+        """Read the statistics from a file.
 
         Raises:
-            CheckpointError: it is not such a file.
+            CheckpointError: the file has no statistics, or cannot be read.
         """
         try:
             with safe_open(path, "pt") as file:
@@ -178,11 +178,11 @@ class DescriptionStatistics:
 
 
 def choose_descriptions(tasks: Sequence[str], seed: int = 0) -> list[int]:
-    """Which descriptions statistics are taken of: 16 of a task, of the 2,048 tasks that have most, at most.
+    """Choose the descriptions for the statistics: at most 16 of each task, of the 2,048 tasks with the most.
 
     Args:
         tasks: the task of each description.
-        seed: of the choice.
+        seed: the random seed of the choice.
     """
     rows: dict[str, list[int]] = {}
     for row, task in enumerate(tasks):
@@ -195,15 +195,15 @@ def choose_descriptions(tasks: Sequence[str], seed: int = 0) -> list[int]:
 def measure_descriptions(
     encoder: TextEncoder, descriptions: Sequence[str], tasks: Sequence[str]
 ) -> DescriptionStatistics | None:
-    """Statistics of training descriptions, for a checkpoint that was trained without them.
+    """Compute the statistics of training descriptions, for a checkpoint that was trained without them.
 
     Args:
-        encoder: of the checkpoint.
-        descriptions: the texts.
-        tasks: the task of each.
+        encoder: the text encoder of the checkpoint.
+        descriptions: the training descriptions.
+        tasks: the task of each description.
 
     Returns:
-        None of fewer than two tasks.
+        The statistics, or None if there are fewer than two tasks.
     """
     rows = choose_descriptions(tasks)
     chosen = [descriptions[row] for row in rows]
@@ -212,11 +212,11 @@ def measure_descriptions(
 
 
 def summarise(vectors: torch.Tensor, tasks: Sequence[str]) -> DescriptionStatistics | None:
-    """Statistics of training descriptions; None of fewer than two tasks.
+    """Compute the statistics of training descriptions; None if there are fewer than two tasks.
 
     Args:
-        vectors: an embedding each, [n, d]; of token states, their means.
-        tasks: the task of each.
+        vectors: the embedding of each description, [n, d]; for token states, their means.
+        tasks: the task of each description.
     """
     names = sorted(set(tasks))
     if len(names) < 2:

@@ -1,4 +1,4 @@
-"""What answers the questions: a model in this process, or a server that speaks OpenAI's API."""
+"""The models that answer questions: one in this process, or one on a server with OpenAI's API."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ class TransformersBackend:
     """A base model that is loaded once; adapters are swapped in place.
 
     Args:
-        model: the base.
-        tokenizer: of the base; turns go through its chat template, or are put below each other where it has none.
-        adapters: by name.
-        batch_size: answers at a time.
+        model: the base model.
+        tokenizer: the base model's tokenizer. Without a chat template, turns are joined by line breaks.
+        adapters: the adapters by name.
+        batch_size: the number of questions to answer at a time.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class TransformersBackend:
         dtype: Any = "auto",
         token: str | None = None,
     ) -> TransformersBackend:
-        """Load adapters and their base; folders, Hub ids, or a base that ships with the package.
+        """Load adapters and their base model from folders or Hub ids, or a base model that ships with the package.
 
-        Adapters may be loaded already, and are then by name.
+        A mapping of names to adapters that are already loaded also works.
 
         Raises:
             CheckpointError: one of them cannot be loaded, or an adapter does not fit the base.
@@ -149,20 +149,20 @@ class TransformersBackend:
 class ServerBackend:
     """A server that speaks OpenAI's chat completions, as vLLM does.
 
-    An adapter is asked for by the name under which the server has it. A prefill is sent as the assistant's last turn,
-    with vLLM's `continue_final_message`. The key is that of OPENAI_API_KEY, if set.
+    Adapters are requested by their names on the server. A prefill is sent as the assistant's last turn, with vLLM's
+    `continue_final_message`. The key is read from OPENAI_API_KEY, if set.
 
     Args:
-        url: of the server, with or without `/v1`.
-        model: the base's name there.
-        adapters: names there; all names are checked before anything is asked.
-        concurrency: requests at a time.
-        retries: of a request that the server is too busy for, with doubled waits from one second on.
-        timeout: seconds for an answer.
-        seed: sent along.
+        url: the address of the server, with or without `/v1`.
+        model: the base model's name on the server.
+        adapters: the adapters' names on the server; all names are checked before the first request.
+        concurrency: the number of simultaneous requests.
+        retries: how often a request is repeated if the server is busy; waits start at one second and double.
+        timeout: the longest time for an answer, in seconds.
+        seed: the seed that is sent with each request.
 
     Raises:
-        ServerError: no answer, or a name that the server does not have.
+        ServerError: the server does not answer, or does not know a name.
     """
 
     chat = True

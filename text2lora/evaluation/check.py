@@ -59,10 +59,10 @@ class Condition:
 
     Attributes:
         name: one of `CONDITIONS`.
-        loss: of an answer token, mean over tasks.
-        exact_match: of whole answers.
-        losses: by task; nan where a task has no such description.
-        matches: exact match by task; nan likewise.
+        loss: the mean loss of an answer token, averaged over tasks.
+        exact_match: the share of answers that are completely right, averaged over tasks.
+        losses: the loss of each task; nan for a task without such a description.
+        matches: the exact match of each task; nan for a task without such a description.
     """
 
     name: str
@@ -74,13 +74,13 @@ class Condition:
 
 @dataclass(frozen=True)
 class Similarities:
-    """How alike descriptions and adapters are, pair by pair.
+    """How similar descriptions and adapters are, for pairs of tasks.
 
     Attributes:
-        descriptions: cosine of the task embeddings of two tasks; of token states, of their means.
-        adapters: cosine of their adapters' delta W over all modules.
-        same_descriptions, same_adapters: likewise of two wordings of one task.
-        pearson, spearman: correlation over the pairs of different tasks; nan for fewer than three pairs.
+        descriptions: the cosine of the task embeddings of two tasks, or of the means of their token states.
+        adapters: the cosine of their adapters' delta W over all modules.
+        same_descriptions, same_adapters: the same for two wordings of one task.
+        pearson, spearman: the correlation over the pairs of different tasks; nan for fewer than three pairs.
     """
 
     descriptions: list[float]
@@ -96,13 +96,13 @@ class ConditioningReport:
     """What `check_conditioning` found.
 
     Attributes:
-        tasks: their names.
-        conditions: by name, in the order of `CONDITIONS`.
-        gain: by how much matched descriptions lower the loss of the base alone.
+        tasks: the names of the tasks.
+        conditions: the results by name, in the order of `CONDITIONS`.
+        gain: by how much matched descriptions lower the loss of the base model.
         explained: the share of the gain that is lost when each task gets another task's description: the sum over
-            tasks of min(shuffled, none) - matched, over that of none - matched. It is 1 at most, for a description that
-            does harm is as good as no adapter. None where no gain can be told from chance.
-        similarities: of descriptions and adapters.
+            tasks of min(shuffled, none) - matched, divided by the sum of none - matched. It is at most 1, because a
+            description that does harm counts like no adapter. None if the gain may be due to chance.
+        similarities: how similar descriptions and adapters are.
     """
 
     tasks: list[str]
@@ -141,7 +141,7 @@ class ConditioningReport:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The report for JSON, with the figures of every task; nan as None."""
+        """The report as JSON can hold it, with the figures of every task; nan becomes None."""
         rows: dict[str, dict[str, Any]] = {
             name: {"loss": c.loss._asdict(), "exact_match": c.exact_match._asdict()}
             for name, c in self.conditions.items()
@@ -169,13 +169,13 @@ class ConditioningReport:
 
 
 def prepare_tasks(tasks: Sequence[Task], examples: int | None = None) -> list[CheckTask]:
-    """Tasks as the check wants them: a held-out wording is the second one, prompts are without definitions.
+    """Prepare tasks for the check: a held-out wording becomes the second one, and prompts lose their definitions.
 
-    Of a task that holds examples out, these are taken.
+    If a task has held-out examples, these are used.
 
     Args:
-        tasks: as `text2lora.training.task_files.read_tasks` reads them.
-        examples: keep so many per task at most.
+        tasks: the tasks, as `text2lora.training.task_files.read_tasks` returns them.
+        examples: the largest number of examples to keep of each task.
     """
     return [
         CheckTask(
@@ -200,25 +200,25 @@ def check_conditioning(
 ) -> ConditioningReport:
     """Measure how much of what a checkpoint's adapters do comes from the description.
 
-    Every task's examples are answered under the adapter of its description (matched), of another wording of it
-    (paraphrased), of another task's description (shuffled: a random ring of all tasks), of junk, under the average
-    adapter, and by the base alone. The average adapter is one for all tasks, made from the mean of what the
-    hypernetwork reads of the matched descriptions, as in `Text2LoraModel.interpolate`. Intervals resample whole tasks,
-    with the same picks for all conditions.
+    Every task's examples are answered with the adapter made from its description (matched), from another wording of it
+    (paraphrased), from another task's description (shuffled: the tasks form a random cycle), from junk, with the
+    average adapter, and by the base model alone. The average adapter is one for all tasks, made from the mean of what
+    the hypernetwork reads of the matched descriptions, as in `Text2LoraModel.interpolate`. Intervals resample whole
+    tasks, with the same picks for all conditions.
 
     Args:
-        model: the checkpoint.
-        base: its base model, with no adapter on it.
-        tokenizer: of the base; prompts are in its chat format, if it has one. Of one that is longer than the base
-            can read, the middle is left out.
-        tasks: two or more; a task with one description is left out of paraphrased.
-        rows: examples in a batch, or those of one task.
-        draws: bootstrap samples.
-        seed: of them, and of the ring.
-        report: receives the name of each condition as it is begun.
+        model: the checkpoint to check.
+        base: its base model, without an adapter.
+        tokenizer: the base model's tokenizer; prompts use its chat format, if it has one. If a prompt is longer than
+            the base model can read, its middle is left out.
+        tasks: two or more tasks; a task with one description is left out of the paraphrased row.
+        rows: the number of examples in a batch; a batch holds at least the examples of one task.
+        draws: the number of bootstrap samples.
+        seed: the random seed of the bootstrap and of the cycle.
+        report: receives the name of each condition when it starts.
 
     Raises:
-        TrainingError: fewer than two tasks.
+        TrainingError: there are fewer than two tasks.
     """
     if len(tasks) < 2:
         raise TrainingError(f"expected two or more tasks, whose descriptions can be swapped, got {len(tasks)}")

@@ -1,4 +1,4 @@
-"""Several wordings of a description side by side: what their adapters answer, and how far apart they are."""
+"""Several wordings of a description side by side: what their adapters answer, and how similar the adapters are."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from text2lora.standing import Standing
 
 @dataclass(frozen=True)
 class Wording:
-    """One wording, or the base alone where `description` is None.
+    """One wording, or the base model alone if `description` is None.
 
     Attributes:
-        description: the text.
-        answers: to each prompt.
-        exact_match: of the tasks' examples, mean over tasks; None without tasks.
-        loss: of an answer token, likewise.
-        standing: among the descriptions of training; None where the checkpoint does not know them.
+        description: the text of the wording.
+        answers: the answer to each prompt.
+        exact_match: the share of the tasks' examples that are right, averaged over tasks; None without tasks.
+        loss: the loss of an answer token, averaged over tasks; None without tasks.
+        standing: how close the wording is to the training descriptions; None if the checkpoint has no statistics.
     """
 
     description: str | None
@@ -44,10 +44,10 @@ class Comparison:
     """What `compare_descriptions` found.
 
     Attributes:
-        prompts: that were answered.
-        base: without an adapter.
-        wordings: in the order given.
-        cosines: of the adapters' delta W, a list for each wording.
+        prompts: the prompts that were answered.
+        base: the results of the base model without an adapter.
+        wordings: the results of each wording, in the given order.
+        cosines: the cosines of the adapters' delta W, as a list for each wording.
     """
 
     prompts: list[str]
@@ -56,7 +56,7 @@ class Comparison:
     cosines: list[list[float]]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The results as JSON can hold them."""
 
         def row(wording: Wording) -> dict[str, Any]:
             standing = wording.standing.as_dict() if wording.standing else None
@@ -80,16 +80,16 @@ def compare_descriptions(
     tasks: Sequence[CheckTask] = (),
     max_new_tokens: int = 64,
 ) -> Comparison:
-    """Try several wordings of a description.
+    """Compare several wordings of a description.
 
     Args:
-        model: the checkpoint.
-        base: its base model, with no adapter on it.
-        tokenizer: of the base.
+        model: the checkpoint that makes the adapters.
+        base: its base model, without an adapter.
+        tokenizer: the base model's tokenizer.
         descriptions: the wordings.
-        prompts: to answer under each of them, greedily.
-        tasks: whose examples are scored under each of them; their own descriptions do not count.
-        max_new_tokens: longest answer.
+        prompts: the prompts to answer with each wording, greedily.
+        tasks: the tasks whose examples are scored with each wording; their own descriptions are not used.
+        max_new_tokens: the longest answer, in tokens.
 
     Raises:
         InvalidDescriptionError: see `generate_lora`.

@@ -31,20 +31,20 @@ class TaskData:
 
 
 def load_tasks(name: str, data: Path | None = None, shots: int = 3, limit: int | None = None) -> list[TaskData]:
-    """Tasks with their questions and demonstrations.
+    """Load tasks with their questions and demonstrations.
 
-    The demonstrations are the first of the split that the data set has for them; where it has none, the first of all,
-    which are then not scored in any condition. Of a task in a file that holds examples out, these are scored, and the
-    demonstrations are the first of the others.
+    The demonstrations are the first examples of the split that the data set has for them. If it has none, they are the
+    first examples of all, which are then not scored in any condition. If a task in a file has held-out examples, these
+    are scored, and the demonstrations are the first of the others.
 
     Args:
         name: one of `BENCHMARKS`, or a file or folder of tasks; see `read_tasks`.
-        data: for a benchmark, a file or folder in place of the Hub.
-        shots: how many demonstrations.
-        limit: how many questions, the first ones; None takes all.
+        data: a file or folder to read a benchmark from instead of the Hub.
+        shots: the number of demonstrations.
+        limit: use only this many questions, from the beginning; None uses all.
 
     Raises:
-        EvaluationError: no such task, or its data cannot be read.
+        EvaluationError: there is no such task, or its data cannot be read.
         MissingExtraError: the data is on the Hub and `datasets` is not installed.
     """
     if name in BENCHMARKS:

@@ -40,25 +40,25 @@ def evaluate(
     seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
 ) -> EvalReport:
-    """Ask the same questions of a base model alone, after demonstrations, with a description, and under each adapter.
+    """Ask the same questions of the base model alone, with demonstrations, with a description, and with each adapter.
 
     Args:
         model: the base model: a folder, a Hub id or a bundled name; with a server, a name that it serves.
-        tasks: benchmarks, files or folders of tasks, and tasks of lm-evaluation-harness as `lm_eval:NAME`.
-        adapters: folders or Hub ids, or names that the server knows; or a mapping, see `Places`.
+        tasks: the tasks: benchmarks, files or folders of tasks, and tasks of lm-evaluation-harness as `lm_eval:NAME`.
+        adapters: the adapters: folders or Hub ids, or names that the server knows; or a mapping, see `Places`.
         description: also ask the base model with this text before the question.
         shots: also ask the base model after this many demonstrations; 0 leaves that out.
         limit: use only the first questions of each task; None uses all.
-        data: a file or folder with the benchmarks, used in place of the Hub. A folder may also hold definitions of
-            tasks for lm-evaluation-harness.
-        server: the address of a server with OpenAI's chat API, which then answers in place of this process.
-        allow_code_execution: run what the model writes for a programming task, confined.
-        max_new_tokens: the longest answer; None is each task's own.
-        batch_size: answers at a time; on a server, simultaneous requests.
-        device: for the base model.
-        dtype: of the base model; None is that of its weights.
-        token: a token of the Hub; None takes HF_TOKEN or the one of `hf auth login`.
-        seed: of the intervals and of the demonstrations that lm-evaluation-harness chooses.
+        data: a file or folder with the benchmarks, used instead of the Hub. A folder may also contain task definitions
+            for lm-evaluation-harness.
+        server: the address of a server with OpenAI's chat API, which then answers instead of this process.
+        allow_code_execution: whether to run what the model writes for a programming task, in a confined process.
+        max_new_tokens: the longest answer, in tokens; None is each task's own.
+        batch_size: the number of questions to answer at a time; on a server, simultaneous requests.
+        device: the device of the base model.
+        dtype: the dtype of the base model; None is that of its weights.
+        token: a Hub token; None uses HF_TOKEN or the token from `hf auth login`.
+        seed: the random seed of the intervals and of the demonstrations that lm-evaluation-harness chooses.
         report: receives a line about each step.
 
     Raises:

@@ -58,12 +58,12 @@ class Figure:
 
 
 def make_conditions(adapters: Sequence[str] = (), description: str | None = None, shots: int = 3) -> list[Condition]:
-    """The base alone, after demonstrations, with the description in the prompt; and each adapter alone.
+    """The conditions: the base model alone, with demonstrations, with the description in the prompt; and each adapter.
 
     Args:
-        adapters: as the backend knows them; the names of their conditions are short, and all different.
-        description: to put before the question.
-        shots: demonstrations.
+        adapters: the adapters, as the backend knows them; the names of their conditions are short, and all different.
+        description: the text to put before the question.
+        shots: the number of demonstrations.
     """
     conditions = [Condition(BASE)]
     if shots:
@@ -86,15 +86,15 @@ def evaluate_tasks(
     """Ask all questions in all conditions.
 
     Args:
-        backend: answers them.
-        tasks: with their questions.
-        conditions: in this order.
-        allow_code_execution: run what the model writes for a programming task, confined.
-        max_new_tokens: longest answer; None is the task's.
+        backend: the model that answers.
+        tasks: the tasks with their questions.
+        conditions: the conditions, which are run in this order.
+        allow_code_execution: whether to run what the model writes for a programming task, in a confined process.
+        max_new_tokens: the longest answer, in tokens; None is each task's own.
         report: receives a line before each task in each condition.
 
     Raises:
-        EvaluationError: see `check_tasks`; or the backend fails.
+        EvaluationError: the tasks cannot be run, see `check_tasks`, or the backend fails.
     """
     check_tasks(tasks, allow_code_execution)
     samples = []
@@ -168,11 +168,11 @@ def _judge(condition: Condition, data: TaskData, answers: Sequence[Answer]) -> l
 
 
 def summarise(samples: Sequence[Sample], seed: int = 0) -> list[Figure]:
-    """Accuracy and difference from the base by condition and task, and on average where there are several tasks.
+    """Accuracy and difference from the base model for each condition and task, and the average over several tasks.
 
     Args:
-        samples: each task's in the same order in all conditions.
-        seed: of the bootstrap.
+        samples: the answered questions; those of a task are in the same order in all conditions.
+        seed: the random seed of the bootstrap.
     """
     scores: dict[str, dict[str, list[float]]] = {}
     for sample in samples:

@@ -19,10 +19,10 @@ PREFIX = "lm_eval:"
 
 
 def find_tasks(names: Sequence[str], include: Path | None = None) -> Any:
-    """The library's task manager, which has these tasks.
+    """The library's task manager, after a check that it has these tasks.
 
     Args:
-        names: of tasks and groups, as `hellaswag`.
+        names: the names of tasks and groups, such as `hellaswag`.
         include: a folder with definitions of more tasks.
 
     Raises:
@@ -57,16 +57,16 @@ def evaluate_with_lm_eval(
     description comes before the first question.
 
     Args:
-        backend: holds model and adapters.
-        manager: of `find_tasks`.
-        names: of its tasks and groups.
-        conditions: in this order.
-        limit: questions of a task, the first ones.
-        seed: of the choice of demonstrations.
+        backend: the model with its adapters.
+        manager: the task manager from `find_tasks`.
+        names: the names of its tasks and groups.
+        conditions: the conditions, which are run in this order.
+        limit: use only this many questions of each task, from the beginning.
+        seed: the random seed for the choice of demonstrations.
         report: receives a line before each condition.
 
     Raises:
-        EvaluationError: a task's data cannot be read, it runs code, or it has no score by question.
+        EvaluationError: a task's data cannot be read, it runs code, or it has no score for each question.
     """
     import lm_eval
     from lm_eval.models.huggingface import HFLM

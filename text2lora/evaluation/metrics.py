@@ -22,9 +22,9 @@ def bootstrap(scores: Sequence[torch.Tensor], draws: int = 2000, seed: int = 0) 
     """Mean over tasks of the mean over a task's samples, with a percentile interval that resamples whole tasks.
 
     Args:
-        scores: per task, its samples' scores (0 or 1).
-        draws: bootstrap samples.
-        seed: of them.
+        scores: the scores (0 or 1) of each task's samples.
+        draws: the number of bootstrap samples.
+        seed: the random seed.
     """
     means = torch.stack([s.double().mean() for s in scores])
     generator = torch.Generator().manual_seed(seed)
@@ -34,7 +34,7 @@ def bootstrap(scores: Sequence[torch.Tensor], draws: int = 2000, seed: int = 0) 
 
 
 def resample(count: int, draws: int = 2000, seed: int = 0) -> torch.Tensor:
-    """Which of `count` tasks each of many bootstrap samples holds, [draws, count]; the same for the same arguments."""
+    """The tasks, out of `count`, in each bootstrap sample, [draws, count]; the same for the same arguments."""
     return torch.randint(count, (draws, count), generator=torch.Generator().manual_seed(seed))
 
 
@@ -68,9 +68,9 @@ def bootstrap_samples(scores: Sequence[torch.Tensor], draws: int = 2000, seed: i
     For given tasks, as a benchmark's; `bootstrap` is for tasks that stand for others.
 
     Args:
-        scores: per task, its samples' scores, or the differences of two conditions sample by sample.
-        draws: bootstrap samples.
-        seed: of them.
+        scores: the scores of each task's samples, or the differences of two conditions sample by sample.
+        draws: the number of bootstrap samples.
+        seed: the random seed.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.zeros(draws, dtype=torch.double)

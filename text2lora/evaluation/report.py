@@ -29,15 +29,15 @@ BEGIN, END = "<!-- begin: t2l eval -->", "<!-- end: t2l eval -->"
 
 @dataclass(frozen=True)
 class EvalReport:
-    """An evaluation: what was asked of which model, and what came of it.
+    """The result of an evaluation.
 
     Attributes:
-        model: the base.
+        model: the name of the base model.
         backend: `transformers`, or the address of a server.
-        seed: of the intervals and of the choice of demonstrations in lm-evaluation-harness.
-        conditions: in order.
-        figures: by condition and task.
-        samples: every question.
+        seed: the random seed of the intervals and of the demonstrations in lm-evaluation-harness.
+        conditions: the conditions in order.
+        figures: the figures of each condition and task.
+        samples: every question with its answer.
     """
 
     model: str
@@ -72,7 +72,7 @@ class EvalReport:
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
     def to_markdown(self, adapter: str | None = None) -> str:
-        """The table, for a model card; of one adapter beside the base where one is named."""
+        """The table for a model card; if an adapter is named, of this adapter and the base model only."""
         names = {c.name for c in self.conditions if adapter is None or c.adapter in (None, adapter)}
         shown = [figure for figure in self.figures if figure.condition in names]
         lines = [
@@ -101,7 +101,7 @@ def write_report(report: EvalReport, folder: Path) -> None:
     """Write `results.json` and `table.md`; the folder appears whole or not at all.
 
     Raises:
-        OutputError: it cannot be written, or holds something else.
+        OutputError: the folder cannot be written, or contains something else.
     """
     check_output(folder, REPORT_NAMES)
     with atomic_folder(folder) as temporary:
@@ -111,15 +111,15 @@ def write_report(report: EvalReport, folder: Path) -> None:
 
 
 def push_report(report: EvalReport, adapter: str, token: str | None = None, create_pr: bool = False) -> CommitInfo:
-    """Put an adapter's figures into the card of its repository: its model-index, and a table in the text.
+    """Write an adapter's figures into its model card on the Hub: into its model-index, and as a table into the text.
 
-    Only the README changes. Figures for the same task take the place of earlier ones.
+    Only the README changes. Figures for the same task replace earlier ones.
 
     Args:
-        report: holds the adapter among its conditions.
-        adapter: its Hub id.
-        token: a token of the Hub; None takes HF_TOKEN or the one of `hf auth login`.
-        create_pr: open a pull request.
+        report: the evaluation, with the adapter among its conditions.
+        adapter: the Hub id of the adapter.
+        token: a Hub token; None uses HF_TOKEN or the token from `hf auth login`.
+        create_pr: whether to open a pull request instead of pushing directly.
 
     Raises:
         HubError: the repository cannot be written to, or the Hub cannot be reached.

@@ -24,12 +24,12 @@ class Example:
 
     Attributes:
         prompt: what the user says.
-        gold: the right answer as `parse` gives it; of a programming task, the tests.
+        gold: the right answer as `parse` returns it; for a programming task, the tests.
         target: an answer as a good model would write it, for demonstrations.
-        labels: the answers to choose from, of a task with a choice.
-        texts: what the labels stand for.
-        entry: of a programming task, the function to write; empty for whole programs.
-        header: of a programming task, the code that goes before the answer.
+        labels: the answers to choose from, for a multiple-choice task.
+        texts: the texts that the labels stand for.
+        entry: the name of the function to write, for a programming task; empty for whole programs.
+        header: the code that goes before the answer, for a programming task.
         before: what user and assistant said before the prompt, in turn.
     """
 
@@ -67,14 +67,14 @@ class EvalTask:
     """A task that is answered in text.
 
     Attributes:
-        name: in tables and files.
-        example: a row of the data set to a question.
-        parse: an answer to what counts of it; None where nothing can be read.
-        score: whether that is right, and why not.
-        source: on the Hub; None for a task that is in a file.
-        max_new_tokens: longest answer.
-        prefill: how the model's answer is made to begin.
-        stop: an answer ends before the first of these.
+        name: the task's name in tables and files.
+        example: turns a row of the data set into a question.
+        parse: extracts what counts from an answer; None if nothing can be read.
+        score: says whether that is right, and if not, why.
+        source: the data set on the Hub; None for a task in a file.
+        max_new_tokens: the longest answer, in tokens.
+        prefill: the text with which the model's answer is made to begin.
+        stop: texts before which an answer ends.
         runs_code: whether scoring runs what the model wrote.
     """
 

@@ -59,19 +59,20 @@ def export_gguf(
 ) -> Path:
     """Write an adapter for llama.cpp: `llama-server -m BASE.gguf --lora FILE.gguf`.
 
-    What llama.cpp cannot know is part of the numbers: rsLoRA is folded into alpha, and B of queries and keys has its
-    rows in llama.cpp's order. The same adapter gives the same bytes. Needs the extra `export`.
+    rsLoRA is folded into alpha, and the rows of B for queries and keys are put into llama.cpp's order. The same adapter
+    gives the same bytes. Needs the extra `export`.
 
     Args:
-        adapter: for a model of one of `ARCHITECTURES`.
-        path: the file; one that is there is replaced.
-        base: a folder, a Hub id, `nano` or a config; None is the base that the adapter names. No weights are read.
+        adapter: the adapter, for a model of one of `ARCHITECTURES`.
+        path: the file to write; an existing file is replaced.
+        base: the base model: a folder, a Hub id, `nano` or a config; None is the one that the adapter names. Its
+            weights are not read.
         dtype: float32, float16, bfloat16, or one of `TYPES`; None keeps the adapter's, or is float32 for any other.
             A quantised row is made of blocks of 32 numbers. A factor whose rows are not, as B of rank 8, stays in f16,
             as in llama.cpp's own converter.
 
     Raises:
-        CheckpointError: llama.cpp has no place for this adapter, or the base is another one or cannot be loaded.
+        CheckpointError: llama.cpp cannot load this adapter, or the base model does not fit or cannot be loaded.
         MissingExtraError: the package `gguf` is not installed.
         OutputError: the file cannot be written.
     """
@@ -119,14 +120,15 @@ def export_gguf(
 def write_modelfile(path: str | os.PathLike[str], base: str) -> Path:
     """Write `FILE.Modelfile` beside an exported `FILE.gguf`: `ollama create NAME -f FILE.Modelfile`.
 
-    Ollama takes adapters up to version 0.34.0; a later one needs a merged model.
+    Ollama loads adapters up to version 0.34.0; later versions need a merged model.
 
     Args:
-        path: of the GGUF file.
-        base: a model of Ollama, as `llama3.1:8b-instruct-fp16`, or a GGUF file; the one that the adapter was made for.
+        path: the GGUF file.
+        base: the model that the adapter was made for: an Ollama model, such as `llama3.1:8b-instruct-fp16`, or a GGUF
+            file.
 
     Raises:
-        OutputError: the file cannot be written, or a name has characters that no Modelfile can hold.
+        OutputError: the file cannot be written, or a name has characters that a Modelfile cannot contain.
     """
     adapter = Path(path)
     target = adapter.with_suffix(".Modelfile")

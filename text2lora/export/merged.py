@@ -1,4 +1,4 @@
-"""Base and adapter as one plain model of transformers."""
+"""Base model and adapter as one plain transformers model."""
 
 from __future__ import annotations
 
@@ -38,21 +38,22 @@ def export_merged(
     max_shard_size: str = "5GB",
     force: bool = False,
 ) -> Path:
-    """Write base and adapter as one model, with its tokenizer and a card: `AutoModelForCausalLM` loads it.
+    """Merge an adapter into its base model and write the model, its tokenizer and a card, for `AutoModelForCausalLM`.
 
-    Sums are made in float32 and then cast. Takes the memory of the base in its own dtype, and of one of its matrices.
+    Sums are computed in float32 and then cast. This takes the memory of the base model in its own dtype, and of one of
+    its matrices in float32.
 
     Args:
-        adapter: the adapter.
-        path: a new or empty folder; it appears whole or not at all.
-        base: a folder, a Hub id or `nano`; None is the base that the adapter names.
-        dtype: of the file; None keeps the base's.
-        max_shard_size: of one file of weights, in KB, MB, GB or TB.
-        force: replace a folder that holds the files of a model and nothing else.
+        adapter: the adapter to merge.
+        path: a new or empty folder; it appears complete or not at all.
+        base: the base model: a folder, a Hub id or `nano`; None is the one that the adapter names.
+        dtype: the dtype of the file; None keeps the base model's.
+        max_shard_size: the largest size of a file of weights, such as `5GB`; in KB, MB, GB or TB.
+        force: whether to replace a folder that contains the files of a model and nothing else.
 
     Raises:
-        CheckpointError: the adapter is for another base, the base is quantised or cannot be loaded, or a weight is too
-            large for float16.
+        CheckpointError: the adapter is for another base model, the base model is quantised or cannot be loaded, or a
+            weight is too large for float16.
         OutputError: the folder cannot be written or contains something, or `max_shard_size` is not a size.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer

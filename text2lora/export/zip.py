@@ -18,10 +18,10 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can name
 
 
 def zip_adapter(adapter: LoraAdapter) -> bytes:
-    """The adapter's files in a zip, without a folder around them; unpacked into one, PEFT loads it.
+    """The adapter's files in a zip, without a folder around them. Unpack it into a folder, which PEFT loads.
 
-    The same adapter gives the same bytes: no clock, no user, no compression, which gains little on weights. A base that
-    is a path on this machine is not named.
+    The same adapter gives the same bytes: the zip has no times, no user names and no compression, which would save
+    little on weights. A base model that is a path on this machine is not named.
     """
     buffer = io.BytesIO()
     with tempfile.TemporaryDirectory() as parent, zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
@@ -34,7 +34,7 @@ def zip_adapter(adapter: LoraAdapter) -> bytes:
 
 
 def export_zip(adapter: LoraAdapter, path: str | os.PathLike[str]) -> Path:
-    """Write `zip_adapter` to a file; one that is there is replaced.
+    """Write `zip_adapter` to a file; an existing file is replaced.
 
     Raises:
         OutputError: the file cannot be written.

@@ -19,7 +19,7 @@ class Lease:
     """An adapter that stays on disk until `release`, or until the process ends, however it ends.
 
     Attributes:
-        folder: of the adapter.
+        folder: the folder of the adapter.
     """
 
     def __init__(self, folder: Path, lock: BinaryIO):
@@ -27,14 +27,14 @@ class Lease:
         os.utime(lock.fileno())
 
     def release(self) -> None:
-        """Let the adapter be evicted, when its turn comes."""
+        """Allow the adapter to be evicted."""
         if not self._lock.closed:
             os.utime(self._lock.fileno())
             self._lock.close()
 
 
 class AdapterCache:
-    """Adapters on disk by name; the least recently used give way to new ones, those in use never.
+    """Adapters on disk by name. New adapters replace the least recently used ones, but never those in use.
 
     For each adapter there is a lock file. Whoever uses the adapter, or makes it for its own use, holds it shared;
     whoever evicts it, alone. Who makes it holds a second one, alone, for as long as that takes: so an adapter is made
@@ -43,8 +43,8 @@ class AdapterCache:
     back.
 
     Args:
-        directory: gets `adapters` and `locks`.
-        max_bytes: size of the weights of all adapters together.
+        directory: the folder that gets `adapters` and `locks`.
+        max_bytes: the largest size of the weights of all adapters together.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -56,11 +56,11 @@ class AdapterCache:
             pass
 
     def lend(self, name: str, make: Callable[[], LoraAdapter]) -> Lease:
-        """The adapter of a name, made if it is not there; waits while another thread or process makes it.
+        """Lend the adapter of a name, and make it if it does not exist. Waits while another thread or process makes it.
 
         Args:
-            name: of a folder; never a user's text.
-            make: called when the adapter is not there.
+            name: the name of the adapter's folder; never a user's text.
+            make: makes the adapter; called if it does not exist.
 
         Raises:
             LimitError: the adapters in use leave no room for it.

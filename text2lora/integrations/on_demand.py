@@ -30,19 +30,19 @@ VARIABLES = "T2L_VLLM_"
 
 @dataclass(frozen=True)
 class OnDemandSettings:
-    """What a server makes adapters with, and how many.
+    """The settings with which a server makes adapters.
 
     Attributes:
-        checkpoint: `nano`, a folder or a Hub id.
-        subfolder: inside it.
-        revision: a branch, tag or commit.
-        base: the name or path of the served model, where it is not spelled as in the checkpoint.
-        cache_dir: where adapters are kept.
-        cache_gb: size of all kept adapters together, in GB.
-        rate: new adapters a minute.
-        dtype: of the kept adapters; None is the checkpoint's.
+        checkpoint: the checkpoint that makes the adapters: `nano`, a folder or a Hub id.
+        subfolder: the checkpoint's folder inside the folder or repository.
+        revision: a branch, tag or commit of the checkpoint.
+        base: the name or path of the served model, if it differs from the name in the checkpoint.
+        cache_dir: the folder where adapters are kept.
+        cache_gb: the largest size of all kept adapters together, in GB.
+        rate: the most new adapters in a minute.
+        dtype: the dtype of the kept adapters; None is the checkpoint's.
         device: where the hypernetwork runs.
-        strict: refuse a description that is far from all of training.
+        strict: whether to refuse descriptions that are far from all training descriptions.
     """
 
     checkpoint: str
@@ -58,10 +58,10 @@ class OnDemandSettings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> OnDemandSettings | None:
-        """Settings from `T2L_VLLM_CHECKPOINT`, `T2L_VLLM_CACHE_GB` and so on; None where the first is not set.
+        """Settings from `T2L_VLLM_CHECKPOINT`, `T2L_VLLM_CACHE_GB` and so on; None if the first is not set.
 
         Raises:
-            ServingError: a variable that is none of these, or a value that cannot be one.
+            ServingError: a variable is unknown, or its value cannot be used.
         """
         start = len(VARIABLES)
         given = {key[start:]: value for key, value in environ.items() if key.startswith(VARIABLES) and value}
@@ -103,10 +103,10 @@ class OnDemandSettings:
 
 
 class RateLimit:
-    """So many in any minute, and no more.
+    """Limits how much happens in any minute.
 
     Args:
-        per_minute: as many.
+        per_minute: the most that may happen in a minute.
     """
 
     def __init__(self, per_minute: int):
@@ -118,7 +118,7 @@ class RateLimit:
         """Count one.
 
         Raises:
-            LimitError: it would be one too many.
+            LimitError: the limit is reached.
         """
         with self._lock:
             now = time.monotonic()
@@ -133,10 +133,10 @@ class RateLimit:
 class AdaptersOnDemand:
     """Makes the adapter of a description when it is first asked for, and keeps it on disk.
 
-    Checkpoint, encoder and cache are opened when first needed. Threads may share it.
+    Checkpoint, encoder and cache are opened when first needed. Threads may share the object.
 
     Args:
-        settings: see there.
+        settings: the settings of the server.
     """
 
     def __init__(self, settings: OnDemandSettings):
@@ -145,17 +145,18 @@ class AdaptersOnDemand:
         self._loading = threading.Lock()
 
     def lend(self, description: str, served_base: str) -> Lease:
-        """The adapter of a description, on disk until the lease is released.
+        """Lend the adapter of a description, which stays on disk until the lease is released.
 
         Args:
             description: what the adapter should do.
             served_base: the model that the server runs.
 
         Raises:
-            InvalidDescriptionError: see `check_description`; or too long, or, where that is asked for, far off.
-            LimitError: too many new adapters in a minute, or no room.
-            ServingError: the checkpoint is for another base.
-            CheckpointError: it cannot be loaded.
+            InvalidDescriptionError: the description cannot be used (see `check_description`), is too long, or is unlike
+                all training descriptions and the settings are strict.
+            LimitError: there are too many new adapters in this minute, or there is no room.
+            ServingError: the checkpoint is for another base model.
+            CheckpointError: the checkpoint cannot be loaded.
             OutputError: the cache cannot be written.
         """
         from text2lora.batch import AdapterSettings, folder_name

@@ -28,7 +28,7 @@ def register() -> None:
     """Register the resolver, once, if `T2L_VLLM_CHECKPOINT` is set; nothing is loaded before the first request.
 
     Raises:
-        ServingError: a variable that cannot be used.
+        ServingError: a variable cannot be used.
     """
     settings = OnDemandSettings.from_environment(os.environ)
     if settings and NAME not in LoRAResolverRegistry.get_supported_resolvers():
@@ -43,7 +43,7 @@ class Text2LoraResolver(LoRAResolver):
     """Finds an adapter for every name that begins with `t2l:`.
 
     Args:
-        settings: of the adapters.
+        settings: the settings with which adapters are made.
     """
 
     def __init__(self, settings: OnDemandSettings):
@@ -51,7 +51,7 @@ class Text2LoraResolver(LoRAResolver):
         self._thread = ThreadPoolExecutor(1, NAME)  # one: adapters are made one after the other, off the event loop
 
     async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
-        """The adapter of a name, made if need be; None for a name that is not ours.
+        """The adapter of a name, made if necessary; None for a name that does not begin with `t2l:`.
 
         Raises:
             HTTPException: 400 for a description that cannot be used, 429 beyond a limit, 503 for a fault of the server,

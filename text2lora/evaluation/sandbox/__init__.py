@@ -33,10 +33,10 @@ class CodeLimits:
     """What a program may use.
 
     Attributes:
-        seconds: of processor time.
-        wall_seconds: of time on the clock, for a program that sleeps or a machine that is busy.
-        memory: bytes of address space.
-        output: bytes of output.
+        seconds: processor time, in seconds.
+        wall_seconds: elapsed time in seconds, for programs that sleep and machines that are busy.
+        memory: address space, in bytes.
+        output: output, in bytes.
     """
 
     seconds: int = 10
@@ -47,7 +47,7 @@ class CodeLimits:
 
 @dataclass(frozen=True)
 class CodeResult:
-    """Whether a program ran to its end without an exception, and else why not, in one line."""
+    """Whether a program ran to its end without an exception, and if not, why, in one line."""
 
     passed: bool
     reason: str
@@ -60,11 +60,11 @@ def run_program(source: str, limits: CodeLimits | None = None) -> CodeResult:
     asks for more than this module allows, fails.
 
     Args:
-        source: Python.
-        limits: by default those of `CodeLimits`.
+        source: the program, in Python.
+        limits: what the program may use; by default, `CodeLimits()`.
 
     Raises:
-        EvaluationError: the system cannot confine a process; nothing was run.
+        EvaluationError: the system cannot confine a process, so the program was not run.
     """
     limits = limits or CodeLimits()
     secret = secrets.token_hex(16)
