@@ -130,7 +130,7 @@ def test_what_does_not_go_together_is_refused() -> None:
             combine([one, two], weights)
     with pytest.raises(CheckpointError, match="each of the 0"):
         combine([], [])
-    with pytest.raises(CheckpointError, match="other modules or shapes"):
+    with pytest.raises(CheckpointError, match="different modules or shapes"):
         combine([one, make_adapter(2, layers=1)], [1, 1])
     with pytest.raises(CheckpointError, match=r"ranks \[2, 3\]: 'linear' needs adapters of the same rank"):
         combine([one, make_adapter(2, r=3)], [1, 1], "linear")

@@ -596,7 +596,7 @@ def test_evaluation_that_cannot_be_pushed_is_refused_before_any_work(
         (["-a", "org/mine", *tasks], 1, "you are logged in to the Hub as 'me' and may not write to org/mine"),
         (["-a", "me/nothing-there", *tasks], 1, "me/nothing-there is not on the Hub"),
         (["-a", "./here", *tasks], 2, "is a folder"),
-        (["-a", CITY, "--subfolder", "x", *tasks], 2, "that are not in a --subfolder"),
+        (["-a", CITY, "--subfolder", "x", *tasks], 2, "not possible with --subfolder"),
         (["-a", CITY, "--limit", 3, *tasks], 2, "results on a part of a benchmark"),
         (tasks, 2, "needed with --push"),
     ]:

@@ -69,7 +69,7 @@ def test_hub_is_asked_for_the_split_and_for_no_more_than_needed(monkeypatch: pyt
     load_task("boolq", shots=2, limit=2)
     assert asked == [("google/boolq", None, "validation[:4]"), ("google/boolq", None, "train[:2]")]
     monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: 1 / 0)
-    with pytest.raises(EvaluationError, match=r"the data set google/boolq cannot be read .*: pass --data"):
+    with pytest.raises(EvaluationError, match=r"the data set google/boolq cannot be read .*: use --data"):
         load_task("boolq")
 
 

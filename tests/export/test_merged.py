@@ -112,7 +112,7 @@ def test_the_vocabulary_that_converters_read_comes_along(adapter: LoraAdapter, t
 
 @pytest.mark.parametrize("size", ["", "foo", "5", "0GB", "-1MB"])
 def test_a_size_that_is_none_is_refused(adapter: LoraAdapter, tmp_path: Path, size: str) -> None:
-    with pytest.raises(OutputError, match="expected one such as 5GB"):
+    with pytest.raises(OutputError, match="expected a size such as 5GB"):
         export_merged(adapter, tmp_path / "merged", max_shard_size=size)
 
 

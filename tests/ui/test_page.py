@@ -257,7 +257,7 @@ def test_errors_are_shown_and_junk_is_warned_of(visit):
     sync_api.expect(page.locator("#standing .warning")).to_contain_text("unlike what this checkpoint was trained on")
     page.fill("#message textarea", "order " * 600)
     page.click("#send")
-    sync_api.expect(page.locator("#chat-note .error")).to_contain_text("tokens: this base model reads")
+    sync_api.expect(page.locator("#chat-note .error")).to_contain_text("tokens, but this base model reads")
     page.fill("#message textarea", "")
     page.click("#send")
     sync_api.expect(page.locator("#chat-note .error")).to_contain_text("The input is empty")
