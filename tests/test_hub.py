@@ -71,7 +71,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, t2l, checkpoint_dir
         (LoraAdapter, "mine", "mine is a checkpoint, not an adapter: `t2l make TEXT --model mine`"),
         (LoraAdapter, "nano", "nano is a checkpoint, not an adapter: `t2l make TEXT --model nano`"),
         (LoraAdapter, "reference", "reference is a checkpoint, not an adapter"),
-        (LoraAdapter, "qwertyuiop", "nor a name that the Hub can have: expected a folder or USER/NAME"),
+        (LoraAdapter, "qwertyuiop", "nor a valid Hub id: expected a folder or USER/NAME"),
     ],
 )
 def test_what_is_here_is_looked_at_before_the_hub_is_asked(

@@ -205,7 +205,7 @@ def test_cosines_know_adapters_of_zeros_and_of_other_bases(make_model) -> None:
         adapters[0], weights={key: torch.zeros_like(weight) for key, weight in adapters[0].weights.items()}
     )
     assert cosine_matrix(adapters).tolist() == [[1, 0], [0, 1]]
-    with pytest.raises(CheckpointError, match="other modules or shapes"):
+    with pytest.raises(CheckpointError, match="different modules or shapes"):
         cosine_matrix([adapters[0], make_model(("q_proj",)).generate_lora("city")])
 
 
