@@ -285,7 +285,7 @@ def test_files_of_the_user_are_never_replaced(tmp_path: Path, beside_an_adapter:
         make_adapter().save_pretrained(folder)
     folder.mkdir(exist_ok=True)
     (folder / "thesis.txt").write_text("years of work")
-    with pytest.raises(OutputError, match=r"holds thesis.txt.*choose another folder"):
+    with pytest.raises(OutputError, match=r"contains thesis.txt.*choose another folder"):
         make_adapter().save_pretrained(folder)
     assert (folder / "thesis.txt").read_text() == "years of work"
 

@@ -266,7 +266,7 @@ def test_a_base_of_another_shape_is_refused(write: Callable[..., Path], base) ->
 def test_module_names_outside_the_known_families_need_the_base_config(write: Callable[..., Path]) -> None:
     state = {key.replace("v_proj", "query_key_value"): value for key, value in tensors().items()}
     folder = write(state, adapter={"target_modules": ["q_proj", "query_key_value"]})
-    with pytest.raises(CheckpointError, match="where query_key_value is in the base model"):
+    with pytest.raises(CheckpointError, match="place of query_key_value in the base model"):
         read_upstream({name: folder / name for name in FILES})
     with pytest.raises(CheckpointError, match=r"the config of the base model meta-llama/Llama.* cannot be loaded"):
         Text2LoraModel.from_pretrained(folder)

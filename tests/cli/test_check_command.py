@@ -41,7 +41,7 @@ def test_a_folder_with_something_else_stays_as_it_is(checkpoint_dir: Path, tasks
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     for command in (["check", str(checkpoint_dir), "--tasks", str(tasks)],):
-        for target, told in (("mine", "holds thesis.txt"), ("mine/thesis.txt", "is a file"), ("tasks.jsonl/x", "")):
+        for target, told in (("mine", "contains thesis.txt"), ("mine/thesis.txt", "is a file"), ("tasks.jsonl/x", "")):
             result = CliRunner().invoke(app, [*command, "-o", str(tmp_path / target)])
             assert isinstance(result.exception, OutputError)
             assert told in str(result.exception)

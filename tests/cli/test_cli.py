@@ -368,7 +368,7 @@ def test_adapters_are_found_in_a_subfolder(t2l_command, t2l: Text2LoraModel, bas
     both = t2l_command(*measure, "--subfolder", "one", "-a", "runs", "--subfolder", "two")
     assert [row["condition"] for row in json.loads(both.out)["figures"]] == ["base", "one", "two"]
     wrong = t2l_command(*measure, "-a", "runs", "-a", "runs", "--subfolder", "one", "--subfolder", "two")
-    assert (wrong.code, "2 for 3 adapters" in wrong.err) == (2, True)
+    assert (wrong.code, "2 times for 3 adapters" in wrong.err) == (2, True)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
