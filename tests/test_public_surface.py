@@ -34,6 +34,7 @@ LAYERS = [
     "encoder",
     "standing",
     "live",
+    "shards",
     "adapter",
     "arithmetic",
     "sharing",

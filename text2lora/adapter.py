@@ -23,6 +23,7 @@ from text2lora.files import atomic_folder, check_path, first_line
 from text2lora.hub import CARD_NAME, fetch_files, find_file, load_fault, push_folder, push_target, resolve_commit
 from text2lora.lora import FLOAT_MAX, PREFIX, Lora, LoraSpec
 from text2lora.names import public_name, without_paths
+from text2lora.shards import find_in_shards
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -206,11 +207,12 @@ class LoraAdapter(Lora):
         revision: str | None = None,
         **hub: Any,
     ) -> LoraAdapter:
-        """Read an adapter in PEFT's format.
+        """Read an adapter in PEFT's format, or one adapter from a file of many.
 
         Args:
-            directory: a folder or a Hub id.
-            subfolder: the folder of the adapter inside `directory`.
+            directory: a folder or a Hub id; or a shard file, a folder of shard files, or the URL of either, such as
+                `s3://bucket/adapters` (any that fsspec knows).
+            subfolder: the folder of the adapter inside `directory`; with shard files, the name of the adapter.
             revision: a branch, tag or commit; configuration and weights come from the commit that it points to.
             **hub: options for the Hub: `token`, `cache_dir`, `local_files_only`.
 
@@ -221,6 +223,9 @@ class LoraAdapter(Lora):
             CheckpointError: there is no adapter, or it is not a plain LoRA.
         """
         directory = check_path(directory)
+        if shard := find_in_shards(directory, subfolder):
+            facts, name = shard.facts, str(subfolder)
+            return cls(shard.read(name), facts.spec, {"description": facts.descriptions[name], **facts.metadata})
         commit = resolve_commit(directory, revision, **hub)
         files = fetch_files(directory, (CONFIG_NAME, WEIGHTS_NAME), subfolder, commit, **hub)
         card = find_file(directory, CARD_NAME, subfolder, commit, **hub)

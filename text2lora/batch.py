@@ -1,25 +1,31 @@
-"""Many adapters in one resumable run: from a list of descriptions to a folder for each."""
+"""Many adapters in one resumable run: from a list of descriptions to a folder for each, or files of many."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from text2lora.adapter import CONFIG_NAME
+from text2lora.adapter import CONFIG_NAME, LoraAdapter
 from text2lora.digest import digest
 from text2lora.encoder import check_description
-from text2lora.errors import InvalidDescriptionError, OutputError
-from text2lora.files import read_text
+from text2lora.errors import CheckpointError, InvalidDescriptionError, OutputError, shown
+from text2lora.files import check_path, read_text
+from text2lora.lora import spec_of
 from text2lora.names import slug
+from text2lora.shards import PATTERN, Shard, ShardFacts, find_shards, write_shard
 
 if TYPE_CHECKING:
     from text2lora.modeling import Text2LoraModel
+
+SHARD_BYTES = 2**28
+"""Size of a shard's weights, where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -133,3 +139,81 @@ def write_adapters(
         for text, adapter in zip(chosen, model.generate_lora(chosen, scale=settings.scale), strict=True):
             adapter.save_pretrained(folders[text], settings.dtype, settings.fold_rslora)
             yield Made(text, folders[text], False)
+
+
+class ShardWriter:
+    """Writes adapters in shards of many, for where a folder each would be millions of small files.
+
+    A shard's name is a digest of the names of its adapters, which are those that `write_adapters` gives their folders.
+    So a batch that is written twice, since a process ended before it could tell, is the same shard.
+
+    Args:
+        model: makes the adapters.
+        output: a folder, or a URL that fsspec knows, as `s3://bucket/adapters`.
+        settings: see `AdapterSettings`.
+        decided: `Text2LoraModel.digest`, if it is known: for processes that must give an adapter the same name, though
+            on another processor the same encoder can be held in another dtype.
+    """
+
+    def __init__(
+        self, model: Text2LoraModel, output: str, settings: AdapterSettings | None = None, decided: str | None = None
+    ):
+        self.model, self.output = model, check_path(output, OutputError).rstrip("/")
+        self.settings = settings or AdapterSettings()
+        self.decided = decided or model.digest
+
+    def name(self, description: str) -> str:
+        """The name of a description's adapter."""
+        return folder_name(description, self.decided, self.settings)
+
+    def plan(self, descriptions: Iterable[str], per_shard: int | None = None) -> list[list[str]]:
+        """What is still to be made, by shards: no description twice, and none whose adapter is in a shard there.
+
+        Args:
+            descriptions: all of them; every one is checked.
+            per_shard: adapters in a shard; None is as many as take a quarter of a GB.
+
+        Raises:
+            InvalidDescriptionError: see `check_description`.
+            CheckpointError: the output cannot be listed.
+        """
+        if per_shard is None:
+            size = self.settings.dtype.itemsize if self.settings.dtype else self.model.dtype.itemsize
+            per_shard = max(1, SHARD_BYTES * self.model.dtype.itemsize // (self.model.adapter_bytes * size))
+        if not isinstance(per_shard, int) or per_shard < 1:
+            raise CheckpointError(f"per_shard is {shown(per_shard)}: expected a whole number from 1 upwards")
+        texts = list(dict.fromkeys(check_description(text) for text in descriptions))
+        there = {name for shard in find_shards(self.output) for name in shard.facts.descriptions}
+        waiting = [text for text in texts if self.name(text) not in there]
+        return [waiting[start : start + per_shard] for start in range(0, len(waiting), per_shard)]
+
+    def write(self, descriptions: Sequence[str]) -> str:
+        """Write the adapters of descriptions, none twice, as one shard, or leave the one that is there.
+
+        Returns:
+            The shard's path or URL.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        names = [self.name(text) for text in descriptions]
+        path = f"{self.output}/{PATTERN.format(digest(names)[:16])}"
+        with contextlib.suppress(CheckpointError):  # there is none yet, or no whole one
+            return Shard.open(path).path
+        parts = [
+            {module: tuple(factor.to("cpu", self.settings.dtype) for factor in pair) for module, pair in part.items()}
+            for part in self.model.generate_stacked(descriptions)
+        ]
+        weights = {
+            module: (torch.cat([part[module][0] for part in parts]), torch.cat([part[module][1] for part in parts]))
+            for module in parts[0]
+        }
+        like = LoraAdapter({}, spec_of(self.model.config)).scaled(self.settings.scale)
+        facts = ShardFacts(
+            (like.folded() if self.settings.fold_rslora else like).spec,
+            {module: self.model.config.module_paths[module] for module in weights},
+            self.model.provenance(self.settings.scale),
+            dict(zip(names, descriptions, strict=True)),
+        )
+        write_shard(path, weights, facts)
+        return path

@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from text2lora.errors import CheckpointError, OutputError, Text2LoraError, TrainingError, shown
 
 if TYPE_CHECKING:
-    pass
+    from fsspec import AbstractFileSystem
 
 
 def check_path(value: object, kind: type[Text2LoraError] = CheckpointError) -> str:
@@ -264,6 +264,47 @@ def atomic_file(target: Path) -> Iterator[Path]:
             raise _cannot_write(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_system(path: str, kind: type[Text2LoraError]) -> tuple[AbstractFileSystem, str]:
+    """The file system of a path or URL, as `s3://bucket/name`, and the path in it.
+
+    Raises:
+        Text2LoraError: of that kind; fsspec knows no such URL, or the package for it is not installed.
+    """
+    from fsspec.core import url_to_fs
+    from fsspec.implementations.local import LocalFileSystem
+
+    if "://" not in path:
+        return LocalFileSystem(), os.path.abspath(path)
+    try:
+        return url_to_fs(path)
+    except Exception as error:  # which depends on the file system
+        raise kind(f"{path} cannot be used ({first_line(error)})") from error
+
+
+@contextlib.contextmanager
+def atomic_url(target: str) -> Iterator[Path]:
+    """As `atomic_file`, for a path of this machine or any URL that fsspec knows.
+
+    What is at a URL is uploaded when the block ends well: in one piece where the file system has transactions or is a
+    store of objects.
+
+    Raises:
+        OutputError: it cannot be written. Other errors inside the block stay as they are.
+    """
+    if "://" not in target:
+        with atomic_file(Path(target)) as temporary:
+            yield temporary
+        return
+    files, place = file_system(target, OutputError)
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder, "file")
+        try:
+            with files.transaction:
+                files.put_file(str(Path(folder, "file")), place)
+        except Exception as error:  # which depends on the file system
+            raise OutputError(f"{target} cannot be written ({first_line(error)})") from error
 
 
 def write_atomically(target: Path, text: str) -> None:

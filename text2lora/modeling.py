@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
@@ -433,12 +433,39 @@ class Text2LoraModel(PreTrainedModel):
             self._warn_far(checked, task_emb)
         self._check_task_emb(task_emb, len(checked))
         made: list[LoraAdapter] = []
-        for part in task_emb.split(self.tasks_per_pass):
-            texts = checked[len(made) : len(made) + len(part)]
-            made += self._adapters(
-                self.hypernet(part.to(self.device, self.dtype, copy=True)), texts, scale
-            )  # copied: aligned, see `_align`
+        for weights in self._passes(task_emb):
+            texts = checked[len(made) : len(made) + self.tasks_per_pass]
+            made += self._adapters(weights, texts, scale)
         return made[0] if single else made
+
+    @torch.inference_mode()
+    def generate_stacked(self, descriptions: Sequence[str]) -> Iterator[LoraWeights]:
+        """Make LoRAs as `generate_lora` does, as stacks: those of one pass of the hypernetwork after another.
+
+        Args:
+            descriptions: what they should do.
+
+        Yields:
+            By target module: A [n, layers, r, in] and B [n, layers, out, r], in the order given.
+
+        Raises:
+            InvalidDescriptionError: see `generate_lora`.
+            CheckpointError: weights that are no numbers.
+        """
+        checked = check_descriptions(descriptions)
+        task_emb = self.encoder.encode(checked)
+        self._warn_far(checked, task_emb)
+        self._check_task_emb(task_emb, len(checked))
+        yield from self._passes(task_emb)
+
+    def _passes(self, task_emb: torch.Tensor) -> Iterator[LoraWeights]:
+        """The hypernetwork's output for many tasks, pass by pass.
+
+        Raises:
+            CheckpointError: it holds infinity or NaN.
+        """
+        for part in task_emb.split(self.tasks_per_pass):
+            yield _finite(self.hypernet(part.to(self.device, self.dtype, copy=True)))  # copied: aligned, see `_align`
 
     @torch.inference_mode()
     def interpolate(
@@ -489,7 +516,7 @@ class Text2LoraModel(PreTrainedModel):
             if self.config.encoder_normalize:
                 mean = rescale(mean, self.config.encoder_parts)
             made = self.hypernet(mean[None].to(self.dtype))
-        return self._adapters(made, [describe(checked, shares.tolist())], scale)[0]
+        return self._adapters(_finite(made), [describe(checked, shares.tolist())], scale)[0]
 
     @overload
     def standing(self, description: str) -> Standing | None: ...
@@ -638,25 +665,34 @@ class Text2LoraModel(PreTrainedModel):
             raise CheckpointError(f"task embeddings of shape {list(shape)}: expected {expected}")
 
     def _adapters(self, weights: LoraWeights, descriptions: Sequence[str], scale: float) -> list[LoraAdapter]:
-        """The hypernetwork's output as one adapter per task.
+        """The hypernetwork's output as one adapter per task."""
+        source = self.provenance(scale)
+        metadata = [({"description": text} if text else {}) | source for text in descriptions]
+        return [adapter.scaled(scale) for adapter in to_adapters(self.config, weights, metadata)]
 
-        Raises:
-            CheckpointError: it holds infinity or NaN.
-        """
-        if not all(factor.isfinite().all() for factors in weights.values() for factor in factors):
-            raise CheckpointError(
-                "the hypernetwork wrote NaN or infinite weights: its own weights or the task embeddings contain such "
-                "values, or are too large for its dtype"
-            )
+    def provenance(self, scale: float = 1.0) -> dict[str, str]:
+        """What the metadata of an adapter say besides its description."""
         source = {
             **self.origin,
-            "encoder": public_name(self.encoder_name),
+            "encoder": public_name(self.encoder_name),  # none of a checkpoint that reads the names of tasks
             "text2lora": library_version(),
             "scale": f"{scale:g}",
         }
-        source = {key: value for key, value in source.items() if value}  # task names have no encoder
-        metadata = [({"description": text} if text else {}) | source for text in descriptions]
-        return [adapter.scaled(scale) for adapter in to_adapters(self.config, weights, metadata)]
+        return {key: value for key, value in source.items() if value}
+
+
+def _finite(weights: LoraWeights) -> LoraWeights:
+    """The hypernetwork's output.
+
+    Raises:
+        CheckpointError: it holds infinity or NaN.
+    """
+    if not all(factor.isfinite().all() for factors in weights.values() for factor in factors):
+        raise CheckpointError(
+            "the hypernetwork wrote NaN or infinite weights: its own weights or the task embeddings contain such "
+            "values, or are too large for its dtype"
+        )
+    return weights
 
 
 def to_adapters(
