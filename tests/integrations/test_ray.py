@@ -24,8 +24,8 @@ TEXTS = [f"Return the city, variant {number}." for number in range(11)]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """Two processes on this machine; `_system_config` gives a busy one time to start."""
-    patient = {"agent_register_timeout_ms": 300_000, "worker_register_timeout_seconds": 300}
+    """Two processes on this machine; a busy one gets time to start, and Ray's workers their share of it."""
+    patient = {"agent_register_timeout_ms": 300_000, "worker_register_timeout_seconds": 300, "worker_niceness": 0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_enable_metrics_collection", "0")
         try:

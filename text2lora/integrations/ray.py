@@ -140,6 +140,6 @@ def write_adapters(
 
 def _own(error: Exception) -> Exception:
     """The error of ours that an actor ended with, if it was one: Ray hands errors on as text."""
-    found = re.search(rf"^(?:{errors.__name__}\.)?(\w+Error): (.+)$", str(error), re.M)
+    found = re.search(rf"^{errors.__name__}\.(\w+): (.+)$", str(error), re.M)
     kind = getattr(errors, found[1], None) if found else None
     return kind(found[2]) if found and kind else error
