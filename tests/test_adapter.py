@@ -77,6 +77,22 @@ def test_saved_adapter_loads_again(tmp_path: Path) -> None:
     assert again.num_bytes == adapter.num_bytes == 4 * 2 * 2 * (32 + 32 + 32 + 16)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SPEC,
+        replace(SPEC, r=8, use_rslora=False),
+        replace(SPEC, lora_alpha=16, base_model_name_or_path="me/base", revision="v1"),
+    ],
+)
+def test_the_config_file_says_what_pefts_own_says_beyond_its_defaults(spec: LoraSpec) -> None:
+    """PEFT itself is not imported to write it."""
+    usual, own, written = LoraConfig().to_dict(), spec.to_peft().to_dict(), spec.to_json()
+    own["target_modules"] = sorted(own["target_modules"])
+    assert {name for name, value in own.items() if value != usual[name]} <= written.keys()
+    assert {name: own[name] for name in written} == written
+
+
 def test_adapter_that_peft_saved_loads(load_base, ids, tmp_path: Path) -> None:
     peft_model = get_peft_model(load_base(), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)).eval()
     peft_model.save_pretrained(tmp_path, save_embedding_layers=False)

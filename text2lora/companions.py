@@ -15,11 +15,9 @@ from transformers.utils.hub import resolve_revision
 from text2lora.base import base_source, load_base
 from text2lora.encoder import TextEncoder
 from text2lora.files import check_path, check_subfolder
-from text2lora.functions import Runner
 from text2lora.hub import check_no_adapter, find_file, resolve_commit
 from text2lora.names import public_name
 from text2lora.processor import widen
-from text2lora.sharing import share
 from text2lora.standing import FILE_NAME, DescriptionStatistics
 from text2lora.turns import keep_ends
 
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from text2lora.configuration import Text2LoraConfig
+    from text2lora.functions import Runner
 
 HUB_OPTIONS = ("token", "local_files_only", "cache_dir")
 _LOADING = threading.RLock()  # a lock inside of the companions could not be copied
@@ -165,6 +164,9 @@ class Companions:
 
     def runner(self, config: Text2LoraConfig, device: torch.device) -> Runner:
         """The base model that all functions answer with; checkpoints of the same base share it."""
+        from text2lora.functions import Runner  # with PEFT, which takes a second to import and no adapter needs
+        from text2lora.sharing import share
+
         with _LOADING:
             if self._runner is None:
                 own = [str(self.base_options)] if self.base_options else []

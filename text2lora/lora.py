@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from text2lora.configuration import Text2LoraConfig, usual_lora_config
+from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import CheckpointError, shown
 
 if TYPE_CHECKING:
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 LoraWeights = dict[str, tuple[torch.Tensor, torch.Tensor]]
 """By target module: A [n, N, r, in] and B [n, N, out, r] of n adapters in N layers."""
 PREFIX = "base_model.model."
-KEPT = ("base_model_name_or_path", "inference_mode", "lora_alpha", "peft_type", "r", "target_modules", "task_type")
-"""Fields of it that a file always has."""
 FLOAT_MAX = torch.finfo(torch.float32).max
 
 
@@ -82,11 +79,21 @@ class LoraSpec:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What `adapter_config.json` holds: fields that are not at PEFT's default. Earlier PEFTs refuse new ones."""
-        usual, own = usual_lora_config(), self.to_peft().to_dict()
-        found = {name: value for name, value in own.items() if name in KEPT or value != usual[name]}
-        found["target_modules"] = sorted(self.target_modules)  # of PEFT a set, whose order is the hash seed's
-        return {name: str(value.value) if isinstance(value, Enum) else value for name, value in found.items()}
+        """What `adapter_config.json` holds: the fields of `to_peft` that are not at PEFT's default, and a few always.
+
+        Earlier PEFTs refuse fields that they do not know. PEFT itself is not imported, which takes a second.
+        """
+        fields = {
+            "base_model_name_or_path": self.base_model_name_or_path,
+            "inference_mode": True,
+            "lora_alpha": self.lora_alpha,
+            "peft_type": "LORA",
+            "r": self.r,
+            "target_modules": sorted(self.target_modules),
+            "task_type": "CAUSAL_LM",
+        }
+        given = {"use_rslora": self.use_rslora, "revision": self.revision}
+        return fields | {name: value for name, value in given.items() if value not in (None, False)}
 
 
 @dataclass(frozen=True, repr=False)

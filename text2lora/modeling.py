@@ -27,7 +27,6 @@ from text2lora.digest import config_values, digest
 from text2lora.encoder import TextEncoder, check_description, check_descriptions, rescale
 from text2lora.errors import CheckpointError, DescriptionWarning, OutputError, Text2LoraError, shown
 from text2lora.files import check_path, first_line, make_readable
-from text2lora.functions import Function
 from text2lora.hub import (
     CARD_NAME,
     CHECKPOINT_FILES,
@@ -39,7 +38,6 @@ from text2lora.hub import (
 from text2lora.hypernetwork import TrunkHyperNetwork, build_hypernetwork
 from text2lora.lora import LoraWeights, spec_of, unstack
 from text2lora.names import library_version, public_name, resolve_name, without_paths
-from text2lora.sharing import apply_apart
 from text2lora.standing import DescriptionStatistics, Standing
 from text2lora.task_encoder import SoftmaxTaskEncoder, TokenTaskEncoder, VectorQuantizedTaskEncoder
 from text2lora.upstream import find_upstream, read_upstream
@@ -47,6 +45,8 @@ from text2lora.upstream import find_upstream, read_upstream
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
     from peft import PeftModel
+
+    from text2lora.functions import Function
 
 EXPECTED = f"expected {', '.join(map(repr, CHECKPOINTS))}, a folder or a Hub id of a checkpoint"
 
@@ -590,6 +590,8 @@ class Text2LoraModel(PreTrainedModel):
             InvalidDescriptionError: see `generate_lora`.
             CheckpointError: the base model is not the one that the checkpoint is for.
         """
+        from text2lora.sharing import apply_apart  # with PEFT, which takes a second to import and no adapter needs
+
         adapter = self.generate_lora(check_description(description), scale=scale)
         if base_model is None:
             base_model = self._companions.base(self.config, self.device)
@@ -628,6 +630,8 @@ class Text2LoraModel(PreTrainedModel):
             InvalidInputError: labels, `max_new_tokens` or `stop` cannot be used.
             CheckpointError: the base model cannot be loaded, or is not the one that the checkpoint is for.
         """
+        from text2lora.functions import Function
+
         adapter = self.generate_lora(check_description(description), scale=scale)
         return Function(self._companions.runner(self.config, self.device), adapter, labels, max_new_tokens, stop)
 

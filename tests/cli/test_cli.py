@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
@@ -46,6 +47,26 @@ def test_help_imports_nothing_but_what_draws_it() -> None:
     others = set(imported.split()) - sys.stdlib_module_names - set(light.split())
     assert {name for name in others if not name.startswith("_")} == {"text2lora"}
     assert all(command in help_text for command in ("make", "run", "info", "convert", "train", "eval"))
+
+
+def test_making_an_adapter_imports_nothing_but_what_makes_it(tmp_path: Path) -> None:
+    """In a process of its own: PEFT alone takes a second to import."""
+    code = f"""
+import sys
+sys.argv = ["t2l", "make", "Return the city in capitals.", "--model", "nano", "--output", {str(tmp_path / "made")!r}]
+from text2lora.cli import main
+try:
+    main()
+finally:
+    print(sorted({{".".join(name.split(".")[:2]) for name in sys.modules}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = set(ast.literal_eval(done.stdout.strip().split("\n")[-1]))
+    assert (tmp_path / "made" / "adapter_config.json").is_file()
+    assert {"text2lora.modeling", "transformers.modeling_utils"} <= found
+    ours = "batch export evaluation functions inference integrations live sharing training ui".split()
+    others = "datasets fsspec gradio matplotlib pandas peft sentence_transformers sklearn".split()
+    assert found & {*others, *(f"text2lora.{name}" for name in ours)} == set()
 
 
 def test_version(t2l_command) -> None:
