@@ -64,7 +64,7 @@ finally:
     found = set(ast.literal_eval(done.stdout.strip().split("\n")[-1]))
     assert (tmp_path / "made" / "adapter_config.json").is_file()
     assert {"text2lora.modeling", "transformers.modeling_utils"} <= found
-    ours = "batch export evaluation functions inference integrations live sharing training ui".split()
+    ours = "export evaluation functions inference integrations live sharing training ui".split()
     others = "datasets fsspec gradio matplotlib pandas peft sentence_transformers sklearn".split()
     assert found & {*others, *(f"text2lora.{name}" for name in ours)} == set()
 
