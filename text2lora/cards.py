@@ -22,7 +22,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def load_snippet(base: str | None, adapter: str) -> str:
-    """The lines of Python that load an adapter with PEFT alone."""
+    """The lines of Python that load an adapter with only PEFT."""
     source = json.dumps(base or "THE_BASE_MODEL")
     lines = ["from peft import PeftModel; from transformers import AutoModelForCausalLM"]
     if base in BASES:
@@ -37,9 +37,9 @@ def adapter_card(spec: LoraSpec, metadata: Mapping[str, str], repo_id: str | Non
     """The README of an adapter, with the front matter that the Hub reads; `card_metadata` reads the metadata back.
 
     Args:
-        spec: of the adapter.
-        metadata: of the adapter; no path of this machine is shown.
-        repo_id: where the adapter will be.
+        spec: the adapter's spec.
+        metadata: the adapter's metadata; paths of this machine are not shown.
+        repo_id: the adapter's repository.
     """
     base, on_hub = _base_for_card(spec.base_model_name_or_path)
     loadable = base if on_hub or base in BASES else None
@@ -56,11 +56,11 @@ def adapter_card(spec: LoraSpec, metadata: Mapping[str, str], repo_id: str | Non
 
 
 def merged_card(spec: LoraSpec, metadata: Mapping[str, str]) -> str:
-    """The README of a base with an adapter merged into it.
+    """The README of a base model with an adapter merged into it.
 
     Args:
-        spec: of the adapter.
-        metadata: of the adapter; no path of this machine is shown.
+        spec: the adapter's spec.
+        metadata: the adapter's metadata; paths of this machine are not shown.
     """
     return _card_of_lora(
         "merged",
@@ -109,7 +109,7 @@ def _card_of_lora(
 
 
 def card_metadata(card: str) -> dict[str, str]:
-    """The metadata that `adapter_card` wrote; nothing where the card is another's."""
+    """The metadata that `adapter_card` wrote; empty for any other card."""
     from huggingface_hub import ModelCard
     from yaml import YAMLError
 
@@ -129,13 +129,13 @@ def checkpoint_card(
     """The README of a checkpoint, with the front matter that the Hub reads.
 
     Args:
-        config: of the checkpoint; no path of this machine is shown.
-        num_parameters: of the hypernetwork.
-        repo_id: where the checkpoint will be.
-        eval_results: figures by `TASK/METRIC`, as `gsm8k/accuracy`.
+        config: the checkpoint's config; paths of this machine are not shown.
+        num_parameters: the number of parameters of the hypernetwork.
+        repo_id: the checkpoint's repository.
+        eval_results: figures by `TASK/METRIC`, such as `gsm8k/accuracy`.
 
     Raises:
-        CheckpointError: figures that are no numbers.
+        CheckpointError: `eval_results` contains something other than numbers.
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -190,7 +190,7 @@ def checkpoint_card(
 
 
 def escape_markdown(text: str) -> str:
-    """Text as one line of Markdown that shows it as it is: no markup, no HTML, no end of a table's cell in it."""
+    """A text as one line of Markdown that shows it unchanged, without markup, HTML or the end of a table's cell."""
     line = re.sub(r"([\\`*\[\]<>|~&$]|\b_\B|\B_)", r"\\\1", " ".join(text.split()))
     return re.sub(r"^(\d*)([-+#=.)])", r"\1\\\2", line)  # what would begin a heading, a list or a rule
 

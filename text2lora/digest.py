@@ -17,12 +17,12 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 def digest(values: object, tensors: Mapping[str, torch.Tensor] | None = None) -> str:
     """The SHA-256, in hexadecimal, of values and tensors, to the last bit.
 
-    Of each tensor it takes the CRC-32: that sees every change of a single weight and misses any other change once in
-    four billion times. A large text encoder is read at the speed of the memory, where SHA-256 would take seconds.
+    Each tensor enters by its CRC-32, which changes with every single weight and misses any other change once in four
+    billion times. So a large text encoder is read at the speed of the memory, where SHA-256 would take seconds.
 
     Args:
-        values: what JSON can hold; other objects count as their text.
-        tensors: by name; their order does not matter.
+        values: values that JSON can hold; other objects count as their text.
+        tensors: the tensors by name; their order does not matter.
     """
     tensors = tensors or {}
     names = sorted(tensors)
@@ -33,14 +33,14 @@ def digest(values: object, tensors: Mapping[str, torch.Tensor] | None = None) ->
 
 
 def config_values(config: PreTrainedConfig) -> dict[str, Any]:
-    """What a config says of its model, without where it was read and by which version of transformers."""
+    """What a config says about its model, without its path and the version of transformers."""
     return {
         key: value for key, value in config.to_dict().items() if key not in ("_name_or_path", "transformers_version")
     }
 
 
 def tokenizer_values(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What a tokenizer makes of a text, without its truncation and padding, which each call changes."""
+    """What decides a tokenizer's output, without its truncation and padding, which each call changes."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return {"vocabulary": tokenizer.get_vocab()}

@@ -32,10 +32,10 @@ _TOKENIZING = threading.Lock()  # a fast tokenizer keeps its truncation as state
 
 
 def check_description(description: object) -> str:
-    """Return the description, stripped, or say what is wrong with it.
+    """Return the description without surrounding white space, after a check.
 
     Raises:
-        InvalidDescriptionError: not a string, empty, or with control characters in it.
+        InvalidDescriptionError: the description is not a string, is empty, or has control characters.
     """
     if not isinstance(description, str):
         raise InvalidDescriptionError(
@@ -56,10 +56,10 @@ def check_description(description: object) -> str:
 
 
 def check_descriptions(descriptions: object) -> list[str]:
-    """Check a list of descriptions, see `check_description`; one string is not taken for a list of letters.
+    """Check a list of descriptions, see `check_description`; a single string is refused.
 
     Raises:
-        InvalidDescriptionError: it is no list, or one of them cannot be used.
+        InvalidDescriptionError: the argument is not a list, or one of the descriptions cannot be used.
     """
     if isinstance(descriptions, str | bytes) or not isinstance(descriptions, Sequence | Set | Iterator):
         raise InvalidDescriptionError(

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 
 def check_path(value: object, kind: type[Text2LoraError] = CheckpointError) -> str:
-    """The path, or Hub id, as a string.
+    """The path or Hub id as a string.
 
     Raises:
-        Text2LoraError: of the kind given: it is neither, or empty.
+        Text2LoraError: of the given kind, if the value is neither, or empty.
     """
     path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(path, str) or not path.strip():
@@ -44,10 +44,10 @@ def check_path(value: object, kind: type[Text2LoraError] = CheckpointError) -> s
 
 
 def check_subfolder(subfolder: object) -> str:
-    """The path inside a folder or repository as a string; of None, an empty one.
+    """The path inside a folder or repository as a string; an empty one for None.
 
     Raises:
-        CheckpointError: it is none.
+        CheckpointError: the value is not such a path.
     """
     path = os.fspath(subfolder) if isinstance(subfolder, str | os.PathLike) else "" if subfolder is None else None
     if not isinstance(path, str):
@@ -56,22 +56,22 @@ def check_subfolder(subfolder: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's message."""
     return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
 
 
 @contextlib.contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """A temporary sibling folder that becomes `target` when the block ends well, and is removed when it does not.
+    """A temporary sibling folder that becomes `target` if the block succeeds, and is removed if it fails.
 
-    A process killed at any point leaves a new target absent or complete. One that existed is as it was or complete
-    where the system can swap two folders in one step (Linux and macOS, on their own file systems); elsewhere there is
-    an instant at which it is absent, and the old folder lies beside it, hidden. What else a killed process left is
-    removed by the next save into the same parent, see `temporary_prefix`.
+    If the process is killed, a new target is absent or complete. An existing target is unchanged or complete if the
+    system can swap two folders in one step (Linux and macOS, on their own file systems); elsewhere it is absent for an
+    instant, while the old folder is kept next to it, hidden. Leftovers of a killed process are removed by the next save
+    into the same parent, see `temporary_prefix`.
 
     Raises:
         OutputError: the parent or the folder cannot be written, or the target is the working directory or a mount
-            point. Other errors inside the block stay as they are.
+            point. Other errors inside the block are not changed.
     """
     try:
         place = Path(os.path.realpath(target))  # of a link, what it points to
@@ -110,7 +110,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _own_faults(target: Path, temporary: Path) -> Iterator[None]:
-    """Turns those errors inside the block into an OutputError that come from writing `temporary`."""
+    """Turns errors that come from writing `temporary` inside the block into an OutputError."""
     try:
         yield
     except Text2LoraError:
@@ -123,7 +123,7 @@ def _own_faults(target: Path, temporary: Path) -> Iterator[None]:
 
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-"""What a write to a file that is open fails with; such an error names no file."""
+"""The errors of a write to an open file, which do not name the file."""
 
 
 def _is_of_a_disk(error: Exception) -> bool:
@@ -138,7 +138,7 @@ def _cannot_write(target: Path, error: Exception) -> OutputError:
 
 
 def make_readable(paths: Iterable[Path]) -> None:
-    """Give files and folders that a library made private the permissions that a new one has here."""
+    """Give files and folders that a library made private the usual permissions of new ones."""
     for path in paths:
         path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
 
@@ -155,15 +155,15 @@ def _is_mount_point(place: Path) -> bool:
 
 
 ABANDONED = 7 * 24 * 3600
-"""Seconds without a change after which what another host was writing is nobody's any more."""
+"""Seconds without a change after which a temporary file of another host counts as abandoned."""
 _swept: tuple[Path, float] | None = None
 
 
 def temporary_prefix(target: Path) -> str:
-    """How the name of a temporary sibling of a file or folder begins: it says whose the sibling is.
+    """The beginning of the name of a temporary sibling of a file or folder, which says which process made it.
 
-    Siblings that killed processes left in the same parent are removed first: those of this host whose process is gone,
-    and those of other hosts, which may share the parent, in which nothing has changed for a week.
+    Siblings that killed processes left in the same parent are removed first: those of this host whose process has
+    ended, and those of other hosts, which may share the parent, if nothing in them has changed for a week.
     """
     global _swept
     if _swept is None or _swept[0] != target.parent or time.monotonic() - _swept[1] > 10:  # not at each of thousands
@@ -190,7 +190,7 @@ def _is_abandoned(path: Path) -> bool:
 
 @functools.cache
 def _host() -> str:
-    """Where a process number means the same process: on this machine since it started, in this container."""
+    """Identifies where process numbers are unique: this container on this machine, since it started."""
     known = [socket.gethostname()]
     with contextlib.suppress(OSError):  # of Linux
         known += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
@@ -210,15 +210,15 @@ def _is_running(process: int) -> bool:
 
 
 def check_output(target: Path, names: Iterable[str], what: str = "an earlier report") -> None:
-    """Refuse, before minutes are spent on it, a folder that `atomic_folder` could not or should not replace.
+    """Refuse a folder that `atomic_folder` could not or should not replace, before minutes of work are spent.
 
     Args:
-        target: a folder, or nothing yet.
-        names: of the files that it may hold, from an earlier run; `*` stands for anything.
-        what: they are.
+        target: the folder, which need not exist.
+        names: the names of the files that it may contain from an earlier run; `*` matches anything.
+        what: what these files are, for the message.
 
     Raises:
-        OutputError: it is a file, holds something else, or its parent cannot be written.
+        OutputError: the target is a file, contains something else, or its parent cannot be written.
     """
     if target.exists() and not target.is_dir():
         raise OutputError(f"{target} is a file: choose another folder")
@@ -235,11 +235,11 @@ class _TriedOut(Exception):
 
 @contextlib.contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """A temporary sibling file that becomes `target` when the block ends well, and is removed when it does not.
+    """A temporary sibling file that becomes `target` if the block succeeds, and is removed if it fails.
 
     Raises:
-        OutputError: it cannot be written; a file that was there stays. Other errors inside the block stay as they
-            are.
+        OutputError: the file cannot be written; an existing file is kept. Other errors inside the block are not
+            changed.
     """
     try:
         if target.exists() and not target.is_file():  # a folder, or a device, which must not be replaced
@@ -308,17 +308,17 @@ def atomic_url(target: str) -> Iterator[Path]:
 
 
 def write_atomically(target: Path, text: str) -> None:
-    """Write a file whole or not at all.
+    """Write a file completely or not at all.
 
     Raises:
-        OutputError: it cannot be written; a file that was there stays.
+        OutputError: the file cannot be written; an existing file is kept.
     """
     with atomic_file(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def _swap(one: Path, two: Path) -> bool:
-    """Swap two folders in one step; False where the system or the file system has no call for it."""
+    """Swap two folders in one step; False if the system or the file system has no call for it."""
     paths, here = (os.fsencode(one), os.fsencode(two)), -100  # AT_FDCWD
     with contextlib.suppress(AttributeError, OSError, TypeError):
         libc = ctypes.CDLL(None)
@@ -335,10 +335,10 @@ def _umask() -> int:
 
 
 def read_text(path: Path, kind: type[Text2LoraError] = TrainingError) -> str:
-    """The text of a file: UTF-8, with or without the mark that Windows puts before it, gzipped or not.
+    """Read the text of a file: UTF-8, with or without a byte order mark, gzipped or not.
 
     Raises:
-        Text2LoraError: of that kind; it cannot be read.
+        Text2LoraError: of the given kind, if the file cannot be read.
     """
     try:
         data = path.read_bytes()
@@ -353,10 +353,10 @@ def read_text(path: Path, kind: type[Text2LoraError] = TrainingError) -> str:
 
 
 def read_lines(path: Path, kind: type[Text2LoraError] = TrainingError) -> list[Any]:
-    """The values of a file of JSON lines; empty lines are passed over.
+    """Read the values of a JSON lines file; empty lines are skipped.
 
     Raises:
-        Text2LoraError: of that kind; it cannot be read, or a line is not JSON.
+        Text2LoraError: of the given kind, if the file cannot be read or a line is not JSON.
     """
     values = []
     for number, line in enumerate(read_text(path, kind).split("\n"), 1):  # splitlines would also cut at U+2028

@@ -39,15 +39,15 @@ MERGED_FILES = (
 def resolve_commit(
     source: str | os.PathLike[str], revision: str | None = None, **hub: Any
 ) -> ResolvedRevision | str | None:
-    """The commit that a revision of a Hub repository stands for now, so that all its files are taken from that one.
+    """Find the commit that a revision of a Hub repository points to, so that all files come from the same commit.
 
     Args:
-        source: a Hub id; for a folder the revision is given back as it is.
+        source: a Hub id; for a folder, the revision is returned unchanged.
         revision: a branch, tag or commit; None is the default branch.
-        **hub: `token`, `cache_dir`, `local_files_only`.
+        **hub: options for the Hub: `token`, `cache_dir`, `local_files_only`.
 
     Returns:
-        A string that clients of the Hub take as a revision; its `resolved` is the commit.
+        A string that can be used as a revision; its attribute `resolved` is the commit.
 
     Raises:
         CheckpointError: there is no such repository or revision, or it cannot be reached and is not in the cache.
@@ -77,17 +77,17 @@ def fetch_files(
     revision: str | None = None,
     **hub: Any,
 ) -> dict[str, Path]:
-    """Paths of the named files of a folder or a Hub repository, downloaded where needed, all from one commit.
+    """Get the paths of files in a folder or a Hub repository, downloaded if necessary, all from one commit.
 
     Args:
         source: a folder or a Hub id.
-        names: file names.
-        subfolder: inside it.
+        names: the names of the files.
+        subfolder: the folder of the files inside the source.
         revision: a branch, tag or commit.
-        **hub: `token`, `cache_dir`, `local_files_only`.
+        **hub: options for the Hub: `token`, `cache_dir`, `local_files_only`.
 
     Raises:
-        CheckpointError: one of them is not there.
+        CheckpointError: one of the files does not exist.
     """
     commit = resolve_commit(source, revision, **hub)
     check_subfolder(subfolder)
@@ -120,16 +120,16 @@ def find_file(
     revision: str | None = None,
     **hub: Any,
 ) -> Path | None:
-    """The path of a file that a folder or a Hub repository need not have; None where it has none.
+    """Get the path of an optional file in a folder or a Hub repository; None if there is no such file.
 
-    Where the Hub must not be asked (HF_HUB_OFFLINE, `local_files_only`), it has what is in the cache.
+    If the Hub must not be asked (HF_HUB_OFFLINE, `local_files_only`), only the cache counts.
 
     Args:
         source: a folder or a Hub id.
-        name: the file's.
-        subfolder: inside it.
+        name: the name of the file.
+        subfolder: the folder of the file inside the source.
         revision: a branch, tag or commit.
-        **hub: `token`, `cache_dir`, `local_files_only`.
+        **hub: options for the Hub: `token`, `cache_dir`, `local_files_only`.
 
     Raises:
         CheckpointError: there is no such repository or revision, or it cannot be reached.
@@ -156,7 +156,7 @@ def find_file(
 def hub_errors(
     name: str, revision: str | None = None, kind: type[CheckpointError | HubError] = CheckpointError
 ) -> Iterator[None]:
-    """Turns what the Hub's clients raise inside the block into one error of ours, with `hub_fault`'s line."""
+    """Turns errors of the Hub's clients inside the block into one of our errors, with the line from `hub_fault`."""
     import httpx2  # what huggingface_hub speaks HTTP with
     from huggingface_hub.errors import RevisionResolutionError
 
@@ -170,15 +170,15 @@ def hub_errors(
 
 
 def hub_fault(error: BaseException, name: str, revision: str | None = None) -> str | None:
-    """What is wrong between here and the Hub, in one line that says what to do.
+    """Explain an error from the Hub in one line that says what to do.
 
     Args:
-        error: what a client of the Hub raised; its causes count too, since transformers wraps the Hub's errors.
+        error: what a client of the Hub raised; its causes count too, because transformers wraps the Hub's errors.
         name: the repository.
-        revision: that was asked for.
+        revision: the requested revision.
 
     Returns:
-        None where neither the error nor its causes are the Hub's.
+        The explanation, or None if neither the error nor its causes come from the Hub.
     """
     import httpx2
     from huggingface_hub import constants, errors
@@ -228,13 +228,13 @@ def hub_fault(error: BaseException, name: str, revision: str | None = None) -> s
 def load_fault(
     error: BaseException, name: str, revision: str | None = None, folder: str | os.PathLike[str] | None = None
 ) -> str:
-    """Why a model or an adapter cannot be loaded, in one line.
+    """Explain in one line why a model or an adapter cannot be loaded.
 
     Args:
-        error: what was raised.
-        name: its folder or repository.
-        revision: that was asked for.
-        folder: where its files lie, if not in the folder of its name.
+        error: the error that was raised.
+        name: the folder or repository of the model or adapter.
+        revision: the requested revision.
+        folder: the folder of its files, if that is not `name`.
     """
     place = Path(folder or name)
     if pointer := next((path for path in sorted(place.glob("*")) if _is_pointer(path)), None):
@@ -249,13 +249,13 @@ def _is_pointer(path: Path) -> bool:
 
 
 def proxies() -> dict[str, str]:
-    """The variables that set proxies here, with what they say but for passwords."""
+    """The environment variables that set proxies, with their values but without passwords."""
     names = [name for kind in ("all", "https", "http") for name in (f"{kind}_proxy", f"{kind}_proxy".upper())]
     return {name: re.sub(r"(?<=//)[^/@]*@", "***@", value) for name in names if (value := os.environ.get(name))}
 
 
 def proxy_fault(error: BaseException) -> str | None:
-    """What is wrong with a proxy that no client can be made for, in one line; None of an error of another kind."""
+    """Explain in one line why a proxy cannot be used; None if the error is of another kind."""
     told = ", ".join(f"{name}={value}" for name, value in proxies().items())
     if isinstance(error, ImportError) and "SOCKS" in str(error):
         return f"a SOCKS proxy ({told}) needs a package: pip install socksio, or set an HTTP proxy"
@@ -295,7 +295,7 @@ def _no_adapter(name: str) -> str:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder holds a checkpoint of this library or of the reference."""
+    """Whether a folder contains a checkpoint of this library or of the reference implementation."""
     if (folder / UPSTREAM_WEIGHTS).is_file():
         return True
     try:
@@ -306,10 +306,10 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def check_no_adapter(folder: Path) -> None:
-    """Refuse, where a checkpoint is wanted, an adapter on this machine: transformers would load the base under it.
+    """Refuse an adapter where a checkpoint is expected: transformers would load the adapter's base model.
 
     Raises:
-        CheckpointError: it is one.
+        CheckpointError: the folder contains an adapter.
     """
     files = (MARKERS["adapter"], "adapter_model.safetensors")
     if all((folder / name).is_file() for name in files) and not is_checkpoint(folder):
@@ -317,13 +317,13 @@ def check_no_adapter(folder: Path) -> None:
 
 
 def _look_inside(folder: Path, name: str) -> str:
-    """A folder inside a folder that holds a file of that name."""
+    """A hint at a folder inside the given one that contains a file of that name."""
     inside = sorted(path.parent for path in folder.glob(f"*/{name}"))
     return f"did you mean {str(inside[0])!r}? Otherwise " if inside else ""
 
 
 def _did_you_mean(name: str) -> str:
-    """A built-in name, a folder beside what was meant, or a repository in the cache, that is spelled like a name."""
+    """A hint at a similar name: a built-in one, a folder in the same place, or a repository in the cache."""
     from huggingface_hub import constants
 
     wanted = os.path.normpath(name)
@@ -427,15 +427,15 @@ def push_target(
 
 
 def check_description_of(target: PushTarget, description: str, token: bool | str | None = None) -> None:
-    """Refuse a repository that was found by a name made of a description and holds another description's adapter.
+    """Refuse a repository that is named after a description but contains the adapter of another one.
 
     Args:
         target: the repository.
-        description: of the adapter that will be pushed.
-        token: a token of the Hub.
+        description: the description of the adapter that will be pushed.
+        token: a Hub token.
 
     Raises:
-        HubError: it is so.
+        HubError: the repository contains the adapter of another description.
     """
     if target.head is None:
         return

@@ -30,10 +30,10 @@ KEPT = {
 
 
 def greedy_settings() -> dict[str, Any]:
-    """For `generate`: the most likely token each time, whatever the model's own generation config asks for.
+    """Settings of `generate` for the most likely token each time, whatever the model's generation config says.
 
-    Penalties, forced and suppressed tokens, beams, sampling and the like would make another answer of it, and another
-    one than the loss and the exact matches of training speak of.
+    Penalties, forced and suppressed tokens, beams, sampling and the like would give other answers than those that the
+    loss and the exact match of training measure.
     """
     fields = [name for name in vars(GenerationConfig()) if not name.startswith("_") and name not in KEPT]
     return dict.fromkeys(fields) | {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}

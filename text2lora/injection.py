@@ -21,8 +21,8 @@ class LoraInjector:
     """Adds LoRA updates to the target modules of a live model, without changing it.
 
     Args:
-        model: the base; frozen by the caller.
-        config: says which modules, where they are, and how strong an update is.
+        model: the base model, which the caller has frozen.
+        config: the config that names the modules, their places and the strength of an update.
     """
 
     def __init__(self, model: nn.Module, config: Text2LoraConfig):
@@ -36,8 +36,8 @@ class LoraInjector:
     def inject(self, weights: LoraWeights) -> Iterator[None]:
         """Within the block, a batch of n * k rows passes through n adapters, k neighbouring rows each.
 
-        Equal to PEFT's forward with the same adapter: y = W x + scaling * B A x. Where the base checkpoints its
-        gradients, the backward pass belongs into the block too, for it runs the forward again.
+        The result equals PEFT's forward pass with the same adapter: y = W x + scaling * B A x. If the base model uses
+        gradient checkpointing, run the backward pass inside the block too, because it repeats the forward pass.
 
         Args:
             weights: A [n, layers, r, in] and B [n, layers, out, r] by target module; gradients flow into them.
@@ -85,8 +85,8 @@ def inject_rows(model: nn.Module, factors: Factors) -> Iterator[None]:
     """Within the block, a batch of n * k rows passes through the n adapters of `factors`, k neighbouring rows each.
 
     Args:
-        model: the base; it is not changed, and no other thread may use it meanwhile.
-        factors: of n adapters, see `stack_factors`.
+        model: the base model; it is not changed, and no other thread may use it inside the block.
+        factors: the factors of n adapters, see `stack_factors`.
     """
     with _added((model.get_submodule(path), down, up) for path, (down, up) in factors.items()):
         yield

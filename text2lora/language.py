@@ -76,12 +76,12 @@ class AnswerBatch:
 
 
 class AnswerCollator:
-    """Tokenises documents with special tokens in them; the loss is on what stands between two marks.
+    """Tokenises documents with special tokens in them; the loss is on what is between two marks.
 
     Args:
-        tokenizer: of the base model.
+        tokenizer: the base model's tokenizer.
         begin: the token before an answer.
-        end: the token that closes it, itself predicted.
+        end: the token that ends an answer, which is itself predicted.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, begin: str, end: str):
@@ -162,10 +162,10 @@ def count_matches(logits: torch.Tensor, batch: AnswerBatch, last_only: bool = Fa
 
 
 def answer_form(tokenizer: PreTrainedTokenizerBase) -> AnswerForm:
-    """How the tokenizer's base writes an answer.
+    """How the tokenizer's base model writes an answer.
 
     Raises:
-        TrainingError: it has no token that ends one.
+        TrainingError: the tokenizer has no token that ends an answer.
     """
     form = AnswerForm.of(tokenizer)
     if not form.end:
@@ -179,15 +179,16 @@ def prompt_batch(
     """Prompts and responses in the tokenizer's chat format; the loss is on the response and its end, see `AnswerForm`.
 
     Args:
-        tokenizer: of the base. Without a chat template, a prompt is followed by its response and the end token.
+        tokenizer: the base model's tokenizer. Without a chat template, a prompt is followed by its response and the end
+            token.
         examples: prompts, as texts or chat messages, and responses.
-        max_length: of a row, in tokens. The middle of a longer prompt is left out, so that both ends of the chat format
-            stay; a response is never cut.
+        max_length: the longest row, in tokens. The middle of a longer prompt is left out, so that both ends of the chat
+            format stay; a response is never cut.
         pack: how many neighbouring examples share a row. What their prompts have in common at the beginning, such as
             the system turn of a chat template, is then read once for all of them.
 
     Raises:
-        TrainingError: a response alone is longer, or the tokenizer has no token that ends an answer.
+        TrainingError: a response is longer than that, or the tokenizer has no token that ends an answer.
         InvalidInputError: the chat template does not take the messages of a prompt.
     """
     form = answer_form(tokenizer)

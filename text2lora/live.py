@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 
 L = TypeVar("L", bound=Lora)
 WRAPPER = "_text2lora_wrapper"
-"""Where a plain base keeps the PeftModel that `attach` made of it."""
+"""The attribute in which a plain base model keeps the PeftModel that `attach` made of it."""
 LIVE = "_text2lora_live"
-"""Where a PeftModel keeps the layers of its adapters, by adapter name."""
+"""The attribute in which a PeftModel keeps the layers of its adapters, by adapter name."""
 
 _LOCK = threading.Lock()  # PEFT changes a model layer by layer
 
 
 @dataclass(frozen=True)
 class LiveLora:
-    """The layers of one named adapter; `config` is the one they were made with."""
+    """The layers of one named adapter, and the `config` with which they were made."""
 
     config: PeftConfig
     layers: dict[str, LoraLayer]
 
     @classmethod
     def of(cls, model: PeftModel, name: str) -> LiveLora:
-        """The layers of an adapter, from the last call where they are still the live ones."""
+        """The layers of an adapter; those from the last call, if they are still in the model."""
         cache: dict[str, LiveLora] = model.__dict__.setdefault(LIVE, {})
         config = model.peft_config[name]
         if name not in cache or cache[name].config is not config:  # PEFT makes a new config with new layers
@@ -95,10 +95,10 @@ def attach(adapter: Lora, model: PreTrainedModel | PeftModel, name: str) -> Peft
 
 
 def check_adapter_name(name: str) -> None:
-    """Refuse the names that PEFT cannot tell from its own, or that torch cannot give a module.
+    """Refuse names that PEFT confuses with its own, or that torch does not allow for a module.
 
     Raises:
-        CheckpointError: it is such a name.
+        CheckpointError: the name cannot be used.
     """
     if (
         not isinstance(name, str)
@@ -126,7 +126,7 @@ def _config(adapter: Lora, model: PreTrainedModel) -> Any:
 
 
 def _wrapper_of(model: PreTrainedModel) -> PeftModel | None:
-    """The PeftModel that was made of a plain model earlier, if it is still the one around it."""
+    """The PeftModel that was made of a plain model earlier, if it still wraps the model."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     wrapper = model.__dict__.get(WRAPPER)
@@ -164,14 +164,14 @@ def _check_wrapper(model: PeftModel) -> None:
 
 
 def fit_modules(adapter: L, model: PreTrainedModel) -> L:
-    """The adapter with its modules named as the model names them, after a look at all of them.
+    """The adapter with its modules named as the model names them, after a check of all of them.
 
-    transformers renames modules from time to time, mostly of models that also see, and reads the earlier names; so does
-    this. The model may have modules of the same names in another part, such as a vision tower; in each part that the
-    adapter is for, it must be for all layers, unless it says that it is for some.
+    transformers renames modules from time to time, mostly in models that also see, and still reads the earlier names;
+    so does this function. The model may have modules of the same names in another part, such as a vision tower. In each
+    part that the adapter is for, it must be for all layers, unless it says that it is for some.
 
     Raises:
-        CheckpointError: the adapter is damaged, or the model has not its modules or shapes.
+        CheckpointError: the adapter is damaged, or the model does not have its modules or shapes.
     """
     modules = {p: m for p, m in model.named_modules() if ".lora_" not in p and not p.endswith(".base_layer")}
     paths = adapter.module_paths
@@ -212,7 +212,7 @@ def _targeted(spec: LoraSpec, paths: Iterable[str]) -> list[str]:
 
 
 def _present_name(path: str, model: PreTrainedModel) -> str:
-    """What transformers calls a module today that was saved under an earlier name; another name stays."""
+    """The present name of a module that was saved under an earlier name; other names do not change."""
     with contextlib.suppress(ImportError, AttributeError, TypeError):  # of an earlier transformers
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightRenaming, rename_source_key
@@ -241,7 +241,7 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 
 def _features(module: nn.Module) -> tuple[int | None, int | None]:
-    """(in, out) features by the module's own account: the weights of a quantised one are packed."""
+    """(in, out) features from the module's attributes, because the weights of a quantised module are packed."""
     from peft.tuners.tuners_utils import _get_in_out_features
     from transformers.pytorch_utils import Conv1D
 
@@ -251,7 +251,7 @@ def _features(module: nn.Module) -> tuple[int | None, int | None]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module computes: where its first weight is, or, of one that accelerate keeps on a disk, where it goes."""
+    """The device on which a module computes: that of its first weight, or its target if accelerate keeps it on disk."""
     weight = next(chain(module.parameters(), module.buffers()))
     if weight.device.type != "meta":
         return weight.device
@@ -262,7 +262,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def input_device(model: PreTrainedModel | PeftModel) -> torch.device:
-    """Where a model wants its token ids."""
+    """The device on which a model expects its token ids."""
     return device_of(model.get_input_embeddings())
 
 
@@ -282,7 +282,7 @@ def _assign(adapter: Lora, model: PeftModel, name: str) -> None:
 
 
 def _replace(adapter: Lora, model: PeftModel, name: str) -> bool:
-    """Copy into the parameters of an adapter of the same layout; False where the layout is another one."""
+    """Copy into the parameters of an adapter of the same layout; False if the layout differs."""
     live, spec = LiveLora.of(model, name), adapter.spec
     if any(layer.merged for layer in live.layers.values()):
         model.base_model.unmerge_adapter()  # takes out what was merged, so it comes before the change
@@ -303,7 +303,7 @@ def _replace(adapter: Lora, model: PeftModel, name: str) -> bool:
 
 
 def _activate(model: PeftModel, name: str) -> None:
-    """Make an adapter the active one, frozen and in eval mode; PEFT walks all modules, so only where it is not so."""
+    """Make an adapter active, frozen and in eval mode, unless it is: PEFT walks all modules for that."""
     live = LiveLora.of(model, name)
     active = all(layer.active_adapters == [name] for layer in live.layers.values())
     if model.active_adapter != name or not active or any(w.requires_grad for w in live.weights(name).values()):

@@ -1,4 +1,4 @@
-"""LoRA weights: what a LoRA is beside its files, and its two forms, stacked by module and under PEFT's keys."""
+"""LoRA weights in memory, in two forms: stacked by module, and under the keys of PEFT."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class LoraSpec:
 
     @property
     def module_names(self) -> tuple[str, ...]:
-        """The target modules without what stands before their names, where they are given by their paths."""
+        """The names of the target modules, without the paths before them."""
         return tuple(dict.fromkeys(module.rpartition(".")[2] for module in self.target_modules))
 
     def to_peft(self) -> LoraConfig:
@@ -79,9 +79,9 @@ class LoraSpec:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What `adapter_config.json` holds: the fields of `to_peft` that are not at PEFT's default, and a few always.
+        """The contents of `adapter_config.json`: the fields of `to_peft` that are not PEFT's defaults, and a few others.
 
-        Earlier PEFTs refuse fields that they do not know. PEFT itself is not imported, which takes a second.
+        Older PEFTs refuse fields that they do not know. PEFT itself is not imported, because that takes a second.
         """
         fields = {
             "base_model_name_or_path": self.base_model_name_or_path,
@@ -141,7 +141,7 @@ class LoraKey(NamedTuple):
 
     @classmethod
     def parse(cls, key: str) -> LoraKey:
-        """The parts of a key; for any other text, whatever stands in their places."""
+        """The parts of a key; for any other text, whatever is in their places."""
         path, _, factor = key.removeprefix(PREFIX).rpartition(".lora_")
         return cls(path, factor.removesuffix(".weight"))
 

@@ -29,7 +29,7 @@ def library_version() -> str:
 
 
 def resolve_name(name: str | os.PathLike[str], built_in: dict[str, Path]) -> str:
-    """The folder of a built-in name, which nothing here hides (that is `./name`, or a `Path`); all else as it is."""
+    """The folder of a built-in name, even if a local folder has that name (use `./name` or a `Path` for that)."""
     return str(built_in.get(name, name) if isinstance(name, str) else name)
 
 
@@ -75,7 +75,7 @@ def public_name(name: str) -> str:
 
 
 def absolute_name(name: str) -> str:
-    """A name that stands for the same wherever it is read: the absolute path of a folder here; all else as it is."""
+    """A name that means the same wherever it is read: a folder's absolute path; any other name is not changed."""
     return os.path.abspath(name) if name not in BASES and os.path.isdir(name) else name
 
 
@@ -86,8 +86,8 @@ def distinct_names(names: Sequence[str], taken: Sequence[str] = (), whole: bool 
 
     Args:
         names: paths, Hub ids, or names on a server.
-        taken: names that mean something else.
-        whole: keep all of a name that is no path of this machine.
+        taken: names that already mean something else.
+        whole: whether to keep all of a name that is not a path on this machine.
     """
     keys = [tuple(filter(None, re.split(r"[/\\]", os.path.normpath(name)))) or (name,) for name in names]
     depth = {key: len(key) if whole and not is_local(name) else 1 for key, name in zip(keys, names, strict=True)}

@@ -1,4 +1,4 @@
-"""What the processor computes well: few have half-precision arithmetic, and software is up to forty times as slow."""
+"""Which dtypes the processor computes quickly: without half-precision instructions, it is up to forty times as slow."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ INSTRUCTIONS = {
     torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16"),  # the last one on ARM
     torch.float16: ("avx512_fp16", "amx_fp16"),
 }
-"""By dtype, the capabilities of a processor one of which multiplies it."""
+"""By dtype, the processor capabilities that can multiply it; one of them is enough."""
 
 MODEL_SHARE = 0.8
-"""Of the memory, for the weights of a model; the rest is for what it computes, and for the system."""
+"""The share of the memory for a model's weights; the rest is for its computation and for the system."""
 
 
 @functools.cache
 def onednn_dtypes() -> tuple[torch.dtype, ...]:
-    """What oneDNN multiplies on this processor, if need be in software; nothing where PyTorch was built without it."""
+    """The dtypes that oneDNN multiplies on this processor, if necessary in software; none if PyTorch lacks oneDNN."""
     found, ops = [torch.float32], torch.ops.mkldnn
     if not hasattr(ops, "_linear_pointwise"):
         return ()
@@ -36,7 +36,7 @@ def onednn_dtypes() -> tuple[torch.dtype, ...]:
 
 @functools.cache
 def is_slow(dtype: torch.dtype, device_type: str = "cpu") -> bool:
-    """Whether a device of this type has no arithmetic of its own for a half-precision dtype, so that float32 is faster.
+    """Whether a device of this type has no instructions for a half-precision dtype, so that float32 is faster.
 
     oneDNN calls bfloat16 supported on every processor with AVX-512, most of which widen each number first.
     """
@@ -47,9 +47,9 @@ def is_slow(dtype: torch.dtype, device_type: str = "cpu") -> bool:
 
 
 def widen(model: Module) -> Module:
-    """A model in float32 where its own dtype is slow on the processor and float32 fits into the memory.
+    """Convert a model to float32 if its own dtype is slow on the processor and float32 fits into the memory.
 
-    The values stay the same. A quantised model, and one that is not wholly in the memory, stays as it is.
+    The values stay the same. A quantised model, or one that is not completely in memory, is not converted.
     """
     weights = list(model.parameters())
     slow = [is_slow(weight.dtype, weight.device.type) for weight in weights]
@@ -59,7 +59,7 @@ def widen(model: Module) -> Module:
 
 
 def host_memory() -> int:
-    """Of the machine, or what its control group leaves of it to a container, in bytes."""
+    """The memory of the machine in bytes, or what the control group gives to this container."""
     import psutil  # comes with accelerate
 
     limits = [psutil.virtual_memory().total]

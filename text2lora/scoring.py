@@ -1,4 +1,4 @@
-"""Scores of answers to examples, by the base alone or with an adapter of its own for every task."""
+"""Scores of answers to examples, by the base model alone or with a different adapter for every task."""
 
 from __future__ import annotations
 

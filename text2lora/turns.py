@@ -20,13 +20,13 @@ MARK = "RESPONSE"
 
 @dataclass(frozen=True)
 class AnswerForm:
-    """What a tokenizer's chat template writes around an answer; without a template, only the end token behind it.
+    """What a tokenizer's chat template writes around an answer; without a template, only the end token after it.
 
     Attributes:
-        opening: what stands between the template's generation prompt and an answer, such as an empty thought.
-        space: white space there in its place; it belongs to the answer.
-        end: what closes an answer; empty where the tokenizer has no end token either.
-        end_text: the part of `end` that is no special token, where it has such a part; a stop string.
+        opening: the text between the template's generation prompt and an answer, such as an empty thought.
+        space: white space in that place, which belongs to the answer.
+        end: the text that ends an answer; empty if the tokenizer has no end token either.
+        end_text: the part of `end` that is not a special token, if there is one; a stop string.
         end_id: the special token in `end`.
     """
 
@@ -38,7 +38,7 @@ class AnswerForm:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> AnswerForm:
-        """Find it out from how the template writes an answer; once for each state of a tokenizer."""
+        """Find the form from how the template writes an answer, once for each state of a tokenizer."""
         state = (tokenizer.chat_template, tokenizer.eos_token, len(tokenizer.added_tokens_decoder))
         known = _FORMS.get(tokenizer)
         if known is None or known[0] != state:
@@ -66,7 +66,7 @@ _FORMS: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, AnswerForm]] = 
 
 
 def _end(tokenizer: PreTrainedTokenizerBase, after: str) -> tuple[str, str, int | None]:
-    """Of what a template writes after an answer, all up to the first special token; the end token where it has none."""
+    """The text that a template writes after an answer, up to the first special token; or else the end token."""
     special = set(tokenizer.all_special_tokens)
     tokens = {str(token): (id_, token.special) for id_, token in tokenizer.added_tokens_decoder.items()}
     # an ordinary word may be an added token, too: such a one counts at the beginning only
@@ -90,9 +90,9 @@ class Stops:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, more: Sequence[str] = ()) -> Stops:
-        """The ends that the template writes, the tokenizer names and the model's generation config names, and `more`.
+        """The ends that the template writes and that the tokenizer and the generation config name, and `more`.
 
-        A base that ends its turns with another token than its texts may name only one of the two.
+        A base model that ends its turns with another token than its texts may name only one of the two.
         """
         form, config = AnswerForm.of(tokenizer), model.generation_config
         named = config.eos_token_id if config.eos_token_id is not None else []
@@ -102,17 +102,17 @@ class Stops:
         return cls(tuple(sorted({int(i) for i in ids if i is not None})), tuple(dict.fromkeys(filter(None, texts))))
 
     def cut(self, tokens: Sequence[int]) -> list[int]:
-        """Tokens up to the first that ends an answer, without it."""
+        """The tokens before the first one that ends an answer."""
         return list(tokens[: next((i for i, token in enumerate(tokens) if token in self.ids), len(tokens))])
 
     def read(self, tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
-        """The answer in what a model has written."""
+        """The answer in the tokens that a model has written."""
         text: str = tokenizer.decode(self.cut(tokens), skip_special_tokens=True)
         return text[: min((at for end in self.texts if (at := text.find(end)) >= 0), default=len(text))]
 
 
 def keep_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let a model's own `generate` stop where answers end, too; the generation config is what it saves and reads."""
+    """Let a model's own `generate` stop where answers end, through its generation config."""
     ids = Stops.of(tokenizer, model).ids
     if ids:
         model.generation_config.eos_token_id = list(ids) if len(ids) > 1 else ids[0]
@@ -121,11 +121,11 @@ def keep_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Non
 def as_turn(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[dict[str, str]]) -> str:
     """A prompt, or chat messages, as the tokenizer's chat template writes it before an answer.
 
-    Without a template a prompt stays as it is, and messages stand below each other. Models that can think before they
-    answer are told not to, in training as in use.
+    Without a template, a prompt stays as it is, and messages are joined by line breaks. Models that can think before
+    they answer are told not to, both in training and in use.
 
     Raises:
-        InvalidInputError: the template takes no such messages.
+        InvalidInputError: the template does not accept such messages.
     """
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     if not tokenizer.chat_template:
@@ -140,7 +140,7 @@ class FittedPrompt(NamedTuple):
         turns: the last messages of the conversation.
         text: the messages as the model reads them.
         ids: the tokens of the text.
-        room: tokens that the answer may have.
+        room: the number of tokens that the answer may have.
     """
 
     turns: list[dict[str, str]]
@@ -152,16 +152,16 @@ class FittedPrompt(NamedTuple):
 def fit_turns(
     tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], context: int | None, max_new_tokens: int
 ) -> FittedPrompt:
-    """Leave out the oldest questions, each with its answer, until the rest leaves room for the next answer.
+    """Leave out the oldest questions, each with its answer, until there is room for the next answer.
 
     Args:
-        tokenizer: of the base.
+        tokenizer: the base model's tokenizer.
         turns: messages of user and assistant in turn, the user's last.
-        context: tokens that the model reads and writes at most; None for no limit.
-        max_new_tokens: longest answer. A quarter of the context is room enough.
+        context: the number of tokens that the model can read and write; None for no limit.
+        max_new_tokens: the longest answer, in tokens. A quarter of the context always counts as enough.
 
     Raises:
-        InvalidInputError: the last message alone leaves no room; or see `as_turn`.
+        InvalidInputError: the last message alone leaves no room, or the template does not accept the messages.
     """
     turns = list(turns)
     while True:

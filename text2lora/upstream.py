@@ -82,15 +82,15 @@ class UpstreamArgs:
 
 
 def find_upstream(source: str | os.PathLike[str], subfolder: str | None = None, **hub: Any) -> dict[str, Path] | None:
-    """The files of a checkpoint of the reference in a folder or Hub repository; None where there is another one.
+    """Find the files of a checkpoint of the reference in a folder or Hub repository; None for any other checkpoint.
 
     Args:
         source: a folder or a Hub id.
-        subfolder: inside it.
-        **hub: `revision`, `token`, `cache_dir`, `local_files_only`.
+        subfolder: the checkpoint's folder inside the source.
+        **hub: options for the Hub: `revision`, `token`, `cache_dir`, `local_files_only`.
 
     Raises:
-        CheckpointError: there is one, but not whole.
+        CheckpointError: there is such a checkpoint, but it is incomplete.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
@@ -117,15 +117,15 @@ def read_upstream(
     """Read a checkpoint of the reference implementation.
 
     Args:
-        files: paths of `hypermod.pt`, `args.yaml` and `adapter_config.json`.
-        load_base_config: gives the config of the base model that the checkpoint names; asked where that is a folder,
-            to be held against the tensors, and for module names that are not in `PATHS`.
+        files: the paths of `hypermod.pt`, `args.yaml` and `adapter_config.json`.
+        load_base_config: loads the config of the base model that the checkpoint names. It is called if the base model
+            is a folder, to compare it with the tensors, and for module names that are not in `PATHS`.
 
     Returns:
-        The config, and the state dict of a `Text2LoraModel` with it: float32, without buffers that are never used.
+        The config, and the state dict of a `Text2LoraModel` with this config, in float32, without unused buffers.
 
     Raises:
-        CheckpointError: a file is damaged, unsafe, incomplete or contradicts another; the message names it.
+        CheckpointError: a file is damaged, unsafe or incomplete, or contradicts another; the message names it.
     """
     args = _read_args(files[ARGS_NAME])
     lora = _read_adapter_config(files[ADAPTER_NAME])
@@ -179,7 +179,7 @@ def _read_adapter_config(path: Path) -> dict[str, Any]:
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict, in its order, after its checksums and without running anything that is in it."""
+    """The state dict in its order, after a check of the checksums, without running any code in the file."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -282,7 +282,7 @@ def _derive_config(
 
 
 def _encoder_settings(args: UpstreamArgs, base: str | None) -> dict[str, Any]:
-    """How the reference embeds descriptions. Encoders other than these two families it cannot use."""
+    """How the reference embeds descriptions. It cannot use encoders other than these two families."""
     name = args.emb_model.rstrip("/")
     if args.use_one_hot_task_emb or (name and "SFR" not in name and "gte" not in name):
         return {"encoder_name_or_path": None}

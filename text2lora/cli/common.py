@@ -106,7 +106,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def folders_with(marker: str, incomplete: str) -> list[str]:
-    """Folders that begin as it stands and hold a file of that name."""
+    """Folders whose names begin like this and that contain a file of that name."""
     return sorted(str(path.parent) for path in Path().glob(f"{incomplete}*/{marker}")) if incomplete[:1] != "/" else []
 
 
@@ -249,7 +249,7 @@ def check_texts(texts: Iterable[str], hint: str) -> None:
 
 
 def say(message: str) -> None:
-    """A line for people: on the terminal, or beside what a script reads."""
+    """Print a line for people: in a terminal, or to standard error if a script reads the output."""
     (out if out.is_terminal else err).print(message, highlight=False)
 
 
@@ -311,7 +311,7 @@ def suggest(*words: str) -> None:
 
 
 def inside(subfolder: str | None) -> Sequence[str]:
-    """The option for a command that goes on with what is in the same folder."""
+    """The option that a suggested command needs for the same folder."""
     return ("--subfolder", subfolder) if subfolder else ()
 
 

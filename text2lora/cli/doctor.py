@@ -183,7 +183,7 @@ def _show(report: dict[str, Any]) -> None:
     if device := report.get("device"):
         what = f"{device['name']}: {device['model']}, {size(device['memory'])}"
         if device["name"] == "cpu":
-            what += f", {device['threads']} threads"
+            what += f", {device['threads']} thread{'s' * (device['threads'] != 1)}"
             what += "; for the Apple GPU, use --device mps" if "other" in device else "; PyTorch sees no GPU"
         elif device["gpus"] > 1:
             what += f", the first of {device['gpus']} GPUs"

@@ -94,7 +94,7 @@ def _question(task: EvalTask, example: TaskExample) -> Example:
 
 
 def _turns(name: str, prompt: Prompt) -> list[str]:
-    """What user and assistant say in turn, the user first and last; a system's message stands before the first."""
+    """What user and assistant say in turn, the user first and last. A system message is put before the first turn."""
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     system = [message["content"] for message in messages if message["role"] == "system"]
     rest = [message for message in messages if message["role"] != "system"]
@@ -108,11 +108,11 @@ def _turns(name: str, prompt: Prompt) -> list[str]:
 
 
 def local_rows(name: str, data: Path) -> tuple[list[Row], list[Row]]:
-    """Rows of a benchmark from a file or a folder: those to score, and those for demonstrations.
+    """Read the rows of a benchmark from a file or a folder: those to score, and those for demonstrations.
 
-    A file holds a row a line; or a benchmark a line, as `{"name": "ARC-Easy", "train": [rows], "test": [rows]}`. In a
-    folder, the file is named after the benchmark (`arc_easy.jsonl`, `HumanEval.jsonl.gz`; `arc_easy.train.jsonl` has
-    the demonstrations), or is one of benchmarks.
+    Each line of a file is a row, or a benchmark, such as `{"name": "ARC-Easy", "train": [rows], "test": [rows]}`. In a
+    folder, the file is named after the benchmark (`arc_easy.jsonl`, `HumanEval.jsonl.gz`, with the demonstrations in
+    `arc_easy.train.jsonl`), or it is a file of benchmarks.
 
     Raises:
         EvaluationError: the benchmark is not there.

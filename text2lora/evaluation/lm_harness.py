@@ -82,7 +82,7 @@ def evaluate_with_lm_eval(
             return str(super().apply_chat_template(turns, add_generation_prompt))
 
         def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
-            """Greedily, unless a task says otherwise; penalties that the base asks for are no part of a task."""
+            """Greedily, unless a task says otherwise; the base model's own penalties are not used."""
             return super()._model_generate(*args, **(greedy_settings() | kwargs))
 
     device = str(backend.model.device)

@@ -134,7 +134,7 @@ def parse_text(output: str, example: Example) -> str | None:
 def parse_choice(output: str, example: Example) -> str | None:
     """The label that the answer names: by saying `the answer is ...`, at its beginning, or as the only one at all.
 
-    An answer that names several and settles for none names nothing. The text of a choice stands for its label.
+    An answer that names several labels without settling on one names none. The text of a choice counts as its label.
     """
     text, labels = output.strip(), {label.lower(): label for label in example.labels}
     if set(labels) == {"true", "false"}:

@@ -1,4 +1,4 @@
-"""Puts a process into namespaces of its own with bubblewrap, where that is installed and the system allows it."""
+"""Puts a process into separate namespaces with bubblewrap, if it is installed and the system allows it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Bubblewrap:
     path: str
 
     def command(self, readable: Sequence[str], cwd: str) -> list[str]:
-        """What stands before the command of a process that sees Python and some paths, all for reading only.
+        """The words to put before the command of a process that can read Python and some paths, and nothing else.
 
         It has no home, no network and no other processes, and it ends with the process that started it.
 

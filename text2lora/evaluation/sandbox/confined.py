@@ -76,7 +76,7 @@ class _FilterProgram(ctypes.Structure):
 
 
 def confine(memory: int, seconds: int, output: int) -> None:
-    """Take limits and the filter upon this process; there is no way back.
+    """Apply the limits and the filter to this process, irrevocably.
 
     Raises:
         OSError: the system cannot do it.
