@@ -79,7 +79,7 @@ class LoraSpec:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The contents of `adapter_config.json`: the fields of `to_peft` that are not PEFT's defaults, and a few others.
+        """The contents of `adapter_config.json`: the fields of `to_peft` that are not PEFT's defaults, and a few more.
 
         Older PEFTs refuse fields that they do not know. PEFT itself is not imported, because that takes a second.
         """
