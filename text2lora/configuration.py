@@ -4,18 +4,17 @@ import dataclasses
 import difflib
 import functools
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Any, Literal, Self, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from text2lora.errors import CheckpointError, shown
-from text2lora.files import first_line
 from text2lora.names import absolute_name
+from text2lora.targets import find_target_modules
 
 Config = TypeVar("Config", bound=type)
 
@@ -80,6 +79,8 @@ class Text2LoraConfig(PreTrainedConfig):
         target_modules: the linear modules that get a LoRA. Their order is part of the weights.
         module_shapes: (in, out) features of each target module.
         module_paths: the path of each target module in the base model, with `{layer}` for the layer's number.
+        whole_paths: whether adapters name their target modules by whole paths, because other modules of the base model,
+            such as those of a vision tower, have the same names.
         lora_r, lora_alpha, use_rslora: as `r`, `lora_alpha` and `use_rslora` of `peft.LoraConfig`.
     """
 
@@ -117,6 +118,7 @@ class Text2LoraConfig(PreTrainedConfig):
     target_modules: list[str] = field(default_factory=list)
     module_shapes: dict[str, list[int]] = field(default_factory=dict)
     module_paths: dict[str, str] = field(default_factory=dict)
+    whole_paths: bool = False
     lora_r: int = 8
     lora_alpha: float = 16.0
     use_rslora: bool = True
@@ -177,16 +179,17 @@ class Text2LoraConfig(PreTrainedConfig):
         Args:
             base_config: the config of any decoder-only transformers model.
             target_modules: names of linear modules, such as `q_proj`, or only `all-linear` for all linear modules of
-                the decoder layers whose names are unique within a layer.
+                the decoder layers that PEFT can put a LoRA on and whose names are unique within a layer.
             **kwargs: any other attribute. Folders become absolute, so that the checkpoint can be used from elsewhere.
 
         Raises:
             CheckpointError: a target module does not exist in every layer, has a name that is not unique within a
-                layer, or has different shapes in different layers; or an attribute is unknown or has a wrong value.
+                layer, has different shapes in different layers, or cannot carry a LoRA; or an attribute is unknown or
+                has a wrong value.
         """
         if not isinstance(base_config, PreTrainedConfig):
             raise CheckpointError(f"base_config is {shown(base_config)}: expected a config of transformers")
-        derived = ("target_modules", "module_shapes", "module_paths", "num_layers")
+        derived = ("target_modules", "module_shapes", "module_paths", "num_layers", "whole_paths")
         known = [field.name for field in dataclasses.fields(cls) if field.name not in derived]
         if unknown := [name for name in kwargs if name not in known]:
             near = difflib.get_close_matches(unknown[0], known, 1)
@@ -201,23 +204,18 @@ class Text2LoraConfig(PreTrainedConfig):
         target_modules = [target_modules] if isinstance(target_modules, str) else target_modules
         if not isinstance(target_modules, Sequence) or not all(isinstance(name, str) for name in target_modules):
             raise CheckpointError(f"target_modules is {shown(target_modules)}: expected names such as 'q_proj'")
-        shapes, paths, num_layers = find_linear_modules(base_config)
-        chosen = list(shapes) if list(target_modules) == ["all-linear"] else list(dict.fromkeys(target_modules))
-        missing = [name for name in chosen if name not in shapes]
-        if missing or not chosen:
-            raise CheckpointError(
-                f"target modules {missing or chosen} are not linear modules of every layer of a "
-                f"{base_config.model_type} model: expected some of {', '.join(shapes)}"
-            )
+        every = list(target_modules) == ["all-linear"]
+        found = find_target_modules(base_config, None if every else target_modules)
         kwargs.setdefault("base_model_name_or_path", base_config.name_or_path or None)
         for name in ("base_model_name_or_path", "encoder_name_or_path"):
             if isinstance(kwargs.get(name), str):
                 kwargs[name] = absolute_name(kwargs[name])
         layout = {
-            "target_modules": chosen,
-            "module_shapes": {name: list(shapes[name]) for name in chosen},
-            "module_paths": {name: paths[name] for name in chosen},
-            "num_layers": num_layers,
+            "target_modules": list(found.shapes),
+            "module_shapes": {name: list(shape) for name, shape in found.shapes.items()},
+            "module_paths": found.paths,
+            "num_layers": found.num_layers,
+            "whole_paths": found.whole_paths,
         }
         return cls(**layout, **kwargs)
 
@@ -286,57 +284,3 @@ def find_unplain(lora_config: Mapping[str, Any]) -> str | None:
         if not is_plain:
             return f"{name} is {str(value)[:60]!r}" if isinstance(value, str) else f"{name} is {str(value)[:60]}"
     return None
-
-
-def find_linear_modules(base_config: PreTrainedConfig) -> tuple[dict[str, tuple[int, int]], dict[str, str], int]:
-    """The linear modules that all decoder layers of a model have, with one shape, under a name that nothing else has.
-
-    PEFT finds modules by the end of their path, so that a name such as GPT-2's `c_proj`, in attention and in MLP,
-    cannot stand for one of the two.
-
-    Returns:
-        (in, out) features by module name, in the model's order; paths with `{layer}`; the number of layers.
-    """
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
-    model = empty_model(base_config)
-    shapes: dict[str, dict[int, tuple[int, int]]] = {}
-    paths: dict[str, set[str]] = {}
-    for path, module in model.named_modules():
-        if isinstance(module, nn.Linear | Conv1D):
-            out_features, in_features = module.weight.shape if isinstance(module, nn.Linear) else module.weight.T.shape
-            name, layer = path.rpartition(".")[2], re.search(r"(?<=\.)\d+(?=\.)", path)
-            template = f"{path[: layer.start()]}{{layer}}{path[layer.end() :]}" if layer else path
-            paths.setdefault(name, set()).add(template)
-            if layer:
-                shapes.setdefault(name, {})[int(layer[0])] = (in_features, out_features)
-    num_layers = base_config.get_text_config().num_hidden_layers
-    same = {
-        name: by_layer[0]
-        for name, by_layer in shapes.items()
-        if len(paths[name]) == 1 and len(by_layer) == num_layers and len({*by_layer.values()}) == 1
-    }
-    return same, {name: next(iter(paths[name])) for name in same}, num_layers
-
-
-def empty_model(base_config: PreTrainedConfig) -> PreTrainedModel:
-    """A model on the meta device, made from its config: modules and shapes, without weights and without a download.
-
-    Raises:
-        CheckpointError: the config is not a decoder's, or has a value that no model can have.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(base_config)
-    except (ValueError, KeyError) as error:
-        if "Unrecognized configuration class" in str(error):
-            raise CheckpointError(
-                f"a {base_config.model_type} model does not generate text: pass a decoder-only model"
-            ) from error
-        raise CheckpointError(
-            f"a {base_config.model_type} model cannot be made from its config ({first_line(error)})"
-        ) from error

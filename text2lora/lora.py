@@ -185,10 +185,13 @@ def stack(config: Text2LoraConfig, loras: Sequence[Mapping[str, torch.Tensor]]) 
 
 def spec_of(config: Text2LoraConfig) -> LoraSpec:
     """What a checkpoint's config says of the LoRAs that it makes."""
+    targets = config.target_modules
+    if config.whole_paths:
+        targets = [config.module_paths[name].format(layer=i) for i in range(config.num_layers) for name in targets]
     return LoraSpec(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
-        target_modules=tuple(config.target_modules),
+        target_modules=tuple(targets),
         use_rslora=config.use_rslora,
         base_model_name_or_path=config.base_model_name_or_path,
         revision=config.base_model_revision,

@@ -274,7 +274,7 @@ def _derive_config(
         num_layers=num_layers,
         target_modules=modules,
         module_shapes=shapes,
-        module_paths=_module_paths(files[ADAPTER_NAME], modules, shapes, num_layers, base, load_base_config),
+        **_module_paths(files[ADAPTER_NAME], modules, shapes, num_layers, base, load_base_config),
         lora_r=r,
         lora_alpha=float(lora["lora_alpha"]),
         use_rslora=lora.get("use_rslora", False),
@@ -304,12 +304,12 @@ def _module_paths(
     num_layers: int,
     base: str | None,
     load_base_config: Callable[[str], PreTrainedConfig] | None,
-) -> dict[str, str]:
+) -> dict[str, Any]:
     unknown = [name for name in modules if name not in PATHS]
     if not base or load_base_config is None or not (unknown or os.path.isdir(base)):
         if unknown:
             raise CheckpointError(f"{path}: the place of {unknown[0]} in the base model is known only from its config")
-        return {name: PATHS[name] + name for name in modules}
+        return {"module_paths": {name: PATHS[name] + name for name in modules}}
     try:
         base_config = load_base_config(base)
     except Exception as error:  # which depends on what is wrong with its file
@@ -320,7 +320,7 @@ def _module_paths(
             f"{path}: the checkpoint is for {num_layers} layers with the shapes {shapes}, but the base model has "
             f"{fitted.num_layers} with {fitted.module_shapes}"
         )
-    return fitted.module_paths
+    return {"module_paths": fitted.module_paths, "whole_paths": fitted.whole_paths}
 
 
 def _convert(

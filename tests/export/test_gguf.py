@@ -11,10 +11,10 @@ import torch
 from transformers import AutoConfig, Gemma3Config, LlamaConfig
 
 from text2lora import CheckpointError, LoraAdapter, LoraSpec, MissingExtraError, OutputError
-from text2lora.configuration import empty_model
 from text2lora.export import export_gguf, write_modelfile
 from text2lora.export.gguf import permute_heads
 from text2lora.installation import install_command
+from text2lora.targets import empty_model
 
 gguf = pytest.importorskip("gguf")
 

@@ -9,10 +9,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora import LoraAdapter, LoraSpec, Text2LoraModel
-from text2lora.configuration import find_linear_modules
 from text2lora.export import ARCHITECTURES, export_gguf
 from text2lora.export import gguf as export_module
 from text2lora.nano import sample_record
+from text2lora.targets import find_target_modules
 
 pytest.importorskip("gguf")
 pytest.importorskip("xllamacpp")
@@ -157,7 +157,8 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 def random_adapter(model: PreTrainedModel) -> LoraAdapter:
     """On all linear modules of the decoder layers."""
-    shapes, paths, num_layers = find_linear_modules(model.config)
+    found = find_target_modules(model.config)
+    shapes, paths, num_layers = found.shapes, found.paths, found.num_layers
     weights = {}
     for name, (features_in, features_out) in shapes.items():
         for layer in range(num_layers):

@@ -1,0 +1,163 @@
+"""The modules of a base model that can carry a LoRA, by PEFT's own account."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from text2lora.errors import CheckpointError
+from text2lora.files import first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class TargetModules:
+    """Linear modules that every layer of a base has, each under one name and with one shape.
+
+    Attributes:
+        shapes: (in, out) features by name, in the order asked for, or the model's.
+        paths: where each is in the base, with `{layer}` for the layer's number.
+        num_layers: layers of the base.
+        whole_paths: whether other modules of the base have the same names, so that only whole paths tell them apart.
+    """
+
+    shapes: dict[str, tuple[int, int]]
+    paths: dict[str, str]
+    num_layers: int
+    whole_paths: bool = False
+
+
+def find_target_modules(base_config: PreTrainedConfig, names: Sequence[str] | None = None) -> TargetModules:
+    """The linear modules of a decoder's layers that can carry a LoRA.
+
+    PEFT says which ones: it puts a LoRA on each of them in a model without weights. So experts that are one tensor,
+    routers, and layers whose weights are read past them are found before anything is trained. Of a model that also sees
+    or hears, the modules are those of its language model. A name such as GPT-2's `c_proj`, in attention and in MLP,
+    cannot stand for one of the two.
+
+    Args:
+        base_config: of the base; no weights are loaded.
+        names: the modules; None takes all that there are.
+
+    Raises:
+        CheckpointError: a name is none of them, or there are none.
+    """
+    model = empty_model(base_config)
+    found = _uniform_modules(model)
+    faults: dict[str, str] = {}
+
+    def can_carry(name: str) -> bool:
+        if name in found.shapes and name not in faults:
+            faults[name] = _fault(model, found, name)
+        return faults.get(name) == ""
+
+    chosen = [*found.shapes] if names is None else [*dict.fromkeys(names)]
+    able = [name for name in chosen if can_carry(name)]
+    if not able or (names is not None and able != chosen):
+        expected = ", ".join(filter(can_carry, found.shapes))
+        kind = base_config.model_type
+        if not expected:
+            raise CheckpointError(
+                f"a {kind} model has no linear module that is in all of its layers, with one name and shape, and can "
+                "carry a LoRA: choose another base model"
+            )
+        for name in chosen:
+            if faults.get(name):
+                raise CheckpointError(
+                    f"target module {name!r} of a {kind} model cannot carry a LoRA ({faults[name]}): expected some of "
+                    f"{expected}"
+                )
+        missing = [name for name in chosen if name not in able]
+        raise CheckpointError(
+            f"target modules {missing} are not linear modules of every layer of a {kind} model: expected some of "
+            f"{expected}"
+        )
+    everywhere = [path.rpartition(".")[2] for path, _ in _modules(model)]
+    return TargetModules(
+        {name: found.shapes[name] for name in able},
+        {name: found.paths[name] for name in able},
+        found.num_layers,
+        any(everywhere.count(name) > found.num_layers for name in able),
+    )
+
+
+def _modules(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+    """The modules of a model by their paths, whether or not they carry LoRAs."""
+    return [(p, m) for p, m in model.named_modules() if ".lora_" not in p and not p.endswith(".base_layer")]
+
+
+def _uniform_modules(model: PreTrainedModel) -> TargetModules:
+    """The linear modules that all layers of a model's decoder have once, with one shape."""
+    from transformers.pytorch_utils import Conv1D
+
+    decoder = model.get_decoder()
+    start = next((f"{path}." for path, module in model.named_modules() if path and module is decoder), "")
+    shapes: dict[str, dict[int, tuple[int, int]]] = {}
+    paths: dict[str, set[str]] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D) and path.startswith(start):
+            out_features, in_features = module.weight.shape if isinstance(module, nn.Linear) else module.weight.T.shape
+            name, layer = path.rpartition(".")[2], re.search(r"(?<=\.)\d+(?=\.)", path)
+            template = f"{path[: layer.start()]}{{layer}}{path[layer.end() :]}" if layer else path
+            paths.setdefault(name, set()).add(template)
+            if layer:
+                shapes.setdefault(name, {})[int(layer[0])] = (in_features, out_features)
+    num_layers = getattr(model.config.get_text_config(), "num_hidden_layers", 0)
+    same = {
+        name: next(iter(by_layer.values()))
+        for name, by_layer in shapes.items()
+        if len(paths[name]) == 1 and by_layer.keys() == {*range(num_layers)} and len({*by_layer.values()}) == 1
+    }
+    return TargetModules(same, {name: next(iter(paths[name])) for name in same}, num_layers)
+
+
+def _fault(model: PreTrainedModel, found: TargetModules, name: str) -> str:
+    """Why PEFT cannot put a LoRA on the modules of a name and on no others, in one line; empty where it can.
+
+    The model keeps the LoRA.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
+
+    wanted = {found.paths[name].format(layer=layer) for layer in range(found.num_layers)}
+    adapter = f"{name}_trial"
+    in_features, out_features = found.shapes[name]
+    try:
+        with torch.device("meta"):
+            inject_adapter_in_model(LoraConfig(r=1, target_modules=sorted(wanted)), model, adapter)
+            taken = {p for p, m in model.named_modules() if isinstance(m, LoraLayer) and adapter in m.lora_A}
+            if taken != wanted:
+                return "PEFT puts it on other modules"
+            layer = model.get_submodule(min(wanted))
+            out = layer(torch.empty(1, 1, in_features, dtype=next(layer.parameters()).dtype))
+    except Exception as error:  # which depends on what PEFT, or the module, is not made for
+        return first_line(error)
+    return "" if out.shape == (1, 1, out_features) else "its output is no single tensor of its features"
+
+
+def empty_model(base_config: PreTrainedConfig) -> PreTrainedModel:
+    """A model on the meta device, made from its config: modules and shapes, without weights and without a download.
+
+    Raises:
+        CheckpointError: the config is not a decoder's, or has a value that no model can have.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(base_config)
+    except Exception as error:  # which depends on what is wrong with the config, or on a package
+        if "Unrecognized configuration class" in str(error):
+            raise CheckpointError(
+                f"a {base_config.model_type} model does not generate text: pass a decoder-only model"
+            ) from error
+        raise CheckpointError(
+            f"a {base_config.model_type} model cannot be made from its config ({first_line(error)})"
+        ) from error
