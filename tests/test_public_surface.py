@@ -21,6 +21,7 @@ LAYERS = [
     "names",
     "processor",
     "turns",
+    "targets",
     "configuration",
     "lora",
     "cards",

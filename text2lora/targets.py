@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,46 +52,40 @@ def find_target_modules(base_config: PreTrainedConfig, names: Sequence[str] | No
     """
     model = empty_model(base_config)
     found = _uniform_modules(model)
-    faults: dict[str, str] = {}
-
-    def can_carry(name: str) -> bool:
-        if name in found.shapes and name not in faults:
-            faults[name] = _fault(model, found, name)
-        return faults.get(name) == ""
-
+    counts = Counter(path.rpartition(".")[2] for path, _ in model.named_modules())
     chosen = [*found.shapes] if names is None else [*dict.fromkeys(names)]
-    able = [name for name in chosen if can_carry(name)]
-    if not able or (names is not None and able != chosen):
-        expected = ", ".join(filter(can_carry, found.shapes))
-        kind = base_config.model_type
-        if not expected:
-            raise CheckpointError(
-                f"a {kind} model has no linear module that is in all of its layers, with one name and shape, and can "
-                "carry a LoRA: choose another base model"
-            )
-        for name in chosen:
-            if faults.get(name):
-                raise CheckpointError(
-                    f"target module {name!r} of a {kind} model cannot carry a LoRA ({faults[name]}): expected some of "
-                    f"{expected}"
-                )
-        missing = [name for name in chosen if name not in able]
-        raise CheckpointError(
-            f"target modules {missing} are not linear modules of every layer of a {kind} model: expected some of "
-            f"{expected}"
-        )
-    everywhere = [path.rpartition(".")[2] for path, _ in _modules(model)]
+    if not chosen or not found.shapes.keys() >= {*chosen} or _fault(model, found, chosen):
+        faults = {name: _fault(empty_model(base_config), found, [name]) for name in found.shapes}
+        able = [name for name, fault in faults.items() if not fault]
+        if names is not None or not able:
+            raise CheckpointError(_advice(base_config.model_type, chosen, faults))
+        chosen = able
     return TargetModules(
-        {name: found.shapes[name] for name in able},
-        {name: found.paths[name] for name in able},
+        {name: found.shapes[name] for name in chosen},
+        {name: found.paths[name] for name in chosen},
         found.num_layers,
-        any(everywhere.count(name) > found.num_layers for name in able),
+        any(counts[name] > found.num_layers for name in chosen),
     )
 
 
-def _modules(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
-    """The modules of a model by their paths, whether or not they carry LoRAs."""
-    return [(p, m) for p, m in model.named_modules() if ".lora_" not in p and not p.endswith(".base_layer")]
+def _advice(model_type: str, chosen: Sequence[str], faults: Mapping[str, str]) -> str:
+    """What is wrong with the modules chosen, and which ones there are; `faults` are those of all linear modules."""
+    able = ", ".join(name for name, fault in faults.items() if not fault)
+    if not able:
+        return (
+            f"a {model_type} model has no linear module that is in all of its layers, with one name and one shape, and "
+            "can carry a LoRA: choose another base model"
+        )
+    if wrong := next((name for name in chosen if faults.get(name)), None):
+        return (
+            f"the target module {wrong!r} of a {model_type} model cannot carry a LoRA ({faults[wrong]}): expected some "
+            f"of {able}"
+        )
+    missing = [name for name in chosen if name not in faults]
+    return (
+        f"target modules {missing} are not linear modules of every layer of a {model_type} model: expected some of "
+        f"{able}"
+    )
 
 
 def _uniform_modules(model: PreTrainedModel) -> TargetModules:
@@ -118,28 +113,43 @@ def _uniform_modules(model: PreTrainedModel) -> TargetModules:
     return TargetModules(same, {name: next(iter(paths[name])) for name in same}, num_layers)
 
 
-def _fault(model: PreTrainedModel, found: TargetModules, name: str) -> str:
-    """Why PEFT cannot put a LoRA on the modules of a name and on no others, in one line; empty where it can.
+def _fault(model: PreTrainedModel, found: TargetModules, names: Sequence[str]) -> str:
+    """Why PEFT cannot put LoRAs on the modules of these names and on no others, in one line; empty where it can.
 
-    The model keeps the LoRA.
+    The model keeps the LoRAs.
     """
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 
-    wanted = {found.paths[name].format(layer=layer) for layer in range(found.num_layers)}
-    adapter = f"{name}_trial"
-    in_features, out_features = found.shapes[name]
+    wanted = {found.paths[name].format(layer=layer): name for layer in range(found.num_layers) for name in names}
     try:
         with torch.device("meta"):
-            inject_adapter_in_model(LoraConfig(r=1, target_modules=sorted(wanted)), model, adapter)
-            taken = {p for p, m in model.named_modules() if isinstance(m, LoraLayer) and adapter in m.lora_A}
-            if taken != wanted:
-                return "PEFT puts it on other modules"
-            layer = model.get_submodule(min(wanted))
-            out = layer(torch.empty(1, 1, in_features, dtype=next(layer.parameters()).dtype))
+            inject_adapter_in_model(LoraConfig(r=1, target_modules=list(wanted)), model)
+            taken = {path: module for path, module in model.named_modules() if isinstance(module, LoraLayer)}
+            if taken.keys() != wanted.keys():
+                return "PEFT puts the LoRA on other modules"
+            for path in list(wanted)[: len(names)]:
+                in_features, out_features = found.shapes[wanted[path]]
+                out = taken[path](torch.empty(1, 1, in_features, dtype=next(taken[path].parameters()).dtype))
+                if out.shape != (1, 1, out_features):
+                    return "its output is not one tensor"
+            if _uncalled(model, taken):
+                return "the model reads its weight without calling it"
     except Exception as error:  # which depends on what PEFT, or the module, is not made for
         return first_line(error)
-    return "" if out.shape == (1, 1, out_features) else "its output is no single tensor of its features"
+    return ""
+
+
+def _uncalled(model: PreTrainedModel, modules: Mapping[str, nn.Module]) -> set[str]:
+    """Modules that a model on the meta device does not call when it reads a text; none where that cannot be tried."""
+    left = {*modules}
+    for path, module in modules.items():
+        module.register_forward_hook(lambda *_, path=path: left.discard(path))
+    try:
+        model(input_ids=torch.zeros(1, 2, dtype=torch.long), use_cache=False)
+    except Exception:  # of models that decide by values, which the meta device has not
+        return set()
+    return left
 
 
 def empty_model(base_config: PreTrainedConfig) -> PreTrainedModel:
