@@ -180,7 +180,9 @@ CreatePr = Annotated[
 Subfolder = Annotated[str | None, typer.Option(help="Folder inside the given folder or repository.")]
 Dtype = Annotated[
     str | None,
-    typer.Option(help="float32, bfloat16 or float16 (default: unchanged).", autocompletion=complete_dtype),
+    typer.Option(
+        help="dtype of the weights: float32, bfloat16 or float16 (default: unchanged).", autocompletion=complete_dtype
+    ),
 ]
 Scale = Annotated[float, typer.Option(help="Strength of the adapter; 1.0 is as trained.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
