@@ -54,7 +54,7 @@ class TrainingError(Text2LoraError, RuntimeError):
 
 
 class TrainingInterrupted(TrainingError):
-    """A training run that was stopped by Ctrl-C; its state is saved."""
+    """A training run that was stopped by Ctrl-C or SIGTERM; its state is saved."""
 
 
 class EvaluationError(Text2LoraError, RuntimeError):

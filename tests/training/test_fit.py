@@ -256,12 +256,16 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, killed_at: int) -> Non
     assert [path.name for path in (tmp_path / "killed").iterdir()] == ["metrics.jsonl"]
 
 
-def test_ctrl_c_saves_and_says_where(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGTERM, signal.SIGTERM]])
+def test_ctrl_c_and_sigterm_save_and_say_where(tmp_path: Path, signals: list[signal.Signals]) -> None:
+    """A scheduler sends SIGTERM to all processes, so that one gets another from its launcher."""
+    usual = signal.getsignal(signal.SIGTERM)
     run = noisy()["run"]
     whole = run(tmp_path / "whole")
     with pytest.raises(TrainingInterrupted, match=r"stopped at step 4 of 12, saved to .*step-00000004\.pt"):
-        run(tmp_path / "stopped", after_step=lambda step: step == 3 and signal.raise_signal(signal.SIGINT))
+        run(tmp_path / "stopped", after_step=lambda step: step == 3 and [*map(signal.raise_signal, signals)])
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is usual
     resumed = run(tmp_path / "stopped", resume=True)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 

@@ -6,6 +6,10 @@ import copy
 import json
 import random
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +68,25 @@ def test_the_ten_tasks_of_the_tutorial_train_a_checkpoint(tmp_path: Path) -> Non
     assert not (folder / "descriptions.safetensors").exists()
     adapter = Text2LoraModel.from_pretrained(folder).generate_lora("Give me the town.")
     assert adapter.spec.base_model_name_or_path == "nano"
+
+
+def test_a_scheduler_stops_a_run_that_then_goes_on(tmp_path: Path, forked: None) -> None:
+    command = ["train", str(TEN_TASKS / "recipe.yaml"), "-o", str(tmp_path)]
+    settings = ["sft.tasks=3", "sft.fit.steps=20", "sft.fit.log_every=1", "sft.fit.eval_every=0"]
+    for setting in [*SHORT[2:], *settings]:
+        command += ["--set", setting]
+    metrics = tmp_path / "recipe" / "metrics.jsonl"
+    process = subprocess.Popen([sys.executable, "-m", "text2lora", *command], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (metrics.exists() and metrics.read_text()):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=600)[1]
+    assert process.returncode == 130, said
+    assert re.search(r"stopped at step \d+ of 20, saved to", " ".join(said.split()))
+    done = CliRunner().invoke(app, [*command, "--resume"])
+    assert done.exit_code == 0, done.output
+    steps = [row["step"] for row in map(json.loads, metrics.read_text().splitlines()) if "loss" in row]
+    assert steps == list(range(1, 21))
 
 
 def test_tasks_by_name_are_a_baseline_that_cannot_read(tmp_path: Path) -> None:

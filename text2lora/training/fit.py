@@ -134,7 +134,7 @@ def fit(
 
     Raises:
         TrainingError: the loss is not finite, `output_dir` holds an unfinished run, or a state cannot be written.
-        TrainingInterrupted: Ctrl-C was pressed; the state is saved.
+        TrainingInterrupted: Ctrl-C was pressed, or the process got SIGTERM; the state is saved.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     main = accelerator is None or accelerator.is_main_process
@@ -264,19 +264,25 @@ def _step_of(line: str) -> float:
 
 @contextmanager
 def _interruptions() -> Iterator[Callable[[], bool]]:
-    """Within the block, the first Ctrl-C is only recorded; the next one acts as usual."""
+    """Within the block, SIGTERM and the first Ctrl-C are only recorded; the next Ctrl-C acts as usual.
+
+    Of SIGTERM, which schedulers send, each is only recorded: a process gets a second one from its launcher.
+    """
     noted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield noted.is_set
         return
-    usual = signal.getsignal(signal.SIGINT)
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: object) -> None:
         noted.set()
-        signal.signal(signal.SIGINT, usual)
+        if number == signal.SIGINT:
+            signal.signal(number, usual[signal.SIGINT])
 
-    signal.signal(signal.SIGINT, note)
+    for number in usual:
+        signal.signal(number, note)
     try:
         yield noted.is_set
     finally:
-        signal.signal(signal.SIGINT, usual)
+        for number, handler in usual.items():
+            signal.signal(number, handler)
