@@ -48,6 +48,7 @@ nano: export MALLOC_TRIM_THRESHOLD_ = 17179869184
 nano: $(STAMP)  ## retrain the bundled nano model
 	$(BIN)/python examples/nano/train.py
 	$(BIN)/python examples/nano/bundle.py runs
+	$(BIN)/python examples/nano/confidence.py --write text2lora/nano/checkpoint
 
 table: $(STAMP)  ## measure the bundled nano model: the table of the README
 	$(BIN)/python examples/nano/table.py --output text2lora/nano/results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 import text2lora
 from text2lora import LoraAdapter, Text2LoraModel
+from text2lora.confidence import Calibration
 from text2lora.errors import CheckpointError, InvalidInputError
 from text2lora.functions import call_many
 from text2lora.inference import generate_answers
@@ -169,6 +171,76 @@ def test_labelled_and_free_functions_share_a_call(functions, expected, maker) ->
     ]
 
 
+def slow_log_probs(adapter: LoraAdapter, base, tokenizer, text: str, answer: list[int]) -> list[float]:
+    """The log probability of each token of an answer, in one pass over all of it."""
+    prompt = tokenizer(f"<user>{text}<answer>", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        log_probs = adapter.apply_to(base)(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+    return [float(log_probs[len(prompt) + i - 1, token]) for i, token in enumerate(answer)]
+
+
+@torch.no_grad()
+def written(adapter: LoraAdapter, base, tokenizer, text: str, count: int) -> list[int]:
+    """The tokens of a greedy answer, up to and with its end."""
+    ids = tokenizer(f"<user>{text}<answer>", add_special_tokens=False)["input_ids"]
+    model, found = adapter.apply_to(base), []
+    while len(found) < count and tokenizer.eos_token_id not in found:
+        found.append(int(model(torch.tensor([ids + found])).logits[0, -1].argmax()))
+    return found
+
+
+def test_confidence_is_the_probability_of_the_answer_where_nothing_is_calibrated(
+    functions, expected, load_base, tokenizer
+) -> None:
+    for batch_size in (1, 32):
+        found = functions[0].many(TEXTS, batch_size, with_confidence=True)
+        assert [answer.text for answer in found] == expected[0]
+        for text, answer in zip(TEXTS, found, strict=True):
+            ids = written(functions[0].adapter, load_base(), tokenizer, text, 8)
+            slow = math.exp(sum(slow_log_probs(functions[0].adapter, load_base(), tokenizer, text, ids)))
+            assert answer.confidence == pytest.approx(slow, rel=1e-3)
+            assert answer.probabilities is None
+
+
+def test_the_confidence_of_a_stopped_answer_is_that_of_its_tokens_alone_and_in_a_batch(maker, expected) -> None:
+    end = max(expected[0], key=len)[2]
+    function = maker.function(DESCRIPTIONS[0], stop=end, max_new_tokens=8, scale=2)
+    together = [answer.confidence for answer in function.many(TEXTS, with_confidence=True)]
+    assert together == pytest.approx([function(text, with_confidence=True).confidence for text in TEXTS], rel=1e-3)
+
+
+def test_a_label_has_the_confidence_of_its_tokens(maker, load_base, tokenizer) -> None:
+    function = maker.function(DESCRIPTIONS[0], labels=LABELS)
+    for text, answer in zip(TEXTS, function.many(TEXTS, with_confidence=True), strict=True):
+        ids = tokenizer(answer.text + "<eos>", add_special_tokens=False)["input_ids"]
+        slow = math.exp(sum(slow_log_probs(function.adapter, load_base(), tokenizer, text, ids)))
+        assert answer.confidence == pytest.approx(slow, rel=1e-3)
+        assert answer.probabilities == pytest.approx(function.scores(text), rel=1e-3)
+
+
+def test_a_calibration_goes_with_the_checkpoint_and_its_adapters(checkpoint_dir, tmp_path) -> None:
+    maker = Text2LoraModel.from_pretrained(checkpoint_dir)
+    assert maker.calibration is None
+    plain = maker.function(DESCRIPTIONS[0], max_new_tokens=8)
+    maker.calibration = Calibration(total=0.5, mean=0.25, least=0.125, bias=1.0)
+    maker.save_pretrained(tmp_path / "checkpoint")
+    loaded = Text2LoraModel.from_pretrained(tmp_path / "checkpoint")
+    loaded.function(DESCRIPTIONS[0]).adapter.save_pretrained(tmp_path / "adapter")
+    function = text2lora.function(tmp_path / "adapter", max_new_tokens=8)
+    assert function.calibration == loaded.calibration == maker.calibration
+    answer = asyncio.run(function.acall("x", with_confidence=True))
+    assert answer == function("x", with_confidence=True)
+    assert answer.text == plain("x")
+    assert answer.confidence != plain("x", with_confidence=True).confidence
+    (tmp_path / "checkpoint" / "confidence.json").write_text('{"total": "much"}')
+    damaged = Text2LoraModel.from_pretrained(tmp_path / "checkpoint")
+    with pytest.raises(CheckpointError, match=r"confidence\.json holds no calibration"):
+        _ = damaged.calibration
+    assert damaged.function(DESCRIPTIONS[0], max_new_tokens=8)("x") == plain("x")
+    with pytest.raises(CheckpointError, match="calibration is 1: expected a Calibration or None"):
+        damaged.calibration = 1
+
+
 def test_stop_ends_an_answer_before_it(maker, functions, expected) -> None:
     text = max(expected[0], key=len)
     row, end = expected[0].index(text), text[2]
@@ -223,6 +295,8 @@ def test_a_setting_that_cannot_be_used_is_refused(maker, options, message: str) 
 def test_other_wrong_calls_are_refused(functions, maker, make_model, base_dir) -> None:
     with pytest.raises(InvalidInputError, match="many takes a list of texts"):
         functions[0].many("one text")
+    with pytest.raises(InvalidInputError, match="with_confidence is 'yes': expected True or False"):
+        functions[0]("x", with_confidence="yes")
     with pytest.raises(InvalidInputError, match="batch_size is 0"):
         functions[0].many(["x"], 0)
     with pytest.raises(InvalidInputError, match="has no labels to score"):

@@ -20,6 +20,8 @@ from test_adapter import make_adapter
 
 import text2lora
 from text2lora import LoraAdapter, LoraSpec, Text2LoraConfig, Text2LoraError, Text2LoraModel, TextEncoder
+from text2lora.confidence import Calibration
+from text2lora.functions import Answer
 from text2lora.standing import DescriptionStatistics, Standing
 
 ODD: dict[str, Any] = {
@@ -118,7 +120,7 @@ def makes(model: Any) -> bool:
 
 
 def is_text(result: object) -> bool:
-    return all(isinstance(text, str) for text in (result if isinstance(result, list) else [result]))
+    return all(isinstance(text, str | Answer) for text in (result if isinstance(result, list) else [result]))
 
 
 def are_probabilities(result: Any) -> bool:
@@ -154,6 +156,11 @@ def rows(world: World) -> dict[str, Row]:
         model.encoder = value
         return model
 
+    def set_calibration(value: Any) -> Any:
+        model = copied()
+        model.calibration = value
+        return model.calibration
+
     def set_statistics(value: Any) -> Any:
         model = copied()
         model.description_statistics = value
@@ -176,9 +183,11 @@ def rows(world: World) -> dict[str, Row]:
             {"runner": function._runner, "adapter": t2l.generate_lora("the city")} | answers,
             is_text,
         ),
-        "Function.acall": Row(awaited, {"text": "two words"}, is_text),
+        "Function.acall": Row(awaited, {"text": "two words", "with_confidence": True}, is_text),
         "Function.check": Row(function.check, {"text": "two words"}, lambda found: found is None),
-        "Function.many": Row(function.many, {"texts": ["two words"], "batch_size": 2}, is_text),
+        "Function.many": Row(
+            function.many, {"texts": ["two words"], "batch_size": 2, "with_confidence": True}, is_text
+        ),
         "Function.scores": Row(function.scores, {"text": ["two words"], "batch_size": 2}, are_probabilities),
         "function": Row(
             lambda **arguments: answers_of(text2lora.function, **arguments),
@@ -266,6 +275,7 @@ def rows(world: World) -> dict[str, Row]:
             lambda _: False,
         ),
         "Text2LoraModel.encoder": Row(set_encoder, {"value": t2l.encoder}, makes),
+        "Text2LoraModel.calibration": Row(set_calibration, {"value": Calibration(1.0, 0.0, 0.0, 0.0)}, lambda _: True),
         "Text2LoraModel.description_statistics": Row(
             set_statistics, {"value": statistics}, lambda found: found is None or is_standing(found)
         ),

@@ -42,6 +42,7 @@ LAYERS = [
     "injection",
     "inference",
     "language",
+    "confidence",
     "functions",
     "scoring",
     "companions",

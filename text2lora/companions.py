@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from transformers.utils.hub import resolve_revision
 
@@ -18,7 +18,6 @@ from text2lora.files import check_path, check_subfolder
 from text2lora.hub import check_no_adapter, find_file, resolve_commit
 from text2lora.names import public_name
 from text2lora.processor import widen
-from text2lora.standing import FILE_NAME, DescriptionStatistics
 from text2lora.turns import keep_ends
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from text2lora.configuration import Text2LoraConfig
     from text2lora.functions import Runner
 
+T = TypeVar("T")
 HUB_OPTIONS = ("token", "local_files_only", "cache_dir")
 _LOADING = threading.RLock()  # a lock inside of the companions could not be copied
 
@@ -88,8 +88,7 @@ class Companions:
         self.source, self.base_options = source or Source(), dict(base_options or {})
         self._named_encoder = None if isinstance(encoder, TextEncoder) else encoder
         self._encoder = encoder if isinstance(encoder, TextEncoder) else None
-        self._statistics: DescriptionStatistics | None = None
-        self._knows_statistics = False
+        self._beside: dict[str, Any] = {}
         self._base: PreTrainedModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._base_hub: dict[str, Any] | None = None
@@ -120,17 +119,18 @@ class Companions:
         """The name of the text encoder, which need not be loaded."""
         return self._encoder.name if self._encoder else str(self._named_encoder or config.encoder_name_or_path or "")
 
-    def statistics(self) -> DescriptionStatistics | None:
-        """The statistics of the training descriptions; None if the checkpoint holds none."""
+    def beside(self, name: str, load: Callable[[Path], T]) -> T | None:
+        """What a file beside the weights holds; None if the checkpoint has no such file."""
         with _LOADING:
-            if not self._knows_statistics:
-                path = self.source.find(FILE_NAME)
-                self.set_statistics(DescriptionStatistics.load(path) if path else None)
-            return self._statistics
+            if name not in self._beside:
+                path = self.source.find(name)
+                self.set_beside(name, load(path) if path else None)
+            found: T | None = self._beside[name]
+            return found
 
-    def set_statistics(self, statistics: DescriptionStatistics | None) -> None:
-        """Use other statistics, or none."""
-        self._statistics, self._knows_statistics = statistics, True
+    def set_beside(self, name: str, value: Any) -> None:
+        """Use another value than the one in the file, or none."""
+        self._beside[name] = value
 
     def load_base(
         self, config: Text2LoraConfig, device: torch.device, name: str | os.PathLike[str] | None = None, **kwargs: Any

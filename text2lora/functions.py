@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, Literal, overload
 from weakref import WeakValueDictionary
 
 import torch
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.adapter import LoraAdapter
 from text2lora.base import context_length
+from text2lora.confidence import carried_calibration, confidence
 from text2lora.errors import InvalidInputError, shown
 from text2lora.inference import complete_ids
 from text2lora.injection import factors_of, inject_rows, stack_factors
@@ -33,6 +34,21 @@ _RUNNERS: WeakValueDictionary[tuple[str, ...], Runner] = WeakValueDictionary()
 _LOADING = threading.Lock()
 
 
+@dataclass(frozen=True)
+class Answer:
+    """An answer, and how far it can be trusted.
+
+    Attributes:
+        text: the answer.
+        confidence: how likely it is right, from 0 to 1, as estimated from the probabilities of its tokens.
+        probabilities: of each label, most likely first, where the function has labels.
+    """
+
+    text: str
+    confidence: float
+    probabilities: dict[str, float] | None = None
+
+
 class Function:
     """An adapter as a function from text to text. `Text2LoraModel.function` and `text2lora.function` make one.
 
@@ -43,6 +59,7 @@ class Function:
     fn("one text")  # the answer
     fn.many(["one text", "another"])  # answers in this order, computed in batches
     await fn.acall("one text")  # for servers: calls that wait at the same time share a batch
+    fn("one text", with_confidence=True)  # an `Answer`, which says how likely it is right
     fn.scores("one text")  # with labels: the probability of each
     ```
 
@@ -51,6 +68,8 @@ class Function:
         labels: the only answers that the function may give, or None.
         max_new_tokens: the longest answer, in tokens.
         stop: texts that end an answer.
+        calibration: what the confidence of answers is computed with; adapters carry that of their
+            checkpoint. None if there is none: then it is the probability that the model gives to the answer.
     """
 
     def __init__(
@@ -70,6 +89,7 @@ class Function:
         self.labels = None if labels is None else _check_labels(labels)
         self.max_new_tokens = _check_count(max_new_tokens, "max_new_tokens")
         self.stop = _check_stop(stop)
+        self.calibration = carried_calibration(adapter.metadata)
         self._runner = runner
         self._factors = factors_of(fit_modules(adapter, runner.model), input_device(runner.model))
         if self.labels and not AnswerForm.of(runner.tokenizer).end:
@@ -78,37 +98,71 @@ class Function:
                 "eos_token, or leave out labels"
             )
 
-    def __call__(self, text: str) -> str:
+    @overload
+    def __call__(self, text: str, with_confidence: Literal[False] = False) -> str: ...
+
+    @overload
+    def __call__(self, text: str, with_confidence: Literal[True]) -> Answer: ...
+
+    def __call__(self, text: str, with_confidence: bool = False) -> str | Answer:
         """The answer to a text.
+
+        Args:
+            text: the text.
+            with_confidence: give an `Answer`, which says how likely it is right.
 
         Raises:
             InvalidInputError: the text is empty, not a string, or longer than the base model can read.
         """
-        return self.many([text])[0]
+        return self.many([text], 1, with_confidence)[0]  # type: ignore[call-overload]
 
-    def many(self, texts: Sequence[str], batch_size: int = 32) -> list[str]:
+    @overload
+    def many(
+        self, texts: Sequence[str], batch_size: int = 32, with_confidence: Literal[False] = False
+    ) -> list[str]: ...
+
+    @overload
+    def many(self, texts: Sequence[str], batch_size: int = 32, *, with_confidence: Literal[True]) -> list[Answer]: ...
+
+    def many(
+        self, texts: Sequence[str], batch_size: int = 32, with_confidence: bool = False
+    ) -> list[str] | list[Answer]:
         """The answers to many texts, in their order, as if each were asked alone.
 
         Args:
             texts: the texts to answer.
             batch_size: the number of texts to answer at a time; texts of similar length share a batch.
+            with_confidence: see `__call__`.
 
         Raises:
             InvalidInputError: see `__call__`; nothing is answered then.
         """
         if isinstance(texts, str | bytes):
             raise InvalidInputError("many takes a list of texts, got one text: call the function itself on it")
-        return call_many([(self, text) for text in _as_tuple(texts, "texts")], batch_size)
+        calls = [(self, text) for text in _as_tuple(texts, "texts")]
+        return call_many(calls, batch_size, with_confidence)  # type: ignore[call-overload]
 
-    async def acall(self, text: str) -> str:
+    @overload
+    async def acall(self, text: str, with_confidence: Literal[False] = False) -> str: ...
+
+    @overload
+    async def acall(self, text: str, with_confidence: Literal[True]) -> Answer: ...
+
+    async def acall(self, text: str, with_confidence: bool = False) -> str | Answer:
         """The answer to a text, without blocking the event loop.
 
         Calls of this function and of others on the same base model share a batch if they wait at the same time.
 
+        Args:
+            text: the text.
+            with_confidence: see `__call__`.
+
         Raises:
             InvalidInputError: see `__call__`.
         """
-        return await asyncio.wrap_future(self._runner.submit(self._ask(text)))
+        _check_flag(with_confidence)
+        found = await asyncio.wrap_future(self._runner.submit(self._ask(text)))
+        return found if with_confidence else found.text
 
     @overload
     def scores(self, text: str) -> dict[str, float]: ...
@@ -132,7 +186,8 @@ class Function:
             raise InvalidInputError('this function has no labels to score: make it with labels=["...", "..."]')
         single = isinstance(text, str)
         questions = [self._ask(one) for one in ([text] if isinstance(text, str) else _as_tuple(text, "text"))]
-        found = self._runner.score(questions, _check_count(batch_size, "batch_size"))
+        answers = self._runner.score(questions, _check_count(batch_size, "batch_size"))
+        found = [answer.probabilities or {} for answer in answers]
         return found[0] if single else found
 
     def check(self, text: str) -> None:
@@ -172,17 +227,33 @@ class Question:
     prompt: FittedPrompt
 
 
-def call_many(calls: Sequence[tuple[Function, str]], batch_size: int = 32) -> list[str]:
+@overload
+def call_many(
+    calls: Sequence[tuple[Function, str]], batch_size: int = 32, with_confidence: Literal[False] = False
+) -> list[str]: ...
+
+
+@overload
+def call_many(
+    calls: Sequence[tuple[Function, str]], batch_size: int = 32, *, with_confidence: Literal[True]
+) -> list[Answer]: ...
+
+
+def call_many(
+    calls: Sequence[tuple[Function, str]], batch_size: int = 32, with_confidence: bool = False
+) -> list[str] | list[Answer]:
     """Answer calls of several functions, in their order; a batch may mix functions of the same base model.
 
     Args:
         calls: functions, each with a text.
         batch_size: the number of texts to answer at a time.
+        with_confidence: give `Answer`s, which say how likely they are right.
 
     Raises:
         InvalidInputError: see `Function.__call__`; nothing is answered then.
     """
     size = _check_count(batch_size, "batch_size")
+    _check_flag(with_confidence)
     questions = []
     for number, (function, text) in enumerate(calls, 1):
         try:
@@ -191,7 +262,10 @@ def call_many(calls: Sequence[tuple[Function, str]], batch_size: int = 32) -> li
             raise InvalidInputError(
                 f"text {number} of {len(calls)}: {error}" if len(calls) > 1 else str(error)
             ) from error
-    return _in_groups(questions, lambda q: id(q.function._runner), lambda qs: qs[0].function._runner.answer(qs, size))
+    found: list[Answer] = _in_groups(
+        questions, lambda q: id(q.function._runner), lambda qs: qs[0].function._runner.answer(qs, size)
+    )
+    return found if with_confidence else [answer.text for answer in found]
 
 
 class Runner:
@@ -205,7 +279,7 @@ class Runner:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         self.model, self.tokenizer = model.eval(), tokenizer
         self._lock = threading.Lock()  # of the model: adapters are on it for a batch
-        self._waiting: deque[tuple[Question, Future[str]]] = deque()
+        self._waiting: deque[tuple[Question, Future[Answer]]] = deque()
         self._worker = ThreadPoolExecutor(1, "text2lora")
         self._labels: dict[tuple[str, ...], list[list[int]]] = {}
 
@@ -226,13 +300,13 @@ class Runner:
             self._labels[labels] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return self._labels[labels]
 
-    def answer(self, questions: Sequence[Question], batch_size: int = 32) -> list[str]:
+    def answer(self, questions: Sequence[Question], batch_size: int = 32) -> list[Answer]:
         """The answers to questions, in their order."""
 
-        def alike(some: Sequence[Question]) -> list[str]:
+        def alike(some: Sequence[Question]) -> list[Answer]:
             function = some[0].function
             if function.labels:
-                return [next(iter(scores)) for scores in self.score(some, batch_size)]
+                return self.score(some, batch_size)
             ids = [question.prompt.ids for question in some]
             answers = complete_ids(
                 self.model,
@@ -243,15 +317,18 @@ class Runner:
                 function.stop,
                 within=lambda rows: self._adapted([some[row].function for row in rows]),
             )
-            return [answer.strip() for answer in answers]
+            return [
+                Answer(answer.text.strip(), confidence(answer.log_probs, question.function.calibration))
+                for question, answer in zip(some, answers, strict=True)
+            ]
 
         return _in_groups(
             questions, lambda q: (q.function.labels, q.function.stop, q.function.labels or q.prompt.room), alike
         )
 
     @torch.inference_mode()
-    def score(self, questions: Sequence[Question], batch_size: int = 32) -> list[dict[str, float]]:
-        """The probability of each label under each question, most likely first; all have the same labels."""
+    def score(self, questions: Sequence[Question], batch_size: int = 32) -> list[Answer]:
+        """The most likely label under each question, with the probability of each; all have the same labels."""
         if not questions:
             return []
         labels = questions[0].function.labels or ()
@@ -259,7 +336,7 @@ class Runner:
         pack = 1 if getattr(self.model, "_is_stateful", False) else len(labels)
         at_a_time = min(batch_size, max(1, TARGETS // len(labels)))
         order = sorted(range(len(questions)), key=lambda i: len(questions[i].prompt.ids))
-        found: list[dict[str, float]] = [{}] * len(questions)
+        found = [Answer("", 0.0)] * len(questions)
         for rows in _chunks(order, at_a_time):
             examples = [(questions[i].text, label) for i in rows for label in labels]
             batch = prompt_batch(self.tokenizer, examples, pack=pack).to(input_device(self.model))
@@ -268,20 +345,23 @@ class Runner:
             each = -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").double()
             number = batch.starts.flatten().cumsum(0)[batch.is_target.flatten()] - 1  # of the label, in reading order
             sums = each.new_zeros(len(examples)).index_add_(0, number, each)
-            for i, values in zip(rows, sums.view(len(rows), -1).softmax(1).tolist(), strict=True):
+            parts = [part.tolist() for part in each.split(number.bincount().tolist())]
+            for row, (i, values) in enumerate(zip(rows, sums.view(len(rows), -1).softmax(1).tolist(), strict=True)):
                 ranked = sorted(zip(labels, values, strict=True), key=operator.itemgetter(1), reverse=True)
-                found[i] = dict(ranked)
+                best = ranked[0][0]
+                log_probs = parts[row * len(labels) + labels.index(best)]
+                found[i] = Answer(best, confidence(log_probs, questions[i].function.calibration), dict(ranked))
         return found
 
-    def submit(self, question: Question) -> Future[str]:
+    def submit(self, question: Question) -> Future[Answer]:
         """Answer a question in this runner's thread, in a batch with what else is waiting by then."""
-        future: Future[str] = Future()
+        future: Future[Answer] = Future()
         self._waiting.append((question, future))
         self._worker.submit(self._answer_waiting)
         return future
 
     def _answer_waiting(self) -> None:
-        taken: list[tuple[Question, Future[str]]] = []
+        taken: list[tuple[Question, Future[Answer]]] = []
         while self._waiting and len(taken) < 32:
             question, future = self._waiting.popleft()
             if future.set_running_or_notify_cancel():
@@ -342,6 +422,11 @@ def _as_tuple(values: Iterable[Any], name: str) -> tuple[Any, ...]:
         return tuple(values)
     except TypeError as error:
         raise InvalidInputError(f"{name} is {shown(values)}: expected a list of texts") from error
+
+
+def _check_flag(with_confidence: bool) -> None:
+    if not isinstance(with_confidence, bool):
+        raise InvalidInputError(f"with_confidence is {shown(with_confidence)}: expected True or False")
 
 
 def _check_count(value: int, name: str) -> int:

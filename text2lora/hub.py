@@ -29,7 +29,7 @@ MARKERS = {"adapter": "adapter_config.json", "checkpoint": "config.json"}
 """The file by which a repository is known for what it is."""
 UPSTREAM_WEIGHTS = "hypermod.pt"
 """By which a checkpoint of the reference is known; `adapter_config.json` is in its folder, too."""
-CHECKPOINT_FILES = (CARD_NAME, MARKERS["checkpoint"], "model*.safetensors*", "standing.safetensors")
+CHECKPOINT_FILES = (CARD_NAME, MARKERS["checkpoint"], "model*.safetensors*", "standing.safetensors", "confidence.json")
 MERGED_FILES = (
     CARD_NAME, "*config.json", "model*.safetensors*", "*token*", "vocab*", "merges.txt", "chat_template*", "*processor*"
 )  # fmt: skip

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TextStreamer,
+)
 
 from text2lora.live import input_device
 from text2lora.turns import Stops, as_turn, padding_id
@@ -88,7 +95,19 @@ def complete(
         The continuations in the order of the texts, without special tokens.
     """
     ids = [tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"] for text in texts]
-    return complete_ids(model, tokenizer, ids, max_new_tokens, batch_size, stop, on_text)
+    return [found.text for found in complete_ids(model, tokenizer, ids, max_new_tokens, batch_size, stop, on_text)]
+
+
+class Continuation(NamedTuple):
+    """What a model wrote.
+
+    Attributes:
+        text: without special tokens.
+        log_probs: of each token that was written, the one that ends the answer included.
+    """
+
+    text: str
+    log_probs: list[float]
 
 
 @torch.inference_mode()
@@ -101,8 +120,8 @@ def complete_ids(
     stop: Sequence[str] = (),
     on_text: Callable[[str], None] | None = None,
     within: Callable[[Sequence[int]], AbstractContextManager[None]] | None = None,
-) -> list[str]:
-    """`complete` of texts that are tokens already.
+) -> list[Continuation]:
+    """`complete` of texts that are tokens already, with the probabilities of what is written.
 
     Args:
         model: see `complete`.
@@ -114,18 +133,33 @@ def complete_ids(
         on_text: see `complete`.
         within: what a batch runs in, given which of the texts are its rows: there, each can get an adapter of its own.
     """
-    answers = [""] * len(ids)
+    answers = [Continuation("", [])] * len(ids)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     stops = Stops.of(tokenizer, model, stop)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         inputs = pad_left(tokenizer, [ids[i] for i in rows], input_device(model))
         streamer = _Pieces(tokenizer, stops, on_text) if on_text else None
+        watch = _LogProbs()
         with within(rows) if within else nullcontext():
-            output = generate(model, tokenizer, inputs, stops, max_new_tokens=max_new_tokens, streamer=streamer)
+            output = generate(
+                model,
+                tokenizer,
+                inputs,
+                stops,
+                max_new_tokens=max_new_tokens,
+                streamer=streamer,
+                logits_processor=LogitsProcessorList([watch]),
+            )
         new = output[:, inputs["input_ids"].shape[1] :].tolist()
-        for i, tokens in zip(rows, new, strict=True):
-            answers[i] = stops.read(tokenizer, tokens)
+        log_probs = torch.stack(watch.best, 1).tolist()
+        for i, tokens, values in zip(rows, new, log_probs, strict=True):
+            text, length = stops.read(tokenizer, tokens), len(stops.cut(tokens)) + 1
+            if text != tokenizer.decode(
+                tokens[: length - 1], skip_special_tokens=True
+            ):  # a text ended it; padding follows
+                length = max(n for n in range(length) if n == 0 or tokens[n - 1] != inputs["pad_token_id"])
+            answers[i] = Continuation(text, values[:length])
     return answers
 
 
@@ -145,6 +179,18 @@ def generate(
     ends |= {"stop_strings": list(stops.texts), "tokenizer": tokenizer} if stops.texts else {}
     found: torch.Tensor = model.generate(**inputs, **(greedy_settings() | ends | options))
     return found
+
+
+class _LogProbs(LogitsProcessor):
+    """Keeps the log probability of the most likely token, [n] at each step, and changes nothing."""
+
+    def __init__(self) -> None:
+        self.best: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        exact = scores.float()
+        self.best.append(exact.amax(-1) - exact.logsumexp(-1))
+        return scores
 
 
 class _Pieces(TextStreamer):

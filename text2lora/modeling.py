@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -22,6 +23,8 @@ from text2lora.arithmetic import describe, numbers
 from text2lora.bundled import CHECKPOINTS
 from text2lora.cards import checkpoint_card
 from text2lora.companions import Companions, Source
+from text2lora.confidence import FILE_NAME as CALIBRATION_FILE
+from text2lora.confidence import Calibration
 from text2lora.configuration import Text2LoraConfig
 from text2lora.digest import config_values, digest
 from text2lora.encoder import TextEncoder, check_description, check_descriptions, rescale
@@ -38,6 +41,7 @@ from text2lora.hub import (
 from text2lora.hypernetwork import TrunkHyperNetwork, build_hypernetwork
 from text2lora.lora import LoraWeights, spec_of, unstack
 from text2lora.names import library_version, public_name, resolve_name, without_paths
+from text2lora.standing import FILE_NAME as STATISTICS_FILE
 from text2lora.standing import DescriptionStatistics, Standing
 from text2lora.task_encoder import SoftmaxTaskEncoder, TokenTaskEncoder, VectorQuantizedTaskEncoder
 from text2lora.upstream import find_upstream, read_upstream
@@ -226,6 +230,8 @@ class Text2LoraModel(PreTrainedModel):
                 (folder / CARD_NAME).write_text(card, encoding="utf-8")
                 if self.description_statistics:
                     self.description_statistics.save(folder)
+                if self.calibration:
+                    self.calibration.save(folder)
                 make_readable(path for pattern in CHECKPOINT_FILES for path in folder.glob(pattern))
         except Text2LoraError:
             raise
@@ -308,13 +314,28 @@ class Text2LoraModel(PreTrainedModel):
         Raises:
             CheckpointError: their file is damaged, or the Hub cannot be reached.
         """
-        return self._companions.statistics()
+        return self._companions.beside(STATISTICS_FILE, DescriptionStatistics.load)
 
     @description_statistics.setter
     def description_statistics(self, statistics: DescriptionStatistics | None) -> None:
         if not isinstance(statistics, DescriptionStatistics | None):
             raise CheckpointError(f"statistics are {shown(statistics)}: expected DescriptionStatistics or None")
-        self._companions.set_statistics(statistics)
+        self._companions.set_beside(STATISTICS_FILE, statistics)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What the confidence of answers is computed with, which adapters carry; None of a checkpoint that holds none.
+
+        Raises:
+            CheckpointError: its file is damaged, or the Hub cannot be reached.
+        """
+        return self._companions.beside(CALIBRATION_FILE, Calibration.load)
+
+    @calibration.setter
+    def calibration(self, calibration: Calibration | None) -> None:
+        if not isinstance(calibration, Calibration | None):
+            raise CheckpointError(f"calibration is {shown(calibration)}: expected a Calibration or None")
+        self._companions.set_beside(CALIBRATION_FILE, calibration)
 
     @property
     def origin(self) -> dict[str, str]:
@@ -676,11 +697,15 @@ class Text2LoraModel(PreTrainedModel):
 
     def provenance(self, scale: float = 1.0) -> dict[str, str]:
         """What the metadata of an adapter say besides its description."""
+        calibration = None
+        with contextlib.suppress(CheckpointError):  # adapters can be made without it
+            calibration = self.calibration
         source = {
             **self.origin,
             "encoder": public_name(self.encoder_name),  # none of a checkpoint that reads the names of tasks
             "text2lora": library_version(),
             "scale": f"{scale:g}",
+            "confidence": str(calibration or ""),
         }
         return {key: value for key, value in source.items() if value}
 

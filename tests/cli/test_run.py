@@ -62,7 +62,9 @@ def test_a_script_gets_the_answers_alone(t2l_command, answer, checkpoint_dir: Pa
     made = t2l_command("run", "--do", "the city", "--model", checkpoint_dir, "x", *OPTIONS)
     expected = text2lora.function(do="the city", model=checkpoint_dir, max_new_tokens=6)("x")
     assert made.out == one_line(expected) + "\n"
-    assert json.loads(t2l_command("run", "mine", "x", "--json", *OPTIONS).out) == {"input": "x", "answer": answer("x")}
+    shown = json.loads(t2l_command("run", "mine", "x", "--json", *OPTIONS).out)
+    assert shown.keys() == {"input", "answer", "confidence"}
+    assert (shown["input"], shown["answer"], 0 < shown["confidence"] < 1) == ("x", answer("x"), True)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
@@ -84,6 +86,7 @@ def test_labels_are_the_only_answers(pipe, mine, given: list[str]) -> None:
     labels = [word for label in given for word in ("--labels", label)]
     rows = [json.loads(line) for line in pipe("x\nsome longer line\n", "mine", *labels, "--json").out.splitlines()]
     assert [row["answer"] for row in rows] == [function("x"), function("some longer line")]
+    assert all(0 < row["confidence"] < 1 for row in rows)
     assert rows[0]["probabilities"] == pytest.approx(function.scores("x"), rel=1e-3)
     assert pipe("x\n", "mine", *labels).out == function("x") + "\n"
 

@@ -72,7 +72,8 @@ def run(
 
     In a terminal, you see the base model's answers next to the adapter's.
     In a pipe, you get one line for each line of input: the adapter's answer,
-    or with --json an object, which includes the probabilities of --labels.
+    or with --json an object, which includes how likely the answer is right
+    and the probabilities of --labels.
 
     Example: t2l run city-upper "order A1234: 2 x tent for Ada Berg, ship to Oslo, total $80.00, 2024-05-01"
     """
@@ -128,10 +129,12 @@ def _show_side_by_side(
 
 def _answers(function: Function, texts: Sequence[str], batch_size: int) -> list[dict[str, Any]]:
     """What is printed of each answer."""
-    if function.labels is None:
-        return [{"answer": answer} for answer in function.many(texts, batch_size)]
-    found = function.scores(list(texts), batch_size)
-    return [{"answer": next(iter(scores)), "probabilities": scores} for scores in found]
+    found = function.many(texts, batch_size, with_confidence=True)
+    return [
+        {"answer": answer.text, "confidence": answer.confidence}
+        | ({"probabilities": answer.probabilities} if answer.probabilities else {})
+        for answer in found
+    ]
 
 
 def _print(text: str, answer: dict[str, Any], as_json: bool) -> None:

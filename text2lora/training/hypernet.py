@@ -56,6 +56,7 @@ def embed_descriptions(
     """
     with accelerator.main_process_first():
         bank = DescriptionBank(model.encoder, descriptions, cache)
+    model.calibration = None  # that of a checkpoint that is trained further was fitted to its old weights
     known = task_names and not model.config.one_hot_tasks
     model.description_statistics = bank.summarise(task_names) if task_names and known else None
     return bank

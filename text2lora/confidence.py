@@ -1,0 +1,145 @@
+"""How likely an answer is right, from the probabilities of its tokens."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from text2lora.errors import CheckpointError
+from text2lora.files import first_line, write_atomically
+
+FILE_NAME = "confidence.json"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A logistic regression on the log probabilities of an answer's tokens: 1 / (1 + exp(-score)).
+
+    Attributes:
+        total: weight of their sum, the log probability of the whole answer.
+        mean: weight of their mean.
+        least: weight of the least of them.
+        bias: the score of an answer that the model is sure of.
+    """
+
+    total: float
+    mean: float
+    least: float
+    bias: float
+
+    def confidence(self, log_probs: Sequence[float]) -> float:
+        """How likely an answer is right, from 0 to 1.
+
+        Args:
+            log_probs: of its tokens, the end included.
+        """
+        total, mean, least = features(log_probs)
+        score = self.bias + self.total * total + self.mean * mean + self.least * least
+        return 1 / (1 + math.exp(-max(-700.0, min(700.0, score))))
+
+    def __str__(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def parse(cls, text: str) -> Calibration:
+        """What `str` wrote.
+
+        Raises:
+            ValueError: it is nothing of the kind.
+        """
+        values = json.loads(text)
+        if not isinstance(values, dict) or not all(isinstance(v, int | float) for v in values.values()):
+            raise ValueError("not an object of numbers")
+        try:
+            found = cls(**{name: float(value) for name, value in values.items()})
+        except TypeError as error:
+            raise ValueError(first_line(error)) from error
+        if not all(map(math.isfinite, asdict(found).values())):
+            raise ValueError("a weight is not finite")
+        return found
+
+    def save(self, folder: Path) -> Path:
+        """Write it into a checkpoint's folder.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        write_atomically(folder / FILE_NAME, f"{self}\n")
+        return folder / FILE_NAME
+
+    @classmethod
+    def load(cls, path: Path) -> Calibration:
+        """Read it from a file.
+
+        Raises:
+            CheckpointError: it is not such a file.
+        """
+        try:
+            return cls.parse(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} holds no calibration of answers ({error}): download it again") from error
+
+    @classmethod
+    def fit(cls, log_probs: Sequence[Sequence[float]], right: Sequence[bool]) -> Calibration:
+        """The calibration under which answers that are known to be right or wrong are most likely.
+
+        Args:
+            log_probs: of the tokens of each answer.
+            right: whether each is right.
+        """
+        weights, bias = fit_logistic(torch.tensor([features(values) for values in log_probs]), torch.tensor(right))
+        return cls(*(float(f"{value:.6g}") for value in (*weights.tolist(), bias)))
+
+
+def fit_logistic(inputs: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Weights [k] and bias of a logistic regression, with a little weight decay on the standardised inputs.
+
+    Args:
+        inputs: [n, k].
+        right: [n], true or false.
+    """
+    targets, scale = right.double(), inputs.double().std(0).clamp_min(1e-6)
+    standard = inputs.double() / scale
+    weights = torch.zeros(inputs.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        scores = standard @ weights[:-1] + weights[-1]
+        value = F.binary_cross_entropy_with_logits(scores, targets) + 1e-3 * weights[:-1].square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    found = weights.detach()
+    return found[:-1] / scale, float(found[-1])
+
+
+def features(log_probs: Sequence[float]) -> tuple[float, float, float]:
+    """Sum, mean and least of the log probabilities of an answer's tokens."""
+    total = math.fsum(log_probs)
+    return total, total / max(1, len(log_probs)), min(log_probs, default=0.0)
+
+
+def confidence(log_probs: Sequence[float], calibration: Calibration | None) -> float:
+    """How likely an answer is right; the probability that the model gives to it, where nothing was calibrated.
+
+    Args:
+        log_probs: of its tokens, the end included.
+        calibration: fitted on answers under adapters of the same checkpoint.
+    """
+    return calibration.confidence(log_probs) if calibration else math.exp(math.fsum(log_probs))
+
+
+def carried_calibration(metadata: Mapping[str, str]) -> Calibration | None:
+    """What an adapter carries of its checkpoint's calibration."""
+    try:
+        return Calibration.parse(metadata["confidence"])
+    except (KeyError, ValueError):
+        return None
