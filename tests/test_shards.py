@@ -113,7 +113,7 @@ def test_a_shard_that_is_cut_off_is_made_again(model, tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in (0, 5, 200, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(CheckpointError, match="no whole shard"):
+        with pytest.raises(CheckpointError, match="not a complete shard"):
             LoraAdapter.from_pretrained(path, writer.name(TEXTS[0]))
         assert writer.plan(TEXTS) == [TEXTS]
         assert writer.write(TEXTS) == str(path)
@@ -138,11 +138,11 @@ def test_shards_are_of_a_size(model, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_says_what_cannot_be_read(model, tmp_path: Path) -> None:
     writer = ShardWriter(model, str(tmp_path / "adapters"))
     path = writer.write(TEXTS)
-    with pytest.raises(CheckpointError, match="holds many adapters, and no name is given"):
+    with pytest.raises(CheckpointError, match="contains many adapters, and no name is given"):
         LoraAdapter.from_pretrained(tmp_path / "adapters")
     with pytest.raises(CheckpointError, match=f"not 'mine': name one as `subfolder`, such as '{writer.name(TEXTS[0])}"):
         LoraAdapter.from_pretrained(path, "mine")
-    with pytest.raises(CheckpointError, match="holds no shards"):
+    with pytest.raises(CheckpointError, match="contains no shards"):
         LoraAdapter.from_pretrained("memory://nothing/here", "mine")
     with pytest.raises(CheckpointError, match="cannot be used"):
         LoraAdapter.from_pretrained("nosuch://bucket/adapters", "mine")
@@ -170,7 +170,7 @@ def test_refuses_a_shard_that_was_tampered_with(model, tmp_path: Path, wrong: st
         "descriptions": {"one": "only"} if wrong == "rows" else shard.facts.descriptions,
     }
     save_file(tensors, path, {KEY: json.dumps(facts)})
-    with pytest.raises(CheckpointError, match="no whole shard of adapters"):
+    with pytest.raises(CheckpointError, match="not a complete shard of adapters"):
         LoraAdapter.from_pretrained(path, writer.name(TEXTS[0]))
 
 

@@ -1,8 +1,8 @@
-"""Shards: many LoRAs in one safetensors file, each of which is read alone, from a disk or a URL that fsspec knows.
+"""Shards: safetensors files with many LoRAs, each of which can be read alone, from a disk or a URL that fsspec knows.
 
-A shard is whole by itself. For each target module it holds A [n, layers, r, in] and B [n, layers, out, r] of its n
-LoRAs, as `q_proj.lora_A` and `q_proj.lora_B`; the file's header says what PEFT needs to know of them, and the name and
-the description of each row.
+A shard needs no other file. For each target module, it contains A [n, layers, r, in] and B [n, layers, out, r] of its n
+LoRAs, as `q_proj.lora_A` and `q_proj.lora_B`. The file's header contains what PEFT needs to know about them, and the
+name and the description of each row.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ FIRST_READ = 2**17
 
 @dataclass(frozen=True)
 class ShardFacts:
-    """What a shard says of its LoRAs.
+    """What a shard says about its LoRAs.
 
     Attributes:
-        spec: of all of them.
-        paths: of each target module in the base, with `{layer}` for the layer's number.
-        metadata: where they come from.
-        descriptions: by the LoRA's name, in the order of the rows.
+        spec: the spec of all LoRAs.
+        paths: the path of each target module in the base model, with `{layer}` for the layer's number.
+        metadata: where the LoRAs come from.
+        descriptions: the description of each LoRA by its name, in the order of the rows.
     """
 
     spec: LoraSpec
@@ -52,10 +52,10 @@ class Shard:
     """A shard that exists.
 
     Attributes:
-        path: of the file, or its URL.
-        facts: of its LoRAs.
-        tensors: dtype, shape and place of each tensor, from the file's header.
-        start: of the tensors in the file, in bytes.
+        path: the path or URL of the file.
+        facts: what the shard says about its LoRAs.
+        tensors: the dtype, shape and place of each tensor, from the file's header.
+        start: the position in the file where the tensors start, in bytes.
     """
 
     path: str
@@ -68,11 +68,11 @@ class Shard:
         """Read the header of a shard.
 
         Args:
-            path: of the file, or its URL.
-            size: of the file, if it is known.
+            path: the path or URL of the file.
+            size: the size of the file, if it is known.
 
         Raises:
-            CheckpointError: there is none, it is not whole, or it is no shard.
+            CheckpointError: there is no such file, or it is incomplete or not a shard.
         """
         files, place = file_system(path, CheckpointError)
         try:
@@ -93,7 +93,7 @@ class Shard:
         except FileNotFoundError as error:
             raise CheckpointError(f"{path} does not exist") from error
         except Exception as error:  # which depends on what is wrong with the file
-            raise CheckpointError(f"{path} is no whole shard of adapters ({first_line(error)})") from error
+            raise CheckpointError(f"{path} is not a complete shard of adapters ({first_line(error)})") from error
         return shard
 
     def _check(self, size: int) -> None:
@@ -104,12 +104,12 @@ class Shard:
             if not dot or factor not in ("A", "B") or module not in self.facts.paths:
                 raise ValueError(f"it holds {shown(name)}")
             if len(entry["shape"]) != 4 or entry["shape"][0] != len(self.facts.descriptions) or begin > end:
-                raise ValueError(f"{name} has not a row for each adapter")
+                raise ValueError(f"{name} does not have one row for each adapter")
             if self.start + end > size:
                 raise ValueError("it is cut off")
 
     def read(self, name: str) -> dict[str, torch.Tensor]:
-        """The weights of one of its LoRAs by PEFT's keys; no more of the file than its rows is read.
+        """Read the weights of one LoRA by PEFT's keys. Only its rows of the file are read.
 
         Raises:
             CheckpointError: the shard cannot be read.
@@ -139,15 +139,15 @@ class Shard:
 
 
 def write_shard(path: str, weights: LoraWeights, facts: ShardFacts) -> None:
-    """Write LoRAs side by side as a shard, whole or not at all. The same ones give the same bytes.
+    """Write LoRAs into a shard, completely or not at all. The same LoRAs give the same bytes.
 
     Args:
-        path: of the file, or its URL.
+        path: the path or URL of the file.
         weights: A [n, layers, r, in] and B [n, layers, out, r] by target module.
-        facts: say what they are.
+        facts: what the shard says about the LoRAs.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the shard cannot be written.
     """
     tensors = {
         f"{module}.lora_{factor}": weight.detach().cpu().contiguous()
@@ -160,7 +160,7 @@ def write_shard(path: str, weights: LoraWeights, facts: ShardFacts) -> None:
 
 
 def find_shards(folder: str | os.PathLike[str]) -> list[Shard]:
-    """The whole shards in a folder, or below a URL; what is no whole shard is passed over.
+    """Find the complete shards in a folder or below a URL; anything else is skipped.
 
     Raises:
         CheckpointError: the folder cannot be listed.
@@ -185,14 +185,14 @@ def find_shards(folder: str | os.PathLike[str]) -> list[Shard]:
 
 
 def find_in_shards(place: str, name: str | None) -> Shard | None:
-    """The shard that holds a LoRA; None where a place is no shard, no folder of shards and no URL.
+    """Find the shard that contains a LoRA; None if the place is not a shard, a folder of shards or a URL.
 
     Args:
         place: a path, a URL or a Hub id.
-        name: of the LoRA.
+        name: the name of the LoRA.
 
     Raises:
-        CheckpointError: no name is given, or no shard there holds a LoRA of that name.
+        CheckpointError: no name is given, or no shard in this place contains a LoRA of that name.
     """
     if is_shard(place):
         shards = [Shard.open(place)]
@@ -209,9 +209,9 @@ def find_in_shards(place: str, name: str | None) -> Shard | None:
             return shard
     known = [each for shard in shards[:1] for each in shard.facts.descriptions][:1]
     if not known:
-        raise CheckpointError(f"{place} holds no shards of adapters")
+        raise CheckpointError(f"{place} contains no shards of adapters")
     given = f"not {shown(name)}" if name else "and no name is given"
-    raise CheckpointError(f"{place} holds many adapters, {given}: name one as `subfolder`, such as {known[0]!r}")
+    raise CheckpointError(f"{place} contains many adapters, {given}: name one as `subfolder`, such as {known[0]!r}")
 
 
 def is_shard(path: str) -> bool:

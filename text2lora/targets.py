@@ -1,4 +1,4 @@
-"""The modules of a base model that can carry a LoRA, by PEFT's own account."""
+"""The modules of a base model that can carry a LoRA, according to PEFT."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TargetModules:
-    """Linear modules that every layer of a base has, each under one name and with one shape.
+    """Linear modules that every layer of a base model has, each under one name and with one shape.
 
     Attributes:
-        shapes: (in, out) features by name, in the order asked for, or the model's.
-        paths: where each is in the base, with `{layer}` for the layer's number.
+        shapes: (in, out) features by name, in the requested order or the model's.
+        paths: the path of each module in the base model, with `{layer}` for the layer's number.
         num_layers: layers of the base.
         whole_paths: whether other modules of the base have the same names, so that only whole paths tell them apart.
     """

@@ -1,4 +1,4 @@
-"""Millions of adapters on a cluster, with Ray Data: a dataset of descriptions in, shards of adapters out, resumable.
+"""Millions of adapters on a cluster, with Ray Data: from a dataset of descriptions to shards of adapters, resumable.
 
 See docs/how-to/many.md.
 """
@@ -25,10 +25,10 @@ COLUMN = "description"
 
 
 class AdapterMaker:
-    """Makes the adapters of batches of descriptions, for `map_batches` of Ray Data: one model an actor.
+    """Makes the adapters of batches of descriptions, for `map_batches` of Ray Data. Each actor has its own model.
 
-    Each batch becomes a shard in `output`. A batch that Ray gives out again, since an actor died, becomes the same
-    shard, so that no adapter is lost or made twice.
+    Each batch becomes a shard in `output`. If an actor dies and Ray repeats its batch, the batch becomes the same
+    shard, so no adapter is lost or made twice.
 
     ```python
     dataset.map_batches(
@@ -40,11 +40,11 @@ class AdapterMaker:
     ```
 
     Args:
-        checkpoint: `nano`, a folder or a Hub id.
-        output: a folder that all actors see, or a URL that fsspec knows.
-        settings: see `AdapterSettings`.
+        checkpoint: the checkpoint that makes the adapters: `nano`, a folder or a Hub id.
+        output: a folder that all actors can reach, or a URL that fsspec knows.
+        settings: how the adapters are written, see `AdapterSettings`.
         decided: see `ShardWriter`.
-        **options: for `Text2LoraModel.from_pretrained`, as `subfolder`, `revision`, `device_map`.
+        **options: options for `Text2LoraModel.from_pretrained`, such as `subfolder`, `revision`, `device_map`.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class AdapterMaker:
         """Make the adapters of a batch.
 
         Args:
-            batch: its column `description`.
+            batch: the batch, with the column `description`.
 
         Returns:
             The columns `description`, `adapter` (the name) and `shard` (its path or URL).
@@ -85,27 +85,28 @@ def write_adapters(
     num_gpus: float = 0,
     **options: Any,
 ) -> ray.data.Dataset:
-    """Write adapters in shards, by several processes of the cluster that Ray is connected to.
+    """Write adapters into shards, with several processes on the cluster that Ray is connected to.
 
-    What is in a shard already is not made again, so that the same call goes on where it was broken off. A description
-    that stands twice is made once.
+    To continue an interrupted run, make the same call again: adapters that are already in a shard are not made again. A
+    description that occurs twice is made once.
 
     Args:
-        descriptions: texts, or a dataset with a column `description`.
-        output: a folder that all machines see, or a URL that fsspec knows, as `s3://bucket/adapters`.
-        checkpoint: `nano`, a folder or a Hub id; this process, too, loads it, to know the adapters' names.
-        settings: see `AdapterSettings`.
-        actors: processes, each with a model of its own; or the fewest and the most, for a cluster that grows.
-        per_shard: adapters in a shard; None is as many as take a quarter of a GB.
-        num_cpus: of each process.
-        num_gpus: of each process.
-        **options: for `Text2LoraModel.from_pretrained`, as `subfolder`, `revision`, `token`.
+        descriptions: the descriptions, or a dataset with a column `description`.
+        output: a folder that all machines can reach, or a URL that fsspec knows, such as `s3://bucket/adapters`.
+        checkpoint: the checkpoint that makes the adapters: `nano`, a folder or a Hub id. This process loads it too, to
+            know the adapters' names.
+        settings: how the adapters are written, see `AdapterSettings`.
+        actors: the number of processes, each with its own model; or the fewest and the most, for a cluster that grows.
+        per_shard: the number of adapters in a shard; None is as many as take a quarter of a GB.
+        num_cpus: the number of CPUs for each process.
+        num_gpus: the number of GPUs for each process.
+        **options: options for `Text2LoraModel.from_pretrained`, such as `subfolder`, `revision`, `token`.
 
     Returns:
         A dataset of the adapters that were made, with the columns `description`, `adapter` and `shard`.
 
     Raises:
-        InvalidDescriptionError: a description that cannot be used; every one is checked before the first is made.
+        InvalidDescriptionError: a description cannot be used; all are checked before the first adapter is made.
         CheckpointError: the checkpoint cannot be loaded.
         OutputError: a shard cannot be written.
     """
@@ -139,7 +140,7 @@ def write_adapters(
 
 
 def _own(error: Exception) -> Exception:
-    """The error of ours that an actor ended with, if it was one: Ray hands errors on as text."""
+    """The text2lora error that ended an actor, if it was one; Ray passes errors on as text."""
     found = re.search(rf"^{errors.__name__}\.(\w+): (.+)$", str(error), re.M)
     kind = getattr(errors, found[1], None) if found else None
     return kind(found[2]) if found and kind else error
