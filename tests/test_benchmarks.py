@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import generation
@@ -12,6 +13,7 @@ import pytest
 import recon
 import torch
 from generation import SHAPES, relative_error, shape_config, time_generation, time_replacement
+from measuring import medians, show
 from separation import roc_auc
 from start import time_start
 from step import StepShape, make_batch, make_step
@@ -31,6 +33,33 @@ def test_times_both_dtypes(make_config, task_encoder: str) -> None:
     assert exact.error == 0
     assert 0 < half.error < 0.1
     assert min(exact.products, exact.one, exact.batched, half.products, half.one, half.batched) > 0
+
+
+def test_a_slow_machine_takes_fewer_turns_and_is_still_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("measuring.time.perf_counter", lambda: now[0])
+
+    def take(seconds: float) -> Callable[[], None]:
+        return lambda: now.__setitem__(0, now[0] + seconds)
+
+    assert medians([take(1), take(3)], repeat=100, limit=10) == [1, 3]
+    assert now == [12]
+    assert medians([take(20)], repeat=100, limit=10) == [20]
+    assert now == [32]
+    assert medians([take(1)], repeat=2) == [1]
+    assert now == [35]
+
+
+def test_a_table_is_printed_row_by_row(capsys) -> None:
+    printed = []
+
+    def rows() -> Iterator[list[str]]:
+        for row in (["a", "b"], ["1", "2"], ["3", "4"]):
+            yield row
+            printed.append(capsys.readouterr().out)
+
+    show(rows())
+    assert printed == ["| a | b |\n| --- | --- |\n", "| 1 | 2 |\n", "| 3 | 4 |\n"]
 
 
 def test_times_replacement() -> None:

@@ -6,12 +6,12 @@ OMP_NUM_THREADS=1 python examples/benchmarks/generation.py --shape llama-8b --ba
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from measuring import markdown, medians
+from measuring import medians, show
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from text2lora.adapter import LoraAdapter
@@ -26,6 +26,8 @@ SHAPES: dict[str, tuple[int, dict[str, list[int]]]] = {
     "gemma-2b": (26, {"q_proj": [2304, 2048], "v_proj": [2304, 1024]}),
 }
 """Layers, and (in, out) features of the target modules. Mistral-7B's are Llama-8B's."""
+LIMIT = 15.0
+"""Seconds after which a measurement takes no further turn."""
 
 
 @dataclass(frozen=True)
@@ -58,24 +60,23 @@ def shape_config(name: str) -> Text2LoraConfig:
     )
 
 
-def time_generation(config: Text2LoraConfig, batch: int = 64, repeat: int = 20) -> list[GenerationTimes]:
+def time_generation(config: Text2LoraConfig, batch: int = 64, repeat: int = 20) -> Iterator[GenerationTimes]:
     """Time a hypernetwork of random weights in float32 and in bfloat16, on the CPU and without the text encoder.
 
-    Products and generation take turns, so that what else the machine does falls on both.
+    Products and generation take turns, so that what else the machine does falls on both. On a slow machine there are
+    fewer turns, so that all is done in two minutes.
     """
     model = Text2LoraModel(config).eval()
     tokens = () if config.task_encoder == "pooled" else (16,)
     task_emb = torch.randn(batch, *tokens, config.task_emb_size)
     (exact,) = model.generate_lora(task_emb=task_emb[:1])
-    found = []
     for dtype in (torch.float32, torch.bfloat16):
         model.to(dtype)
         (adapter,) = model.generate_lora(task_emb=task_emb[:1])
-        products, one = medians([_products(model), lambda: model.generate_lora(task_emb=task_emb[:1])], repeat)
-        (many,) = medians([lambda: model.generate_lora(task_emb=task_emb)], max(1, repeat // 5))
+        products, one = medians([_products(model), lambda: model.generate_lora(task_emb=task_emb[:1])], repeat, LIMIT)
+        (many,) = medians([lambda: model.generate_lora(task_emb=task_emb)], max(1, repeat // 5), LIMIT)
         name = str(dtype).removeprefix("torch.")
-        found.append(GenerationTimes(name, products, one, many / batch, relative_error(adapter, exact)))
-    return found
+        yield GenerationTimes(name, products, one, many / batch, relative_error(adapter, exact))
 
 
 def time_replacement(layers: int = 32, hidden: int = 256, repeat: int = 100) -> float:
@@ -92,7 +93,7 @@ def time_replacement(layers: int = 32, hidden: int = 256, repeat: int = 100) -> 
     spec = Text2LoraConfig.from_base_config(config, latent_size=16, head_input_size=16, task_emb_size=16)
     adapters = Text2LoraModel(spec).eval().generate_lora(task_emb=torch.randn(2, 16))
     model = adapters[0].apply_to(LlamaForCausalLM(config))
-    return medians([lambda: [adapter.apply_to(model) for adapter in adapters]], repeat)[0] / len(adapters)
+    return medians([lambda: [adapter.apply_to(model) for adapter in adapters]], repeat, LIMIT)[0] / len(adapters)
 
 
 def relative_error(adapter: LoraAdapter, exact: LoraAdapter) -> float:
@@ -116,15 +117,10 @@ def _products(model: Text2LoraModel) -> Callable[[], object]:
     return run
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--shape", choices=[*SHAPES, *CHECKPOINTS], default="llama-8b")
-    parser.add_argument("--batch", type=int, default=64, help="adapters in a batch")
-    parser.add_argument("--repeat", type=int, default=20, help="times to measure one adapter; batches a fifth of it")
-    options = parser.parse_args()
-    head = ["Threads", "Dtype", "Products", "One adapter", "Of products", f"Each of {options.batch}", "Of one", "Error"]
-    rows = [
-        [
+def _table(found: Iterable[GenerationTimes], batch: int) -> Iterator[list[str]]:
+    yield ["Threads", "Dtype", "Products", "One adapter", "Of products", f"Each of {batch}", "Of one", "Error"]
+    for row in found:
+        yield [
             str(torch.get_num_threads()),
             row.dtype,
             f"{row.products * 1000:.1f} ms",
@@ -134,9 +130,15 @@ def main() -> None:
             f"{row.batched / row.one:.2f}x",
             f"{row.error:.4f}",
         ]
-        for row in time_generation(shape_config(options.shape), options.batch, options.repeat)
-    ]
-    print(markdown([head, *rows]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shape", choices=[*SHAPES, *CHECKPOINTS], default="llama-8b")
+    parser.add_argument("--batch", type=int, default=64, help="adapters in a batch")
+    parser.add_argument("--repeat", type=int, default=20, help="times to measure one adapter; batches a fifth of it")
+    options = parser.parse_args()
+    show(_table(time_generation(shape_config(options.shape), options.batch, options.repeat), options.batch))
     print(f"\nReplacing the live adapter of a small Llama with 64 LoRA modules: {time_replacement() * 1000:.2f} ms")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -38,16 +39,20 @@ def peak_of(code: str, **env: str) -> int:
     return int(done.stdout.strip().split("\n")[-1])
 
 
-def medians(calls: list[Callable[[], object]], repeat: int) -> list[float]:
-    """The median seconds of each call, measured in turns after one round to warm up."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for turn in range(repeat + 1):
-        for call, taken in zip(calls, seconds, strict=True):
+def medians(calls: list[Callable[[], object]], repeat: int, limit: float = math.inf) -> list[float]:
+    """The median seconds of each call, measured in turns after one round to warm up.
+
+    After `limit` seconds no further round begins; if that is in the first one, its times are what is returned.
+    """
+    rounds: list[list[float]] = []
+    start = time.perf_counter()
+    while len(rounds) <= repeat and (not rounds or time.perf_counter() - start < limit):
+        rounds.append([])
+        for call in calls:
             begin = time.perf_counter()
             call()
-            if turn:  # the first one warms up
-                taken.append(time.perf_counter() - begin)
-    return [statistics.median(taken) for taken in seconds]
+            rounds[-1].append(time.perf_counter() - begin)
+    return [statistics.median(taken) for taken in zip(*(rounds[1:] or rounds), strict=True)]
 
 
 def size(num_bytes: int) -> str:
@@ -57,5 +62,17 @@ def size(num_bytes: int) -> str:
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """A table whose first row is its head."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+    return "\n".join(_lines(rows))
+
+
+def show(rows: Iterable[Sequence[str]]) -> None:
+    """Print a table whose first row is its head, each row as soon as there is one."""
+    for line in _lines(rows):
+        print(line, flush=True)
+
+
+def _lines(rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    for number, row in enumerate(rows):
+        yield f"| {' | '.join(row)} |"
+        if number == 0:
+            yield "|" + " --- |" * len(row)
