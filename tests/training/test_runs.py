@@ -138,6 +138,8 @@ def test_a_checkpoint_is_trained_further(tmp_path: Path) -> None:
     after = Text2LoraModel.from_pretrained(run_recipe(recipe, tmp_path, [*SHORT, *more], silent))
     changes = [(p - after.state_dict()[name]).abs().max() for name, p in before.state_dict().items()]
     assert 0 < max(changes) < 0.01
+    assert before.calibration
+    assert after.calibration is None  # it was fitted to the weights from before
 
 
 def test_an_offset_that_does_not_fit_is_refused(lora_run: Path) -> None:
