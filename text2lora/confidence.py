@@ -1,4 +1,4 @@
-"""How likely an answer is right, from the probabilities of its tokens."""
+"""How likely an answer is to be right, from the probabilities of its tokens."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Calibration:
     """A logistic regression on the log probabilities of an answer's tokens: 1 / (1 + exp(-score)).
 
     Attributes:
-        total: weight of their sum, the log probability of the whole answer.
-        mean: weight of their mean.
-        least: weight of the least of them.
+        total: the weight of their sum, which is the log probability of the whole answer.
+        mean: the weight of their mean.
+        least: the weight of the least of them.
         bias: the score of an answer that the model is sure of.
     """
 
@@ -34,10 +34,10 @@ class Calibration:
     bias: float
 
     def confidence(self, log_probs: Sequence[float]) -> float:
-        """How likely an answer is right, from 0 to 1.
+        """How likely an answer is to be right, from 0 to 1.
 
         Args:
-            log_probs: of its tokens, the end included.
+            log_probs: the log probabilities of the answer's tokens, including the end.
         """
         total, mean, least = features(log_probs)
         score = self.bias + self.total * total + self.mean * mean + self.least * least
@@ -48,10 +48,10 @@ class Calibration:
 
     @classmethod
     def parse(cls, text: str) -> Calibration:
-        """What `str` wrote.
+        """Read what `str` wrote.
 
         Raises:
-            ValueError: it is nothing of the kind.
+            ValueError: the text is not a calibration.
         """
         values = json.loads(text)
         if not isinstance(values, dict) or not all(isinstance(v, int | float) for v in values.values()):
@@ -65,7 +65,7 @@ class Calibration:
         return found
 
     def save(self, folder: Path) -> Path:
-        """Write it into a checkpoint's folder.
+        """Write the calibration into a checkpoint's folder.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -75,10 +75,10 @@ class Calibration:
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
-        """Read it from a file.
+        """Read a calibration from a file.
 
         Raises:
-            CheckpointError: it is not such a file.
+            CheckpointError: the file does not contain a calibration.
         """
         try:
             return cls.parse(path.read_text(encoding="utf-8"))
@@ -87,11 +87,11 @@ class Calibration:
 
     @classmethod
     def fit(cls, log_probs: Sequence[Sequence[float]], right: Sequence[bool]) -> Calibration:
-        """The calibration under which answers that are known to be right or wrong are most likely.
+        """Fit a calibration to answers that are known to be right or wrong.
 
         Args:
-            log_probs: of the tokens of each answer.
-            right: whether each is right.
+            log_probs: the log probabilities of the tokens of each answer.
+            right: whether each answer is right.
         """
         weights, bias = fit_logistic(torch.tensor([features(values) for values in log_probs]), torch.tensor(right))
         return cls(*(float(f"{value:.6g}") for value in (*weights.tolist(), bias)))
@@ -128,17 +128,17 @@ def features(log_probs: Sequence[float]) -> tuple[float, float, float]:
 
 
 def confidence(log_probs: Sequence[float], calibration: Calibration | None) -> float:
-    """How likely an answer is right; the probability that the model gives to it, where nothing was calibrated.
+    """How likely an answer is to be right; without a calibration, the probability that the model gives to it.
 
     Args:
-        log_probs: of its tokens, the end included.
-        calibration: fitted on answers under adapters of the same checkpoint.
+        log_probs: the log probabilities of the answer's tokens, including the end.
+        calibration: the calibration, fitted on answers of adapters of the same checkpoint.
     """
     return calibration.confidence(log_probs) if calibration else math.exp(math.fsum(log_probs))
 
 
 def carried_calibration(metadata: Mapping[str, str]) -> Calibration | None:
-    """What an adapter carries of its checkpoint's calibration."""
+    """The calibration of its checkpoint that an adapter carries, if any."""
     try:
         return Calibration.parse(metadata["confidence"])
     except (KeyError, ValueError):

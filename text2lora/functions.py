@@ -40,7 +40,7 @@ class Answer:
 
     Attributes:
         text: the answer.
-        confidence: how likely it is right, from 0 to 1, as estimated from the probabilities of its tokens.
+        confidence: how likely the answer is to be right, from 0 to 1, estimated from the probabilities of its tokens.
         probabilities: of each label, most likely first, where the function has labels.
     """
 
@@ -59,7 +59,7 @@ class Function:
     fn("one text")  # the answer
     fn.many(["one text", "another"])  # answers in this order, computed in batches
     await fn.acall("one text")  # for servers: calls that wait at the same time share a batch
-    fn("one text", with_confidence=True)  # an `Answer`, which says how likely it is right
+    fn("one text", with_confidence=True)  # an `Answer` with its confidence
     fn.scores("one text")  # with labels: the probability of each
     ```
 
@@ -109,7 +109,7 @@ class Function:
 
         Args:
             text: the text.
-            with_confidence: give an `Answer`, which says how likely it is right.
+            with_confidence: whether to return an `Answer` with its confidence instead of a string.
 
         Raises:
             InvalidInputError: the text is empty, not a string, or longer than the base model can read.
@@ -247,7 +247,7 @@ def call_many(
     Args:
         calls: functions, each with a text.
         batch_size: the number of texts to answer at a time.
-        with_confidence: give `Answer`s, which say how likely they are right.
+        with_confidence: whether to return `Answer`s with their confidence instead of strings.
 
     Raises:
         InvalidInputError: see `Function.__call__`; nothing is answered then.

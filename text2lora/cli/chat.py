@@ -106,12 +106,12 @@ class Pair:
 
     Attributes:
         lora: the adapter as it was read.
-        model: the base with the adapter, at `scale`.
-        tokenizer: of the base.
-        scale: strength of the adapter.
-        max_new_tokens: longest answer.
-        remembers: whether a line is read after the lines and answers before it, or alone.
-        turns: what each side has heard and said.
+        model: the base model with the adapter, at `scale`.
+        tokenizer: the base model's tokenizer.
+        scale: the strength of the adapter.
+        max_new_tokens: the longest answer, in tokens.
+        remembers: whether the model also reads the earlier lines and answers.
+        turns: what each side has read and written.
     """
 
     lora: LoraAdapter
@@ -153,7 +153,7 @@ class Pair:
         """Change the strength of the adapter in place.
 
         Raises:
-            CheckpointError: not a number from 0 upwards.
+            CheckpointError: `scale` is not a number from 0 upwards.
         """
         self.lora.scaled(scale).apply_to(self.model)
         self.scale = scale
@@ -181,7 +181,7 @@ def keeps_turns(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def read_lines(live: bool) -> Iterator[str]:
-    """What is typed at a prompt, until Ctrl-D or Ctrl-C; or the lines of a pipe."""
+    """The lines typed at a prompt, until Ctrl-D or Ctrl-C, or the lines of a pipe."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         plain = codecs.lookup(sys.stdin.encoding).name == "ascii"  # that of a process without a locale
         # tokenizers refuse what is no text

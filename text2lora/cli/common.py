@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class _Console(Console):
-    """Breaks lines between words at a terminal, and not at all for a script; without Unicode where there is none."""
+    """Breaks lines between words in a terminal, and not at all for a script; avoids Unicode if it is not supported."""
 
     def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:
         super().print(*objects, soft_wrap=not self.is_terminal if soft_wrap is None else soft_wrap, **options)
@@ -43,7 +43,7 @@ class _Console(Console):
         return super().status(status, **{"spinner": self.or_plain("dots", "line")} | options)
 
     def or_plain(self, text: str, plain: str) -> str:
-        """One text where the console has all of Unicode, another where it has not."""
+        """The first text if the console supports Unicode, or else the second."""
         return text if self.encoding.startswith("utf") else plain
 
 
@@ -52,7 +52,7 @@ err = _Console(stderr=True)
 
 
 def use_any_encoding() -> None:
-    """Let no character stop a command: a console that cannot show it gets its code, and file names stay as they are."""
+    """Let no character stop a command: a console that cannot show it prints its code, and file names do not change."""
 
     def handle(error: UnicodeError) -> tuple[bytes, int]:
         assert isinstance(error, UnicodeEncodeError)
@@ -71,7 +71,7 @@ def _surrogate(character: str) -> bytes:
 
 
 class _Flags:
-    """Help without a type beside an option that takes no value."""
+    """Help that shows no type for options without a value."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         parameters = super().get_params(ctx)  # type: ignore[misc]

@@ -72,8 +72,8 @@ def run(
 
     In a terminal, you see the base model's answers next to the adapter's.
     In a pipe, you get one line for each line of input: the adapter's answer,
-    or with --json an object, which includes how likely the answer is right
-    and the probabilities of --labels.
+    or with --json an object, which includes how likely the answer is to be
+    right and the probabilities of --labels.
 
     Example: t2l run city-upper "order A1234: 2 x tent for Ada Berg, ship to Oslo, total $80.00, 2024-05-01"
     """
@@ -128,7 +128,7 @@ def _show_side_by_side(
 
 
 def _answers(function: Function, texts: Sequence[str], batch_size: int) -> list[dict[str, Any]]:
-    """What is printed of each answer."""
+    """What is printed for each answer."""
     found = function.many(texts, batch_size, with_confidence=True)
     return [
         {"answer": answer.text, "confidence": answer.confidence}
@@ -148,7 +148,7 @@ def _answer_pipe(function: Function, batch_size: int, as_json: bool) -> None:
     """A line of output for each line of input; a line that cannot be answered gets an empty one and a warning.
 
     Raises:
-        InvalidInputError: there were such lines.
+        InvalidInputError: some lines could not be answered.
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -183,7 +183,7 @@ def _problem(function: Function, line: str) -> str | None:
 
 
 def _size_of_input() -> int | None:
-    """The bytes of standard input, where it is a file."""
+    """The size of standard input in bytes, if it is a file."""
     try:
         found = os.fstat(sys.stdin.fileno())
     except (OSError, ValueError):
