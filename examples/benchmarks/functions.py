@@ -57,9 +57,9 @@ def llama_cpp(adapter: LoraAdapter, base: str) -> Callable[[str], str] | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", choices=TASKS, help="the checkpoint")
-    parser.add_argument("--inputs", type=int, default=64, help="how many (default: 64)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median is taken (default: 3)")
-    parser.add_argument("--threads", type=int, default=0, help="of PyTorch (default: as many as it takes)")
+    parser.add_argument("--inputs", type=int, default=64, help="number of inputs (default: 64)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds, whose median is taken (default: 3)")
+    parser.add_argument("--threads", type=int, default=0, help="number of PyTorch's threads (default: its own choice)")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)

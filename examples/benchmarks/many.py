@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="nano")
     parser.add_argument("--count", type=int, default=2000, help="adapters to make")
     parser.add_argument("--per-shard", type=int, default=100, help="adapters in a file")
-    parser.add_argument("--actors", type=int, default=2, help="processes of Ray; 0 leaves Ray out")
+    parser.add_argument("--actors", type=int, default=2, help="number of Ray processes; 0 leaves Ray out")
     options = parser.parse_args()
     given = options.count, options.per_shard, options.checkpoint
     costs = {"alone": cost_alone(*given)}

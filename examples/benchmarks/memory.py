@@ -87,7 +87,9 @@ def measure_memory(shape: str, dtype: torch.dtype = torch.float32) -> MemoryUse:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=list(BASE_PARAMETERS), default="llama-8b")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the weights")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="dtype of the weights"
+    )
     options = parser.parse_args()
     use = measure_memory(options.shape, getattr(torch, options.dtype))
     head = [

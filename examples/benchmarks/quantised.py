@@ -108,8 +108,8 @@ def compare(name: str, descriptions: int = 8, inputs: int = 8, max_new_tokens: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", choices=TASKS, help="the checkpoint")
-    parser.add_argument("--descriptions", type=int, default=8, help="how many adapters (default: 8)")
-    parser.add_argument("--inputs", type=int, default=8, help="for each of them (default: 8)")
+    parser.add_argument("--descriptions", type=int, default=8, help="number of adapters (default: 8)")
+    parser.add_argument("--inputs", type=int, default=8, help="number of inputs for each adapter (default: 8)")
     options = parser.parse_args()
     print(markdown(compare(options.model, options.descriptions, options.inputs)))
 

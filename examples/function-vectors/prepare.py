@@ -147,11 +147,11 @@ def pretrain(
 def main() -> None:
     """Write tasks and base."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("data", type=Path, help="function_vectors.jsonl.gz: a task a line, with `train` and `test`")
+    parser.add_argument("data", type=Path, help="function_vectors.jsonl.gz: one task per line, with `train` and `test`")
     parser.add_argument("--output", type=Path, default=Path("runs/function-vectors"))
-    parser.add_argument("--steps", type=int, default=1200, help="of pre-training")
-    parser.add_argument("--vocabulary", type=int, default=2048, help="tokens")
-    parser.add_argument("--resume", action="store_true", help="go on with a pre-training that was broken off")
+    parser.add_argument("--steps", type=int, default=1200, help="number of pre-training steps")
+    parser.add_argument("--vocabulary", type=int, default=2048, help="number of tokens")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted pre-training")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     pairs = read_pairs(options.data)

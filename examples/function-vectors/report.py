@@ -41,7 +41,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/function-vectors"))
-    parser.add_argument("--examples", type=int, default=32, help="of each task's test split")
+    parser.add_argument("--examples", type=int, default=32, help="number of examples from each task's test split")
     options = parser.parse_args()
     tasks = read_tasks(options.runs / "tasks.jsonl")
     unseen = set(yaml.safe_load((HERE / "recipe.yaml").read_text(encoding="utf-8"))["split"]["unseen_tasks"])

@@ -232,12 +232,16 @@ def make_table(cases: Sequence[Case], judged: Sequence[Judged], calibration: Cal
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="nano", help="nano, a checkpoint for its base, or with --data any other")
+    parser.add_argument(
+        "--model", default="nano", help="nano, a checkpoint for its base model, or with --data any other checkpoint"
+    )
     parser.add_argument("--split", choices=["dev", "test"], default="dev")
     parser.add_argument("--data", type=Path, help="the folder that examples/smol/prepare.py wrote, for smol")
-    parser.add_argument("--tasks", type=int, default=40, help="of --data, half of them unseen kinds (default: 40)")
-    parser.add_argument("--records", type=int, default=4, help="for each description (default: 4)")
-    parser.add_argument("--write", type=Path, help="a checkpoint's folder, to write the calibration into")
+    parser.add_argument(
+        "--tasks", type=int, default=40, help="number of tasks from --data, half of them of unseen kinds (default: 40)"
+    )
+    parser.add_argument("--records", type=int, default=4, help="number of records for each description (default: 4)")
+    parser.add_argument("--write", type=Path, help="folder of the checkpoint to write the calibration into")
     options = parser.parse_args()
     model = Text2LoraModel.from_pretrained(options.model)
     cases = (

@@ -126,7 +126,7 @@ if __name__ == "__main__":
     parser.add_argument("recipes", nargs="*", default=ORDER, help="names of recipes; all of them by default")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     parser.add_argument("--output", "-o", type=Path, default=Path("runs"))
-    parser.add_argument("--resume", action="store_true", help="go on from where a run was broken off")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
     options = parser.parse_args()
     for recipe in options.recipes:
         train(recipe, options.output, options.set, resume=options.resume)
