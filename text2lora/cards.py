@@ -141,13 +141,7 @@ def checkpoint_card(
 
     title = repo_id.rpartition("/")[2] if repo_id else "text2lora checkpoint"
     base, on_hub = _base_for_card(config.base_model_name_or_path)
-    given = {} if eval_results is None else eval_results
-    if not isinstance(given, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, int | float) and abs(value) <= sys.float_info.max
-        for name, value in given.items()
-    ):
-        raise CheckpointError(f"eval_results is {shown(given)}: expected numbers by TASK/METRIC")
-    figures = [(*name.rpartition("/")[::2], float(value)) for name, value in given.items()]
+    figures = _figures({} if eval_results is None else eval_results)
     data = ModelCardData(
         model_name=title if figures else None,
         library_name="text2lora",
@@ -172,21 +166,34 @@ def checkpoint_card(
         "text2lora": library_version(),
     }
     rows |= {f"{task} {metric}".strip(): f"{value:g}" for task, metric, value in figures}
-    snippet = (
-        "from text2lora import Text2LoraModel\n\n"
-        f"t2l = Text2LoraModel.from_pretrained({json.dumps(repo_id or 'PATH_OR_REPO_OF_THIS_CHECKPOINT')})\n"
-        'adapter = t2l.generate_lora("Answer in capital letters.")\n'
-        'adapter.save_pretrained("capitals")'
-    )
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATES / "checkpoint.md"),
         title=escape_markdown(title),
         base=escape_markdown(base or ""),
-        snippet=snippet,
+        snippet=_checkpoint_snippet(repo_id or "PATH_OR_REPO_OF_THIS_CHECKPOINT"),
         rows=[(escape_markdown(name), escape_markdown(value)) for name, value in rows.items()],
     )
     return str(card)
+
+
+def _checkpoint_snippet(name: str) -> str:
+    return (
+        "from text2lora import Text2LoraModel\n\n"
+        f"t2l = Text2LoraModel.from_pretrained({json.dumps(name)})\n"
+        'adapter = t2l.generate_lora("Answer in capital letters.")\n'
+        'adapter.save_pretrained("capitals")'
+    )
+
+
+def _figures(given: object) -> list[tuple[str, str, float]]:
+    """Task, metric and value of each figure."""
+    if not isinstance(given, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, int | float) and abs(value) <= sys.float_info.max
+        for name, value in given.items()
+    ):
+        raise CheckpointError(f"eval_results is {shown(given)}: expected numbers by TASK/METRIC")
+    return [(*name.rpartition("/")[::2], float(value)) for name, value in given.items()]
 
 
 def escape_markdown(text: str) -> str:

@@ -15,7 +15,7 @@ from transformers.utils.hub import resolve_revision
 from text2lora.base import base_source, load_base
 from text2lora.encoder import TextEncoder
 from text2lora.files import check_path, check_subfolder
-from text2lora.hub import check_no_adapter, find_file, resolve_commit
+from text2lora.hub import HUB_OPTIONS, check_no_adapter, find_file, resolve_commit
 from text2lora.names import public_name
 from text2lora.processor import widen
 from text2lora.turns import keep_ends
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from text2lora.functions import Runner
 
 T = TypeVar("T")
-HUB_OPTIONS = ("token", "local_files_only", "cache_dir")
 _LOADING = threading.RLock()  # a lock inside of the companions could not be copied
 
 

@@ -22,7 +22,7 @@ from text2lora.configuration import Text2LoraConfig, check_reading
 from text2lora.digest import config_values, digest, tokenizer_values
 from text2lora.errors import CheckpointError, InvalidDescriptionError, shown
 from text2lora.files import check_path
-from text2lora.hub import load_fault
+from text2lora.hub import HUB_OPTIONS, load_fault
 from text2lora.installation import install_command
 from text2lora.processor import widen
 
@@ -155,13 +155,12 @@ class TextEncoder:
         name = config.encoder_name_or_path if encoder is None else check_path(encoder)
         if not name:
             raise CheckpointError("this checkpoint does not name a text encoder: pass one, as a folder or a Hub id")
-        hub = {k: v for k, v in kwargs.items() if k in ("token", "local_files_only", "cache_dir")}
+        hub = {option: kwargs.pop(option) for option in HUB_OPTIONS if option in kwargs}
         source: str | Path = name
         if (packaged := packaged_model(name)) is not None:
             source, hub = packaged, {}
         elif commit := resolve_revision(source, None if encoder else config.encoder_revision, **hub):
             hub["revision"] = commit  # the same one for tokenizer and model
-        kwargs = {k: v for k, v in kwargs.items() if k not in ("token", "local_files_only", "cache_dir")}
         chosen = "dtype" in kwargs
         if encoder is None and config.encoder_dtype:
             kwargs.setdefault("dtype", config.encoder_dtype)

@@ -27,6 +27,8 @@ T = TypeVar("T")
 CARD_NAME = "README.md"
 MARKERS = {"adapter": "adapter_config.json", "checkpoint": "config.json"}
 """The file by which a repository is known for what it is."""
+HUB_OPTIONS = ("token", "local_files_only", "cache_dir")
+"""The options of `from_pretrained` that say how the Hub is asked."""
 UPSTREAM_WEIGHTS = "hypermod.pt"
 """By which a checkpoint of the reference is known; `adapter_config.json` is in its folder, too."""
 CHECKPOINT_FILES = (CARD_NAME, MARKERS["checkpoint"], "model*.safetensors*", "standing.safetensors", "confidence.json")

@@ -79,12 +79,16 @@ def function(
     if do is not None:
         return _checkpoint(check_path(model), check_subfolder(subfolder), device, hub).function(do, **options)
     lora = adapter if isinstance(adapter, LoraAdapter) else LoraAdapter.from_pretrained(adapter or "", subfolder, **hub)
-    name, revision = (
-        (check_path(base), None) if base is not None else (lora.spec.base_model_name_or_path, lora.spec.revision)
-    )
+    return Function(_runner(lora, base, device), lora, **options)
+
+
+def _runner(lora: LoraAdapter, base: str | os.PathLike[str] | None, device: str) -> Runner:
+    """The base model of an adapter, or another one, which all of its functions share."""
+    name, revision = lora.spec.base_model_name_or_path, lora.spec.revision
+    if base is not None:
+        name, revision = check_path(base), None
     key = (base_source(name or ""), revision or "", device)
-    runner = Runner.shared(key, lambda: Runner(*load_base_with_tokenizer(name, revision, device)))
-    return Function(runner, lora, **options)
+    return Runner.shared(key, lambda: Runner(*load_base_with_tokenizer(name, revision, device)))
 
 
 def _checkpoint(name: str, subfolder: str, device: str, hub: dict[str, Any]) -> Text2LoraModel:

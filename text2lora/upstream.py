@@ -213,25 +213,7 @@ def _derive_config(
     load_base_config: Callable[[str], PreTrainedConfig] | None,
 ) -> Text2LoraConfig:
     weights = files[WEIGHTS_NAME]
-    modules = list(dict.fromkeys(key.split(".")[1] for key in tensors if key.startswith("heads.")))
-    if not modules:
-        raise CheckpointError(f"{weights} has no heads.* tensors: not a hypernetwork of the reference implementation")
-    if sorted(modules) != sorted(lora["target_modules"]):
-        raise CheckpointError(
-            f"{files[ADAPTER_NAME]} lists the target modules {sorted(lora['target_modules'])}, but {weights} has heads "
-            f"for {sorted(modules)}"
-        )
-    if len(modules) > 1 and list(tensors) == sorted(tensors):
-        raise CheckpointError(
-            f"the tensors of {weights} are sorted by name, so the order of its target modules is lost: use the file "
-            "that training wrote"
-        )
-    needed = [f"AB_offset.{letter}.{name}" for name in modules for letter in "AB"]
-    needed += ["task_encoder.mlp.0.weight", "mixer.4.weight", "mlp3.4.weight"]
-    if missing := [key for key in needed if key not in tensors]:
-        raise CheckpointError(f"{weights} lacks {', '.join(missing)}")
-    if bad := [key for key in needed if tensors[key].ndim != (3 if key.startswith("AB_") else 2)]:
-        raise CheckpointError(f"{weights}: {bad[0]} has the shape {list(tensors[bad[0]].shape)}")
+    modules = _modules_of(files, lora, tensors)
     num_layers, r, _ = tensors[f"AB_offset.A.{modules[0]}"].shape
     if r != lora["r"]:
         raise CheckpointError(f"{files[ADAPTER_NAME]} says r {lora['r']}, but {weights} is for r {r}")
@@ -240,16 +222,8 @@ def _derive_config(
     means = args.training_task == "recon" and args.factorized and args.pred_z_score
     if args.training_task == "recon" and args.pred_z_score and not args.factorized:
         raise CheckpointError(f"{files[ARGS_NAME]}: pred_z_score needs factorized; the reference refuses this too")
+    codebook = _codebook_of(files, args, tensors)
     discrete = args.encoder_type == "discrete"
-    if discrete and args.hypernet_latent_size != 128:
-        raise CheckpointError(
-            f"{files[ARGS_NAME]}: the discrete encoder fits a hypernet_latent_size of 128, not of "
-            f"{args.hypernet_latent_size}; the reference cannot run this checkpoint either"
-        )
-    codes = {"softmax": "task_encoder.embed", "vq": "task_encoder.cluster_size", "discrete": "task_encoder.mlp.3.bias"}
-    codebook = tensors.get(codes.get(args.encoder_type, ""))
-    if args.encoder_type in codes and codebook is None:
-        raise CheckpointError(f"{weights} lacks {codes[args.encoder_type]}")
     latent_size = args.hypernet_latent_size if discrete else tensors["mixer.4.weight"].shape[0]
     if latent_size != args.hypernet_latent_size or tensors["mlp3.4.weight"].shape[0] != args.head_in_size:
         raise CheckpointError(
@@ -279,6 +253,48 @@ def _derive_config(
         lora_alpha=float(lora["lora_alpha"]),
         use_rslora=lora.get("use_rslora", False),
     )
+
+
+def _modules_of(files: Mapping[str, Path], lora: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """The target modules, in the order of the heads. Other tensors that the config is derived from are checked, too."""
+    weights = files[WEIGHTS_NAME]
+    modules = list(dict.fromkeys(key.split(".")[1] for key in tensors if key.startswith("heads.")))
+    if not modules:
+        raise CheckpointError(f"{weights} has no heads.* tensors: not a hypernetwork of the reference implementation")
+    if sorted(modules) != sorted(lora["target_modules"]):
+        raise CheckpointError(
+            f"{files[ADAPTER_NAME]} lists the target modules {sorted(lora['target_modules'])}, but {weights} has heads "
+            f"for {sorted(modules)}"
+        )
+    if len(modules) > 1 and list(tensors) == sorted(tensors):
+        raise CheckpointError(
+            f"the tensors of {weights} are sorted by name, so the order of its target modules is lost: use the file "
+            "that training wrote"
+        )
+    needed = [f"AB_offset.{letter}.{name}" for name in modules for letter in "AB"]
+    needed += ["task_encoder.mlp.0.weight", "mixer.4.weight", "mlp3.4.weight"]
+    if missing := [key for key in needed if key not in tensors]:
+        raise CheckpointError(f"{weights} lacks {', '.join(missing)}")
+    if bad := [key for key in needed if tensors[key].ndim != (3 if key.startswith("AB_") else 2)]:
+        raise CheckpointError(f"{weights}: {bad[0]} has the shape {list(tensors[bad[0]].shape)}")
+    return modules
+
+
+def _codebook_of(
+    files: Mapping[str, Path], args: UpstreamArgs, tensors: Mapping[str, torch.Tensor]
+) -> torch.Tensor | None:
+    """A tensor with one row for each code of the task encoder; None if the task encoder has no codes."""
+    weights = files[WEIGHTS_NAME]
+    if args.encoder_type == "discrete" and args.hypernet_latent_size != 128:
+        raise CheckpointError(
+            f"{files[ARGS_NAME]}: the discrete encoder fits a hypernet_latent_size of 128, not of "
+            f"{args.hypernet_latent_size}; the reference cannot run this checkpoint either"
+        )
+    codes = {"softmax": "task_encoder.embed", "vq": "task_encoder.cluster_size", "discrete": "task_encoder.mlp.3.bias"}
+    codebook = tensors.get(codes.get(args.encoder_type, ""))
+    if args.encoder_type in codes and codebook is None:
+        raise CheckpointError(f"{weights} lacks {codes[args.encoder_type]}")
+    return codebook
 
 
 def _encoder_settings(args: UpstreamArgs, base: str | None) -> dict[str, Any]:

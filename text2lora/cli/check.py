@@ -12,6 +12,7 @@ from rich.markup import escape
 from text2lora.bundled import DEFAULT, TASKS
 from text2lora.cli.common import (
     AsJson,
+    BatchSize,
     Device,
     FoldedTable,
     Subfolder,
@@ -50,7 +51,7 @@ def check(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for report.json and two pictures.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of examples to answer at a time.")] = 64,
+    batch_size: BatchSize = 64,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:

@@ -185,6 +185,10 @@ Dtype = Annotated[
     ),
 ]
 Scale = Annotated[float, typer.Option(help="Strength of the adapter; 1.0 is as trained.")]
+Server = Annotated[
+    str | None, typer.Option(help="Address of a server with OpenAI's API; its key is read from OPENAI_API_KEY.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Number of inputs to answer at a time.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what already exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]

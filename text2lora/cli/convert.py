@@ -67,8 +67,8 @@ def convert(
 
     names, texts = read_wordings(tasks) if tasks else ([], [])
     with err.status("loading the checkpoint") as status:
-        options = {"dtype": torch_dtype, "token": token} if torch_dtype else {"token": token}
-        model = Text2LoraModel.from_pretrained(source, subfolder=subfolder or "", revision=revision, **options)
+        options = {"subfolder": subfolder or "", "revision": revision, "token": token}
+        model = Text2LoraModel.from_pretrained(source, **options | ({"dtype": torch_dtype} if torch_dtype else {}))
         if tasks:
             status.update("reading the descriptions")
             if (statistics := measure_descriptions(model.encoder, texts, names)) is None:
@@ -77,12 +77,12 @@ def convert(
         status.update("saving")
         with atomic_folder(output) as folder:
             model.save_pretrained(folder)
-        commit = None
+        url = None
         if target and pushing:
             status.update("sending")
-            commit = pushing.send(model, target)
+            url = pushing.send(model, target).repo_url
     say(f"[bold green]Converted[/] {escape(str(output))}  ({model.num_parameters():,} parameters)")
-    if commit:
-        say(f"[bold green]On the Hub[/] {escape(str(commit.repo_url))}")
-    result(commit.repo_url if commit else output)
+    if url:
+        say(f"[bold green]On the Hub[/] {escape(str(url))}")
+    result(url or output)
     suggest("t2l", "make", "what the adapter should do", "--model", str(output))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,10 +14,12 @@ from rich.markup import escape
 from text2lora.cli.common import (
     HUB,
     AsJson,
+    BatchSize,
     CreatePr,
     Device,
     Dtype,
     FoldedTable,
+    Server,
     Token,
     check_texts,
     complete_adapter,
@@ -36,6 +39,7 @@ from text2lora.hub import push_target
 from text2lora.names import is_local
 
 if TYPE_CHECKING:
+    from text2lora.evaluation.evaluate import Places
     from text2lora.evaluation.report import EvalReport
 
 
@@ -47,71 +51,70 @@ def complete_tasks(incomplete: str) -> list[str]:
     return [f"{before}{comma}{name}" for name in BENCHMARKS if name.startswith(last)]
 
 
+Tasks = Annotated[
+    str,
+    typer.Option(
+        "--tasks",
+        "-t",
+        help="Benchmarks, files or folders of tasks, or lm_eval:NAME; separated by commas.",
+        autocompletion=complete_tasks,
+    ),
+]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        "-a",
+        help="Folder or Hub id of a LoRA adapter; may be repeated.",
+        autocompletion=complete_adapter,
+    ),
+]
+Subfolders = Annotated[
+    list[str] | None,
+    typer.Option(help="Folder inside the adapter's folder or repository; once for all adapters, or once for each."),
+]
+Description = Annotated[
+    str | None, typer.Option("--description", "-d", help="Also test the base model with this text in the prompt.")
+]
+Shots = Annotated[
+    int,
+    typer.Option(min=0, help="Also test the base model with this many demonstrations in the prompt; 0 for none."),
+]
+Data = Annotated[
+    Path | None, typer.Option(help="File or folder with the benchmarks' questions, or with tasks for lm_eval:NAME.")
+]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code-execution",
+        help="Run the code that the model writes for HumanEval and MBPP, in a confined process.",
+    ),
+]
+PushResults = Annotated[
+    bool,
+    typer.Option("--push", help="Add the results to the model cards of the adapters on the Hub.", rich_help_panel=HUB),
+]
+
+
 def evaluate(
     model: Annotated[str, typer.Option("--model", "-m", help="Base model: `nano`, a folder or a Hub id.")],
-    tasks: Annotated[
-        str,
-        typer.Option(
-            "--tasks",
-            "-t",
-            help="Benchmarks, files or folders of tasks, or lm_eval:NAME; separated by commas.",
-            autocompletion=complete_tasks,
-        ),
-    ],
-    adapter: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--adapter",
-            "-a",
-            help="Folder or Hub id of a LoRA adapter; may be repeated.",
-            autocompletion=complete_adapter,
-        ),
-    ] = None,
-    subfolder: Annotated[
-        list[str] | None,
-        typer.Option(help="Folder inside the adapter's folder or repository; once for all adapters, or once for each."),
-    ] = None,
-    description: Annotated[
-        str | None, typer.Option("--description", "-d", help="Also test the base model with this text in the prompt.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Use only the first N questions of each task (default: all).")
-    ] = None,
-    shots: Annotated[
-        int,
-        typer.Option(min=0, help="Also test the base model with this many demonstrations in the prompt; 0 for none."),
-    ] = 3,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            help="File or folder with the benchmarks' questions, or with task definitions for lm_eval:NAME.",
-        ),
-    ] = None,
-    server: Annotated[
-        str | None,
-        typer.Option(help="Address of an OpenAI-compatible server, which knows the names in --model and --adapter."),
-    ] = None,
-    allow_code_execution: Annotated[
-        bool,
-        typer.Option(
-            "--allow-code-execution",
-            help="Run the code that the model writes for HumanEval and MBPP, in a confined process.",
-        ),
-    ] = False,
+    tasks: Tasks,
+    adapter: Adapters = None,
+    subfolder: Subfolders = None,
+    description: Description = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N questions of each task.")] = None,
+    shots: Shots = 3,
+    data: Data = None,
+    server: Server = None,
+    allow_code_execution: AllowCode = False,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer, in tokens (default: the task's own).")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of questions to answer at a time.")] = 16,
+    batch_size: BatchSize = 16,
     dtype: Dtype = None,
     device: Device = "auto",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for results.json and table.md.")] = None,
-    push: Annotated[
-        bool,
-        typer.Option(
-            "--push", help="Add the results to the model cards of the adapters on the Hub.", rich_help_panel=HUB
-        ),
-    ] = False,
+    push: PushResults = False,
     create_pr: CreatePr = False,
     token: Token = None,
     as_json: AsJson = False,
@@ -120,34 +123,19 @@ def evaluate(
 
     Example: t2l eval --model nano --adapter city-upper --tasks cities.jsonl
     """
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
-    if not names:
-        raise typer.BadParameter("expected at least one task", param_hint="--tasks")
-    if push and not adapter:
-        raise typer.BadParameter("needed with --push", param_hint="--adapter")
-    if push and limit:
-        raise typer.BadParameter(
-            "not possible with --push: results on a part of a benchmark do not belong in a model card",
-            param_hint="--limit",
-        )
     check_texts([description or ""], "--description")
-    places = _places(adapter or [], subfolder or [])
-    if subfolder and (push or server):
-        option = "--push" if push else "--server"
-        raise typer.BadParameter("not possible with --subfolder", param_hint=option)
-    _check_push([*places] if push else [], token, create_pr)
+    names, places = _names(tasks), _places(adapter or [], subfolder or [])
+    if server and subfolder:
+        raise typer.BadParameter("not possible with --subfolder", param_hint="--server")
+    if push:
+        _check_push(places, limit, token, create_pr)
     os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of lm-evaluation-harness and datasets
     quiet()
-    from transformers.utils import logging
-
     from text2lora.evaluation.evaluate import evaluate as evaluate_adapters
-    from text2lora.evaluation.lm_harness import PREFIX
     from text2lora.evaluation.report import REPORT_NAMES, push_report, write_report
 
     if output:
         check_output(output, REPORT_NAMES)
-    if any(name.startswith(PREFIX) for name in names):
-        logging.set_verbosity_error()  # of settings that lm-evaluation-harness gives twice
     with err.status("starting") as status:
         report = evaluate_adapters(
             model,
@@ -168,24 +156,22 @@ def evaluate(
         )
     if output:
         write_report(report, output)
-    urls = {}
-    for name in places if push else []:
-        commit = push_report(report, name, token, create_pr)
-        urls[name] = str(commit.pr_url or commit.repo_url)
+    commits = {name: push_report(report, name, token, create_pr) for name in places} if push else {}
+    urls = {name: str(commit.pr_url or commit.repo_url) for name, commit in commits.items()}
     if as_json:
         print_json({"figures": report.summary(), "pushed": urls}, indent=2)
         return
-    show(_table(report))
-    for url in urls.values():
-        say(f"[bold green]Pushed[/] {url}")
-    if output:
-        say(f"[bold green]Written[/] {escape(str(output))}")
-    if places and not server:
-        source, folder = next(iter(places.values()))
-        suggest("t2l", "chat", source, *inside(folder))
+    _tell(report, urls.values(), output, {} if server else places)
 
 
-def _places(adapters: list[str], subfolders: list[str]) -> dict[str, tuple[str, str | None]]:
+def _names(tasks: str) -> list[str]:
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if not names:
+        raise typer.BadParameter("expected at least one task", param_hint="--tasks")
+    return names
+
+
+def _places(adapters: list[str], subfolders: list[str]) -> Places:
     """By the name for reports, where each adapter is: a folder or repository, and what is inside it."""
     if len(subfolders) not in (0, 1, len(adapters)):
         raise typer.BadParameter(
@@ -196,15 +182,35 @@ def _places(adapters: list[str], subfolders: list[str]) -> dict[str, tuple[str, 
     return {f"{a.rstrip('/')}/{s}" if s else a: (a, s or None) for a, s in zip(adapters, each, strict=True)}
 
 
-def _check_push(adapters: list[str], token: str | None, create_pr: bool) -> None:
-    """Refuse before any work what cannot be pushed to."""
-    for name in adapters:
+def _check_push(places: Places, limit: int | None, token: str | None, create_pr: bool) -> None:
+    """Refuse what cannot be pushed before any work is done."""
+    if not places:
+        raise typer.BadParameter("needed with --push", param_hint="--adapter")
+    if any(subfolder for _, subfolder in places.values()):
+        raise typer.BadParameter("not possible with --subfolder", param_hint="--push")
+    if limit:
+        raise typer.BadParameter(
+            "not possible with --push: results on a part of a benchmark do not belong in a model card",
+            param_hint="--limit",
+        )
+    for name in places:
         if is_local(name):
             raise typer.BadParameter(
                 f"{name!r} is a folder: pass the id of the adapter on the Hub", param_hint="--push"
             )
         if push_target(name, "adapter", token=token, create_pr=create_pr, force=True).head is None:
             raise HubError(f"{name} is not on the Hub: pass the id of an adapter that is there")
+
+
+def _tell(report: EvalReport, urls: Iterable[str], output: Path | None, adapters: Places) -> None:
+    """Show the figures, and how to go on with one of the adapters."""
+    show(_table(report))
+    for url in urls:
+        say(f"[bold green]Pushed[/] {url}")
+    if output:
+        say(f"[bold green]Written[/] {escape(str(output))}")
+    for source, folder in list(adapters.values())[:1]:
+        suggest("t2l", "chat", source, *inside(folder))
 
 
 def _table(report: EvalReport) -> FoldedTable:

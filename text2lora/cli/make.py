@@ -58,51 +58,56 @@ if TYPE_CHECKING:
 
 NO_STATISTICS = "this checkpoint has no statistics of its training descriptions"
 
+Descriptions = Annotated[
+    list[str] | None,
+    typer.Argument(help="What the adapter should do, in plain words; several descriptions make several adapters."),
+]
+DescriptionFile = Annotated[
+    Path | None,
+    typer.Option("--file", help="File of descriptions: .txt with one per line, or .jsonl with one object per line."),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option(help="Make only one part of the file's adapters; 2/8 is the part of the second of eight machines."),
+]
+Mix = Annotated[
+    str | None,
+    typer.Option(help="Make one adapter from a mix of the descriptions, in these shares, such as 70,30."),
+]
+Encoder = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder or Hub id of another copy of the text encoder (default: the one that the checkpoint names)."
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", help="Folder to write (default: named after the description; for several, `adapters`)."
+    ),
+]
+FoldRslora = Annotated[
+    bool, typer.Option("--fold-rslora", help="Fold rsLoRA into alpha, for engines that ignore rsLoRA.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse descriptions that are unlike all training descriptions.")
+]
+
 
 def make(
-    descriptions: Annotated[
-        list[str] | None,
-        typer.Argument(help="What the adapter should do, in plain words; several descriptions make several adapters."),
-    ] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "--file", help="File of descriptions: .txt with one per line, or .jsonl with one object per line."
-        ),
-    ] = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            help="Make only one part of the file's adapters; 2/8 is the part of the second of eight machines."
-        ),
-    ] = None,
-    mix: Annotated[
-        str | None,
-        typer.Option(help="Make one adapter from a mix of the descriptions, in these shares, such as 70,30."),
-    ] = None,
+    descriptions: Descriptions = None,
+    file: DescriptionFile = None,
+    shard: Shard = None,
+    mix: Mix = None,
     model: Model = DEFAULT,
     subfolder: Subfolder = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder or Hub id of another copy of the text encoder (default: the one that the checkpoint names)."
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="Folder to write (default: named after the description; for several, `adapters`)."
-        ),
-    ] = None,
+    encoder: Encoder = None,
+    output: Output = None,
     scale: Scale = 1.0,
     dtype: Dtype = None,
-    fold_rslora: Annotated[
-        bool, typer.Option("--fold-rslora", help="Fold rsLoRA into alpha, for engines that ignore rsLoRA.")
-    ] = False,
+    fold_rslora: FoldRslora = False,
     device: Device = "auto",
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse descriptions that are unlike all training descriptions.")
-    ] = False,
+    strict: Strict = False,
     force: Force = False,
     push: Push = False,
     repo_id: RepoId = None,

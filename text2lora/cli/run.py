@@ -19,6 +19,7 @@ from text2lora.cli.chat import read_lines
 from text2lora.cli.common import (
     AsJson,
     Base,
+    BatchSize,
     Device,
     MaxNewTokens,
     Model,
@@ -64,7 +65,7 @@ def run(
     subfolder: Subfolder = None,
     base: Base = None,
     max_new_tokens: MaxNewTokens = 64,
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of inputs to answer at a time.")] = 32,
+    batch_size: BatchSize = 32,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:

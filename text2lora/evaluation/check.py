@@ -222,8 +222,7 @@ def check_conditioning(
     """
     if len(tasks) < 2:
         raise TrainingError(f"expected two or more tasks, whose descriptions can be swapped, got {len(tasks)}")
-    model.eval()
-    injector = LoraInjector(base.eval(), model.config)
+    score = _Scorer(model.eval(), base.eval(), tokenizer, tasks, rows)
     everyone = list(range(len(tasks)))
     reworded = [i for i in everyone if len(tasks[i].descriptions) > 1]
     report("descriptions")
@@ -233,37 +232,73 @@ def check_conditioning(
     partner = dict(zip(ring, [*ring[1:], ring[0]], strict=True))
     junk = model.encoder.encode(list(JUNK))
 
-    def score(
-        name: str, chosen: list[int], task_emb: torch.Tensor | None, make: Callable[..., LoraWeights] | None = model
-    ) -> Condition:
-        report(name)
-        found: list[TaskScore | None] = [None] * len(tasks)
-        for count in sorted({len(tasks[i].examples) for i in chosen}):  # the injector wants equally many of each task
-            places = [place for place, i in enumerate(chosen) if len(tasks[i].examples) == count]
-            emb = None if task_emb is None else task_emb[places].to(model.device, model.dtype)
-            examples = [tasks[chosen[place]].examples for place in places]
-            at_a_time = max(1, rows // count)
-            scores = score_examples(
-                None if emb is None else make, injector, base, tokenizer, emb, examples, at_a_time, context_length(base)
-            )
-            for place, value in zip(places, scores, strict=True):
-                found[chosen[place]] = value
-        return _condition(name, found, draws, seed)
+    made: dict[str, Condition] = {}
 
-    made = {"matched": score("matched", everyone, own)}
+    def measure(name: str, *asked: Any) -> None:
+        report(name)
+        made[name] = _condition(name, score(*asked), draws, seed)
+
+    measure("matched", everyone, own)
     if other is not None:
-        made["paraphrased"] = score("paraphrased", reworded, other)
-    made["shuffled"] = score("shuffled", everyone, own[[partner[i] for i in everyone]])
-    made["junk"] = score("junk", everyone, junk[[i % len(JUNK) for i in everyone]])
+        measure("paraphrased", reworded, other)
+    measure("shuffled", everyone, own[[partner[i] for i in everyone]])
+    measure("junk", everyone, junk[[i % len(JUNK) for i in everyone]])
     average = _average_adapter(model, own)
-    made["average"] = score("average", everyone, own, lambda emb: _repeat(average, len(emb)))
-    made["none"] = score("none", everyone, None)
+    measure("average", everyone, own, lambda emb: _repeat(average, len(emb)))
+    measure("none", everyone, None)
 
     report("similarities")
     losses = {name: torch.tensor(condition.losses, dtype=torch.double) for name, condition in made.items()}
     gain, explained = _explained(losses, draws, seed)
     names = [task.name for task in tasks]
     return ConditioningReport(names, made, gain, explained, _similarities(model, own, other, reworded))
+
+
+class _Scorer:
+    """Scores the examples of tasks under the adapters of given embeddings, or by the base alone."""
+
+    def __init__(
+        self,
+        model: Text2LoraModel,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        tasks: Sequence[CheckTask],
+        rows: int,
+    ):
+        self._model, self._base, self._tokenizer = model, base, tokenizer
+        self._tasks, self._rows, self._injector = tasks, rows, LoraInjector(base, model.config)
+
+    def __call__(
+        self,
+        chosen: Sequence[int],
+        task_emb: torch.Tensor | None,
+        make: Callable[[torch.Tensor], LoraWeights] | None = None,
+    ) -> list[TaskScore | None]:
+        """One score for each task; None for those that are not chosen.
+
+        Args:
+            chosen: The tasks.
+            task_emb: An embedding for each of them; None for the base alone.
+            make: Makes the adapters from the embeddings; None for the checkpoint.
+        """
+        found: list[TaskScore | None] = [None] * len(self._tasks)
+        # the injector needs equally many examples of each task
+        for count in sorted({len(self._tasks[i].examples) for i in chosen}):
+            places = [place for place, i in enumerate(chosen) if len(self._tasks[i].examples) == count]
+            emb = None if task_emb is None else task_emb[places].to(self._model.device, self._model.dtype)
+            scores = score_examples(
+                None if emb is None else make or self._model,
+                self._injector,
+                self._base,
+                self._tokenizer,
+                emb,
+                [self._tasks[chosen[place]].examples for place in places],
+                max(1, self._rows // count),
+                context_length(self._base),
+            )
+            for place, value in zip(places, scores, strict=True):
+                found[chosen[place]] = value
+        return found
 
 
 def _condition(name: str, found: Sequence[TaskScore | None], draws: int, seed: int) -> Condition:

@@ -69,25 +69,10 @@ def evaluate_with_lm_eval(
         EvaluationError: a task's data cannot be read, it runs code, or it has no score for each question.
     """
     import lm_eval
-    from lm_eval.models.huggingface import HFLM
+    from transformers.utils import logging as transformers_logging
 
-    class Model(HFLM):
-        """Puts the description before the first question: many a chat template has no place for a system's turn."""
-
-        def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-            turns = [dict(turn) for turn in chat_history]
-            if len(turns) > 1 and turns[0]["role"] == "system":
-                description = turns.pop(0)["content"]
-                turns[0]["content"] = f"{description}\n\n{turns[0]['content']}"
-            return str(super().apply_chat_template(turns, add_generation_prompt))
-
-        def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
-            """Greedily, unless a task says otherwise; the base model's own penalties are not used."""
-            return super()._model_generate(*args, **(greedy_settings() | kwargs))
-
-    device = str(backend.model.device)
-    model = Model(pretrained=backend.model, tokenizer=backend.tokenizer, batch_size=backend.batch_size, device=device)
-    samples = []
+    transformers_logging.set_verbosity_error()  # about settings that the library passes twice
+    model, samples = _as_harness_model(backend), []
     for condition in conditions:
         report(f"{condition.name}: {', '.join(names)} of lm-evaluation-harness")
         # it would ask git about the working directory, print git's answer, and list all packages, which takes seconds
@@ -117,6 +102,29 @@ def evaluate_with_lm_eval(
         for task, found in sorted(results["samples"].items()):
             samples += _samples(condition, task, results["configs"][task], found)
     return samples
+
+
+def _as_harness_model(backend: TransformersBackend) -> Any:
+    """The backend's model, as lm-evaluation-harness asks it."""
+    from lm_eval.models.huggingface import HFLM
+
+    class Model(HFLM):
+        """Puts the description before the first question, since many chat templates have no system turn."""
+
+        def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            """Write a conversation as the model reads it."""
+            turns = [dict(turn) for turn in chat_history]
+            if len(turns) > 1 and turns[0]["role"] == "system":
+                description = turns.pop(0)["content"]
+                turns[0]["content"] = f"{description}\n\n{turns[0]['content']}"
+            return str(super().apply_chat_template(turns, add_generation_prompt))
+
+        def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
+            """Greedily, unless a task says otherwise; penalties that the base asks for are no part of a task."""
+            return super()._model_generate(*args, **(greedy_settings() | kwargs))
+
+    device = str(backend.model.device)
+    return Model(pretrained=backend.model, tokenizer=backend.tokenizer, batch_size=backend.batch_size, device=device)
 
 
 def _samples(

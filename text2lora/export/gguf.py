@@ -86,12 +86,7 @@ def export_gguf(
     if base is None or isinstance(base, str | os.PathLike):
         name, revision = (os.fspath(base), None) if base else (spec.base_model_name_or_path, spec.revision)
         return export_gguf(adapter, path, base=load_base(AutoConfig, name, revision), dtype=dtype)
-    given = str(dtype).removeprefix("torch.")
-    kind = None if dtype is None else OF_DTYPE.get(given, given)
-    if kind not in (None, *TYPES):
-        raise CheckpointError(
-            f"dtype is {dtype}: llama.cpp reads float32, float16 and bfloat16, and the quantised q8_0 and q4_0"
-        )
+    kind = _type_of(dtype)
     config = base.get_text_config()
     if config.model_type not in ARCHITECTURES:
         raise CheckpointError(
@@ -115,6 +110,17 @@ def export_gguf(
         writer.write_tensors_to_file()
         writer.close()
     return target
+
+
+def _type_of(dtype: torch.dtype | str | None) -> str | None:
+    """The name that llama.cpp has for a dtype; None for that of each tensor."""
+    given = str(dtype).removeprefix("torch.")
+    kind = None if dtype is None else OF_DTYPE.get(given, given)
+    if kind not in (None, *TYPES):
+        raise CheckpointError(
+            f"dtype is {dtype}: llama.cpp reads float32, float16 and bfloat16, and the quantised q8_0 and q4_0"
+        )
+    return kind
 
 
 def write_modelfile(path: str | os.PathLike[str], base: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -13,6 +14,8 @@ from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, TrainingError
 from text2lora.language import Example
 from text2lora.live import input_device
+from text2lora.server import ChatServer
+from text2lora.training.tasks import Task
 from text2lora.turns import Stops, as_turn, padding_id
 
 Chat = Callable[[str, int], str]
@@ -28,6 +31,37 @@ STYLES = (
     "by what the answer looks like",
     "in the words of a product manager",
 )
+
+
+def describe_task(
+    task: Task,
+    count: int,
+    chat: Chat,
+    held_out: float = 0.2,
+    seed: int = 0,
+    report: Callable[[str], None] = print,
+) -> Task:
+    """Add descriptions to a task, written by a chat model from its examples.
+
+    Args:
+        task: The task; what it has is kept.
+        count: The number of descriptions to write.
+        chat: The chat model.
+        held_out: The share of them that training does not see.
+        seed: The seed of the sampling and of the held-out share.
+        report: A function that receives one line for each request.
+
+    Raises:
+        TrainingError: the task has no examples, or the model writes nothing usable.
+    """
+    known = [*task.descriptions, *task.held_out_descriptions]
+    examples = [example.without_definition() for example in task.examples]
+    train, held = hold_out(write_descriptions(examples, count, chat, known, seed, report=report), held_out, seed)
+    return replace(
+        task,
+        descriptions=[*task.descriptions, *train],
+        held_out_descriptions=[*task.held_out_descriptions, *held],
+    )
 
 
 def write_descriptions(
@@ -125,13 +159,38 @@ def hold_out(descriptions: Sequence[str], share: float, seed: int = 0) -> tuple[
     Raises:
         TrainingError: the share is not between 0 and 1.
     """
-    if not 0 <= share < 1:
-        raise TrainingError(f"the held-out share is {share}: expected a number from 0 to below 1")
+    check_share(share)
     chosen = set(random.Random(seed).sample(range(len(descriptions)), round(share * len(descriptions))))
     return (
         [text for i, text in enumerate(descriptions) if i not in chosen],
         [text for i, text in enumerate(descriptions) if i in chosen],
     )
+
+
+def check_share(share: float) -> None:
+    """Refuse a held-out share that is not between 0 and 1.
+
+    Raises:
+        TrainingError: it is not.
+    """
+    if not 0 <= share < 1:
+        raise TrainingError(f"the held-out share is {share}: expected a number from 0 to below 1")
+
+
+def server_chat(url: str, model: str = "", temperature: float = 0.9, max_new_tokens: int = 512) -> Chat:
+    """Wrap a model of a server; without a name, the first one that the server lists.
+
+    Raises:
+        ServerError: the server cannot be reached.
+    """
+    client = ChatServer(url)
+    name = model or (client.models() or ["default"])[0]
+
+    def chat(request: str, seed: int) -> str:
+        messages = [{"role": "user", "content": request}]
+        return client.chat(name, messages, temperature=temperature, max_tokens=max_new_tokens, seed=seed)
+
+    return chat
 
 
 def local_chat(

@@ -136,17 +136,8 @@ def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task],
             or a task has a single example.
     """
     names = [task.name for task in tasks]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise TrainingError(f"there are several tasks {min(twice)!r}: expected unique names")
     rng = random.Random(f"splits {config.seed}")
-    if isinstance(config.unseen_tasks, list):
-        unseen = {str(name) for name in config.unseen_tasks}
-        if unknown := sorted(unseen - set(names)):
-            raise TrainingError(f"unseen_tasks holds {unknown[0]!r}: expected some of {', '.join(names)}")
-    else:
-        unseen = set(rng.sample(sorted(names), min(config.unseen_tasks, len(names))))
-    if len(unseen) == len(tasks):
-        raise TrainingError(f"unseen_tasks leaves none of the {len(tasks)} tasks to train on")
+    unseen = _choose_unseen(names, config, rng)
     train: list[Task] = []
     splits: dict[str, list[Probe]] = {"unseen_examples": [], "unseen_descriptions": [], "unseen_tasks": []}
     if poor := [task.name for task in tasks if len(task.examples) < 2 and not task.held_out_examples]:
@@ -184,6 +175,21 @@ def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task],
         splits["unseen_descriptions"] += probes(held_out)
         train.append(replace(task, descriptions=wordings, held_out_descriptions=held_out, examples=order))
     return train, {name: found for name, found in splits.items() if found}
+
+
+def _choose_unseen(names: Sequence[str], config: SplitConfig, rng: random.Random) -> set[str]:
+    """The names of the tasks that training does not see."""
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise TrainingError(f"there are several tasks {min(twice)!r}: expected unique names")
+    if isinstance(config.unseen_tasks, list):
+        unseen = {str(name) for name in config.unseen_tasks}
+        if unknown := sorted(unseen - set(names)):
+            raise TrainingError(f"unseen_tasks holds {unknown[0]!r}: expected some of {', '.join(names)}")
+    else:
+        unseen = set(rng.sample(sorted(names), min(config.unseen_tasks, len(names))))
+    if len(unseen) == len(names):
+        raise TrainingError(f"unseen_tasks leaves none of the {len(names)} tasks to train on")
+    return unseen
 
 
 def _words(prompt: Prompt) -> list[str]:

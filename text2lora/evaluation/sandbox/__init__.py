@@ -111,13 +111,18 @@ def run_program(source: str, limits: CodeLimits | None = None) -> CodeResult:
         )
     if code == 0 and said.endswith(secret):
         return CodeResult(True, "")
+    return CodeResult(False, _why(code, last, size, limits))
+
+
+def _why(code: int, last: str, size: int, limits: CodeLimits) -> str:
+    """Why a program failed, by its exit code, the last line and the size of what it printed."""
     if size >= limits.output:
-        return CodeResult(False, f"printed more than {limits.output} bytes")
+        return f"printed more than {limits.output} bytes"
     if code in (-signal.SIGXCPU, -signal.SIGKILL):
-        return CodeResult(False, f"computed longer than {limits.seconds} s")
+        return f"computed longer than {limits.seconds} s"
     if code < 0:
-        return CodeResult(False, f"died of {signal.Signals(-code).name}")
-    return CodeResult(False, last if code == 1 else "exited before its end")
+        return f"died of {signal.Signals(-code).name}"
+    return last if code == 1 else "exited before its end"
 
 
 PROBE = """
