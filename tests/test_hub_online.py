@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 from upstream_format import LAYERS, write_checkpoint
 
 from text2lora import LoraAdapter, Text2LoraModel
-from text2lora.standing import FILE_NAME, measure_descriptions
+from text2lora.novelty import FILE_NAME, measure_descriptions
 
 WRITER, READER, STRANGER = "hf_writertoken", "hf_readertoken", "hf_strangertoken"
 ADAPTER = ["README.md", "adapter_config.json", "adapter_model.safetensors"]
@@ -476,15 +476,15 @@ def test_checkpoint_in_a_subfolder_is_found(hub: HubServer, client: HubClient) -
 def test_statistics_of_descriptions_come_along(hub: HubServer, client: HubClient, encoder, tmp_path: Path) -> None:
     measure_descriptions(encoder, ["the city", "upper case"], ["city", "upper"]).save(tmp_path)
     files = {**hub.repos["org/t2l"].files, FILE_NAME: (tmp_path / FILE_NAME).read_bytes()}
-    hub.add("org/standing", {f"part/{name}": data for name, data in files.items()})
+    hub.add("org/novelty", {f"part/{name}": data for name, data in files.items()})
     result = client(
         """
         from text2lora import Text2LoraModel
-        t2l = Text2LoraModel.from_pretrained("org/standing", subfolder="part")
-        t2l.push_to_hub("lab/standing")
-        result = [t2l.standing("the city").nearest[0].task,
-                  Text2LoraModel.from_pretrained("lab/standing").standing("upper case").nearest[0].task,
-                  Text2LoraModel.from_pretrained("org/t2l").standing("the city")]
+        t2l = Text2LoraModel.from_pretrained("org/novelty", subfolder="part")
+        t2l.push_to_hub("lab/novelty")
+        result = [t2l.novelty("the city").nearest[0].task,
+                  Text2LoraModel.from_pretrained("lab/novelty").novelty("upper case").nearest[0].task,
+                  Text2LoraModel.from_pretrained("org/t2l").novelty("the city")]
         """,
         token=WRITER,
     )
@@ -492,12 +492,12 @@ def test_statistics_of_descriptions_come_along(hub: HubServer, client: HubClient
 
 
 def test_statistics_that_cannot_be_fetched_now_are_not_taken_for_none(hub: HubServer, client: HubClient) -> None:
-    hub.add("org/flaky", hub.repos["org/standing"].files)
+    hub.add("org/flaky", hub.repos["org/novelty"].files)
     hub.faults.append(Fault(rf".*/{FILE_NAME}", 500, 99))
     load = """
         from text2lora import Text2LoraModel
         t2l = Text2LoraModel.from_pretrained("org/flaky", subfolder="part")
-        result = refusal(lambda: t2l.standing("the city").nearest[0].task)
+        result = refusal(lambda: t2l.novelty("the city").nearest[0].task)
         """
     assert "problem with org/flaky" in client(load)
     hub.faults.clear()

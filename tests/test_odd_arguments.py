@@ -22,7 +22,7 @@ import text2lora
 from text2lora import LoraAdapter, LoraSpec, Text2LoraConfig, Text2LoraError, Text2LoraModel, TextEncoder
 from text2lora.confidence import Calibration
 from text2lora.functions import Answer
-from text2lora.standing import DescriptionStatistics, Standing
+from text2lora.novelty import DescriptionStatistics, Novelty
 
 ODD: dict[str, Any] = {
     "None": None,
@@ -128,9 +128,9 @@ def are_probabilities(result: Any) -> bool:
     return all(math.isclose(sum(scores.values()), 1) for scores in found)
 
 
-def is_standing(result: object) -> bool:
+def is_novelty(result: object) -> bool:
     found = result if isinstance(result, list) else [result]
-    return all(isinstance(one, Standing) for one in found)
+    return all(isinstance(one, Novelty) for one in found)
 
 
 def rows(world: World) -> dict[str, Row]:
@@ -164,7 +164,7 @@ def rows(world: World) -> dict[str, Row]:
     def set_statistics(value: Any) -> Any:
         model = copied()
         model.description_statistics = value
-        return model.standing("the city")
+        return model.novelty("the city")
 
     statistics = t2l.description_statistics
     answers = {"labels": ["yes", "no"], "max_new_tokens": 4, "stop": ["."]}
@@ -233,6 +233,8 @@ def rows(world: World) -> dict[str, Row]:
         ),
         "Text2LoraConfig": Row(Text2LoraConfig, config_values(config), lambda made: makes_finite_weights(made)),
         "Text2LoraConfig.validate_target_modules": Row(config.validate_target_modules),
+        "Text2LoraConfig.validate_sizes": Row(config.validate_sizes),
+        "Text2LoraConfig.validate_encoder": Row(config.validate_encoder),
         "Text2LoraConfig.encoder_parts": Row(lambda: config.encoder_parts),
         "Text2LoraConfig.lora_scaling": Row(lambda: config.lora_scaling),
         "Text2LoraConfig.from_base_config": Row(
@@ -277,7 +279,7 @@ def rows(world: World) -> dict[str, Row]:
         "Text2LoraModel.encoder": Row(set_encoder, {"value": t2l.encoder}, makes),
         "Text2LoraModel.calibration": Row(set_calibration, {"value": Calibration(1.0, 0.0, 0.0, 0.0)}, lambda _: True),
         "Text2LoraModel.description_statistics": Row(
-            set_statistics, {"value": statistics}, lambda found: found is None or is_standing(found)
+            set_statistics, {"value": statistics}, lambda found: found is None or is_novelty(found)
         ),
         "Text2LoraModel.origin": Row(lambda: t2l.origin),
         "Text2LoraModel.digest": Row(lambda: t2l.digest),
@@ -299,7 +301,7 @@ def rows(world: World) -> dict[str, Row]:
             {"descriptions": ["the city", "case"], "weights": [1, 2], "scale": 1.0, "task_emb": torch.cat([emb, emb])},
             finite,
         ),
-        "Text2LoraModel.standing": Row(t2l.standing, {"description": ["the city"], "task_emb": emb}, is_standing),
+        "Text2LoraModel.novelty": Row(t2l.novelty, {"description": ["the city"], "task_emb": emb}, is_novelty),
         "Text2LoraModel.generate_adapter": Row(
             t2l.generate_adapter,
             {"description": "the city", "base_model": world.load_base, "adapter_name": "city", "scale": 1.0},
@@ -363,7 +365,7 @@ def parameters(function: Callable[..., Any]) -> list[str]:
 def world(tmp_path_factory: pytest.TempPathFactory, checkpoint_dir: Path, base_dir: Path, encoder_dir: Path) -> World:
     from transformers import AutoModelForCausalLM
 
-    from text2lora.standing import measure_descriptions
+    from text2lora.novelty import measure_descriptions
 
     folder = tmp_path_factory.mktemp("odd")
     checkpoint = folder / "checkpoint"

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from text2lora import TextEncoder, processor
-from text2lora.cli.adapters import load_base as load_base_of
+from text2lora.cli.adapters import load_base_of
 from text2lora.evaluation.backends import TransformersBackend
 from text2lora.linear import Linear
 from text2lora.processor import host_memory, is_slow, widen

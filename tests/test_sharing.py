@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from text2lora import CheckpointError, Text2LoraModel
-from text2lora.live import WRAPPER
+from text2lora.attach import WRAPPER
 from text2lora.sharing import SharedLoraModel, apply_apart, share
 
 CITY, CASE = "upper case the city", "the case, twice"

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora import LoraAdapter, Text2LoraModel
-from text2lora.cli.adapters import load_base as load_base_of
+from text2lora.cli.adapters import load_base_of
 from text2lora.errors import InvalidInputError, TrainingError
 from text2lora.export import export_merged
 from text2lora.inference import complete, generate_answers

@@ -21,7 +21,7 @@ from text2lora.configuration import find_unplain
 from text2lora.errors import CheckpointError, OutputError, shown
 from text2lora.files import atomic_folder, check_path, first_line
 from text2lora.hub import CARD_NAME, fetch_files, find_file, load_fault, push_folder, push_target, resolve_commit
-from text2lora.lora import FLOAT_MAX, PREFIX, Lora, LoraSpec
+from text2lora.lora import FLOAT_MAX, PEFT_PREFIX, Lora, LoraSpec
 from text2lora.names import public_name, without_paths
 from text2lora.shards import find_in_shards
 
@@ -256,7 +256,7 @@ class LoraAdapter(Lora):
             CheckpointError: the model does not have the modules or shapes of this adapter or is wrapped for something
                 else, or the name cannot be used.
         """
-        from text2lora.live import attach
+        from text2lora.attach import attach
 
         return attach(self, model, adapter_name)
 
@@ -268,7 +268,7 @@ def _read_spec(config: Any, weights: Mapping[str, torch.Tensor], source: str) ->
         raise CheckpointError(f"{source} is not a LoRA adapter of PEFT (peft_type {shown(kind)})")
     if not weights:
         raise CheckpointError(f"{source} is not a LoRA adapter of PEFT: {WEIGHTS_NAME} is empty")
-    odd = [key for key in weights if not key.startswith(PREFIX) or not key.endswith(FACTORS)]
+    odd = [key for key in weights if not key.startswith(PEFT_PREFIX) or not key.endswith(FACTORS)]
     if more := find_unplain(config) or (f"it has a weight {odd[0]}" if odd else None):
         raise CheckpointError(f"{source} is not a plain LoRA adapter ({more}): load it with peft.PeftModel")
     fields = {"r": None, "lora_alpha": None} | {
@@ -277,7 +277,7 @@ def _read_spec(config: Any, weights: Mapping[str, torch.Tensor], source: str) ->
     modules = fields.get("target_modules")
     narrowed = any(config.get(name) not in (None, [], "") for name in NARROWING)
     if narrowed or not modules or isinstance(modules, str):  # a regular expression, or `all-linear`
-        fields["target_modules"] = sorted({key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in weights})
+        fields["target_modules"] = sorted({key.removeprefix(PEFT_PREFIX).rpartition(".lora_")[0] for key in weights})
     try:
         return LoraSpec(**fields)
     except CheckpointError as error:

@@ -103,7 +103,7 @@ def numbers(weights: Sequence[float]) -> list[float]:
         return []
 
 
-def describe(descriptions: Sequence[str], weights: Sequence[float]) -> str:
+def describe_sum(descriptions: Sequence[str], weights: Sequence[float]) -> str:
     """`0.7 x "Reason about law." + 0.3 x "Write plainly."`"""
     return " + ".join(f'{weight:g} x "{text}"' for text, weight in zip(descriptions, weights, strict=True))
 
@@ -136,7 +136,7 @@ def _metadata(adapters: Sequence[LoraAdapter], weights: Sequence[float], method:
         if "adapter" in part:
             found[f"part_{number}"] = f"{part['adapter']}@{part.get('adapter_commit', '')}".rstrip("@")
     descriptions = [adapter.metadata.get("description", "an adapter") for adapter in adapters]
-    made = {"description": describe(descriptions, weights), "combined by": method, "text2lora": library_version()}
+    made = {"description": describe_sum(descriptions, weights), "combined by": method, "text2lora": library_version()}
     return dict(sorted(found.items())) | made
 
 

@@ -37,7 +37,7 @@ class AdapterSettings:
     fold_rslora: bool = False
 
 
-class Made(NamedTuple):
+class WrittenAdapter(NamedTuple):
     """One adapter of a batch: its description, its folder, and whether it was there already."""
 
     description: str
@@ -106,7 +106,7 @@ def write_adapters(
     output_dir: Path,
     settings: AdapterSettings | None = None,
     force: bool = False,
-) -> Iterator[Made]:
+) -> Iterator[WrittenAdapter]:
     """Write an adapter for each description, several in each pass of the hypernetwork.
 
     To continue an interrupted run, make the same call again: adapters whose folders exist are not made again. A folder
@@ -132,13 +132,13 @@ def write_adapters(
     decided = model.digest if texts else ""
     folders = {text: output_dir / folder_name(text, decided, settings) for text in texts}
     there = [text for text in texts if not force and (folders[text] / CONFIG_NAME).is_file()]
-    yield from (Made(text, folders[text], True) for text in there)
+    yield from (WrittenAdapter(text, folders[text], True) for text in there)
     waiting = [text for text in texts if text not in set(there)]
     for start in range(0, len(waiting), model.tasks_per_pass):
         chosen = waiting[start : start + model.tasks_per_pass]
         for text, adapter in zip(chosen, model.generate_lora(chosen, scale=settings.scale), strict=True):
             adapter.save_pretrained(folders[text], settings.dtype, settings.fold_rslora)
-            yield Made(text, folders[text], False)
+            yield WrittenAdapter(text, folders[text], False)
 
 
 class ShardWriter:

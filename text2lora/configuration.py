@@ -124,7 +124,7 @@ class Text2LoraConfig(PreTrainedConfig):
     use_rslora: bool = True
 
     def validate_target_modules(self) -> None:
-        """Check that every target module has its shape and path, and that sizes and settings can be used."""
+        """Check that every target module has its shape and its path."""
         for name in self.target_modules:
             if name not in self.module_shapes or name not in self.module_paths:
                 raise CheckpointError(
@@ -135,6 +135,9 @@ class Text2LoraConfig(PreTrainedConfig):
                 raise CheckpointError(f"the shape of {name} is {shape}: expected [in, out] features")
             if path.count("{layer}") != 1 or set("{}") & set(path.replace("{layer}", "")):
                 raise CheckpointError(f"the path of {name} is {path!r}: expected a module's name with {{layer}} in it")
+
+    def validate_sizes(self) -> None:
+        """Check the sizes of the hypernetwork and of the adapters, and their strength."""
         if self.one_hot_tasks and self.task_emb_size != len(self.one_hot_tasks):
             raise CheckpointError(
                 f"task_emb_size is {self.task_emb_size}: expected {len(self.one_hot_tasks)}, as many as one_hot_tasks"
@@ -153,6 +156,9 @@ class Text2LoraConfig(PreTrainedConfig):
             raise CheckpointError(f"lora_alpha is {self.lora_alpha}: expected a number")
         if not 0 <= self.dropout < 1:
             raise CheckpointError(f"dropout is {self.dropout}: expected a share from 0 to below 1")
+
+    def validate_encoder(self) -> None:
+        """Check how the text encoder reads, and that the task encoder reads what it gives."""
         check_reading(self.encoder_layers, self.encoder_max_length, self.encoder_instruction)
         if (self.task_encoder == "tokens") != (self.encoder_pooling == "none"):
             raise CheckpointError(

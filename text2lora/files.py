@@ -352,7 +352,7 @@ def read_text(path: Path, kind: type[Text2LoraError] = TrainingError) -> str:
         raise kind(f"{path} cannot be read (line {line} is not UTF-8 text): save it as UTF-8") from error
 
 
-def read_lines(path: Path, kind: type[Text2LoraError] = TrainingError) -> list[Any]:
+def read_json_lines(path: Path, kind: type[Text2LoraError] = TrainingError) -> list[Any]:
     """Read the values of a JSON lines file; empty lines are skipped.
 
     Raises:

@@ -18,13 +18,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.adapter import LoraAdapter
+from text2lora.attach import fit_modules, input_device
 from text2lora.base import context_length
 from text2lora.confidence import carried_calibration, confidence
 from text2lora.errors import InvalidInputError, shown
 from text2lora.inference import complete_ids
 from text2lora.injection import factors_of, inject_rows, stack_factors
 from text2lora.language import answer_logits, prompt_batch
-from text2lora.live import fit_modules, input_device
 from text2lora.turns import AnswerForm, FittedPrompt, fit_turns
 
 TARGETS = 1024

@@ -31,7 +31,7 @@ HUB_OPTIONS = ("token", "local_files_only", "cache_dir")
 """The options of `from_pretrained` that say how the Hub is asked."""
 UPSTREAM_WEIGHTS = "hypermod.pt"
 """By which a checkpoint of the reference is known; `adapter_config.json` is in its folder, too."""
-CHECKPOINT_FILES = (CARD_NAME, MARKERS["checkpoint"], "model*.safetensors*", "standing.safetensors", "confidence.json")
+CHECKPOINT_FILES = (CARD_NAME, MARKERS["checkpoint"], "model*.safetensors*", "novelty.safetensors", "confidence.json")
 MERGED_FILES = (
     CARD_NAME, "*config.json", "model*.safetensors*", "*token*", "vocab*", "merges.txt", "chat_template*", "*processor*"
 )  # fmt: skip

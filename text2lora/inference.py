@@ -16,7 +16,7 @@ from transformers import (
     TextStreamer,
 )
 
-from text2lora.live import input_device
+from text2lora.attach import input_device
 from text2lora.turns import Stops, as_turn, padding_id
 
 KEPT = {

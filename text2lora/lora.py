@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 LoraWeights = dict[str, tuple[torch.Tensor, torch.Tensor]]
 """By target module: A [n, N, r, in] and B [n, N, out, r] of n adapters in N layers."""
-PREFIX = "base_model.model."
+PEFT_PREFIX = "base_model.model."
 FLOAT_MAX = torch.finfo(torch.float32).max
 
 
@@ -142,13 +142,13 @@ class LoraKey(NamedTuple):
     @classmethod
     def parse(cls, key: str) -> LoraKey:
         """The parts of a key; for any other text, whatever is in their places."""
-        path, _, factor = key.removeprefix(PREFIX).rpartition(".lora_")
+        path, _, factor = key.removeprefix(PEFT_PREFIX).rpartition(".lora_")
         return cls(path, factor.removesuffix(".weight"))
 
 
 def lora_key(path: str, factor: str) -> str:
     """PEFT's key of the weight `A` or `B` of the module at a path of the base."""
-    return f"{PREFIX}{path}.lora_{factor}.weight"
+    return f"{PEFT_PREFIX}{path}.lora_{factor}.weight"
 
 
 def layer_keys(config: Text2LoraConfig, module: str, factor: str) -> list[str]:

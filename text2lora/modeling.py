@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers import initialization as init
 
 from text2lora.adapter import LoraAdapter, check_scale
-from text2lora.arithmetic import describe, numbers
+from text2lora.arithmetic import describe_sum, numbers
 from text2lora.bundled import CHECKPOINTS
 from text2lora.cards import checkpoint_card
 from text2lora.companions import Companions, Source
@@ -41,8 +41,8 @@ from text2lora.hub import (
 from text2lora.hypernetwork import TrunkHyperNetwork, build_hypernetwork
 from text2lora.lora import LoraWeights, spec_of, unstack
 from text2lora.names import library_version, public_name, resolve_name, without_paths
-from text2lora.standing import FILE_NAME as STATISTICS_FILE
-from text2lora.standing import DescriptionStatistics, Standing
+from text2lora.novelty import FILE_NAME as STATISTICS_FILE
+from text2lora.novelty import DescriptionStatistics, Novelty
 from text2lora.task_encoder import SoftmaxTaskEncoder, TokenTaskEncoder, VectorQuantizedTaskEncoder
 from text2lora.upstream import find_upstream, read_upstream
 
@@ -424,7 +424,7 @@ class Text2LoraModel(PreTrainedModel):
         """Make adapters in batched passes, without loading the base model.
 
         A description that is unlike all training descriptions causes a `DescriptionWarning`, if the checkpoint has
-        statistics of them (see `standing`). With `task_emb`, there is no warning.
+        statistics of them (see `novelty`). With `task_emb`, there is no warning.
 
         Args:
             description: what the adapter should do; a list of descriptions gives a list of adapters.
@@ -537,19 +537,19 @@ class Text2LoraModel(PreTrainedModel):
             if self.config.encoder_normalize:
                 mean = rescale(mean, self.config.encoder_parts)
             made = self.hypernet(mean[None].to(self.dtype))
-        return self._adapters(_finite(made), [describe(checked, shares.tolist())], scale)[0]
+        return self._adapters(_finite(made), [describe_sum(checked, shares.tolist())], scale)[0]
 
     @overload
-    def standing(self, description: str) -> Standing | None: ...
+    def novelty(self, description: str) -> Novelty | None: ...
 
     @overload
-    def standing(
+    def novelty(
         self, description: list[str] | tuple[str, ...], task_emb: torch.Tensor | None = None
-    ) -> list[Standing] | None: ...
+    ) -> list[Novelty] | None: ...
 
-    def standing(
+    def novelty(
         self, description: str | Sequence[str], task_emb: torch.Tensor | None = None
-    ) -> Standing | list[Standing] | None:
+    ) -> Novelty | list[Novelty] | None:
         """Compare a description with those seen in training: the nearest tasks, and whether it is unlike all of them.
 
         Args:
@@ -557,7 +557,7 @@ class Text2LoraModel(PreTrainedModel):
             task_emb: the embeddings of a list of descriptions, if you have them already.
 
         Returns:
-            A `Standing`, a list of them, or None if the checkpoint has no statistics of its training descriptions.
+            A `Novelty`, a list of them, or None if the checkpoint has no statistics of its training descriptions.
 
         Raises:
             InvalidDescriptionError: see `generate_lora`.
@@ -665,8 +665,8 @@ class Text2LoraModel(PreTrainedModel):
         else:
             if statistics is None:
                 return
-            standings = (statistics.place(text, emb) for text, emb in zip(descriptions, task_emb, strict=True))
-            found = [standing.warning for standing in standings if standing.warning]
+            novelties = (statistics.place(text, emb) for text, emb in zip(descriptions, task_emb, strict=True))
+            found = [novelty.warning for novelty in novelties if novelty.warning]
         if not found:
             return
         more = f" ({len(found) - 1} other descriptions are unlike it too)" if len(found) > 1 else ""

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from text2lora.attach import input_device
 from text2lora.injection import LoraInjector
 from text2lora.language import Example, answer_logits, count_matches, prompt_batch
-from text2lora.live import input_device
 from text2lora.lora import LoraWeights
 
 JUNK = ("asdf qwer zxcv", "!!! ??? ...", "lorem ipsum dolor sit amet", "0 0 0 0 0 0", "the the of of and and")

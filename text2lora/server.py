@@ -13,7 +13,7 @@ from text2lora.hub import proxy_fault
 BAD_KEY = "the key in OPENAI_API_KEY cannot be sent: it has a line break or a letter outside ASCII"
 
 
-class ChatServer:
+class ChatClient:
     """A client of a chat server. The key is read from OPENAI_API_KEY, if set.
 
     Args:

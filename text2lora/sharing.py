@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from text2lora.adapter import LoraAdapter
+from text2lora.attach import WRAPPER
 from text2lora.errors import CheckpointError
-from text2lora.live import WRAPPER
 
 
 class SharedLoraModel(LoraModel):

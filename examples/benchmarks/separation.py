@@ -18,8 +18,8 @@ from measuring import HERE, markdown
 
 from text2lora import Text2LoraConfig, Text2LoraModel, TextEncoder
 from text2lora.evaluation.metrics import ranks
-from text2lora.files import read_lines
-from text2lora.standing import DescriptionStatistics, measure_descriptions
+from text2lora.files import read_json_lines
+from text2lora.novelty import DescriptionStatistics, measure_descriptions
 from text2lora.training.task_files import read_wordings
 
 sys.path.insert(0, str(HERE.parent / "nano"))
@@ -93,7 +93,7 @@ def of_nano(junk: Sequence[str]) -> dict[str, Separation]:
 
 def of_reference(data: Path, junk: Sequence[str]) -> dict[str, Separation]:
     """The descriptions that the reference was trained on, beside those that it is evaluated with."""
-    rows = {row["task"]: row["descriptions"] for row in read_lines(data / "t2l_eval_descriptions.jsonl.gz")}
+    rows = {row["task"]: row["descriptions"] for row in read_json_lines(data / "t2l_eval_descriptions.jsonl.gz")}
     junk = [*junk, *rows.pop("__random__")]
     names, texts = read_wordings(data / "t2l_task_descriptions.jsonl.gz")
     unseen = {text for group in rows.values() for text in group}

@@ -96,7 +96,7 @@ def judge(model: Text2LoraModel, cases: Sequence[Case], max_new_tokens: int = 48
     answers = write([(functions[i], text) for i, text in places])
     again = write([(weaker[i], text) for i, text in places])
     said = {(cases[i].description, text): answer for (i, text), (answer, _) in zip(places, answers, strict=True)}
-    standings = model.standing(descriptions) or []
+    novelties = model.novelty(descriptions) or []
     wordings: dict[str, list[str]] = {}
     for case in cases:
         wordings.setdefault(case.task, []).append(case.description)
@@ -108,7 +108,7 @@ def judge(model: Text2LoraModel, cases: Sequence[Case], max_new_tokens: int = 48
             Judged(
                 answer == dict(case.examples)[text].strip(),
                 log_probs,
-                standings[i].similarity,
+                novelties[i].similarity,
                 size_of(functions[i]),
                 second == answer,
                 sum(agree) / len(agree) if agree else 0.5,

@@ -33,7 +33,7 @@ def bundle(runs: list[Path], target: Path) -> None:
                 log.write(json.dumps({"recipe": run.name, **recipe}) + "\n")
                 log.write((run / "metrics.jsonl").read_text(encoding="utf-8"))
         size = sum(
-            (folder / name).stat().st_size for name in ("config.json", "model.safetensors", "standing.safetensors")
+            (folder / name).stat().st_size for name in ("config.json", "model.safetensors", "novelty.safetensors")
         )
         if size > LIMIT:
             raise SystemExit(f"the checkpoint has {size:,} bytes: expected {LIMIT:,} at most")

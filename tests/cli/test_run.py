@@ -124,7 +124,7 @@ def test_no_more_lines_are_read_than_are_answered(monkeypatch: pytest.MonkeyPatc
             read += 1
             yield "x"
 
-    monkeypatch.setattr("text2lora.cli.run.read_lines", endless)
+    monkeypatch.setattr("text2lora.cli.run.input_lines", endless)
     before = threading.active_count()
     windows = _windows(4)
     assert [len(next(windows)) for _ in range(3)] == [4, 4, 4]

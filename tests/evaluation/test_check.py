@@ -22,7 +22,7 @@ from text2lora.evaluation.check import (
 )
 from text2lora.evaluation.metrics import pearson, percentile_interval, resample, spearman
 from text2lora.installation import install_command
-from text2lora.standing import mean_over_tokens
+from text2lora.novelty import mean_over_tokens
 from text2lora.training.task_files import read_tasks
 
 TASKS = [

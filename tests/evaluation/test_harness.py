@@ -16,7 +16,7 @@ from text2lora.evaluation.evaluate import evaluate
 from text2lora.evaluation.harness import Sample, check_tasks, evaluate_tasks, make_conditions, summarise
 from text2lora.evaluation.metrics import bootstrap_samples
 from text2lora.evaluation.report import EvalReport, eval_results, write_report
-from text2lora.evaluation.tasks import BENCHMARKS, Example, own_task
+from text2lora.evaluation.tasks import BENCHMARKS, EvalItem, own_task
 from text2lora.names import distinct_names
 from text2lora.nano import sample_record
 
@@ -143,7 +143,7 @@ def test_interval_of_samples_is_the_binomial_one() -> None:
 
 
 def test_code_needs_leave_before_anything_is_asked() -> None:
-    data = TaskData(BENCHMARKS["humaneval"], [Example("p", "g", "t")], [])
+    data = TaskData(BENCHMARKS["humaneval"], [EvalItem("p", "g", "t")], [])
     with pytest.raises(EvaluationError, match="allow it with --allow-code-execution"):
         evaluate_tasks(None, [data], make_conditions())  # type: ignore[arg-type]
 
@@ -165,7 +165,7 @@ def test_without_a_chat_template_turns_stand_below_each_other(base, tokenizer) -
         backend = TransformersBackend(base, tokenizer)
         assert not backend.chat
         assert backend.render(Request(("a?", "b", "c?"), "so")) == "a?\nb\n\nc?\nso"
-        data = TaskData(own_task("mine"), [Example("hi", "x", "x")], [])
+        data = TaskData(own_task("mine"), [EvalItem("hi", "x", "x")], [])
         (sample,) = evaluate_tasks(backend, [data], make_conditions(shots=0), max_new_tokens=8)
         assert sample.prompt == "hi\n"
         assert "\n\n" not in sample.output
@@ -174,7 +174,7 @@ def test_without_a_chat_template_turns_stand_below_each_other(base, tokenizer) -
 
 
 def test_prompt_that_is_too_long_is_wrong_and_said_to_be(base, tokenizer) -> None:
-    data = TaskData(own_task("mine"), [Example("x" * 300, "x", "x"), Example("y", "x", "x")], [])
+    data = TaskData(own_task("mine"), [EvalItem("x" * 300, "x", "x"), EvalItem("y", "x", "x")], [])
     long, short = evaluate_tasks(TransformersBackend(base, tokenizer), [data], make_conditions(shots=0))
     assert (long.score, long.output, long.parsed) == (0, "", None)
     assert long.reason == "prompt and answer need 366 tokens, the model has 256"

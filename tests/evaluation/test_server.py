@@ -14,7 +14,7 @@ from text2lora.errors import ServerError
 from text2lora.evaluation.backends import Request, ServerBackend
 from text2lora.evaluation.data import TaskData
 from text2lora.evaluation.harness import evaluate_tasks, make_conditions, summarise
-from text2lora.evaluation.tasks import BENCHMARKS, Example, own_task
+from text2lora.evaluation.tasks import BENCHMARKS, EvalItem, own_task
 
 
 class Server(ThreadingHTTPServer):
@@ -80,8 +80,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         running.shutdown()
 
 
-def examples(count: int) -> list[Example]:
-    return [Example(f"say word{i}", f"WORD{i}", "x") for i in range(count)]
+def examples(count: int) -> list[EvalItem]:
+    return [EvalItem(f"say word{i}", f"WORD{i}", "x") for i in range(count)]
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
@@ -100,8 +100,8 @@ def test_conditions_ask_for_their_models(server: Server, suffix: str) -> None:
 def test_turns_prefill_and_stop_are_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-mine")
     task = BENCHMARKS["gsm8k"]
-    shots = [Example("1+1?", "2", "Two. The answer is 2.")]
-    data = TaskData(task, [Example("1 + 2 is 3", "3", "x")], shots)
+    shots = [EvalItem("1+1?", "2", "Two. The answer is 2.")]
+    data = TaskData(task, [EvalItem("1 + 2 is 3", "3", "x")], shots)
     conditions = make_conditions(shots=1)
     found = evaluate_tasks(ServerBackend(server.url, "base"), [data], conditions)
     assert [sample.score for sample in found] == [1, 1]

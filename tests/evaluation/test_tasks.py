@@ -10,7 +10,7 @@ import pytest
 
 from text2lora.errors import EvaluationError
 from text2lora.evaluation.data import load_tasks
-from text2lora.evaluation.tasks import BENCHMARKS, EvalTask, Example, own_task
+from text2lora.evaluation.tasks import BENCHMARKS, EvalItem, EvalTask, own_task
 
 CHOICES = {"text": ["a dog", "a cat", "Vitamin A", "none"], "label": ["1", "2", "3", "4"]}
 ROWS = {
@@ -42,7 +42,7 @@ PROGRAMS = {
 }
 
 
-def correct(task: EvalTask, example: Example, output: str) -> bool:
+def correct(task: EvalTask, example: EvalItem, output: str) -> bool:
     return task.judge(output, example).correct
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from text2lora.cli import app
 from text2lora.errors import ServerError, TrainingError
-from text2lora.server import ChatServer
+from text2lora.server import ChatClient
 from text2lora.training.describe import hold_out, local_chat, read_list, write_descriptions
 from text2lora.training.task_files import read_tasks
 
@@ -118,14 +118,14 @@ def test_a_busy_server_is_asked_again_and_a_refusal_is_said(monkeypatch: pytest.
     monkeypatch.setattr("text2lora.server.time.sleep", waits.append)
     statuses = [503, 429]
     with serve_chat(lambda body: statuses.pop() if statuses else "yes") as url:
-        assert ChatServer(url + "/v1/").chat("chat", []) == "yes"
+        assert ChatClient(url + "/v1/").chat("chat", []) == "yes"
         assert waits == [1, 2]
     with (
         serve_chat(lambda body: 401) as url,
         pytest.raises(ServerError, match="refuses chat/completions with status 401"),
     ):
-        ChatServer(url).chat("chat", [])
+        ChatClient(url).chat("chat", [])
     with pytest.raises(ServerError, match="cannot be reached"):
-        ChatServer("http://127.0.0.1:9", retries=0).models()
+        ChatClient("http://127.0.0.1:9", retries=0).models()
     with pytest.raises(ServerError, match="is not the address of a server"):
-        ChatServer("localhost")
+        ChatClient("localhost")

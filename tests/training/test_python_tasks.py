@@ -102,7 +102,7 @@ def test_a_class_draws_examples_and_says_what_to_validate_on(folder: Path) -> No
     figures = [row for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "step" in row]
     assert "orders/exact_match" in figures[-1]
     model = Text2LoraModel.from_pretrained(run)
-    assert {near.task for near in model.standing("How many?").nearest} == {"quantity", "number"}
+    assert {near.task for near in model.novelty("How many?").nearest} == {"quantity", "number"}
 
 
 def test_a_run_is_not_resumed_with_other_answers(folder: Path) -> None:

@@ -26,7 +26,7 @@ from text2lora.language import prompt_batch
 from text2lora.recipes import FOLDER, KINDS, run_recipe
 from text2lora.training.engine import is_main_process
 from text2lora.training.recipe import parse, read_recipe
-from text2lora.training.runs import BaseSpec, _examples, _folders, load_base, prepare_tasks, set_offset
+from text2lora.training.runs import BaseSpec, _examples, _folders, load_base_of_recipe, prepare_tasks, set_offset
 from text2lora.training.sources import load_sources
 from text2lora.training.tasks import SplitConfig, Task, TaskExample, TaskSet
 
@@ -96,7 +96,7 @@ def test_tasks_by_name_are_a_baseline_that_cannot_read(tmp_path: Path) -> None:
     assert splits == {"unseen_examples", "unseen_examples (shuffled)", "unseen_examples (none)"}
     model = Text2LoraModel.from_pretrained(folder)
     assert model.config.task_emb_size == 9
-    assert model.standing("year") is None
+    assert model.novelty("year") is None
     assert model.generate_lora("year").metadata["description"] == "year"
     with pytest.raises(
         InvalidDescriptionError, match=r"'the year' is not a task of this checkpoint.* its 9, such as year"
@@ -324,7 +324,7 @@ def test_only_a_launchers_rank_counts(monkeypatch: pytest.MonkeyPatch, environme
 def test_quantization_without_bitsandbytes_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="pip install bitsandbytes"):
-        load_base(BaseSpec("nano", quantization="4bit"))
+        load_base_of_recipe(BaseSpec("nano", quantization="4bit"))
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda p: p.stem)

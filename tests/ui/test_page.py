@@ -91,7 +91,7 @@ def visit(browser: sync_api.BrowserContext, address: str):
 def make(page: sync_api.Page, description: str) -> None:
     page.fill("#description textarea", description)
     page.click("#make")
-    page.wait_for_selector("#standing .t2l-note.done")
+    page.wait_for_selector("#novelty .t2l-note.done")
 
 
 def tab(page: sync_api.Page, name: str) -> None:
@@ -108,7 +108,7 @@ def test_a_click_makes_the_adapter_and_shows_what_it_changes(visit):
     page = visit()
     page.click("#make")
     assert answers(page) == ["1", "LYON"]
-    assert "city/upper" in page.inner_text("#standing")
+    assert "city/upper" in page.inner_text("#novelty")
     page.locator("#messages").get_by_text("new order from Mio Negrom").click()
     sync_api.expect(page.locator("#talk .t2l-answer.adapted").last).to_have_text(re.compile("QUITO$"))
     sync_api.expect(page.locator("#message textarea")).to_have_value(samples.NANO.inputs[1])
@@ -248,13 +248,13 @@ def test_errors_are_shown_and_junk_is_warned_of(visit):
     sync_api.expect(page.locator("#chat-note .error")).to_contain_text("make one first")
     page.fill("#description textarea", " ")
     page.click("#make")
-    sync_api.expect(page.locator("#standing .error")).to_contain_text("The description is empty")
+    sync_api.expect(page.locator("#novelty .error")).to_contain_text("The description is empty")
     page.evaluate("document.querySelectorAll('textarea').forEach(box => box.removeAttribute('maxlength'))")
     page.fill("#description textarea", "capital letters " * 100)
     page.click("#make")
-    sync_api.expect(page.locator("#standing .error")).to_contain_text("1,600 characters: expected 1,000 at most")
+    sync_api.expect(page.locator("#novelty .error")).to_contain_text("1,600 characters: expected 1,000 at most")
     make(page, "banana banana")
-    sync_api.expect(page.locator("#standing .warning")).to_contain_text("unlike what this checkpoint was trained on")
+    sync_api.expect(page.locator("#novelty .warning")).to_contain_text("unlike what this checkpoint was trained on")
     page.fill("#message textarea", "order " * 600)
     page.click("#send")
     sync_api.expect(page.locator("#chat-note .error")).to_contain_text("tokens, but this base model reads")
@@ -450,7 +450,7 @@ def test_a_phone_scrolls_to_what_was_made(visit):
     page = visit(390, 844, reduced_motion="reduce")
     page.locator("#descriptions").get_by_text(CITY).click()
     assert answers(page) == ["1", "LYON"]
-    for made in ("#standing .t2l-note.done", "#talk .t2l-answer.adapted"):
+    for made in ("#novelty .t2l-note.done", "#talk .t2l-answer.adapted"):
         sync_api.expect(page.locator(made)).to_be_in_viewport(ratio=1)
     page.locator("#messages").get_by_text("new order from Mio Negrom").click()
     sync_api.expect(page.locator("#talk .t2l-answer.adapted").last).to_have_text(re.compile("QUITO$"))

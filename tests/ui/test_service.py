@@ -17,7 +17,7 @@ from text2lora.errors import CheckpointError, HubError, InvalidDescriptionError,
 from text2lora.inference import complete, generate_answers
 from text2lora.nano import sample_record
 from text2lora.turns import as_turn
-from text2lora.ui.service import Engine, Limits, Service, Turn, snippet, split_name
+from text2lora.ui.service import Engine, Exchange, Limits, Service, snippet, split_name
 
 RECORD = sample_record("order", 1)[0]
 CITY, INITIALS = "Where does it ship to? Answer in capital letters.", "Who placed the order? Just the initials."
@@ -51,7 +51,7 @@ def test_chat_answers_as_peft_does_and_as_the_base_does(engine):
     made = engine.make([CITY])[0]
     after = generate_answers(made.at(0.7).apply_to(nano), engine.model.base_tokenizer, records)
     turns = [last(engine.chat(made.at(0.7), (), record)) for record in records]
-    assert turns == [Turn(*row) for row in zip(records, before, after, strict=True)]
+    assert turns == [Exchange(*row) for row in zip(records, before, after, strict=True)]
     assert before != after
 
 
@@ -60,7 +60,7 @@ def test_a_description_is_read_once(engine, monkeypatch):
     monkeypatch.setattr(engine.model.encoder, "encode", lambda texts: read.append(list(texts)) or encode(texts))
     made = engine.make([CITY, INITIALS])
     assert read == [[CITY, INITIALS]]
-    assert [one.standing.description for one in made] == read[0]
+    assert [one.novelty.description for one in made] == read[0]
 
 
 def test_an_answer_grows(chatty):
@@ -86,7 +86,7 @@ def test_a_chat_model_remembers_each_sides_own_answers(chatty):
 
 
 def test_old_turns_are_forgotten_where_the_base_has_no_room_for_them(chatty):
-    turns = [Turn(f"{number:02}" + "x" * 30, "y" * 30, "z" * 30) for number in range(12)]
+    turns = [Exchange(f"{number:02}" + "x" * 30, "y" * 30, "z" * 30) for number in range(12)]
     adapter = chatty.make(["the city"])[0].adapter
     assert last(chatty.chat(adapter, turns, "now")) == last(chatty.chat(adapter, turns[-3:], "now"))
     assert last(chatty.chat(adapter, turns[-3:], "now")) != last(chatty.chat(adapter, turns[-2:], "now"))
@@ -111,7 +111,7 @@ def test_an_answer_leaves_room_for_the_input(checkpoint_dir):
 
 def test_nano_reads_one_record_at_a_time(engine):
     adapter = engine.make([CITY])[0].adapter
-    assert last(engine.chat(adapter, [Turn("x", "y", "z")], RECORD)) == last(engine.chat(adapter, (), RECORD))
+    assert last(engine.chat(adapter, [Exchange("x", "y", "z")], RECORD)) == last(engine.chat(adapter, (), RECORD))
 
 
 def test_visitors_at_the_same_time_get_their_own_adapter(engine):
@@ -159,7 +159,7 @@ def test_compare_shows_answers_and_how_alike_the_adapters_are(engine):
     assert found.cosines[0][1] == found.cosines[1][0] > found.cosines[0][2]
     least, most = found.unrelated
     assert -1 < least < most < found.cosines[0][1]
-    assert found.made[0].standing.nearest[0].task == "city/upper"
+    assert found.made[0].novelty.nearest[0].task == "city/upper"
 
 
 @pytest.mark.parametrize(

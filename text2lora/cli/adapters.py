@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from text2lora.adapter import LoraAdapter
 
 
-def load_base(lora: LoraAdapter, base: str | None, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base_of(lora: LoraAdapter, base: str | None, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model of an adapter, or another one, with its tokenizer.
 
     Raises:

@@ -15,7 +15,7 @@ from rich import box
 from rich.live import Live
 from rich.markup import escape
 
-from text2lora.cli.adapters import answer_table, load_base
+from text2lora.cli.adapters import answer_table, load_base_of
 from text2lora.cli.common import (
     Adapter,
     AsJson,
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
     from text2lora.adapter import LoraAdapter
 
-Turn = dict[str, str]
 SIDES = ("base", "adapter")
 HELP = "/scale 0.5 changes the strength of the adapter, /reset forgets the conversation, /help shows this, /quit leaves"
 
@@ -69,14 +68,14 @@ def chat(
 
     lora = LoraAdapter.from_pretrained(adapter, subfolder)
     with err.status("loading the base model"):
-        model, tokenizer = load_base(lora, base, device)
+        model, tokenizer = load_base_of(lora, base, device)
         pair = Pair(lora, lora.scaled(scale).apply_to(model), tokenizer, scale, max_new_tokens)
     known = BY_BASE.get(base or lora.spec.base_model_name_or_path or "")
     pair.remembers = not fresh and not (known and known.single) and keeps_turns(tokenizer)
     live = out.is_terminal and not as_json
     if live:
         _greet(pair)
-    for line in read_lines(live):
+    for line in input_lines(live):
         if line.startswith("/"):
             if line.split()[0] == "/quit":
                 break
@@ -120,7 +119,7 @@ class Pair:
     scale: float
     max_new_tokens: int
     remembers: bool = False
-    turns: dict[str, list[Turn]] = field(default_factory=lambda: {side: [] for side in SIDES})
+    turns: dict[str, list[dict[str, str]]] = field(default_factory=lambda: {side: [] for side in SIDES})
 
     def answer(self, line: str, on_text: Callable[[str, str], None] | None = None) -> dict[str, str]:
         """The greedy answers of both sides, by side. The conversation grows only when both have answered.
@@ -180,7 +179,7 @@ def keeps_turns(tokenizer: PreTrainedTokenizerBase) -> bool:
     return -1 < places[0] < places[1] < places[2]
 
 
-def read_lines(live: bool) -> Iterator[str]:
+def input_lines(live: bool) -> Iterator[str]:
     """The lines typed at a prompt, until Ctrl-D or Ctrl-C, or the lines of a pipe."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         plain = codecs.lookup(sys.stdin.encoding).name == "ascii"  # that of a process without a locale

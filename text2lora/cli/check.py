@@ -69,7 +69,7 @@ def check(
         check_output(output, ("report.json", "conditions.png", "similarity.png"))
     with err.status("loading") as status:
         model = Text2LoraModel.from_pretrained(checkpoint, subfolder=subfolder or "", device_map=parse_device(device))
-        chosen = load_tasks(tasks, model.config.base_model_name_or_path, examples)
+        chosen = load_check_tasks(tasks, model.config.base_model_name_or_path, examples)
         report = check_conditioning(
             model, model.load_base_model(), model.base_tokenizer, chosen, batch_size, report=status.update
         )
@@ -114,7 +114,7 @@ def condition_table(report: ConditioningReport) -> FoldedTable:
     return table
 
 
-def load_tasks(tasks: str | None, base: str | None, examples: int, described: bool = True) -> list[CheckTask]:
+def load_check_tasks(tasks: str | None, base: str | None, examples: int, described: bool = True) -> list[CheckTask]:
     """Tasks of a file or a folder, or those that come with the bundled base."""
     from text2lora.evaluation.check import prepare_tasks
     from text2lora.training.task_files import read_tasks

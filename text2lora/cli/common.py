@@ -327,7 +327,7 @@ def quiet() -> None:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=DescriptionWarning)  # commands print standings themselves
+    warnings.filterwarnings("ignore", category=DescriptionWarning)  # commands print warnings themselves
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from text2lora.bundled import DEFAULT
-from text2lora.cli.check import load_tasks
+from text2lora.cli.check import load_check_tasks
 from text2lora.cli.common import (
     AsJson,
     Device,
@@ -65,7 +65,7 @@ def compare(
     with err.status("loading") as status:
         t2l = Text2LoraModel.from_pretrained(model, subfolder=subfolder or "", device_map=parse_device(device))
         name = t2l.config.base_model_name_or_path
-        chosen = load_tasks(tasks, name, examples, described=False) if tasks else []
+        chosen = load_check_tasks(tasks, name, examples, described=False) if tasks else []
         prompts = prompt or []
         if not prompts and name in BY_BASE:
             prompts = BY_BASE[name].inputs[:2]
@@ -84,8 +84,8 @@ def compare(
 def _show(found: Comparison) -> None:
     for number, wording in enumerate(found.wordings, 1):
         say(f"[bold]{number}[/] {escape(wording.description or '')}")
-        if wording.standing and wording.standing.warning:
-            err.print(f"  [bold yellow]Warning:[/] {escape(wording.standing.warning)}", highlight=False)
+        if wording.novelty and wording.novelty.warning:
+            err.print(f"  [bold yellow]Warning:[/] {escape(wording.novelty.warning)}", highlight=False)
     numbers = [str(number) for number in range(1, len(found.wordings) + 1)]
     columns = [("base", found.base), *zip(numbers, found.wordings, strict=True)]
     table = FoldedTable("", *(name for name, _ in columns), show_lines=True)
@@ -94,8 +94,8 @@ def _show(found: Comparison) -> None:
     if found.base.exact_match is not None:
         table.add_row("exact match", *(f"{wording.exact_match:.3f}" for _, wording in columns))
         table.add_row("loss", *(f"{wording.loss:.3f}" for _, wording in columns))
-    if any(wording.standing for wording in found.wordings):
-        cells = [wording.standing.nearest[0] if wording.standing else None for _, wording in columns]
+    if any(wording.novelty for wording in found.wordings):
+        cells = [wording.novelty.nearest[0] if wording.novelty else None for _, wording in columns]
         table.add_row("nearest task", *(f"{escape(cell.task)} {cell.similarity:.2f}" if cell else "" for cell in cells))
     for name, row in zip(numbers, found.cosines, strict=True):
         table.add_row(f"cosine of ΔW with {name}", "", *(f"{cosine:.2f}" for cosine in row))

@@ -62,7 +62,7 @@ def convert(
     quiet()
     target = pushing.check(output.resolve().name, "checkpoint") if pushing else None
     from text2lora.modeling import Text2LoraModel
-    from text2lora.standing import measure_descriptions
+    from text2lora.novelty import measure_descriptions
     from text2lora.training.task_files import read_wordings
 
     names, texts = read_wordings(tasks) if tasks else ([], [])

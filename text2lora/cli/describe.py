@@ -34,7 +34,7 @@ def describe(
     from text2lora.errors import TrainingError
     from text2lora.files import write_atomically
     from text2lora.training.describe import check_share, describe_task, local_chat, server_chat
-    from text2lora.training.runs import BaseSpec, load_base
+    from text2lora.training.runs import BaseSpec, load_base_of_recipe
     from text2lora.training.task_files import read_tasks, task_to_dict
 
     if not model and server is None:
@@ -43,7 +43,7 @@ def describe(
     if others:
         raise TrainingError(f"{task} contains {1 + len(others)} tasks: expected one")
     check_share(held_out)  # before anything is loaded
-    chat = local_chat(*load_base(BaseSpec(model))) if server is None else server_chat(server, model)
+    chat = local_chat(*load_base_of_recipe(BaseSpec(model))) if server is None else server_chat(server, model)
     with err.status("asking the model") as status:
         whole = describe_task(found, count, chat, held_out, seed, report=status.update)
     train = len(whole.descriptions) - len(found.descriptions)

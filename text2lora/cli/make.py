@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from text2lora.adapter import LoraAdapter
     from text2lora.batch import AdapterSettings
     from text2lora.modeling import Text2LoraModel
-    from text2lora.standing import Standing
+    from text2lora.novelty import Novelty
 
 NO_STATISTICS = "this checkpoint has no statistics of its training descriptions"
 
@@ -157,7 +157,7 @@ class _Made:
     """An adapter, how close its descriptions are to training, how long it took, and where it was put."""
 
     adapter: LoraAdapter
-    standings: Sequence[Standing] | None
+    novelties: Sequence[Novelty] | None
     encoder_seconds: float
     hypernetwork_seconds: float
     model: str
@@ -182,7 +182,7 @@ class _Made:
             "base_model": self.base,
             "model": self.model,
             "scale": self.scale,
-            "standing": None if self.standings is None else [standing.as_dict() for standing in self.standings],
+            "novelty": None if self.novelties is None else [novelty.as_dict() for novelty in self.novelties],
         }
         if self.commit:
             report |= {"url": self.url, "repo_id": self.repo_id, "commit": self.commit.oid}
@@ -194,7 +194,7 @@ class _Made:
         seconds = f"{self.encoder_seconds * 1000:.0f} ms to read the description, "
         seconds += f"{self.hypernetwork_seconds * 1000:.0f} ms to write"
         say(f"[bold green]Adapter[/] {escape(place)}  ({size(self.adapter.num_bytes)}; {seconds})")
-        show_standings(self.standings)
+        show_novelties(self.novelties)
         if self.url:
             say(f"[bold green]On the Hub[/] {escape(self.url)}")
         result(self.url or place)
@@ -243,12 +243,12 @@ def _check_free(folder: Path, force: bool) -> None:
 
 
 def _check_push(pushing: Pushing, name: str, texts: Sequence[str], shares: Sequence[float]) -> PushTarget:
-    from text2lora.arithmetic import describe
+    from text2lora.arithmetic import describe_sum
 
     target = pushing.check(name, "adapter")
     if not (pushing.repo_id or pushing.force):  # two descriptions may give the same name
         total = sum(shares) or 1.0
-        text = texts[0] if len(texts) == 1 else describe(texts, [share / total for share in shares])
+        text = texts[0] if len(texts) == 1 else describe_sum(texts, [share / total for share in shares])
         check_description_of(target, text, pushing.token)
     return target
 
@@ -266,9 +266,9 @@ def _generate(
     begin = time.perf_counter()
     task_emb = encoder.encode(texts)
     encoded = time.perf_counter()
-    standings = t2l.standing(texts, task_emb)
+    novelties = t2l.novelty(texts, task_emb)
     if strict:
-        refuse_far(standings)
+        refuse_far(novelties)
     placed = time.perf_counter()
     if len(texts) > 1:
         adapter = t2l.interpolate(texts, shares, settings.scale, task_emb)
@@ -277,32 +277,32 @@ def _generate(
     seconds = time.perf_counter() - placed
     adapter = (adapter.folded() if settings.fold_rslora else adapter).to(dtype=settings.dtype)
     names = t2l.config.name_or_path, t2l.config.base_model_name_or_path
-    return _Made(adapter, standings, encoded - begin, seconds, *names, settings.scale)
+    return _Made(adapter, novelties, encoded - begin, seconds, *names, settings.scale)
 
 
-def refuse_far(standings: Sequence[Standing] | None) -> None:
+def refuse_far(novelties: Sequence[Novelty] | None) -> None:
     """Refuse descriptions that are far from all training descriptions.
 
     Raises:
         InvalidDescriptionError: one of them is.
         CheckpointError: the checkpoint has no statistics to compare with.
     """
-    if standings is None:
+    if novelties is None:
         raise CheckpointError(f"{NO_STATISTICS}: leave out --strict")
-    for standing in standings:
-        if standing.warning:
-            raise InvalidDescriptionError(standing.warning)
+    for novelty in novelties:
+        if novelty.warning:
+            raise InvalidDescriptionError(novelty.warning)
 
 
-def show_standings(standings: Sequence[Standing] | None) -> None:
+def show_novelties(novelties: Sequence[Novelty] | None) -> None:
     """Print how close each description is to training, and a warning for one that is far from all of it."""
-    if standings is None:
+    if novelties is None:
         say(f"[dim]Nearest training tasks:[/] unknown, because {NO_STATISTICS}")
         return
-    for standing in standings:
-        say(escape(str(standing)))
-        if standing.warning:
-            err.print(f"[bold yellow]Warning:[/] {escape(standing.warning)}", highlight=False)
+    for novelty in novelties:
+        say(escape(str(novelty)))
+        if novelty.warning:
+            err.print(f"[bold yellow]Warning:[/] {escape(novelty.warning)}", highlight=False)
 
 
 def _make_many(
@@ -327,7 +327,7 @@ def _make_many(
         t2l = load()
     if strict and texts:  # a shard may be empty
         with err.status("reading the descriptions"):
-            refuse_far(t2l.standing(texts))
+            refuse_far(t2l.novelty(texts))
     begin = time.perf_counter()
     rows: list[dict[str, Any]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from text2lora.bundled import DEFAULT
 from text2lora.cli.adapters import answer_table
-from text2lora.cli.chat import read_lines
+from text2lora.cli.chat import input_lines
 from text2lora.cli.common import (
     AsJson,
     Base,
@@ -197,7 +197,7 @@ def _windows(size: int) -> Iterator[list[str]]:
     lines: Queue[str | None] = Queue(size)
 
     def read() -> None:
-        for line in read_lines(live=False):
+        for line in input_lines(live=False):
             lines.put(line)
         lines.put(None)
 

@@ -16,7 +16,7 @@ from text2lora.base import context_length, load_base
 from text2lora.errors import ServerError
 from text2lora.inference import complete
 from text2lora.processor import widen
-from text2lora.server import ChatServer
+from text2lora.server import ChatClient
 from text2lora.turns import as_turn
 
 
@@ -177,7 +177,7 @@ class ServerBackend:
         timeout: float = 600,
         seed: int = 0,
     ):
-        self._server = ChatServer(url, retries, timeout)
+        self._server = ChatClient(url, retries, timeout)
         self.model, self._current, self.seed, self.concurrency = model, model, seed, concurrency
         known = self._server.models()
         for name in [model, *adapters]:

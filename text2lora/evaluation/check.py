@@ -20,8 +20,8 @@ from text2lora.injection import LoraInjector
 from text2lora.language import Example
 from text2lora.lora import LoraWeights
 from text2lora.modeling import Text2LoraModel
+from text2lora.novelty import mean_over_tokens
 from text2lora.scoring import JUNK, TaskScore, score_examples
-from text2lora.standing import mean_over_tokens
 from text2lora.training.tasks import Task
 
 CONDITIONS = {
@@ -54,7 +54,7 @@ class Interval(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Condition:
+class ConditionScore:
     """How the tasks are answered under one kind of adapter.
 
     Attributes:
@@ -106,7 +106,7 @@ class ConditioningReport:
     """
 
     tasks: list[str]
-    conditions: dict[str, Condition]
+    conditions: dict[str, ConditionScore]
     gain: Interval
     explained: Interval | None
     similarities: Similarities
@@ -232,7 +232,7 @@ def check_conditioning(
     partner = dict(zip(ring, [*ring[1:], ring[0]], strict=True))
     junk = model.encoder.encode(list(JUNK))
 
-    made: dict[str, Condition] = {}
+    made: dict[str, ConditionScore] = {}
 
     def measure(name: str, *asked: Any) -> None:
         report(name)
@@ -301,7 +301,7 @@ class _Scorer:
         return found
 
 
-def _condition(name: str, found: Sequence[TaskScore | None], draws: int, seed: int) -> Condition:
+def _condition(name: str, found: Sequence[TaskScore | None], draws: int, seed: int) -> ConditionScore:
     nan = float("nan")
     losses = [nan if score is None else score.loss for score in found]
     matches = [nan if score is None else score.matches.double().mean().item() for score in found]
@@ -313,7 +313,7 @@ def _condition(name: str, found: Sequence[TaskScore | None], draws: int, seed: i
         low, high = percentile_interval(by_task[picks].nanmean(1))
         return Estimate(by_task.nanmean().item(), low, high, int((~by_task.isnan()).sum()), samples)
 
-    return Condition(name, estimate(losses), estimate(matches), losses, matches)
+    return ConditionScore(name, estimate(losses), estimate(matches), losses, matches)
 
 
 def _explained(losses: dict[str, torch.Tensor], draws: int, seed: int) -> tuple[Interval, Interval | None]:

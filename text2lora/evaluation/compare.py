@@ -16,8 +16,8 @@ from text2lora.evaluation.check import CheckTask
 from text2lora.inference import generate_answers
 from text2lora.injection import LoraInjector
 from text2lora.modeling import Text2LoraModel
+from text2lora.novelty import Novelty
 from text2lora.scoring import TaskScore, score_examples
-from text2lora.standing import Standing
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Wording:
         answers: the answer to each prompt.
         exact_match: the share of the tasks' examples that are right, averaged over tasks; None without tasks.
         loss: the loss of an answer token, averaged over tasks; None without tasks.
-        standing: how close the wording is to the training descriptions; None if the checkpoint has no statistics.
+        novelty: how close the wording is to the training descriptions; None if the checkpoint has no statistics.
     """
 
     description: str | None
     answers: list[str]
     exact_match: float | None
     loss: float | None
-    standing: Standing | None
+    novelty: Novelty | None
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Comparison:
         """The results as JSON can hold them."""
 
         def row(wording: Wording) -> dict[str, Any]:
-            standing = wording.standing.as_dict() if wording.standing else None
-            return {**vars(wording), "standing": standing}
+            novelty = wording.novelty.as_dict() if wording.novelty else None
+            return {**vars(wording), "novelty": novelty}
 
         return {
             "prompts": self.prompts,
@@ -98,7 +98,7 @@ def compare_descriptions(
     model.eval()
     injector = LoraInjector(base.eval(), model.config)
     task_emb = model.encoder.encode(texts)
-    standings: Sequence[Standing | None] = model.standing(texts, task_emb) or [None] * len(texts)
+    novelties: Sequence[Novelty | None] = model.novelty(texts, task_emb) or [None] * len(texts)
 
     def wording(row: int | None) -> Wording:
         emb = None if row is None else task_emb[row : row + 1].to(model.device, model.dtype)
@@ -109,8 +109,8 @@ def compare_descriptions(
         ]
         with injector.inject({} if emb is None else model(emb)):
             answers = generate_answers(base, tokenizer, prompts, max_new_tokens) if prompts else []
-        text, standing = (None, None) if row is None else (texts[row], standings[row])
-        return Wording(text, answers, *_means(scores), standing)
+        text, novelty = (None, None) if row is None else (texts[row], novelties[row])
+        return Wording(text, answers, *_means(scores), novelty)
 
     return Comparison(
         list(prompts),

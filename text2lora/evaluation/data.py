@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from text2lora.errors import EvaluationError, MissingExtraError, TrainingError
-from text2lora.evaluation.tasks import BENCHMARKS, EvalTask, Example, Row, own_task
-from text2lora.files import read_lines
+from text2lora.evaluation.tasks import BENCHMARKS, EvalItem, EvalTask, Row, own_task
+from text2lora.files import read_json_lines
 from text2lora.hub import hub_fault
 from text2lora.installation import install_command
 from text2lora.language import Prompt
@@ -26,8 +26,8 @@ class TaskData:
     """A task with its questions; the demonstrations are not among those that are scored."""
 
     task: EvalTask
-    examples: Sequence[Example]
-    shots: Sequence[Example]
+    examples: Sequence[EvalItem]
+    shots: Sequence[EvalItem]
 
 
 def load_tasks(name: str, data: Path | None = None, shots: int = 3, limit: int | None = None) -> list[TaskData]:
@@ -74,7 +74,7 @@ def load_tasks(name: str, data: Path | None = None, shots: int = 3, limit: int |
 
 
 def _set_aside(
-    task: EvalTask, examples: list[Example], aside: list[Example], shots: int, limit: int | None
+    task: EvalTask, examples: list[EvalItem], aside: list[EvalItem], shots: int, limit: int | None
 ) -> TaskData:
     if len(aside) < shots:
         aside, examples = examples[:shots], examples[shots:]
@@ -86,7 +86,7 @@ def _set_aside(
     return TaskData(task, examples[:limit], aside[:shots])
 
 
-def _question(task: EvalTask, example: TaskExample) -> Example:
+def _question(task: EvalTask, example: TaskExample) -> EvalItem:
     """An example of a task in a file as a question, without the definition of the task."""
     *before, prompt = _turns(task.name, example.prompt)
     row = {"prompt": prompt, "answer": example.answer or example.response, "response": example.response}
@@ -121,14 +121,14 @@ def local_rows(name: str, data: Path) -> tuple[list[Row], list[Row]]:
         raise EvaluationError(f"{data} does not exist: expected a file or a folder of JSON lines")
     files = sorted(path for path in data.iterdir() if path.name.endswith(ENDINGS)) if data.is_dir() else [data]
     for path in files:
-        first = next(iter(read_lines(path, EvaluationError)), None)
+        first = next(iter(read_json_lines(path, EvaluationError)), None)
         if _is_bundle(first):
-            for row in read_lines(path, EvaluationError):
+            for row in read_json_lines(path, EvaluationError):
                 if _is_bundle(row) and _plain(row["name"]) == _plain(name):
                     return list(row["test"]), list(row.get("train", []))
         elif path == data or _plain(_stem(path)) == _plain(name):
             beside = [other for other in files if _plain(_stem(other)) == _plain(f"{name}.train")]
-            return list(read_lines(path, EvaluationError)), list(read_lines(beside[0])) if beside else []
+            return list(read_json_lines(path, EvaluationError)), list(read_json_lines(beside[0])) if beside else []
     raise EvaluationError(f"{data} has no {name}: expected {name}.jsonl in it, or a line with that name")
 
 

@@ -11,7 +11,7 @@ from text2lora.errors import EvaluationError
 from text2lora.evaluation.backends import Backend, ServerBackend, TransformersBackend
 from text2lora.evaluation.data import load_tasks
 from text2lora.evaluation.harness import check_tasks, evaluate_tasks, make_conditions, summarise
-from text2lora.evaluation.lm_harness import PREFIX, evaluate_with_lm_eval, find_tasks
+from text2lora.evaluation.lm_harness import HARNESS_PREFIX, evaluate_with_lm_eval, find_tasks
 from text2lora.evaluation.report import EvalReport
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ def evaluate(
         EvaluationError: a task is unknown, or may not or cannot run here. Tasks are checked before the model is loaded.
     """
     places = adapters if isinstance(adapters, Mapping) else {name: (name, None) for name in adapters}
-    own = [name for name in tasks if not name.startswith(PREFIX)]
-    theirs = [name.removeprefix(PREFIX) for name in tasks if name.startswith(PREFIX)]
+    own = [name for name in tasks if not name.startswith(HARNESS_PREFIX)]
+    theirs = [name.removeprefix(HARNESS_PREFIX) for name in tasks if name.startswith(HARNESS_PREFIX)]
     if theirs and server:
-        raise EvaluationError(f"{PREFIX}{theirs[0]} cannot be run on a server: leave out --server")
+        raise EvaluationError(f"{HARNESS_PREFIX}{theirs[0]} cannot be run on a server: leave out --server")
     conditions = make_conditions([*places], description, shots)
     report("reading the tasks")
     sets = [found for name in own for found in load_tasks(name, data, shots, limit)]

@@ -15,7 +15,7 @@ from text2lora.evaluation.harness import Condition, Sample
 from text2lora.inference import greedy_settings
 from text2lora.installation import install_command
 
-PREFIX = "lm_eval:"
+HARNESS_PREFIX = "lm_eval:"
 
 
 def find_tasks(names: Sequence[str], include: Path | None = None) -> Any:
@@ -32,7 +32,9 @@ def find_tasks(names: Sequence[str], include: Path | None = None) -> Any:
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        raise MissingExtraError(f"{PREFIX}{names[0]} needs lm-evaluation-harness: {install_command('eval')}") from error
+        raise MissingExtraError(
+            f"{HARNESS_PREFIX}{names[0]} needs lm-evaluation-harness: {install_command('eval')}"
+        ) from error
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = TaskManager(include_path=str(include), include_defaults=False) if include else None
     if manager is None or not set(names) <= set(manager.all_tasks):  # reading those of the library takes seconds
@@ -135,13 +137,13 @@ def _samples(
     metric = next((name for name in [*listed, *first.get("metrics", [])] if name in first), None)
     if metric is None or not isinstance(first[metric], int | float):
         raise EvaluationError(
-            f"{PREFIX}{task} has no score for each question: choose a task with accuracy or exact match"
+            f"{HARNESS_PREFIX}{task} has no score for each question: choose a task with accuracy or exact match"
         )
     rows = sorted((row for row in found if row.get("filter") == first.get("filter")), key=lambda row: row["doc_id"])
     return [
         Sample(
             condition=condition.name,
-            task=f"{PREFIX}{task}",
+            task=f"{HARNESS_PREFIX}{task}",
             id=int(row["doc_id"]),
             prompt=_prompt(row["arguments"]),
             output=json.dumps(row["resps"], default=str),

@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Example:
+class EvalItem:
     """One question.
 
     Attributes:
@@ -79,23 +79,23 @@ class EvalTask:
     """
 
     name: str
-    example: Callable[[Row], Example]
-    parse: Callable[[str, Example], str | None]
-    score: Callable[[str, Example], tuple[bool, str]]
+    example: Callable[[Row], EvalItem]
+    parse: Callable[[str, EvalItem], str | None]
+    score: Callable[[str, EvalItem], tuple[bool, str]]
     source: HubSource | None = None
     max_new_tokens: int = 32
     prefill: str = ""
     stop: tuple[str, ...] = ()
     runs_code: bool = False
 
-    def judge(self, output: str, example: Example) -> Verdict:
+    def judge(self, output: str, example: EvalItem) -> Verdict:
         """The verdict on an answer."""
         parsed = self.parse(output, example)
         if parsed is None:
             return Verdict(None, False, "no answer found")
         return Verdict(parsed, *self.score(parsed, example))
 
-    def read(self, row: Row) -> Example:
+    def read(self, row: Row) -> EvalItem:
         """A row to a question: of the data set, or in instruction form (`prompt`, `answer` and perhaps `response`).
 
         Raises:
@@ -126,12 +126,12 @@ STATEMENT = r"\banswer(?:\s+is)?\s*:?\s*[\"'*(\[]*"
 TRUTH = {"yes": "true", "no": "false"}
 
 
-def parse_text(output: str, example: Example) -> str | None:
+def parse_text(output: str, example: EvalItem) -> str | None:
     """The whole answer, normalised."""
     return normalise(output) or None
 
 
-def parse_choice(output: str, example: Example) -> str | None:
+def parse_choice(output: str, example: EvalItem) -> str | None:
     """The label that the answer names: by saying `the answer is ...`, at its beginning, or as the only one at all.
 
     An answer that names several labels without settling on one names none. The text of a choice counts as its label.
@@ -171,7 +171,7 @@ def parse_choice(output: str, example: Example) -> str | None:
 NUMBER = r"(?:(?<![\w.)])-)?\d[\d,]*(?:\.\d+)?"
 
 
-def parse_number(output: str, example: Example) -> str | None:
+def parse_number(output: str, example: EvalItem) -> str | None:
     """The number that the answer is said to be; where none is, the last number."""
     text = output.replace("$", "").replace("**", "")
     sum_first = rf"(?:{NUMBER}(?:\s*[-+*/x×÷]\s*{NUMBER})+\s*=\s*)?"  # the answer is 3 + 4 = 7
@@ -186,7 +186,7 @@ def as_number(text: str) -> str:
     return f"{number.normalize():f}" if number else "0"
 
 
-def parse_code(output: str, example: Example) -> str | None:
+def parse_code(output: str, example: EvalItem) -> str | None:
     """The program: the block of code that defines what was asked for, the first one, or all that was said."""
     blocks = re.findall(r"```[^\n`]*\n(.*?)(?:```|\Z)", output, re.S)
     if example.entry:
@@ -211,11 +211,11 @@ def _defines(code: str, name: str) -> bool:
 # ---- Verdicts
 
 
-def score_equal(parsed: str, example: Example) -> tuple[bool, str]:
+def score_equal(parsed: str, example: EvalItem) -> tuple[bool, str]:
     return parsed == example.gold, ""
 
 
-def score_program(parsed: str, example: Example) -> tuple[bool, str]:
+def score_program(parsed: str, example: EvalItem) -> tuple[bool, str]:
     """Run the program with its tests, confined."""
     result = run_program(f"{parsed}\n\n{example.gold}\n")
     return result.passed, result.reason
@@ -224,7 +224,7 @@ def score_program(parsed: str, example: Example) -> tuple[bool, str]:
 # ---- Questions
 
 
-def _from_instruction(task: EvalTask, row: Row) -> Example:
+def _from_instruction(task: EvalTask, row: Row) -> EvalItem:
     """A row that brings its prompt, as those of LLM-Adapters do: `Answer format: answer1/answer2`."""
     prompt, gold = str(row["prompt"]), str(row["answer"]).strip()
     if task.parse is parse_number:
@@ -235,41 +235,41 @@ def _from_instruction(task: EvalTask, row: Row) -> Example:
     labels = tuple(offered[1].split("/")) if offered else ()
     if task.parse is parse_choice and gold not in labels:
         raise ValueError(f"the answer {gold!r} is not among those offered at the end of the prompt")
-    example = Example(prompt, gold, str(row.get("response") or row["answer"]), labels)
+    example = EvalItem(prompt, gold, str(row.get("response") or row["answer"]), labels)
     if task.judge(example.target, example).correct:
         return example
-    return Example(prompt, gold, str(row["answer"]), labels)
+    return EvalItem(prompt, gold, str(row["answer"]), labels)
 
 
-def _choice(question: str, texts: list[str], right: int, ask: str = "") -> Example:
+def _choice(question: str, texts: list[str], right: int, ask: str = "") -> EvalItem:
     labels = tuple("ABCDEFGH"[: len(texts)])
     listed = "\n".join(f"{label}. {text}" for label, text in zip(labels, texts, strict=True))
     head = f"{ask}\n\n" if ask else ""
     prompt = f"{head}{question}\n\n{listed}\n\nAnswer with the letter of the right choice only."
-    return Example(prompt, labels[right], labels[right], labels, tuple(texts))
+    return EvalItem(prompt, labels[right], labels[right], labels, tuple(texts))
 
 
-def _arc(row: Row) -> Example:
+def _arc(row: Row) -> EvalItem:
     labels = list(row["choices"]["label"])
     right = labels.index(str(row["answerKey"]).strip())
     return _choice(row.get("question", row.get("question_stem")), list(row["choices"]["text"]), right)
 
 
-def _boolq(row: Row) -> Example:
+def _boolq(row: Row) -> EvalItem:
     gold = "true" if row["answer"] else "false"
     prompt = f"{row['passage']}\n\nQuestion: {row['question'].rstrip('?')}?\n\nAnswer with true or false only."
-    return Example(prompt, gold, gold, ("true", "false"))
+    return EvalItem(prompt, gold, gold, ("true", "false"))
 
 
-def _hellaswag(row: Row) -> Example:
+def _hellaswag(row: Row) -> EvalItem:
     return _choice(row["ctx"], list(row["endings"]), int(row["label"]), "Which ending continues this text best?")
 
 
-def _piqa(row: Row) -> Example:
+def _piqa(row: Row) -> EvalItem:
     return _choice(row["goal"], [row["sol1"], row["sol2"]], int(row["label"]), "Which is the better way to do this?")
 
 
-def _winogrande(row: Row) -> Example:
+def _winogrande(row: Row) -> EvalItem:
     ask = "Which choice belongs in place of the underscore?"
     return _choice(row["sentence"], [row["option1"], row["option2"]], int(row["answer"]) - 1, ask)
 
@@ -277,40 +277,40 @@ def _winogrande(row: Row) -> Example:
 STEPS = "Let's work it out step by step."
 
 
-def _gsm8k(row: Row) -> Example:
+def _gsm8k(row: Row) -> EvalItem:
     reasons, _, gold = row["answer"].partition("####")
     gold = as_number(gold)
     reasons = " ".join(re.sub(r"<<.*?>>", "", reasons).split())
     prompt = f"{row['question']}\n\nEnd with `The answer is` and the number."
-    return Example(prompt, gold, f"{STEPS} {reasons} The answer is {gold}.")
+    return EvalItem(prompt, gold, f"{STEPS} {reasons} The answer is {gold}.")
 
 
-def _humaneval(row: Row) -> Example:
+def _humaneval(row: Row) -> EvalItem:
     prompt = "Complete this function. Reply with the whole function, in one block of Python code."
     code = row["prompt"]
     target = f"```python\n{code}{row['canonical_solution']}```"
     tests = f"{row['test']}\ncheck({row['entry_point']})"
-    return Example(f"{prompt}\n\n```python\n{code}```", tests, target, entry=row["entry_point"], header=code)
+    return EvalItem(f"{prompt}\n\n```python\n{code}```", tests, target, entry=row["entry_point"], header=code)
 
 
-def _mbpp(row: Row) -> Example:
+def _mbpp(row: Row) -> EvalItem:
     tests = "\n".join(row["test_list"])
     header = "\n".join([row.get("test_setup_code") or "", *(row.get("test_imports") or [])]).strip()
     ask = "Reply with the code only, in one block of Python code. It must pass these tests:"
     prompt = f"{row.get('text') or row['prompt']}\n\n{ask}\n\n```python\n{tests}\n```"
-    return Example(prompt, tests, f"```python\n{row['code'].strip()}\n```", header=header)
+    return EvalItem(prompt, tests, f"```python\n{row['code'].strip()}\n```", header=header)
 
 
 def own_task(name: str) -> EvalTask:
     """A task from a file, by exact match after `normalise`."""
 
-    def example(row: Row) -> Example:
+    def example(row: Row) -> EvalItem:
         raise KeyError("prompt and answer are needed")
 
     return EvalTask(name, example, parse_text, score_equal, max_new_tokens=64)
 
 
-def _with_choice(name: str, example: Callable[[Row], Example], *source: str | None) -> EvalTask:
+def _with_choice(name: str, example: Callable[[Row], EvalItem], *source: str | None) -> EvalTask:
     return EvalTask(name, example, parse_choice, score_equal, HubSource(*source))  # type: ignore[arg-type]
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from text2lora.attach import fit_modules
 from text2lora.base import load_base
 from text2lora.errors import CheckpointError, MissingExtraError, OutputError
 from text2lora.files import atomic_file, write_atomically
 from text2lora.installation import install_command
-from text2lora.live import fit_modules
 from text2lora.lora import LoraKey
 from text2lora.names import is_public, public_name
 from text2lora.targets import empty_model

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from text2lora.attach import fit_modules
 from text2lora.base import base_source, load_base
 from text2lora.cards import merged_card
 from text2lora.errors import CheckpointError, OutputError
 from text2lora.files import atomic_folder, check_output
 from text2lora.hub import CARD_NAME, MERGED_FILES, find_file
-from text2lora.live import fit_modules
 from text2lora.turns import keep_ends
 
 if TYPE_CHECKING:

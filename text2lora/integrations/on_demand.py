@@ -175,9 +175,9 @@ class AdaptersOnDemand:
 
     def _make(self, text: str) -> LoraAdapter:
         self._limit.take()
-        standing = self._model.standing(text) if self.settings.strict else None
-        if standing and standing.warning:
-            raise InvalidDescriptionError(standing.warning)
+        novelty = self._model.novelty(text) if self.settings.strict else None
+        if novelty and novelty.warning:
+            raise InvalidDescriptionError(novelty.warning)
         return self._model.generate_lora(text).to(self._dtype)
 
     def _check_base(self, served: str, wanted: str | None) -> None:

@@ -19,7 +19,7 @@ from text2lora.errors import InvalidDescriptionError, LimitError, Text2LoraError
 from text2lora.integrations.on_demand import AdaptersOnDemand, OnDemandSettings
 
 NAME = "text2lora"
-PREFIX = "t2l:"
+DESCRIPTION_PREFIX = "t2l:"
 
 logger = init_logger("vllm.text2lora")  # below vLLM's own logger, which has its handlers
 
@@ -57,9 +57,9 @@ class Text2LoraResolver(LoRAResolver):
             HTTPException: 400 for a description that cannot be used, 429 beyond a limit, 503 for a fault of the server,
                 whose log then says more.
         """
-        if not lora_name.startswith(PREFIX):
+        if not lora_name.startswith(DESCRIPTION_PREFIX):
             return None
-        loop, description = asyncio.get_running_loop(), lora_name.removeprefix(PREFIX)
+        loop, description = asyncio.get_running_loop(), lora_name.removeprefix(DESCRIPTION_PREFIX)
         try:
             lease = await loop.run_in_executor(self._thread, self.adapters.lend, description, base_model_name)
         except InvalidDescriptionError as error:

@@ -16,7 +16,7 @@ from text2lora.digest import digest
 from text2lora.encoder import TextEncoder
 from text2lora.files import atomic_file
 from text2lora.language import Example
-from text2lora.standing import DescriptionStatistics, choose_descriptions, mean_over_tokens, summarise
+from text2lora.novelty import DescriptionStatistics, choose_descriptions, mean_over_tokens, summarise
 
 
 class Probe(NamedTuple):

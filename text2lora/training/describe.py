@@ -10,11 +10,11 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from text2lora.attach import input_device
 from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, TrainingError
 from text2lora.language import Example
-from text2lora.live import input_device
-from text2lora.server import ChatServer
+from text2lora.server import ChatClient
 from text2lora.training.tasks import Task
 from text2lora.turns import Stops, as_turn, padding_id
 
@@ -183,7 +183,7 @@ def server_chat(url: str, model: str = "", temperature: float = 0.9, max_new_tok
     Raises:
         ServerError: the server cannot be reached.
     """
-    client = ChatServer(url)
+    client = ChatClient(url)
     name = model or (client.models() or ["default"])[0]
 
     def chat(request: str, seed: int) -> str:

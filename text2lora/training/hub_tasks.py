@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from text2lora.errors import MissingExtraError, TrainingError
-from text2lora.files import read_lines
+from text2lora.files import read_json_lines
 from text2lora.installation import install_command
 from text2lora.training.recipe import at_least, settings
 from text2lora.training.task_files import check_wordings, locate
@@ -76,7 +76,7 @@ def load_hub_tasks(source: HubTasks, folder: Path = Path()) -> list[Task]:
         raise TrainingError("a data set needs the templates `prompt` and `response`, or a `layout`")
     wordings = {
         str(row.get("dataset", "")): row
-        for row in read_lines(locate(source.descriptions, folder))
+        for row in read_json_lines(locate(source.descriptions, folder))
         if row.get("used_for_training", True)
     }
     tasks = []

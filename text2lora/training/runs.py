@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.adapter import LoraAdapter
-from text2lora.base import load_base as load_part
+from text2lora.base import load_base
 from text2lora.configuration import Text2LoraConfig
 from text2lora.digest import digest
 from text2lora.errors import InvalidInputError, MissingExtraError, TrainingError
@@ -134,7 +134,7 @@ class LoraRecipe:
             raise TrainingError(f"pack is {self.pack}: expected a number that divides the {self.examples} examples")
 
 
-def load_base(spec: BaseSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base_of_recipe(spec: BaseSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load the base model and its tokenizer.
 
     Raises:
@@ -146,8 +146,8 @@ def load_base(spec: BaseSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
         options["attn_implementation"] = spec.attention
     if spec.quantization != "none":
         options["quantization_config"] = _quantization(spec.quantization)
-    base = load_part(AutoModelForCausalLM, spec.name, spec.revision, **options)
-    return base, load_part(AutoTokenizer, spec.name, spec.revision)
+    base = load_base(AutoModelForCausalLM, spec.name, spec.revision, **options)
+    return base, load_base(AutoTokenizer, spec.name, spec.revision)
 
 
 def check_inputs(target: Path, resume: bool, values: object, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -249,7 +249,7 @@ def run_sft(recipe: SftRecipe, target: Path, report: Report, resume: bool, folde
         raise TrainingError("start_from continues a checkpoint as it is: leave out `model` and `offset_from`")
     tasks = load_sources(recipe.tasks, folder)
     sft, settings = recipe.sft, dict(recipe.model)
-    base, tokenizer = load_base(recipe.base)
+    base, tokenizer = load_base_of_recipe(recipe.base)
     commit, weights = _weights(base)
     source: TaskSource
     if isinstance(tasks, list):
@@ -324,7 +324,7 @@ def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, fol
     if not isinstance(tasks, list):
         raise TrainingError("LoRAs need a list of tasks: a Python source must return a list of `Task`")
     folders = _folders([task.name for task in tasks] if recipe.per_task else ["multitask"], target)
-    base, tokenizer = load_base(recipe.base)
+    base, tokenizer = load_base_of_recipe(recipe.base)
     commit, weights = _weights(base)
     check_inputs(target, resume, [commit, tasks], weights)
     train, _ = prepare_tasks(tasks, recipe.split, tokenizer, recipe.max_length, report)
@@ -429,7 +429,7 @@ def run_recon(recipe: ReconRecipe, target: Path, report: Report, resume: bool, f
 
     def make_config(first: LoraAdapter) -> Text2LoraConfig:
         name = recipe.base or first.spec.base_model_name_or_path or ""
-        base = load_part(AutoConfig, name)
+        base = load_base(AutoConfig, name)
         settings = {
             "base_model_name_or_path": name,
             "lora_r": first.spec.r,

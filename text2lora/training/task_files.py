@@ -10,7 +10,7 @@ import yaml
 
 from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, TrainingError
-from text2lora.files import read_lines, read_text
+from text2lora.files import read_json_lines, read_text
 from text2lora.training.recipe import settings
 from text2lora.training.tasks import Task, TaskExample
 
@@ -54,7 +54,7 @@ def read_tasks(path: Path, described: bool = True) -> list[Task]:
             return [_task(yaml.safe_load(read_text(path)), path, path.stem, described)]
         except yaml.YAMLError as error:
             raise TrainingError(f"the task {path} cannot be read ({' '.join(str(error).split())})") from error
-    if not (rows := read_lines(path)):
+    if not (rows := read_json_lines(path)):
         raise TrainingError(f"{path} holds no tasks: expected a task or an example on each line")
     if not _is_example(rows[0]):
         return [_task(row, path, f"line {i + 1}", described) for i, row in enumerate(rows)]
@@ -85,7 +85,7 @@ def read_wordings(path: Path) -> tuple[list[str], list[str]]:
         TrainingError: the file is invalid; see `read_tasks`.
     """
     if path.is_file() and path.name.endswith((".jsonl", ".jsonl.gz")):
-        rows = [row for row in read_lines(path) if not isinstance(row, dict) or row.get("used_for_training", True)]
+        rows = [row for row in read_json_lines(path) if not isinstance(row, dict) or row.get("used_for_training", True)]
         found: dict[str, list[str]] = {}
         for number, row in enumerate(rows, 1):
             name = row.get("name", row.get("task", f"line {number}")) if isinstance(row, dict) else None
@@ -115,7 +115,7 @@ def _task(content: object, path: Path, place: str, described: bool) -> Task:
     def examples(key: str) -> list[TaskExample]:
         rows = content.get(key) or []
         numbers = isinstance(rows, str) or path.suffix not in YAML  # YAML reads 010 as 8 and 12:30 as 750
-        rows = read_lines(path.parent / rows) if isinstance(rows, str) else rows
+        rows = read_json_lines(path.parent / rows) if isinstance(rows, str) else rows
         if not isinstance(rows, list):
             raise TrainingError(f"{where}: `{key}` is {rows!r}, expected a list or the name of a JSON lines file")
         one = key.removesuffix("s").replace("_", " ")

@@ -76,7 +76,7 @@ class _Wiring:
         for trigger in (page.make.click, page.description.submit, self._description_chosen.then):
             changed = [page.made, page.chat_note, page.take_note]
             inputs, earlier = [page.checkpoint, page.description], [*self._asking, *self._making]
-            self._making.append(self._on(trigger, handlers.make, inputs, page.standing, changed, cancels=earlier))
+            self._making.append(self._on(trigger, handlers.make, inputs, page.novelty, changed, cancels=earlier))
         for made in self._making:
             changed = [page.talk, page.turns]
             self._asking.append(self._on(made.then, handlers.start_again, self._visitor, page.chat_note, changed))
@@ -89,7 +89,7 @@ class _Wiring:
         filled += [page.chat_note, page.compare_note, page.take_note, page.push_note]
         earlier = [*self._asking, *self._making]
         trigger, inputs = page.checkpoint.input, [page.checkpoint]
-        self._on(trigger, self._handlers.load, inputs, page.standing, filled, cancels=earlier)
+        self._on(trigger, self._handlers.load, inputs, page.novelty, filled, cancels=earlier)
 
     def comparing(self) -> None:
         """Compare wordings."""
@@ -110,7 +110,7 @@ class _Wiring:
         """Bring into view what a click changes."""
         page = self._page
         for triggers, shown in (
-            ([page.make.click, page.description.submit, page.descriptions.click], page.standing),
+            ([page.make.click, page.description.submit, page.descriptions.click], page.novelty),
             ([page.send.click, page.message.submit, page.messages.click], page.talk),
             (self._comparing, page.compared),
         ):

@@ -17,7 +17,7 @@ from text2lora.export import export_zip
 from text2lora.names import slug
 from text2lora.ui import render
 from text2lora.ui.layout import Page, padded
-from text2lora.ui.service import Made, Service, Turn, snippet
+from text2lora.ui.service import Exchange, Service, VisitorAdapter, snippet
 
 Updates = Iterator[dict[Any, Any]]
 
@@ -36,14 +36,14 @@ class Handlers:
     def load(self, name: str) -> Updates:
         """Load another checkpoint and discard what was made with the previous one."""
         yield {
-            self.page.standing: render.note("busy", f"Loading {name} and its base model"),
+            self.page.novelty: render.note("busy", f"Loading {name} and its base model"),
             self.page.made: None,
             self.page.turns: (),
         }
         samples = self.service.engine(name).samples
         message = gr.Textbox(samples.inputs[0], info=samples.reads)
         yield {
-            self.page.standing: render.NO_ADAPTER,
+            self.page.novelty: render.NO_ADAPTER,
             self.page.talk: render.NO_TURNS,
             self.page.compared: render.NO_COMPARISON,
             self.page.chat_note: "",
@@ -62,36 +62,44 @@ class Handlers:
     def make(self, name: str, text: str) -> Updates:
         """Make an adapter, and load its checkpoint first if necessary."""
         doing = "Making the adapter" if self.service.is_loaded(name) else f"Loading {name} and its base model"
-        yield {self.page.standing: render.note("busy", doing), self.page.made: None}
+        yield {self.page.novelty: render.note("busy", doing), self.page.made: None}
         found = self.service.engine(name).make([text])[0]
         yield {
             self.page.made: found,
-            self.page.standing: render.made_card(found),
+            self.page.novelty: render.made_card(found),
             self.page.chat_note: "",
             self.page.take_note: "",
         }
 
-    def ask(self, name: str, found: Made | None, scale: float, turns: Sequence[Turn], text: str) -> Updates:
+    def ask(
+        self, name: str, found: VisitorAdapter | None, scale: float, turns: Sequence[Exchange], text: str
+    ) -> Updates:
         """Answer a message as the next one of the conversation."""
         adapter, engine = _adapter(found, scale), self.service.engine(name)
         before = tuple(turns[-self.service.limits.turns :])
         yield {self.page.chat_note: ""}
-        turn = Turn(text)
+        turn = Exchange(text)
         for turn in engine.chat(adapter, before, text):
             yield {self.page.talk: render.chat([*before, turn], running=True), self.page.turns: (*before, turn)}
         yield {self.page.talk: render.chat([*before, turn]), self.page.turns: (*before, turn)}
 
-    def ask_again(self, name: str, found: Made | None, scale: float, turns: Sequence[Turn], text: str) -> Updates:
+    def ask_again(
+        self, name: str, found: VisitorAdapter | None, scale: float, turns: Sequence[Exchange], text: str
+    ) -> Updates:
         """Answer the last message again with another adapter or strength; without one, answer the text in the box."""
         if found:
             yield from self.ask(name, found, scale, turns[:-1], turns[-1].message if turns else text)
 
-    def ask_if_made(self, name: str, found: Made | None, scale: float, turns: Sequence[Turn], text: str) -> Updates:
+    def ask_if_made(
+        self, name: str, found: VisitorAdapter | None, scale: float, turns: Sequence[Exchange], text: str
+    ) -> Updates:
         """Answer a message if there is an adapter."""
         if found:
             yield from self.ask(name, found, scale, turns, text)
 
-    def start_again(self, name: str, found: Made | None, scale: float, turns: Sequence[Turn], text: str) -> Updates:
+    def start_again(
+        self, name: str, found: VisitorAdapter | None, scale: float, turns: Sequence[Exchange], text: str
+    ) -> Updates:
         """Answer the last message again as the first of a new conversation, since the new adapter has no history."""
         yield from self.ask_again(name, found, scale, turns[-1:], text)
 
@@ -106,7 +114,7 @@ class Handlers:
             self.page.compare_note: "",
         }
 
-    def pack(self, found: Made | None, scale: float) -> Updates:
+    def pack(self, found: VisitorAdapter | None, scale: float) -> Updates:
         """Write the adapter into a zip file to download."""
         yield {self.page.file: None, self.page.take_note: ""}
         adapter = _adapter(found, scale)
@@ -114,18 +122,18 @@ class Handlers:
             name = f"{slug(adapter.metadata['description'])}.zip"
             yield {self.page.file: str(export_zip(adapter, Path(folder, name)))}
 
-    def push(self, found: Made | None, scale: float, repo: str, token: str, private: bool) -> Updates:
+    def push(self, found: VisitorAdapter | None, scale: float, repo: str, token: str, private: bool) -> Updates:
         """Push the adapter to the Hub."""
         yield {self.page.push_note: render.note("busy", "Pushing"), self.page.token: ""}
         url = self.service.push(_adapter(found, scale), repo, token, private)
         yield {self.page.push_note: render.note("done", "Pushed to", url)}
 
-    def write_code(self, name: str, found: Made | None, scale: float, text: str) -> str:
+    def write_code(self, name: str, found: VisitorAdapter | None, scale: float, text: str) -> str:
         """Write the Python code that makes the same adapter."""
         return snippet(name, found.description if found else text, scale)
 
 
-def _adapter(found: Made | None, scale: float) -> LoraAdapter:
+def _adapter(found: VisitorAdapter | None, scale: float) -> LoraAdapter:
     if found is None:
         raise InvalidInputError("there is no adapter yet: make one first")
     return found.at(scale)

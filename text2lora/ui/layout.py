@@ -27,7 +27,7 @@ class Page:
     description: gr.Textbox
     descriptions: gr.Dataset
     make: gr.Button
-    standing: gr.HTML
+    novelty: gr.HTML
     scale: gr.Slider
     talk: gr.HTML
     chat_note: gr.HTML
@@ -75,7 +75,7 @@ def lay_out(service: Service) -> Page:
                 )
                 parts["make"] = gr.Button("Make the adapter", variant="primary", elem_id="make")
                 parts["descriptions"] = _chips(samples.descriptions, "descriptions")
-                parts["standing"] = gr.HTML(render.NO_ADAPTER, elem_id="standing")
+                parts["novelty"] = gr.HTML(render.NO_ADAPTER, elem_id="novelty")
                 parts["scale"] = _strength_slider()
             with gr.Column(scale=7, min_width=300), gr.Tabs():
                 with gr.Tab("Chat"):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Literal
 
-from text2lora.standing import Standing
-from text2lora.ui.service import Comparison, Made, Turn
+from text2lora.novelty import Novelty
+from text2lora.ui.service import ComparedAnswers, Exchange, VisitorAdapter
 
 Kind = Literal["busy", "error", "warning", "done"]
 
@@ -33,17 +33,17 @@ def note(kind: Kind, text: str, link: str = "") -> str:
     )
 
 
-def made_card(made: Made) -> str:
+def made_card(made: VisitorAdapter) -> str:
     """The adapter that was made, and how close its description is to those seen in training."""
     done = note("done", f"Made an adapter of {made.adapter.num_bytes / 1000:,.0f} kB in {made.seconds * 1000:.0f} ms")
     done += f'<p class="t2l-small t2l-made">for “{escape(made.description)}”</p>'
-    if made.standing is None:
+    if made.novelty is None:
         return done + '<p class="t2l-small">This checkpoint has no statistics about its training descriptions.</p>'
-    warning = note("warning", made.standing.warning) if made.standing.warning else ""
-    return done + warning + _standing(made.standing)
+    warning = note("warning", made.novelty.warning) if made.novelty.warning else ""
+    return done + warning + _novelty(made.novelty)
 
 
-def chat(turns: Sequence[Turn], running: bool = False) -> str:
+def chat(turns: Sequence[Exchange], running: bool = False) -> str:
     """The conversation: each message with both answers below it."""
     if not turns:
         return NO_TURNS
@@ -57,15 +57,15 @@ def chat(turns: Sequence[Turn], running: bool = False) -> str:
     return f'<div class="t2l-chat" aria-live="polite">{"".join(parts)}</div>'
 
 
-def comparison(found: Comparison, running: bool = False) -> str:
+def comparison(found: ComparedAnswers, running: bool = False) -> str:
     """The answers of the base and of each description's adapter, and a table of how similar the adapters are."""
     base, *answers = found.answers
     least, most = found.unrelated
     cards = [f'<div class="t2l-card"><div class="t2l-head">No adapter</div>{_answer("", base, "base", running)}</div>']
     for number, (made, answer) in enumerate(zip(found.made, answers, strict=True), 1):
-        standing = made.standing
-        nearest = f"Nearest training task: {standing.nearest[0].task} {standing.similarity:.2f}" if standing else ""
-        far = ' <b class="t2l-far">unlike training</b>' if standing and standing.warning else ""
+        novelty = made.novelty
+        nearest = f"Nearest training task: {novelty.nearest[0].task} {novelty.similarity:.2f}" if novelty else ""
+        far = ' <b class="t2l-far">unlike training</b>' if novelty and novelty.warning else ""
         cards.append(
             f'<div class="t2l-card"><div class="t2l-head"><b class="t2l-number">{number}</b>{escape(made.description)}'
             f'</div>{_answer("", answer, "adapted", running)}<div class="t2l-small">{escape(nearest)}{far}</div></div>'
@@ -85,16 +85,16 @@ def comparison(found: Comparison, running: bool = False) -> str:
     )
 
 
-def _standing(standing: Standing) -> str:
-    where = "Below" if standing.warning else "Within"
+def _novelty(novelty: Novelty) -> str:
+    where = "Below" if novelty.warning else "Within"
     rows = "".join(
         f'<div class="t2l-near"><span title="{escape(task)}">{escape(task)}</span><span class="t2l-bar" '
-        f'style="--at: {100 * max(0.0, similarity):.0f}%; --from: {100 * max(0.0, standing.threshold):.0f}%"></span>'
+        f'style="--at: {100 * max(0.0, similarity):.0f}%; --from: {100 * max(0.0, novelty.threshold):.0f}%"></span>'
         f"<span>{similarity:.2f}</span></div>"
-        for task, similarity in standing.nearest
+        for task, similarity in novelty.nearest
     )
     return (
-        f'<div class="t2l-standing"><div class="t2l-label">Nearest training tasks</div>{rows}<p class="t2l-small">'
+        f'<div class="t2l-novelty"><div class="t2l-label">Nearest training tasks</div>{rows}<p class="t2l-small">'
         f"{where} the range seen in training. If even the longest bar ends left of the mark, you get a warning."
         "</p></div>"
     )

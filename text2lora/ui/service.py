@@ -20,15 +20,15 @@ from transformers.generation.streamers import BaseStreamer
 from text2lora import samples
 from text2lora.adapter import LoraAdapter
 from text2lora.arithmetic import cosine_matrix
+from text2lora.attach import input_device
 from text2lora.base import context_length
 from text2lora.bundled import CHECKPOINTS
 from text2lora.encoder import check_descriptions
 from text2lora.errors import CheckpointError, HubError, InvalidDescriptionError, InvalidInputError
 from text2lora.inference import generate, pad_left
 from text2lora.injection import factors_of, inject_rows, stack_factors
-from text2lora.live import input_device
 from text2lora.modeling import Text2LoraModel
-from text2lora.standing import Standing
+from text2lora.novelty import Novelty
 from text2lora.turns import FittedPrompt, Stops, fit_turns
 
 
@@ -54,17 +54,17 @@ class Limits:
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: weights cannot be hashed
-class Made:
+class VisitorAdapter:
     """An adapter that a visitor has made; it is kept only in the visitor's session.
 
     Attributes:
         adapter: The adapter, at a scale of 1.
-        standing: How close its description is to those seen in training; None if the checkpoint has no statistics.
+        novelty: How close its description is to those seen in training; None if the checkpoint has no statistics.
         seconds: The time it took to make.
     """
 
     adapter: LoraAdapter
-    standing: Standing | None
+    novelty: Novelty | None
     seconds: float
 
     @property
@@ -79,7 +79,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Exchange:
     """A message and the answers of the base model and of the adapter so far."""
 
     message: str
@@ -88,7 +88,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparedAnswers:
     """Several descriptions, side by side.
 
     Attributes:
@@ -98,7 +98,7 @@ class Comparison:
         answers: The answers so far, the base's first.
     """
 
-    made: list[Made]
+    made: list[VisitorAdapter]
     cosines: list[list[float]]
     unrelated: tuple[float, float]
     answers: list[str]
@@ -128,7 +128,7 @@ class Engine:
         self._lock = threading.Lock()
         model.encoder  # noqa: B018 - loaded now rather than for the first visitor
 
-    def make(self, descriptions: Sequence[str]) -> list[Made]:
+    def make(self, descriptions: Sequence[str]) -> list[VisitorAdapter]:
         """Make adapters from descriptions, in one pass.
 
         Raises:
@@ -146,10 +146,10 @@ class Engine:
             task_emb = self.model.encoder.encode(texts)
             adapters = self.model.generate_lora(texts, task_emb)
             seconds = time.perf_counter() - begin
-            standings = self.model.standing(texts, task_emb) or [None] * len(adapters)
-        return [Made(adapter, standing, seconds) for adapter, standing in zip(adapters, standings, strict=True)]
+            novelties = self.model.novelty(texts, task_emb) or [None] * len(adapters)
+        return [VisitorAdapter(adapter, novelty, seconds) for adapter, novelty in zip(adapters, novelties, strict=True)]
 
-    def chat(self, adapter: LoraAdapter, turns: Sequence[Turn], message: str) -> Iterator[Turn]:
+    def chat(self, adapter: LoraAdapter, turns: Sequence[Exchange], message: str) -> Iterator[Exchange]:
         """Yield the next turn as it grows, for the base and the adapter at once; each sees only its own answers.
 
         Raises:
@@ -159,9 +159,9 @@ class Engine:
         kept = turns[-self.limits.turns :] if self._remembers else ()
         said = [[(turn.message, turn.base) for turn in kept], [(turn.message, turn.adapted) for turn in kept]]
         for base, adapted in self._stream([None, adapter], said, message):
-            yield Turn(message, base, adapted)
+            yield Exchange(message, base, adapted)
 
-    def compare(self, descriptions: Sequence[str], message: str) -> Iterator[Comparison]:
+    def compare(self, descriptions: Sequence[str], message: str) -> Iterator[ComparedAnswers]:
         """Answer one message under several descriptions, and yield the answers as they grow.
 
         Raises:
@@ -178,7 +178,7 @@ class Engine:
         cosines, unrelated = cosine_matrix(adapters).tolist(), self._unrelated
         rows = [None, *adapters]
         for answers in self._stream(rows, [[]] * len(rows), message):
-            yield Comparison(made, cosines, unrelated, answers)
+            yield ComparedAnswers(made, cosines, unrelated, answers)
 
     @functools.cached_property
     def _unrelated(self) -> tuple[float, float]:

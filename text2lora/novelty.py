@@ -19,7 +19,7 @@ from text2lora.encoder import TextEncoder
 from text2lora.errors import CheckpointError
 from text2lora.files import atomic_file
 
-FILE_NAME = "standing.safetensors"
+FILE_NAME = "novelty.safetensors"
 RANK = 64
 """Directions that are kept of the embeddings: those in which training tasks differ most."""
 MAX_TASKS = 2048
@@ -39,7 +39,7 @@ class Neighbour(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Standing:
+class Novelty:
     """How close a description is to the training descriptions.
 
     Attributes:
@@ -117,7 +117,7 @@ class DescriptionStatistics:
     centroids: torch.Tensor
     quantiles: torch.Tensor
 
-    def place(self, description: str, task_emb: torch.Tensor, count: int = 3) -> Standing:
+    def place(self, description: str, task_emb: torch.Tensor, count: int = 3) -> Novelty:
         """Compare a description with the training descriptions.
 
         Args:
@@ -139,7 +139,7 @@ class DescriptionStatistics:
             Neighbour(self.names[i], s) for s, i in zip(found.values.tolist(), found.indices.tolist(), strict=True)
         ]
         below = torch.searchsorted(self.quantiles, found.values[:1]).item() / (len(self.quantiles) - 1)
-        return Standing(description, nearest, 100 * min(1.0, below), self.threshold)
+        return Novelty(description, nearest, 100 * min(1.0, below), self.threshold)
 
     @property
     def threshold(self) -> float:

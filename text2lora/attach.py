@@ -34,16 +34,16 @@ _LOCK = threading.Lock()  # PEFT changes a model layer by layer
 
 
 @dataclass(frozen=True)
-class LiveLora:
+class AttachedLora:
     """The layers of one named adapter, and the `config` with which they were made."""
 
     config: PeftConfig
     layers: dict[str, LoraLayer]
 
     @classmethod
-    def of(cls, model: PeftModel, name: str) -> LiveLora:
+    def of(cls, model: PeftModel, name: str) -> AttachedLora:
         """The layers of an adapter; those from the last call, if they are still in the model."""
-        cache: dict[str, LiveLora] = model.__dict__.setdefault(LIVE, {})
+        cache: dict[str, AttachedLora] = model.__dict__.setdefault(LIVE, {})
         config = model.peft_config[name]
         if name not in cache or cache[name].config is not config:  # PEFT makes a new config with new layers
             from peft.tuners.lora import LoraLayer
@@ -269,7 +269,7 @@ def input_device(model: PreTrainedModel | PeftModel) -> torch.device:
 def _assign(adapter: Lora, model: PeftModel, name: str) -> None:
     """Give the parameters that PEFT has just made on the meta device their values."""
     default = model.get_base_model().dtype
-    for path, layer in LiveLora.of(model, name).layers.items():
+    for path, layer in AttachedLora.of(model, name).layers.items():
         base = layer.get_base_layer()
         weight = next(chain(base.parameters(), base.buffers()))
         device = device_of(base)
@@ -283,7 +283,7 @@ def _assign(adapter: Lora, model: PeftModel, name: str) -> None:
 
 def _replace(adapter: Lora, model: PeftModel, name: str) -> bool:
     """Copy into the parameters of an adapter of the same layout; False if the layout differs."""
-    live, spec = LiveLora.of(model, name), adapter.spec
+    live, spec = AttachedLora.of(model, name), adapter.spec
     if any(layer.merged for layer in live.layers.values()):
         model.base_model.unmerge_adapter()  # takes out what was merged, so it comes before the change
     weights, config = live.weights(name), live.config
@@ -304,7 +304,7 @@ def _replace(adapter: Lora, model: PeftModel, name: str) -> bool:
 
 def _activate(model: PeftModel, name: str) -> None:
     """Make an adapter active, frozen and in eval mode, unless it is: PEFT walks all modules for that."""
-    live = LiveLora.of(model, name)
+    live = AttachedLora.of(model, name)
     active = all(layer.active_adapters == [name] for layer in live.layers.values())
     if model.active_adapter != name or not active or any(w.requires_grad for w in live.weights(name).values()):
         model.set_adapter(name, inference_mode=True)
