@@ -17,6 +17,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from text2lora import CheckpointError, LoraAdapter, LoraSpec, OutputError, Text2LoraModel
+from text2lora.errors import InvalidArgumentError
 
 SPEC = LoraSpec(r=2, lora_alpha=8.0, target_modules=("v_proj", "q_proj"), use_rslora=True)
 OUT = {"q_proj": 32, "v_proj": 16}
@@ -231,7 +232,7 @@ def test_scale_multiplies_the_effect_on_the_weights(load_base, ids) -> None:
 
 @pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
 def test_scale_must_be_a_number_from_zero_upwards(scale: float) -> None:
-    with pytest.raises(CheckpointError, match="from 0 upwards"):
+    with pytest.raises(InvalidArgumentError, match="from 0 upwards"):
         make_adapter().scaled(scale)
 
 
@@ -366,7 +367,7 @@ def test_saved_in_a_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
 
 def test_what_a_dtype_cannot_hold_is_refused(tmp_path: Path) -> None:
     adapter = make_adapter()
-    with pytest.raises(CheckpointError, match=r"dtype is torch.int8: expected one of torch's float32, bfloat16"):
+    with pytest.raises(InvalidArgumentError, match=r"dtype is torch.int8: expected one of torch's float32, bfloat16"):
         adapter.save_pretrained(tmp_path / "adapter", dtype=torch.int8)
     key = next(iter(adapter.weights))
     huge = replace(adapter, weights=dict(adapter.weights) | {key: adapter.weights[key] * 1e6})

@@ -10,6 +10,7 @@ import torch
 from test_adapter import logits, make_adapter
 
 from text2lora import CheckpointError, LoraAdapter, combine, library_version
+from text2lora.errors import InvalidArgumentError
 
 
 def deltas(adapter: LoraAdapter) -> dict[str, torch.Tensor]:
@@ -122,13 +123,13 @@ def test_the_sum_claims_only_what_is_true_of_all_its_parts() -> None:
 
 def test_what_does_not_go_together_is_refused() -> None:
     one, two = make_adapter(1), make_adapter(2)
-    with pytest.raises(CheckpointError, match="expected 'cat', 'linear' or 'svd'"):
+    with pytest.raises(InvalidArgumentError, match="expected 'cat', 'linear' or 'svd'"):
         combine([one, two], [1, 1], "ties")
     for weights in ([1.0], [1.0, float("nan")], [], [1, "x"], ["x", "y"], None):
         said = f"weights are {weights}: expected a number for each of the 2 adapters"
-        with pytest.raises(CheckpointError, match=re.escape(said)):
+        with pytest.raises(InvalidArgumentError, match=re.escape(said)):
             combine([one, two], weights)
-    with pytest.raises(CheckpointError, match="each of the 0"):
+    with pytest.raises(InvalidArgumentError, match="each of the 0"):
         combine([], [])
     with pytest.raises(CheckpointError, match="different modules or shapes"):
         combine([one, make_adapter(2, layers=1)], [1, 1])

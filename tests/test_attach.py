@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from text2lora import CheckpointError, LoraAdapter
+from text2lora.errors import InvalidArgumentError
 from text2lora.inference import generate_answers
 
 Q_PROJ = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -175,7 +176,7 @@ NAMES = ["", "a.b", "lora", "l", "lora_", "my_lora_A", "__base__", "keys", "pop"
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_that_peft_or_torch_trip_over_are_refused(base, name: object) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot be the name of an adapter: .*choose a word"):
+    with pytest.raises(InvalidArgumentError, match=r"cannot be the name of an adapter: .*choose a word"):
         make_adapter().apply_to(base, name)
     assert lora_layers(base) == []
 

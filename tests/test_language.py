@@ -12,7 +12,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from text2lora.errors import TrainingError
+from text2lora.errors import InvalidArgumentError
 from text2lora.inference import generate_answers
 from text2lora.language import AnswerCollator, answer_logits, answer_loss, exact_match, prompt_batch
 from text2lora.turns import as_turn
@@ -135,7 +135,7 @@ def test_by_answer_every_answer_counts_the_same(base, tokenizer) -> None:
 
 
 def test_an_unknown_weighting_is_refused(base, tokenizer) -> None:
-    with pytest.raises(TrainingError, match="'sentence': expected 'token' or 'answer'"):
+    with pytest.raises(InvalidArgumentError, match="'sentence': expected 'token' or 'answer'"):
         prompt_batch(tokenizer, EXAMPLES).units("sentence")
 
 

@@ -25,6 +25,7 @@ from text2lora import (
     TextEncoder,
 )
 from text2lora.companions import Companions
+from text2lora.errors import InvalidArgumentError
 from text2lora.training.state import save_checkpoint
 
 TEXTS = ["upper case the city", "the city. then the case, twice", "a"]
@@ -202,7 +203,7 @@ def test_task_embeddings_stand_in_for_the_encoder(t2l: Text2LoraModel) -> None:
 
 @pytest.mark.parametrize("shape", [(2, 23), (3, 24), (2, 5, 24), (24,)])
 def test_task_embeddings_of_another_shape_are_refused(t2l: Text2LoraModel, shape: tuple[int, ...]) -> None:
-    with pytest.raises(CheckpointError, match=r"task embeddings of shape .*expected"):
+    with pytest.raises(InvalidArgumentError, match=r"task embeddings of shape .*expected"):
         t2l.generate_lora(TEXTS[:2], task_emb=torch.zeros(shape))
 
 
@@ -213,7 +214,7 @@ def test_bad_descriptions_are_refused(t2l: Text2LoraModel, wrong: object) -> Non
 
 
 def test_a_description_in_place_of_a_task_embedding_is_sent_to_generate_lora(t2l: Text2LoraModel) -> None:
-    with pytest.raises(CheckpointError, match="a description is for generate_lora or generate_adapter"):
+    with pytest.raises(InvalidArgumentError, match="a description is for generate_lora or generate_adapter"):
         t2l("city")
 
 
@@ -309,7 +310,7 @@ def test_scale_is_the_strength_of_the_adapter(t2l: Text2LoraModel, load_base, id
     adapter = t2l.generate_lora(TEXTS[0], scale=0.5)
     assert adapter.spec.lora_alpha == 4.0
     assert adapter.metadata["scale"] == "0.5"
-    with pytest.raises(CheckpointError, match="scale is -1"):
+    with pytest.raises(InvalidArgumentError, match="scale is -1"):
         t2l.generate_lora(TEXTS[0], scale=-1)
 
 
@@ -380,7 +381,7 @@ def test_between_pooled_embeddings_lies_their_mean(make_model, normalize: bool) 
     "weights", [[1.0], [0, 0], [1, -1], [1, float("nan")], [1, float("inf")], [], [1, "x"], [None, 1]]
 )
 def test_weights_that_are_no_shares_are_refused(t2l: Text2LoraModel, weights: list[float]) -> None:
-    with pytest.raises(CheckpointError, match="expected a number from 0 upwards for each of the 2 descriptions"):
+    with pytest.raises(InvalidArgumentError, match="expected a number from 0 upwards for each of the 2 descriptions"):
         t2l.interpolate(TEXTS[:2], weights)
 
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from text2lora import CheckpointError, DescriptionWarning, InvalidDescriptionError, Text2LoraModel
+from text2lora.errors import InvalidArgumentError
 from text2lora.novelty import (
     FILE_NAME,
     MAX_WORDINGS,
@@ -97,7 +98,7 @@ def test_choice_is_repeatable_limited_and_prefers_tasks_with_many_wordings() -> 
 
 def test_an_embedding_of_another_size_is_refused() -> None:
     vectors, names, _ = clusters()
-    with pytest.raises(CheckpointError, match="of 7 features: expected 24"):
+    with pytest.raises(InvalidArgumentError, match="of 7 features: expected 24"):
         summarise(vectors, names).place("a", torch.ones(7))
 
 

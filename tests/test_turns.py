@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from text2lora import LoraAdapter, Text2LoraModel
 from text2lora.cli.adapters import load_base_of
-from text2lora.errors import InvalidInputError, TrainingError
+from text2lora.errors import CheckpointError, InvalidInputError
 from text2lora.export import export_merged
 from text2lora.inference import complete, generate_answers
 from text2lora.language import prompt_batch
@@ -104,7 +104,7 @@ def test_a_form_follows_its_tokenizer(chat) -> None:
 def test_without_any_end_training_is_refused_and_answers_go_on(tokenizer, base) -> None:
     bare = copy.deepcopy(tokenizer)
     bare.chat_template = bare.eos_token = bare.pad_token = None
-    with pytest.raises(TrainingError, match="no token that ends an answer: give it an eos_token"):
+    with pytest.raises(CheckpointError, match="no token that ends an answer: give it an eos_token"):
         prompt_batch(bare, [("q", "A")])
     base.generation_config.eos_token_id = None
     assert len(complete(base, bare, ["q", "longer"], 7)) == 2

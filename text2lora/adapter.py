@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from text2lora.cards import adapter_card, card_metadata
 from text2lora.configuration import find_unplain
-from text2lora.errors import CheckpointError, OutputError, shown
+from text2lora.errors import CheckpointError, InvalidArgumentError, OutputError, shown
 from text2lora.files import atomic_folder, check_path, first_line
 from text2lora.hub import CARD_NAME, fetch_files, find_file, load_fault, push_folder, push_target, resolve_commit
 from text2lora.lora import FLOAT_MAX, PEFT_PREFIX, Lora, LoraSpec
@@ -81,15 +81,18 @@ class LoraAdapter(Lora):
         """The adapter with its weights in another dtype or on another device; None keeps the current one.
 
         Raises:
-            CheckpointError: the dtype or the device cannot be used, or a weight is too large for the dtype.
+            InvalidArgumentError: the dtype or the device cannot be used.
+            CheckpointError: a weight is too large for the dtype.
         """
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in DTYPES):
             names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
-            raise CheckpointError(f"dtype is {shown(dtype)}: expected one of torch's {names}")
+            raise InvalidArgumentError(f"dtype is {shown(dtype)}: expected one of torch's {names}")
         try:
             weights = {key: value.to(device=device, dtype=dtype) for key, value in self.weights.items()}
         except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
-            raise CheckpointError(f"device is {shown(device)}, which cannot be used: {first_line(error)}") from error
+            raise InvalidArgumentError(
+                f"device is {shown(device)}, which cannot be used: {first_line(error)}"
+            ) from error
         if dtype == torch.float16 and not all(value.isfinite().all() for value in weights.values()):
             raise CheckpointError("a weight of this adapter is too large for float16: choose bfloat16")
         return dataclasses.replace(self, weights=weights)
@@ -102,12 +105,12 @@ class LoraAdapter(Lora):
         1/sqrt(r).
 
         Raises:
-            CheckpointError: `scale` is not a number from 0 upwards.
+            InvalidArgumentError: `scale` is not a number from 0 upwards.
         """
         factor = check_scale(scale)
         alpha = self.spec.lora_alpha * factor
         if alpha > FLOAT_MAX:
-            raise CheckpointError(f"scale is {scale:g}: the adapter's strength would overflow")
+            raise InvalidArgumentError(f"scale is {scale:g}: the adapter's strength would overflow")
         return dataclasses.replace(self, spec=dataclasses.replace(self.spec, lora_alpha=alpha))
 
     def folded(self) -> LoraAdapter:
@@ -134,10 +137,11 @@ class LoraAdapter(Lora):
 
         Raises:
             OutputError: the folder cannot be written, or contains something that is not an adapter.
+            InvalidArgumentError: see `to`.
             CheckpointError: see `to`.
         """
         if not isinstance(fold_rslora, bool):
-            raise CheckpointError(f"fold_rslora is {shown(fold_rslora)}: expected True or False")
+            raise InvalidArgumentError(f"fold_rslora is {shown(fold_rslora)}: expected True or False")
         adapter = (self.folded() if fold_rslora else self).to(dtype, "cpu")
         target = Path(check_path(save_directory, OutputError))
         if os.path.isfile(target):
@@ -288,12 +292,12 @@ def check_scale(scale: float) -> float:
     """The scale as a Python float.
 
     Raises:
-        CheckpointError: `scale` is not a number from 0 upwards.
+        InvalidArgumentError: `scale` is not a number from 0 upwards.
     """
     try:
         number = float(scale)
     except (TypeError, ValueError, OverflowError, RuntimeError):  # the last from tensors
         number = math.nan
     if isinstance(scale, str) or not 0 <= number < math.inf:
-        raise CheckpointError(f"scale is {shown(scale)}: expected a number from 0 upwards; 1.0 is as trained")
+        raise InvalidArgumentError(f"scale is {shown(scale)}: expected a number from 0 upwards; 1.0 is as trained")
     return number

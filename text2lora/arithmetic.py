@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 
 from text2lora.adapter import LoraAdapter
-from text2lora.errors import CheckpointError, shown
+from text2lora.errors import CheckpointError, InvalidArgumentError, shown
 from text2lora.lora import LoraSpec, lora_key
 from text2lora.names import library_version
 
@@ -34,15 +34,16 @@ def combine(adapters: Sequence[LoraAdapter], weights: Sequence[float], method: M
         commits if they are from the Hub, and what all of them have in common.
 
     Raises:
-        CheckpointError: the adapters do not fit together, or there is not one number for each of them.
+        InvalidArgumentError: the method is unknown, or there is not one number for each adapter.
+        CheckpointError: the adapters do not fit together.
     """
     if not isinstance(adapters, Sequence) or not all(isinstance(adapter, LoraAdapter) for adapter in adapters):
-        raise CheckpointError(f"adapters are {shown(adapters)}: expected a list of LoraAdapters")
+        raise InvalidArgumentError(f"adapters are {shown(adapters)}: expected a list of LoraAdapters")
     if not isinstance(method, str) or method not in get_args(Method):
-        raise CheckpointError(f"method is {shown(method)}: expected 'cat', 'linear' or 'svd'")
+        raise InvalidArgumentError(f"method is {shown(method)}: expected 'cat', 'linear' or 'svd'")
     factors = numbers(weights)
     if not adapters or len(adapters) != len(factors) or not all(map(math.isfinite, factors)):
-        raise CheckpointError(
+        raise InvalidArgumentError(
             f"weights are {shown(weights)}: expected a number for each of the {len(adapters)} adapters"
         )
     _check(adapters, method)

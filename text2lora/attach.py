@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from text2lora.configuration import PLAIN_STARTS, find_unplain
-from text2lora.errors import CheckpointError, shown
+from text2lora.errors import CheckpointError, InvalidArgumentError, shown
 from text2lora.lora import Lora, LoraKey, LoraSpec, lora_key
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def attach(adapter: Lora, model: PreTrainedModel | PeftModel, name: str) -> Peft
 
     check_adapter_name(name)
     if not isinstance(model, nn.Module):
-        raise CheckpointError(f"the model is {shown(model)}: expected a loaded base model, or a PeftModel around it")
+        raise InvalidArgumentError(
+            f"the model is {shown(model)}: expected a loaded base model, or a PeftModel around it"
+        )
     with _LOCK:
         wrapper = model if isinstance(model, PeftModel) else _wrapper_of(model)
         if wrapper is None:
@@ -98,7 +100,7 @@ def check_adapter_name(name: str) -> None:
     """Refuse names that PEFT confuses with its own, or that torch does not allow for a module.
 
     Raises:
-        CheckpointError: the name cannot be used.
+        InvalidArgumentError: the name cannot be used.
     """
     if (
         not isinstance(name, str)
@@ -110,7 +112,7 @@ def check_adapter_name(name: str) -> None:
         or hasattr(nn.ModuleDict, name)
         or hasattr(nn.ModuleDict(), name)
     ):
-        raise CheckpointError(
+        raise InvalidArgumentError(
             f"{shown(name)} cannot be the name of an adapter: PEFT allows no dot, no part of 'lora_' and no attribute "
             "of a module; choose a word such as 'legal'"
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from text2lora.bundled import BASES
-from text2lora.errors import CheckpointError, shown
+from text2lora.errors import InvalidArgumentError, shown
 from text2lora.names import is_public, library_version, public_name
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def checkpoint_card(
         eval_results: figures by `TASK/METRIC`, such as `gsm8k/accuracy`.
 
     Raises:
-        CheckpointError: `eval_results` contains something other than numbers.
+        InvalidArgumentError: `eval_results` contains something other than numbers.
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -192,7 +192,7 @@ def _figures(given: object) -> list[tuple[str, str, float]]:
         isinstance(name, str) and isinstance(value, int | float) and abs(value) <= sys.float_info.max
         for name, value in given.items()
     ):
-        raise CheckpointError(f"eval_results is {shown(given)}: expected numbers by TASK/METRIC")
+        raise InvalidArgumentError(f"eval_results is {shown(given)}: expected numbers by TASK/METRIC")
     return [(*name.rpartition("/")[::2], float(value)) for name, value in given.items()]
 
 

@@ -20,7 +20,7 @@ from transformers.utils.hub import resolve_revision
 from text2lora.base import PACKAGED, packaged_model
 from text2lora.configuration import Text2LoraConfig, check_reading
 from text2lora.digest import config_values, digest, tokenizer_values
-from text2lora.errors import CheckpointError, InvalidDescriptionError, shown
+from text2lora.errors import CheckpointError, InvalidArgumentError, InvalidDescriptionError, shown
 from text2lora.files import check_path
 from text2lora.hub import HUB_OPTIONS, load_fault
 from text2lora.installation import install_command
@@ -100,20 +100,20 @@ class TextEncoder:
     ):
         if not isinstance(model, PreTrainedModel) or not isinstance(tokenizer, PreTrainedTokenizerBase):
             wrong = model if not isinstance(model, PreTrainedModel) else tokenizer
-            raise CheckpointError(
+            raise InvalidArgumentError(
                 f"the encoder is made of {shown(wrong)}: expected a transformers model and its tokenizer"
             )
         if pooling not in POOLINGS:
-            raise CheckpointError(f"pooling is {shown(pooling)}: expected one of {', '.join(POOLINGS)}")
+            raise InvalidArgumentError(f"pooling is {shown(pooling)}: expected one of {', '.join(POOLINGS)}")
         for option, value in (
             ("normalize", normalize),
             ("full_stop", full_stop),
             ("normalize_layers", normalize_layers),
         ):
             if not isinstance(value, bool):
-                raise CheckpointError(f"{option} is {shown(value)}: expected True or False")
+                raise InvalidArgumentError(f"{option} is {shown(value)}: expected True or False")
         if not isinstance(name, str | None):
-            raise CheckpointError(f"name is {shown(name)}: expected a string")
+            raise InvalidArgumentError(f"name is {shown(name)}: expected a string")
         check_reading(layers, max_length, instruction)
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -149,7 +149,7 @@ class TextEncoder:
             CheckpointError: the encoder cannot be loaded from the Hub or from a package.
         """
         if not isinstance(config, Text2LoraConfig):
-            raise CheckpointError(f"config is {shown(config)}: expected a Text2LoraConfig")
+            raise InvalidArgumentError(f"config is {shown(config)}: expected a Text2LoraConfig")
         if config.one_hot_tasks:
             return OneHotEncoder(config.one_hot_tasks, kwargs.get("device_map", "cpu"))
         name = config.encoder_name_or_path if encoder is None else check_path(encoder)
@@ -210,7 +210,7 @@ class TextEncoder:
         """
         texts = check_descriptions(descriptions)
         if not isinstance(batch_size, int) or batch_size < 1:
-            raise InvalidDescriptionError(f"batch_size is {shown(batch_size)}: expected a whole number from 1 upwards")
+            raise InvalidArgumentError(f"batch_size is {shown(batch_size)}: expected a whole number from 1 upwards")
         if not texts:
             return self._nothing()
         if self.full_stop:

@@ -29,6 +29,10 @@ class InvalidInputError(Text2LoraError, ValueError):
     """An input for the base model that cannot be used: empty, or too long."""
 
 
+class InvalidArgumentError(Text2LoraError, ValueError):
+    """An argument that cannot be used: of another type, out of range, or not together with the others."""
+
+
 class CheckpointError(Text2LoraError, ValueError):
     """A checkpoint or adapter that is missing, incomplete or does not fit."""
 
@@ -47,6 +51,10 @@ class ServerError(Text2LoraError, OSError):
 
 class HubError(Text2LoraError, OSError):
     """A push to the Hub that is not possible, for example without a login or permission, or without an answer."""
+
+
+class TaskError(Text2LoraError, ValueError):
+    """Tasks to train or to evaluate on that cannot be read or used."""
 
 
 class TrainingError(Text2LoraError, RuntimeError):

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from text2lora.errors import CheckpointError, OutputError, Text2LoraError, TrainingError, shown
+from text2lora.errors import CheckpointError, InvalidArgumentError, OutputError, TaskError, Text2LoraError, shown
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -47,11 +47,11 @@ def check_subfolder(subfolder: object) -> str:
     """The path inside a folder or repository as a string; an empty one for None.
 
     Raises:
-        CheckpointError: the value is not such a path.
+        InvalidArgumentError: the value is not such a path.
     """
     path = os.fspath(subfolder) if isinstance(subfolder, str | os.PathLike) else "" if subfolder is None else None
     if not isinstance(path, str):
-        raise CheckpointError(f"subfolder is {shown(subfolder)}: expected a path inside the folder or repository")
+        raise InvalidArgumentError(f"subfolder is {shown(subfolder)}: expected a path inside the folder or repository")
     return path
 
 
@@ -334,7 +334,7 @@ def _umask() -> int:
     return mask
 
 
-def read_text(path: Path, kind: type[Text2LoraError] = TrainingError) -> str:
+def read_text(path: Path, kind: type[Text2LoraError] = TaskError) -> str:
     """Read the text of a file: UTF-8, with or without a byte order mark, gzipped or not.
 
     Raises:
@@ -352,7 +352,7 @@ def read_text(path: Path, kind: type[Text2LoraError] = TrainingError) -> str:
         raise kind(f"{path} cannot be read (line {line} is not UTF-8 text): save it as UTF-8") from error
 
 
-def read_json_lines(path: Path, kind: type[Text2LoraError] = TrainingError) -> list[Any]:
+def read_json_lines(path: Path, kind: type[Text2LoraError] = TaskError) -> list[Any]:
     """Read the values of a JSON lines file; empty lines are skipped.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from text2lora.bundled import CHECKPOINTS
 from text2lora.cards import card_metadata
-from text2lora.errors import CheckpointError, HubError, Text2LoraError, shown
+from text2lora.errors import CheckpointError, HubError, InvalidArgumentError, Text2LoraError, shown
 from text2lora.files import check_path, check_subfolder, first_line
 from text2lora.names import is_local
 
@@ -56,7 +56,7 @@ def resolve_commit(
     """
     source = check_path(source)
     if not isinstance(revision, str | None):
-        raise CheckpointError(f"revision is {shown(revision)}: expected a branch, a tag or a commit")
+        raise InvalidArgumentError(f"revision is {shown(revision)}: expected a branch, a tag or a commit")
     if os.path.isdir(source):
         return revision
     name = str(source)

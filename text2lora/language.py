@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from text2lora.errors import TrainingError
+from text2lora.errors import InvalidArgumentError, TaskError
 from text2lora.turns import AnswerForm, as_turn, padding_id
 
 Prompt = str | list[dict[str, str]]
@@ -71,7 +71,7 @@ class AnswerBatch:
     def units(self, weighting: str) -> int:
         """How many answer tokens there are, or answers: what a loss with this weighting is divided by for a mean."""
         if weighting not in ("token", "answer"):
-            raise TrainingError(f"the weighting is {weighting!r}: expected 'token' or 'answer'")
+            raise InvalidArgumentError(f"the weighting is {weighting!r}: expected 'token' or 'answer'")
         return int((self.is_target if weighting == "token" else self.starts).sum())
 
 
@@ -165,11 +165,11 @@ def answer_form(tokenizer: PreTrainedTokenizerBase) -> AnswerForm:
     """How the tokenizer's base model writes an answer.
 
     Raises:
-        TrainingError: the tokenizer has no token that ends an answer.
+        CheckpointError: the tokenizer has no token that ends an answer.
     """
     form = AnswerForm.of(tokenizer)
     if not form.end:
-        raise TrainingError("the base model's tokenizer has no token that ends an answer: give it an eos_token")
+        raise TaskError("the base model's tokenizer has no token that ends an answer: give it an eos_token")
     return form
 
 
@@ -188,7 +188,8 @@ def prompt_batch(
             the system turn of a chat template, is then read once for all of them.
 
     Raises:
-        TrainingError: a response is longer than that, or the tokenizer has no token that ends an answer.
+        TaskError: a response is longer than that.
+        CheckpointError: the tokenizer has no token that ends an answer.
         InvalidInputError: the chat template does not take the messages of a prompt.
     """
     form = answer_form(tokenizer)
@@ -202,7 +203,7 @@ def prompt_batch(
         if max_length and len(prompt) + len(response) > max_length:
             room = max_length - len(response)
             if room < 1:
-                raise TrainingError(
+                raise TaskError(
                     f"a response has {len(response)} tokens: raise max_length ({max_length}), or leave the example out"
                 )
             prompt = prompt[: room // 2] + prompt[len(prompt) - (room - room // 2) :]

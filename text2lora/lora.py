@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from text2lora.configuration import Text2LoraConfig
-from text2lora.errors import CheckpointError, shown
+from text2lora.errors import CheckpointError, InvalidArgumentError, shown
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -117,9 +117,9 @@ class Lora:
             if not isinstance(given, Mapping) or not all(
                 isinstance(key, str) and isinstance(value, kind) for key, value in given.items()
             ):
-                raise CheckpointError(f"{name} is {shown(given)}: expected {kind.__name__}s by name")
+                raise InvalidArgumentError(f"{name} is {shown(given)}: expected {kind.__name__}s by name")
         if not isinstance(self.spec, LoraSpec):
-            raise CheckpointError(f"spec is {shown(self.spec)}: expected a LoraSpec")
+            raise InvalidArgumentError(f"spec is {shown(self.spec)}: expected a LoraSpec")
 
     @property
     def module_paths(self) -> set[str]:

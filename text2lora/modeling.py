@@ -28,7 +28,14 @@ from text2lora.confidence import Calibration
 from text2lora.configuration import Text2LoraConfig
 from text2lora.digest import config_values, digest
 from text2lora.encoder import TextEncoder, check_description, check_descriptions, rescale
-from text2lora.errors import CheckpointError, DescriptionWarning, OutputError, Text2LoraError, shown
+from text2lora.errors import (
+    CheckpointError,
+    DescriptionWarning,
+    InvalidArgumentError,
+    OutputError,
+    Text2LoraError,
+    shown,
+)
 from text2lora.files import check_path, first_line, make_readable
 from text2lora.hub import (
     CARD_NAME,
@@ -149,7 +156,8 @@ class Text2LoraModel(PreTrainedModel):
             encoder: the text encoder to use instead of the one that the checkpoint names: a path, a Hub id or a
                 `TextEncoder`.
             base_model_kwargs: options for the base model's `from_pretrained`, which is called when it is needed.
-            output_loading_info: whether to also return what transformers reports about the loaded weights.
+            InvalidArgumentError: an option is of another type.
+            CheckpointError: there is no such checkpoint, or it is not a complete text2lora checkpoint.
             **kwargs: as in transformers: `dtype`, `device_map`, `subfolder`, `revision`, `token`, `local_files_only`,
                 `cache_dir`, ...; `token`, `local_files_only` and `cache_dir` are also used for the text encoder and the
                 base model. All files come from the commit that `revision` points to, and adapters carry that
@@ -160,11 +168,11 @@ class Text2LoraModel(PreTrainedModel):
         """
         name = check_path(pretrained_model_name_or_path)
         if not isinstance(encoder, str | os.PathLike | TextEncoder | None):
-            raise CheckpointError(f"encoder is {shown(encoder)}: expected a folder, a Hub id or a TextEncoder")
+            raise InvalidArgumentError(f"encoder is {shown(encoder)}: expected a folder, a Hub id or a TextEncoder")
         if not isinstance(base_model_kwargs, Mapping | None):
-            raise CheckpointError(f"base_model_kwargs is {shown(base_model_kwargs)}: expected options by name")
+            raise InvalidArgumentError(f"base_model_kwargs is {shown(base_model_kwargs)}: expected options by name")
         if not isinstance(output_loading_info, bool):
-            raise CheckpointError(f"output_loading_info is {shown(output_loading_info)}: expected True or False")
+            raise InvalidArgumentError(f"output_loading_info is {shown(output_loading_info)}: expected True or False")
         source = Source.of(resolve_name(pretrained_model_name_or_path, CHECKPOINTS), kwargs)
         try:
             model, info = cls._read(source, name, *args, **kwargs)
@@ -208,7 +216,7 @@ class Text2LoraModel(PreTrainedModel):
 
         Args:
             save_directory: the folder to write.
-            is_main_process: whether this process writes the config and the card.
+            InvalidArgumentError: `eval_results` contains something other than numbers.
             *args: as in transformers.
             eval_results: figures for the card by `TASK/METRIC`, as `gsm8k/accuracy`.
             **kwargs: as in transformers; `push_to_hub=True` calls `push_to_hub` with `repo_id`, or the folder's name.
@@ -304,7 +312,7 @@ class Text2LoraModel(PreTrainedModel):
     @encoder.setter
     def encoder(self, encoder: TextEncoder) -> None:
         if not isinstance(encoder, TextEncoder):
-            raise CheckpointError(f"encoder is {shown(encoder)}: expected a TextEncoder")
+            raise InvalidArgumentError(f"encoder is {shown(encoder)}: expected a TextEncoder")
         self._companions.set_encoder(encoder)
 
     @property
@@ -319,7 +327,7 @@ class Text2LoraModel(PreTrainedModel):
     @description_statistics.setter
     def description_statistics(self, statistics: DescriptionStatistics | None) -> None:
         if not isinstance(statistics, DescriptionStatistics | None):
-            raise CheckpointError(f"statistics are {shown(statistics)}: expected DescriptionStatistics or None")
+            raise InvalidArgumentError(f"statistics are {shown(statistics)}: expected DescriptionStatistics or None")
         self._companions.set_beside(STATISTICS_FILE, statistics)
 
     @property
@@ -334,7 +342,7 @@ class Text2LoraModel(PreTrainedModel):
     @calibration.setter
     def calibration(self, calibration: Calibration | None) -> None:
         if not isinstance(calibration, Calibration | None):
-            raise CheckpointError(f"calibration is {shown(calibration)}: expected a Calibration or None")
+            raise InvalidArgumentError(f"calibration is {shown(calibration)}: expected a Calibration or None")
         self._companions.set_beside(CALIBRATION_FILE, calibration)
 
     @property
@@ -390,7 +398,7 @@ class Text2LoraModel(PreTrainedModel):
     def forward(self, task_emb: torch.Tensor) -> LoraWeights:
         """Turn task embeddings into LoRA weights, differentiably.
 
-        Args:
+        InvalidArgumentError: there are no task embeddings, or their size is not the checkpoint's.
             task_emb: task embeddings [n, d], or token states [n, tokens, d] if `config.task_encoder` is `tokens`.
 
         Returns:
@@ -401,7 +409,7 @@ class Text2LoraModel(PreTrainedModel):
         """
         self._check_task_emb(task_emb)
         if not len(task_emb):
-            raise CheckpointError(f"task embeddings of shape {list(task_emb.shape)}: expected at least one")
+            raise InvalidArgumentError(f"task embeddings of shape {list(task_emb.shape)}: expected at least one")
         return self.hypernet(task_emb)
 
     @overload
@@ -430,7 +438,8 @@ class Text2LoraModel(PreTrainedModel):
             description: what the adapter should do; a list of descriptions gives a list of adapters.
             task_emb: task embeddings [n, d], or token states [n, tokens, d], to use instead of the encoder's. Then
                 `description` is only noted in the metadata and may be None, and the result is a list.
-            scale: the strength of the adapters; 1.0 is as trained (see `LoraAdapter.scaled`).
+            InvalidArgumentError: the task embeddings do not have the checkpoint's size, or `scale` is not a number.
+            CheckpointError: the weights are NaN or infinite.
 
         Returns:
             A `LoraAdapter`, or a list of them, on the CPU and in the hypernetwork's dtype.
@@ -506,7 +515,7 @@ class Text2LoraModel(PreTrainedModel):
             descriptions: the descriptions to mix, at least one.
             weights: one number for each description, from 0 upwards; only their ratios count.
             scale: the strength of the adapter; 1.0 is as trained.
-            task_emb: the task embeddings of the descriptions, if you have them already; then there is no warning.
+            InvalidArgumentError: the weights are not such numbers.
 
         Returns:
             The adapter; its description names the parts with their shares.
@@ -519,7 +528,7 @@ class Text2LoraModel(PreTrainedModel):
         checked = check_descriptions(descriptions)
         shares = torch.tensor(numbers(weights), dtype=torch.float64)
         if len(shares) != len(checked) or not (shares >= 0).all() or not 0 < shares.sum() < float("inf"):
-            raise CheckpointError(
+            raise InvalidArgumentError(
                 f"weights are {shown(weights)}: expected a number from 0 upwards for each of the {len(checked)} "
                 "descriptions, not all of them 0"
             )
@@ -679,7 +688,7 @@ class Text2LoraModel(PreTrainedModel):
         """Check that task embeddings are what the hypernetwork reads, and as many as `count`, if that is given."""
         if not isinstance(task_emb, torch.Tensor) or not task_emb.is_floating_point():
             hint = ": a description is for generate_lora or generate_adapter" if isinstance(task_emb, str) else ""
-            raise CheckpointError(f"task embeddings are {shown(task_emb)}: expected a tensor of floats{hint}")
+            raise InvalidArgumentError(f"task embeddings are {shown(task_emb)}: expected a tensor of floats{hint}")
         dims = 3 if self.config.task_encoder == "tokens" else 2
         shape = tuple(task_emb.shape)
         number = shape[:1] if count is None else (count,)
@@ -687,7 +696,7 @@ class Text2LoraModel(PreTrainedModel):
             expected = (
                 f"[{'n' if count is None else count}, {'tokens, ' if dims == 3 else ''}{self.config.task_emb_size}]"
             )
-            raise CheckpointError(f"task embeddings of shape {list(shape)}: expected {expected}")
+            raise InvalidArgumentError(f"task embeddings of shape {list(shape)}: expected {expected}")
 
     def _adapters(self, weights: LoraWeights, descriptions: Sequence[str], scale: float) -> list[LoraAdapter]:
         """The hypernetwork's output as one adapter per task."""

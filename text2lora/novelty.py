@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from text2lora.encoder import TextEncoder
-from text2lora.errors import CheckpointError
+from text2lora.errors import CheckpointError, InvalidArgumentError
 from text2lora.files import atomic_file
 
 FILE_NAME = "novelty.safetensors"
@@ -126,11 +126,11 @@ class DescriptionStatistics:
             count: how many of the nearest tasks to name.
 
         Raises:
-            CheckpointError: the embedding does not have the size of those in training.
+            InvalidArgumentError: the embedding does not have the size of those in training.
         """
         vector = mean_over_tokens(task_emb[None].float().cpu())
         if vector.shape[1] != len(self.basis):
-            raise CheckpointError(
+            raise InvalidArgumentError(
                 f"a task embedding of {vector.shape[1]} features: expected {len(self.basis)}, as in training"
             )
         similarities = (_project(vector, self.basis.float()) @ self.centroids.float().T)[0]

@@ -13,7 +13,7 @@ import torch
 from text2lora.adapter import LoraAdapter
 from text2lora.base import base_source, load_base_with_tokenizer
 from text2lora.bundled import DEFAULT
-from text2lora.errors import CheckpointError, shown
+from text2lora.errors import InvalidArgumentError, shown
 from text2lora.files import check_path, check_subfolder
 from text2lora.functions import Function, Runner
 from text2lora.modeling import Text2LoraModel
@@ -61,18 +61,18 @@ def function(
         **hub: options for the Hub: `revision`, `token`, `cache_dir`, `local_files_only`.
 
     Raises:
-        CheckpointError: both or neither of `adapter` and `do` are given, or the adapter, the checkpoint or the base
-            model cannot be loaded.
+        InvalidArgumentError: both or neither of `adapter` and `do` are given, or `device` is not a name.
+        CheckpointError: the adapter, the checkpoint or the base model cannot be loaded.
         InvalidDescriptionError: see `generate_lora`.
         InvalidInputError: see `Text2LoraModel.function`.
     """
     if (adapter is None) == (do is None):
-        raise CheckpointError(
+        raise InvalidArgumentError(
             'expected an adapter (a folder, a Hub id or a LoraAdapter) or a description as do="...", got '
             f"{'neither' if do is None else 'both'} of them: pass one"
         )
     if not isinstance(device, str):
-        raise CheckpointError(f"device is {shown(device)}: expected a name such as 'auto' or 'cuda:0'")
+        raise InvalidArgumentError(f"device is {shown(device)}: expected a name such as 'auto' or 'cuda:0'")
     if device == "auto":
         device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
     options: dict[str, Any] = {"labels": labels, "max_new_tokens": max_new_tokens, "stop": stop}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from text2lora import CheckpointError, MissingExtraError, TrainingError
+from text2lora import CheckpointError, EvaluationError, MissingExtraError
 from text2lora.arithmetic import cosine_matrix
 from text2lora.evaluation.charts import plot_conditions, plot_similarities, require_matplotlib
 from text2lora.evaluation.check import (
@@ -168,7 +168,7 @@ def test_of_a_prompt_that_is_too_long_the_middle_is_left_out(make_model, base, t
 
 
 def test_one_task_cannot_be_shuffled(make_model, base, tokenizer) -> None:
-    with pytest.raises(TrainingError, match=r"expected two or more tasks, .* got 1"):
+    with pytest.raises(EvaluationError, match=r"expected two or more tasks, .* got 1"):
         check_conditioning(make_model(), base, tokenizer, TASKS[:1])
 
 

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, Gemma3Config, LlamaConfig
 
 from text2lora import CheckpointError, LoraAdapter, LoraSpec, MissingExtraError, OutputError
+from text2lora.errors import InvalidArgumentError
 from text2lora.export import export_gguf, write_modelfile
 from text2lora.export.gguf import permute_heads
 from text2lora.installation import install_command
@@ -160,7 +161,9 @@ def test_what_llama_cpp_does_not_read_becomes_float32(dtype: torch.dtype, tmp_pa
     weights = {key: weight.to(dtype) if ".lora_B." in key else weight for key, weight in adapter.weights.items()}
     path = export_gguf(LoraAdapter(weights, adapter.spec), tmp_path / "a.gguf", base=config)
     assert {tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors} == {"F32"}
-    with pytest.raises(CheckpointError, match=r"dtype is torch\.\w+: llama\.cpp reads float32, float16 and bfloat16"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"dtype is torch\.\w+: llama\.cpp reads float32, float16 and bfloat16"
+    ):
         export_gguf(adapter, tmp_path / "b.gguf", base=config, dtype=dtype)
 
 

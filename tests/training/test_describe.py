@@ -10,7 +10,7 @@ from chat_server import serve_chat
 from typer.testing import CliRunner
 
 from text2lora.cli import app
-from text2lora.errors import ServerError, TrainingError
+from text2lora.errors import InvalidArgumentError, ServerError, TaskError
 from text2lora.server import ChatClient
 from text2lora.training.describe import hold_out, local_chat, read_list, write_descriptions
 from text2lora.training.task_files import read_tasks
@@ -56,9 +56,9 @@ def test_it_stops_when_the_model_has_no_more_ideas() -> None:
     assert len(requests) == 4
     assert all("Input: hello\nOutput: HELLO" in request for request in requests)
     assert len(set(requests)) == 4  # in other styles
-    with pytest.raises(TrainingError, match=r"no usable description in 2 requests.*'no'"):
+    with pytest.raises(TaskError, match=r"no usable description in 2 requests.*'no'"):
         write_descriptions(EXAMPLES, 9, lambda request, seed: "no", patience=2, report=lambda line: None)
-    with pytest.raises(TrainingError, match="no examples"):
+    with pytest.raises(TaskError, match="no examples"):
         write_descriptions([], 9, same)
 
 
@@ -68,7 +68,7 @@ def test_a_share_is_held_out() -> None:
     assert len(held) == 2
     assert sorted(train + held) == texts
     assert hold_out(texts, 0) == (texts, [])
-    with pytest.raises(TrainingError, match="the held-out share is 1"):
+    with pytest.raises(InvalidArgumentError, match="the held-out share is 1"):
         hold_out(texts, 1)
 
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from text2lora import LoraAdapter, Text2LoraConfig, Text2LoraModel, base_model_path
 from text2lora.cli import app
-from text2lora.errors import InvalidDescriptionError, MissingExtraError, Text2LoraError, TrainingError
+from text2lora.errors import CheckpointError, InvalidDescriptionError, MissingExtraError, Text2LoraError, TrainingError
 from text2lora.language import prompt_batch
 from text2lora.recipes import FOLDER, KINDS, run_recipe
 from text2lora.training.engine import is_main_process
@@ -299,7 +299,7 @@ def test_what_the_chat_template_refuses_is_said_before_training(tokenizer) -> No
 def test_a_tokenizer_without_an_end_is_refused_before_training(tokenizer) -> None:
     endless = copy.deepcopy(tokenizer)
     endless.chat_template = endless.eos_token = None
-    with pytest.raises(TrainingError, match="no token that ends an answer"):
+    with pytest.raises(CheckpointError, match="no token that ends an answer"):
         prepare_tasks([], SplitConfig(), endless, 64, silent)
 
 

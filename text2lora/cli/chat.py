@@ -33,7 +33,7 @@ from text2lora.cli.common import (
     show,
     suggest,
 )
-from text2lora.errors import CheckpointError, InvalidInputError
+from text2lora.errors import InvalidInputError
 from text2lora.samples import BY_BASE
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def _obey(pair: Pair, line: str) -> None:
         try:
             if values:
                 pair.rescale(float(values[0]))
-        except (ValueError, CheckpointError):
+        except ValueError:
             err.print(
                 f"[yellow]The strength cannot be {escape(values[0])}: expected a number from 0 upwards[/]",
                 highlight=False,

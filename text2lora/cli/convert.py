@@ -50,7 +50,7 @@ def convert(
 
     Example: t2l convert SakanaAI/text-to-lora gemma-t2l --subfolder trained_t2l/gemma_2b_t2l
     """
-    from text2lora.errors import OutputError, TrainingError
+    from text2lora.errors import OutputError, TaskError
     from text2lora.files import atomic_folder, check_output
     from text2lora.hub import CHECKPOINT_FILES
 
@@ -72,7 +72,7 @@ def convert(
         if tasks:
             status.update("reading the descriptions")
             if (statistics := measure_descriptions(model.encoder, texts, names)) is None:
-                raise TrainingError(f"{tasks} has descriptions of fewer than two tasks: expected the training tasks")
+                raise TaskError(f"{tasks} has descriptions of fewer than two tasks: expected the training tasks")
             model.description_statistics = statistics
         status.update("saving")
         with atomic_folder(output) as folder:

@@ -31,7 +31,7 @@ def describe(
     quiet()
     import yaml
 
-    from text2lora.errors import TrainingError
+    from text2lora.errors import TaskError
     from text2lora.files import write_atomically
     from text2lora.training.describe import check_share, describe_task, local_chat, server_chat
     from text2lora.training.runs import BaseSpec, load_base_of_recipe
@@ -41,7 +41,7 @@ def describe(
         raise typer.BadParameter("name a chat model with --model, or a server with --server", param_hint="--model")
     found, *others = read_tasks(task, described=False)
     if others:
-        raise TrainingError(f"{task} contains {1 + len(others)} tasks: expected one")
+        raise TaskError(f"{task} contains {1 + len(others)} tasks: expected one")
     check_share(held_out)  # before anything is loaded
     chat = local_chat(*load_base_of_recipe(BaseSpec(model))) if server is None else server_chat(server, model)
     with err.status("asking the model") as status:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from text2lora.arithmetic import cosine_matrix
 from text2lora.base import context_length
 from text2lora.encoder import rescale
-from text2lora.errors import TrainingError
+from text2lora.errors import EvaluationError
 from text2lora.evaluation.metrics import Estimate, pearson, percentile_interval, resample, spearman
 from text2lora.injection import LoraInjector
 from text2lora.language import Example
@@ -218,10 +218,10 @@ def check_conditioning(
         report: receives the name of each condition when it starts.
 
     Raises:
-        TrainingError: there are fewer than two tasks.
+        EvaluationError: there are fewer than two tasks.
     """
     if len(tasks) < 2:
-        raise TrainingError(f"expected two or more tasks, whose descriptions can be swapped, got {len(tasks)}")
+        raise EvaluationError(f"expected two or more tasks, whose descriptions can be swapped, got {len(tasks)}")
     score = _Scorer(model.eval(), base.eval(), tokenizer, tasks, rows)
     everyone = list(range(len(tasks)))
     reworded = [i for i in everyone if len(tasks[i].descriptions) > 1]

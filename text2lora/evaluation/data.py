@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from text2lora.errors import EvaluationError, MissingExtraError, TrainingError
+from text2lora.errors import EvaluationError, MissingExtraError, TaskError
 from text2lora.evaluation.tasks import BENCHMARKS, EvalItem, EvalTask, Row, own_task
 from text2lora.files import read_json_lines
 from text2lora.hub import hub_fault
@@ -63,7 +63,7 @@ def load_tasks(name: str, data: Path | None = None, shots: int = 3, limit: int |
         )
     try:
         found = read_tasks(Path(name), described=False)
-    except TrainingError as error:
+    except TaskError as error:
         raise EvaluationError(str(error)) from error
     tasks = []
     for own in found:

@@ -11,7 +11,7 @@ import torch
 
 from text2lora.attach import fit_modules
 from text2lora.base import load_base
-from text2lora.errors import CheckpointError, MissingExtraError, OutputError
+from text2lora.errors import CheckpointError, InvalidArgumentError, MissingExtraError, OutputError
 from text2lora.files import atomic_file, write_atomically
 from text2lora.installation import install_command
 from text2lora.lora import LoraKey
@@ -72,6 +72,7 @@ def export_gguf(
             as in llama.cpp's own converter.
 
     Raises:
+        InvalidArgumentError: llama.cpp does not read the dtype.
         CheckpointError: llama.cpp cannot load this adapter, or the base model does not fit or cannot be loaded.
         MissingExtraError: the package `gguf` is not installed.
         OutputError: the file cannot be written.
@@ -117,7 +118,7 @@ def _type_of(dtype: torch.dtype | str | None) -> str | None:
     given = str(dtype).removeprefix("torch.")
     kind = None if dtype is None else OF_DTYPE.get(given, given)
     if kind not in (None, *TYPES):
-        raise CheckpointError(
+        raise InvalidArgumentError(
             f"dtype is {dtype}: llama.cpp reads float32, float16 and bfloat16, and the quantised q8_0 and q4_0"
         )
     return kind

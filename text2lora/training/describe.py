@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.attach import input_device
 from text2lora.encoder import check_description
-from text2lora.errors import InvalidDescriptionError, TrainingError
+from text2lora.errors import InvalidArgumentError, InvalidDescriptionError, TaskError
 from text2lora.language import Example
 from text2lora.server import ChatClient
 from text2lora.training.tasks import Task
@@ -52,7 +52,7 @@ def describe_task(
         report: A function that receives one line for each request.
 
     Raises:
-        TrainingError: the task has no examples, or the model writes nothing usable.
+        TaskError: the task has no examples, or the model writes nothing usable.
     """
     known = [*task.descriptions, *task.held_out_descriptions]
     examples = [example.without_definition() for example in task.examples]
@@ -90,10 +90,10 @@ def write_descriptions(
         Up to `count` descriptions; fewer if the model runs out of ideas.
 
     Raises:
-        TrainingError: there are no examples, or the model writes nothing usable.
+        TaskError: there are no examples, or the model writes nothing usable.
     """
     if not examples:
-        raise TrainingError("there are no examples to describe: expected prompts and responses")
+        raise TaskError("there are no examples to describe: expected prompts and responses")
     rng = random.Random(seed)
     words = [_words(text) for text in known]
     written: list[str] = []
@@ -110,7 +110,7 @@ def write_descriptions(
         number, idle = number + 1, 0 if len(written) > before else idle + 1
         report(f"{len(written)} of {count} descriptions after {number} requests")
     if not written:
-        raise TrainingError(
+        raise TaskError(
             f"the model wrote no usable description in {number} requests: try another model; its last answer was "
             f"{answer[:100]!r}"
         )
@@ -157,7 +157,7 @@ def hold_out(descriptions: Sequence[str], share: float, seed: int = 0) -> tuple[
     """Split descriptions into those for training and a share, rounded, for validation; both keep their order.
 
     Raises:
-        TrainingError: the share is not between 0 and 1.
+        InvalidArgumentError: the share is not between 0 and 1.
     """
     check_share(share)
     chosen = set(random.Random(seed).sample(range(len(descriptions)), round(share * len(descriptions))))
@@ -171,10 +171,10 @@ def check_share(share: float) -> None:
     """Refuse a held-out share that is not between 0 and 1.
 
     Raises:
-        TrainingError: it is not.
+        InvalidArgumentError: it is not.
     """
     if not 0 <= share < 1:
-        raise TrainingError(f"the held-out share is {share}: expected a number from 0 to below 1")
+        raise InvalidArgumentError(f"the held-out share is {share}: expected a number from 0 to below 1")
 
 
 def server_chat(url: str, model: str = "", temperature: float = 0.9, max_new_tokens: int = 512) -> Chat:

@@ -7,7 +7,7 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from text2lora.errors import MissingExtraError, TrainingError
+from text2lora.errors import MissingExtraError, TaskError
 from text2lora.files import read_json_lines
 from text2lora.installation import install_command
 from text2lora.training.recipe import at_least, settings
@@ -62,7 +62,7 @@ def load_hub_tasks(source: HubTasks, folder: Path = Path()) -> list[Task]:
         folder: The folder in which relative paths are looked up first; see `locate`.
 
     Raises:
-        TrainingError: a data set cannot be loaded, lacks a column, or has no descriptions.
+        TaskError: a data set cannot be loaded, lacks a column, or has no descriptions.
         MissingExtraError: `datasets` is not installed.
     """
     try:
@@ -73,7 +73,7 @@ def load_hub_tasks(source: HubTasks, folder: Path = Path()) -> list[Task]:
         defaults: dict[str, Any] = {k: v for k, v in LOTS_OF_LORAS.items() if not getattr(source, k)}
         source = replace(source, **defaults)
     if not source.prompt or not source.response:
-        raise TrainingError("a data set needs the templates `prompt` and `response`, or a `layout`")
+        raise TaskError("a data set needs the templates `prompt` and `response`, or a `layout`")
     wordings = {
         str(row.get("dataset", "")): row
         for row in read_json_lines(locate(source.descriptions, folder))
@@ -82,7 +82,7 @@ def load_hub_tasks(source: HubTasks, folder: Path = Path()) -> list[Task]:
     tasks = []
     for dataset in source.datasets or wordings:
         if dataset not in wordings:
-            raise TrainingError(f"{source.descriptions} has no descriptions of {dataset!r}: expected a line for it")
+            raise TaskError(f"{source.descriptions} has no descriptions of {dataset!r}: expected a line for it")
         try:
             rows = load_dataset(
                 dataset,
@@ -93,14 +93,14 @@ def load_hub_tasks(source: HubTasks, folder: Path = Path()) -> list[Task]:
             )
         except Exception as error:  # datasets raises many types
             reason = " ".join(str(error).split())[:200]
-            raise TrainingError(f"the data set {dataset!r} cannot be loaded ({reason})") from error
+            raise TaskError(f"the data set {dataset!r} cannot be loaded ({reason})") from error
         name = str(dataset).rstrip("/").rpartition("/")[2]
         if source.limit:
             rows = rows.select(range(min(source.limit, len(rows))))
         try:
             examples = [_from_row(row, source) for row in rows]
         except (KeyError, IndexError, AttributeError) as error:
-            raise TrainingError(
+            raise TaskError(
                 f"the templates do not fit {name!r} ({error!r}): its columns are {', '.join(rows.column_names)}"
             ) from error
         wording = wordings[dataset]

@@ -28,7 +28,7 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> dict[str, Any
         TrainingError: the recipe cannot be read, or an override is not KEY=VALUE.
     """
     try:
-        recipe = yaml.safe_load(read_text(path))
+        recipe = yaml.safe_load(read_text(path, TrainingError))
     except yaml.YAMLError as error:
         raise TrainingError(f"the recipe {path} cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(recipe, dict):

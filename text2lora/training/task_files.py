@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from text2lora.encoder import check_description
-from text2lora.errors import InvalidDescriptionError, TrainingError
+from text2lora.errors import InvalidDescriptionError, TaskError
 from text2lora.files import read_json_lines, read_text
 from text2lora.training.recipe import settings
 from text2lora.training.tasks import Task, TaskExample
@@ -41,25 +41,25 @@ def read_tasks(path: Path, described: bool = True) -> list[Task]:
         described: Whether every task needs a description.
 
     Raises:
-        TrainingError: a file cannot be read, or a task is incomplete; the message names it.
+        TaskError: a file cannot be read, or a task is incomplete; the message names it.
     """
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix in YAML)
         found = found or sorted(p for p in path.iterdir() if p.name.endswith((".jsonl", ".jsonl.gz")))
         if not found:
-            raise TrainingError(f"{path} holds no tasks: expected YAML or JSON lines files")
+            raise TaskError(f"{path} holds no tasks: expected YAML or JSON lines files")
         return [task for file in found for task in read_tasks(file, described)]
     if path.suffix in YAML:
         try:
             return [_task(yaml.safe_load(read_text(path)), path, path.stem, described)]
         except yaml.YAMLError as error:
-            raise TrainingError(f"the task {path} cannot be read ({' '.join(str(error).split())})") from error
+            raise TaskError(f"the task {path} cannot be read ({' '.join(str(error).split())})") from error
     if not (rows := read_json_lines(path)):
-        raise TrainingError(f"{path} holds no tasks: expected a task or an example on each line")
+        raise TaskError(f"{path} holds no tasks: expected a task or an example on each line")
     if not _is_example(rows[0]):
         return [_task(row, path, f"line {i + 1}", described) for i, row in enumerate(rows)]
     if described:
-        raise TrainingError(
+        raise TaskError(
             f"{path} holds examples without descriptions: expected tasks, with `descriptions` and `examples`; "
             f"`t2l describe {path}` makes a task from examples"
         )
@@ -82,7 +82,7 @@ def read_wordings(path: Path) -> tuple[list[str], list[str]]:
             `"used_for_training": false` are skipped.
 
     Raises:
-        TrainingError: the file is invalid; see `read_tasks`.
+        TaskError: the file is invalid; see `read_tasks`.
     """
     if path.is_file() and path.name.endswith((".jsonl", ".jsonl.gz")):
         rows = [row for row in read_json_lines(path) if not isinstance(row, dict) or row.get("used_for_training", True)]
@@ -90,7 +90,7 @@ def read_wordings(path: Path) -> tuple[list[str], list[str]]:
         for number, row in enumerate(rows, 1):
             name = row.get("name", row.get("task", f"line {number}")) if isinstance(row, dict) else None
             if name is None or "descriptions" not in row:
-                raise TrainingError(f"{path} holds {str(row)[:80]}: expected `task` and `descriptions`")
+                raise TaskError(f"{path} holds {str(row)[:80]}: expected `task` and `descriptions`")
             found[str(name)] = check_wordings(row["descriptions"], str(path), "descriptions")
     else:
         found = {task.name: task.descriptions for task in read_tasks(path)}
@@ -107,9 +107,9 @@ def _task(content: object, path: Path, place: str, described: bool) -> Task:
     where = f"{path}, {place}" if place != path.stem else str(path)
     needed = ["descriptions", "examples"] if described else ["examples"]
     if not isinstance(content, dict) or not set(needed) <= content.keys():
-        raise TrainingError(f"{where} is not a task: expected a mapping with `{'` and `'.join(needed)}`")
+        raise TaskError(f"{where} is not a task: expected a mapping with `{'` and `'.join(needed)}`")
     if unknown := sorted(set(content) - set(keys)):
-        raise TrainingError(f"{where} has no setting {unknown[0]!r}: expected some of {', '.join(keys)}")
+        raise TaskError(f"{where} has no setting {unknown[0]!r}: expected some of {', '.join(keys)}")
     name, definition = str(content.get("name", place)), str(content.get("definition") or "")
 
     def examples(key: str) -> list[TaskExample]:
@@ -117,24 +117,24 @@ def _task(content: object, path: Path, place: str, described: bool) -> Task:
         numbers = isinstance(rows, str) or path.suffix not in YAML  # YAML reads 010 as 8 and 12:30 as 750
         rows = read_json_lines(path.parent / rows) if isinstance(rows, str) else rows
         if not isinstance(rows, list):
-            raise TrainingError(f"{where}: `{key}` is {rows!r}, expected a list or the name of a JSON lines file")
+            raise TaskError(f"{where}: `{key}` is {rows!r}, expected a list or the name of a JSON lines file")
         one = key.removesuffix("s").replace("_", " ")
         return [_example(row, definition, f"{where}, {one} {i + 1}", numbers) for i, row in enumerate(rows)]
 
     texts = [check_wordings(content.get(key) or [], where, key) for key in ("descriptions", "held_out_descriptions")]
     shown, held_out = examples("examples"), examples("held_out_examples")
     if not shown or (described and not texts[0]):
-        raise TrainingError(f"{where} has no {'descriptions' if shown else 'examples'}: expected at least one")
+        raise TaskError(f"{where} has no {'descriptions' if shown else 'examples'}: expected at least one")
     return Task(name, texts[0], shown, texts[1], held_out)
 
 
 def check_wordings(given: object, where: str, key: str) -> list[str]:
     if not isinstance(given, list):
-        raise TrainingError(f"{where}: `{key}` is {given!r}, expected a list of texts")
+        raise TaskError(f"{where}: `{key}` is {given!r}, expected a list of texts")
     try:
         return [check_description(text) for text in given]
     except InvalidDescriptionError as error:
-        raise TrainingError(f"{where}: {error}") from error
+        raise TaskError(f"{where}: {error}") from error
 
 
 def _example(row: object, definition: str, where: str, numbers: bool) -> TaskExample:
@@ -155,7 +155,7 @@ def _example(row: object, definition: str, where: str, numbers: bool) -> TaskExa
             and ("response" in row or answer.strip())
         ):
             return TaskExample(prompt, response, definition, "" if answer == response else answer)
-    raise TrainingError(
+    raise TaskError(
         f"{where} is {str(row)[:80]}: expected a `prompt` (or `messages` of `role` and `content`) and a `response` or "
         f"`answer`, as text{'' if numbers else '; numbers, yes and no need quotes'}"
     )

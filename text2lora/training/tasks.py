@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from text2lora.errors import TrainingError
+from text2lora.errors import TaskError, TrainingError
 from text2lora.language import Example, Prompt
 from text2lora.training.data import Probe, TaskDraw
 from text2lora.training.recipe import at_least, settings, share
@@ -132,8 +132,8 @@ def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task],
         all three, and prompts have no definitions. Empty splits are left out.
 
     Raises:
-        TrainingError: two tasks have the same name, a name in `unseen_tasks` is unknown, no task is left to train on,
-            or a task has a single example.
+        TaskError: two tasks have the same name, or a task has a single example.
+        TrainingError: a name in `unseen_tasks` is unknown, or no task is left to train on.
     """
     names = [task.name for task in tasks]
     rng = random.Random(f"splits {config.seed}")
@@ -141,9 +141,7 @@ def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task],
     train: list[Task] = []
     splits: dict[str, list[Probe]] = {"unseen_examples": [], "unseen_descriptions": [], "unseen_tasks": []}
     if poor := [task.name for task in tasks if len(task.examples) < 2 and not task.held_out_examples]:
-        raise TrainingError(
-            f"the task {poor[0]!r} has a single example: expected one to train on and one to validate on"
-        )
+        raise TaskError(f"the task {poor[0]!r} has a single example: expected one to train on and one to validate on")
     # the same number for all tasks, so that they have equal weight
     count = min(config.examples, *(len(task.held_out_examples) or len(task.examples) // 2 for task in tasks))
     trained = sorted(set(names) - unseen)
@@ -180,7 +178,7 @@ def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task],
 def _choose_unseen(names: Sequence[str], config: SplitConfig, rng: random.Random) -> set[str]:
     """The names of the tasks that training does not see."""
     if twice := {name for name in names if names.count(name) > 1}:
-        raise TrainingError(f"there are several tasks {min(twice)!r}: expected unique names")
+        raise TaskError(f"there are several tasks {min(twice)!r}: expected unique names")
     if isinstance(config.unseen_tasks, list):
         unseen = {str(name) for name in config.unseen_tasks}
         if unknown := sorted(unseen - set(names)):
@@ -211,7 +209,7 @@ def decontaminate(
     rule about half of a task's examples).
 
     Raises:
-        TrainingError: no example of a task would be left.
+        TaskError: no example of a task would be left.
     """
     pairs: set[tuple[str, str]] = set()
     grams: set[tuple[str, ...]] = set()
@@ -233,7 +231,7 @@ def decontaminate(
             if own <= forms and (" ".join(_words(example.prompt)), " ".join(_words(example.response))) not in pairs
         ]
         if not examples:
-            raise TrainingError(f"all examples of {task.name!r} also occur in the evaluation data: use other examples")
+            raise TaskError(f"all examples of {task.name!r} also occur in the evaluation data: use other examples")
         gone += len(task.examples) - len(examples)
         clean.append(replace(task, examples=examples))
     if gone:

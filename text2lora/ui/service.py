@@ -165,11 +165,11 @@ class Engine:
         """Answer one message under several descriptions, and yield the answers as they grow.
 
         Raises:
-            InvalidDescriptionError: there are too few or too many descriptions, or one is invalid (see `make`).
-            InvalidInputError: the message is invalid (see `chat`).
+            InvalidDescriptionError: a description is invalid (see `make`).
+            InvalidInputError: there are too few or too many descriptions, or the message is invalid (see `chat`).
         """
         if not 2 <= len(descriptions) <= self.limits.descriptions:
-            raise InvalidDescriptionError(
+            raise InvalidInputError(
                 f"{len(descriptions)} descriptions to compare: expected 2 to {self.limits.descriptions}"
             )
         self._check_message(message)
