@@ -21,15 +21,20 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 
 
+def quoted(text: str) -> str:
+    """A text as a string of Python in double quotes; half a character, as of a file's name, as its code."""
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):x}", json.dumps(text, ensure_ascii=False))
+
+
 def load_snippet(base: str | None, adapter: str) -> str:
     """The lines of Python that load an adapter with only PEFT."""
-    source = json.dumps(base or "THE_BASE_MODEL")
+    source = quoted(base or "THE_BASE_MODEL")
     lines = ["from peft import PeftModel; from transformers import AutoModelForCausalLM"]
     if base in BASES:
         source = f"text2lora.base_model_path({source})"
         lines.insert(0, "import text2lora")
     lines.append(f"base = AutoModelForCausalLM.from_pretrained({source})")
-    lines.append(f"model = PeftModel.from_pretrained(base, {json.dumps(adapter)})")
+    lines.append(f"model = PeftModel.from_pretrained(base, {quoted(adapter)})")
     return "\n".join(lines)
 
 
@@ -180,7 +185,7 @@ def checkpoint_card(
 def _checkpoint_snippet(name: str) -> str:
     return (
         "from text2lora import Text2LoraModel\n\n"
-        f"t2l = Text2LoraModel.from_pretrained({json.dumps(name)})\n"
+        f"t2l = Text2LoraModel.from_pretrained({quoted(name)})\n"
         'adapter = t2l.generate_lora("Answer in capital letters.")\n'
         'adapter.save_pretrained("capitals")'
     )

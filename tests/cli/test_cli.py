@@ -541,9 +541,11 @@ def test_slug_is_a_safe_folder_name(text: str) -> None:
 
 
 @given(st.text(), st.text())
-def test_load_snippet_is_python(base: str, folder: str) -> None:
-    code = "\n".join(line.strip() for line in load_snippet(base, folder).split("\n"))
-    compile(code, "snippet", "exec")
+def test_load_snippet_loads_that_base_and_that_adapter(base: str, folder: str) -> None:
+    calls = [node for node in ast.walk(ast.parse(load_snippet(base, folder))) if isinstance(node, ast.Call)]
+    named = {ast.unparse(call.func): ast.literal_eval(call.args[-1]) for call in calls}
+    expected = {"AutoModelForCausalLM.from_pretrained": base or "THE_BASE_MODEL"}
+    assert named == expected | {"PeftModel.from_pretrained": folder}
 
 
 @pytest.mark.parametrize(

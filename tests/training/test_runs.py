@@ -332,8 +332,9 @@ def test_bundled_recipes_have_only_known_settings(path: Path) -> None:
     data = read_recipe(path)
     kind, _ = KINDS[data.pop("kind")]
     recipe = parse(kind, data)
-    if "model" in data:
-        Text2LoraConfig(**recipe.model)
+    model = data.get("model", {})
+    config = Text2LoraConfig(**getattr(recipe, "model", {}))
+    assert {name: getattr(config, name) for name in model} == model
 
 
 def test_the_tutorials_tasks_do_not_share_records() -> None:

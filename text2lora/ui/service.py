@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from text2lora.arithmetic import cosine_matrix
 from text2lora.attach import input_device
 from text2lora.base import context_length
 from text2lora.bundled import CHECKPOINTS
+from text2lora.cards import quoted
 from text2lora.encoder import check_descriptions
 from text2lora.errors import CheckpointError, HubError, InvalidDescriptionError, InvalidInputError
 from text2lora.inference import generate, pad_left
@@ -206,6 +206,7 @@ class Engine:
         gone, stops = threading.Event(), Stops.of(self._tokenizer, self._base)
 
         def answer() -> None:
+            """Run the pass, and put its tokens into the queue."""
             try:
                 device = input_device(self._base)
                 factors = stack_factors([factors_of(adapter, device) if adapter else {} for adapter in adapters])
@@ -307,11 +308,13 @@ class _Steps(BaseStreamer):
         self._steps, self._prompted = steps, False
 
     def put(self, value: torch.Tensor) -> None:
+        """Receive the tokens of a step."""
         if self._prompted:
             self._steps.put(value)
         self._prompted = True
 
     def end(self) -> None:
+        """Nothing is left to do at the end."""
         pass
 
 
@@ -352,10 +355,10 @@ def split_name(name: str) -> tuple[str, str]:
 def snippet(name: str, description: str, scale: float) -> str:
     """Python code that makes the same adapter."""
     source, subfolder = split_name(name)
-    at = json.dumps(source, ensure_ascii=False) + (f", subfolder={json.dumps(subfolder)}" if subfolder else "")
+    at = quoted(source) + (f", subfolder={quoted(subfolder)}" if subfolder else "")
     strength = f", scale={scale:g}" if scale != 1 else ""
     return (
         "from text2lora import Text2LoraModel\n"
         f"t2l = Text2LoraModel.from_pretrained({at})\n"
-        f"model = t2l.generate_adapter({json.dumps(description, ensure_ascii=False)}{strength})"
+        f"model = t2l.generate_adapter({quoted(description)}{strength})"
     )
