@@ -89,7 +89,7 @@ class LoraAdapter(Lora):
             raise InvalidArgumentError(f"dtype is {shown(dtype)}: expected one of torch's {names}")
         try:
             weights = {key: value.to(device=device, dtype=dtype) for key, value in self.weights.items()}
-        except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
+        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
             raise InvalidArgumentError(
                 f"device is {shown(device)}, which cannot be used: {first_line(error)}"
             ) from error

@@ -201,10 +201,12 @@ class _Pieces(TextStreamer):
         self.stops, self.on_text = stops, on_text
 
     def put(self, value: torch.Tensor) -> None:
+        """Receive tokens of one row."""
         if self.next_tokens_are_prompt or value.item() not in self.stops.ids:  # an end need not be a special token
             super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Pass on text that no further token changes."""
         self.on_text(text)
 
 

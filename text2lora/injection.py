@@ -106,6 +106,7 @@ def _hook(down: torch.Tensor, up: torch.Tensor) -> Any:
     """What adds x `down` `up` to a module's output, for a group of rows each: [n, in, r] and [n, r, out]."""
 
     def add(module: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+        """Add the update to the module's output."""
         x = args[0]
         low = torch.bmm(x.reshape(len(down), -1, x.shape[-1]), down.to(x))  # [n, k * tokens, r]
         return torch.baddbmm(out.reshape(*low.shape[:2], -1), low, up.to(x)).view_as(out)

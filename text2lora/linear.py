@@ -19,6 +19,7 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer."""
         if x.device.type != "cpu" or torch.is_grad_enabled() or x.dtype != self.weight.dtype:
             return super().forward(x)
         if is_slow(x.dtype) and x[..., 0].numel() >= WIDEN_FROM:

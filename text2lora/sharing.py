@@ -80,7 +80,7 @@ def share(model: PreTrainedModel) -> PreTrainedModel:
     try:
         with _TensorsShared():
             return copy.deepcopy(model, memo)
-    except (TypeError, copy.Error, RuntimeError, NotImplementedError) as error:
+    except (TypeError, copy.Error, RuntimeError) as error:
         raise CheckpointError(
             f"the given base model has something that cannot be copied ({error}): attach the adapter to the model "
             "itself with generate_lora(...).apply_to(base)"

@@ -37,9 +37,11 @@ class _Console(Console):
     """Breaks lines between words in a terminal, and not at all for a script; avoids Unicode if it is not supported."""
 
     def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:
+        """Print, breaking lines between words only at a terminal."""
         super().print(*objects, soft_wrap=not self.is_terminal if soft_wrap is None else soft_wrap, **options)
 
     def status(self, status: RenderableType, **options: Any) -> Status:
+        """Show a spinner that the console's encoding has."""
         return super().status(status, **{"spinner": self.or_plain("dots", "line")} | options)
 
     def or_plain(self, text: str, plain: str) -> str:
@@ -55,6 +57,7 @@ def use_any_encoding() -> None:
     """Let no character stop a command: a console that cannot show it prints its code, and file names do not change."""
 
     def handle(error: UnicodeError) -> tuple[bytes, int]:
+        """Replace characters that the console cannot show."""
         assert isinstance(error, UnicodeEncodeError)
         text = error.object[error.start : error.end]
         return b"".join(_surrogate(c) or c.encode("ascii", "backslashreplace") for c in text), error.end
@@ -74,6 +77,7 @@ class _Flags:
     """Help that shows no type for options without a value."""
 
     def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, those without a value without a type."""
         parameters = super().get_params(ctx)  # type: ignore[misc]
         for parameter in parameters:
             if getattr(parameter, "is_flag", False):
@@ -99,6 +103,7 @@ class App(typer.Typer):
         super().__init__(cls=_Group, no_args_is_help=True, **options)
 
     def command(self, name: str | None = None, **options: Any) -> Callable[[F], F]:
+        """Add a command."""
         return super().command(name, cls=_Command, **options)
 
 
@@ -279,6 +284,7 @@ class FoldedTable(Table):
     """A table that shows a word that is wider than its column in parts, where rich would cut it off."""
 
     def add_column(self, *args: Any, **options: Any) -> None:
+        """Add a column that shows wide words in parts."""
         super().add_column(*args, **{"overflow": "fold"} | options)
 
 

@@ -169,6 +169,7 @@ class _Made:
 
     @property
     def url(self) -> str | None:
+        """The address of what was pushed; None if nothing was."""
         return str(self.commit.pr_url or self.commit.repo_url) if self.commit else None
 
     def report(self) -> dict[str, Any]:

@@ -197,6 +197,7 @@ def _windows(size: int) -> Iterator[list[str]]:
     lines: Queue[str | None] = Queue(size)
 
     def read() -> None:
+        """Put the lines into the queue, and None at the end."""
         for line in input_lines(live=False):
             lines.put(line)
         lines.put(None)

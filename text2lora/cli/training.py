@@ -39,6 +39,7 @@ def train(
     main = is_main_process()
 
     def report(line: str) -> None:
+        """Print a line, in the first process only."""
         if main:
             err.print(line, highlight=False)
 

@@ -194,6 +194,7 @@ class ServerBackend:
         """See `Backend`."""
 
         def one(request: Request) -> Answer:
+            """Ask the server one question."""
             messages = request.messages()
             options: dict[str, Any] = {"max_tokens": max_new_tokens, "temperature": 0, "seed": self.seed}
             options |= {"stop": list(stop)} if stop else {}

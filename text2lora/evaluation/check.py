@@ -235,6 +235,7 @@ def check_conditioning(
     made: dict[str, ConditionScore] = {}
 
     def measure(name: str, *asked: Any) -> None:
+        """Score all tasks under one condition."""
         report(name)
         made[name] = _condition(name, score(*asked), draws, seed)
 
@@ -309,6 +310,7 @@ def _condition(name: str, found: Sequence[TaskScore | None], draws: int, seed: i
     picks = resample(len(found), draws, seed)
 
     def estimate(values: list[float]) -> Estimate:
+        """The mean over tasks, with its interval."""
         by_task = torch.tensor(values, dtype=torch.double)
         low, high = percentile_interval(by_task[picks].nanmean(1))
         return Estimate(by_task.nanmean().item(), low, high, int((~by_task.isnan()).sum()), samples)

@@ -212,6 +212,7 @@ def _defines(code: str, name: str) -> bool:
 
 
 def score_equal(parsed: str, example: EvalItem) -> tuple[bool, str]:
+    """Whether the answer is the right one."""
     return parsed == example.gold, ""
 
 

@@ -87,6 +87,7 @@ def summed(losses: Callable[[int], Iterable[torch.Tensor]]) -> Callable[[int], S
     """Make the backward pass of a step whose loss is a sum, one micro-batch at a time."""
 
     def backward(step: int) -> StepResult:
+        """Accumulate the gradients of a step."""
         total = 0.0
         for loss in losses(step):
             loss.backward()
@@ -148,6 +149,7 @@ def fit(
     journal = Journal(path, report, accelerator, run, config.steps, config.minutes, config.log_every)
 
     def save() -> Path:
+        """Save the state, and return its path."""
         run.seconds = journal.seconds
         return (
             save_state(output_dir, run, module, optimizers, config.keep) if main else state_path(output_dir, run.step)
@@ -275,6 +277,7 @@ def _interruptions() -> Iterator[Callable[[], bool]]:
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: object) -> None:
+        """Record the interruption, and let the next one act as usual."""
         noted.set()
         if number == signal.SIGINT:
             signal.signal(number, usual[signal.SIGINT])

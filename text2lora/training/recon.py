@@ -331,6 +331,7 @@ def _validation(
     mean_size = products[list(seen)][:, list(seen)].mean()
 
     def validate() -> dict[str, float]:
+        """Compute the figures of all splits."""
         figures: dict[str, float] = {}
         for split, task_emb in embedded.items():
             owners = [i for i, _ in splits[split]]

@@ -203,6 +203,7 @@ def prepare_tasks(
     room = max_length - min(64, max_length // 2)  # leaves the prompt 64 tokens, or half if that is less
 
     def fits(example: TaskExample) -> bool:
+        """Whether an example fits into `max_length`."""
         text = form.space + example.response + form.end
         # a token has at least one byte, so only long texts need tokenizing
         return len(text.encode()) <= room or len(tokenizer(text, add_special_tokens=False)["input_ids"]) <= room
@@ -428,6 +429,7 @@ def run_recon(recipe: ReconRecipe, target: Path, report: Report, resume: bool, f
         entries = [LibraryEntry(entry.path, [name]) for entry, name in zip(entries, names, strict=True)]
 
     def make_config(first: LoraAdapter) -> Text2LoraConfig:
+        """Make the config for adapters like this one."""
         name = recipe.base or first.spec.base_model_name_or_path or ""
         base = load_base(AutoConfig, name)
         settings = {

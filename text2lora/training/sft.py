@@ -138,6 +138,7 @@ def train_sft(
     )
 
     def validate() -> dict[str, float]:
+        """Save the checkpoint, and compute the figures of all splits."""
         if accelerator.is_main_process:
             save_checkpoint(output_dir, model)
         figures = measure()
@@ -242,6 +243,7 @@ def _neftune(base: PreTrainedModel, alpha: float) -> Iterator[None]:
         return
 
     def add_noise(module: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+        """Add the noise to the module's output."""
         bound = alpha / (out.shape[-2] * out.shape[-1]) ** 0.5
         return out + torch.empty_like(out).uniform_(-bound, bound)
 

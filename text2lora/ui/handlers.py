@@ -144,6 +144,7 @@ def reporting(handler: Callable[..., Updates], note: Any) -> Callable[..., Updat
 
     @functools.wraps(handler)
     def run(*inputs: Any) -> Updates:
+        """Run the handler, and show an error as a note."""
         try:
             yield from handler(*inputs)
         except Text2LoraError as error:

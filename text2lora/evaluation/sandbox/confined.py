@@ -103,6 +103,7 @@ def confine(memory: int, seconds: int, output: int) -> None:
 
 
 def main() -> None:
+    """Confine this process, and run the program."""
     path, memory, seconds, output = sys.argv[1], *map(int, sys.argv[2:])
     secret = sys.stdin.readline()
     with open(path, encoding="utf-8") as file:
