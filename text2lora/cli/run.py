@@ -45,6 +45,11 @@ WINDOW = 4
 PATIENCE = 0.05
 """Seconds without a new line after which the lines that are there are answered."""
 
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(help="Allow only these answers, such as `urgent,later`; or repeat the option for each."),
+]
+
 
 def run(
     adapter: Annotated[
@@ -58,10 +63,7 @@ def run(
     ] = None,
     do: Annotated[str | None, typer.Option(help="What to do, in plain words, instead of an adapter.")] = None,
     model: Model = DEFAULT,
-    labels: Annotated[
-        list[str] | None,
-        typer.Option(help="Allow only these answers, such as `urgent,later`; or repeat the option for each."),
-    ] = None,
+    labels: Labels = None,
     subfolder: Subfolder = None,
     base: Base = None,
     max_new_tokens: MaxNewTokens = 64,

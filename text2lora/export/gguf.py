@@ -83,7 +83,7 @@ def export_gguf(
         raise MissingExtraError(f"GGUF files need the package gguf: {install_command('export')}") from error
     from transformers import AutoConfig
 
-    spec, target = adapter.spec, Path(path)
+    spec = adapter.spec
     if base is None or isinstance(base, str | os.PathLike):
         name, revision = (os.fspath(base), None) if base else (spec.base_model_name_or_path, spec.revision)
         return export_gguf(adapter, path, base=load_base(AutoConfig, name, revision), dtype=dtype)
@@ -105,6 +105,10 @@ def export_gguf(
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha or 1.0)
     for name, weight in _tensors(folded, config):
         _add(writer, name, weight if alpha or name.endswith(".lora_a") else torch.zeros_like(weight), kind)
+    return _write(writer, Path(path))
+
+
+def _write(writer: gguf.GGUFWriter, target: Path) -> Path:
     with atomic_file(target) as temporary:
         writer.write_header_to_file(temporary)
         writer.write_kv_data_to_file()
