@@ -30,7 +30,7 @@ from text2lora import (
 )
 from text2lora.cards import adapter_card, card_metadata, checkpoint_card, merged_card
 from text2lora.files import ABANDONED, _host, _swap, atomic_file, atomic_folder, check_output
-from text2lora.hub import _patiently, fetch_files, hub_errors, hub_fault
+from text2lora.hub import fetch_files, hub_errors, hub_fault, patiently
 from text2lora.names import distinct_names, is_local, resolve_name, slug
 
 SPEC = LoraSpec(r=8, lora_alpha=16.0, target_modules=("q_proj", "v_proj"), base_model_name_or_path="google/gemma-2-2b")
@@ -352,7 +352,7 @@ def test_hub_that_stays_busy_is_asked_four_times(monkeypatch: pytest.MonkeyPatch
         raise hub_http_error(429, **{"Retry-After": "7"})
 
     with pytest.raises(errors.HfHubHTTPError):
-        _patiently(busy)
+        patiently(busy)
     assert waits == [7, 7, 7]
 
 

@@ -26,6 +26,7 @@ LAYERS = [
     "lora",
     "cards",
     "hub",
+    "push",
     "digest",
     "base",
     "linear",

@@ -20,9 +20,10 @@ from text2lora.cards import adapter_card, card_metadata
 from text2lora.configuration import find_unplain
 from text2lora.errors import CheckpointError, InvalidArgumentError, OutputError, shown
 from text2lora.files import atomic_folder, check_path, first_line
-from text2lora.hub import CARD_NAME, fetch_files, find_file, load_fault, push_folder, push_target, resolve_commit
+from text2lora.hub import CARD_NAME, fetch_files, find_file, load_fault, resolve_commit
 from text2lora.lora import FLOAT_MAX, PEFT_PREFIX, Lora, LoraSpec
 from text2lora.names import public_name, without_paths
+from text2lora.push import push_folder, push_target
 from text2lora.shards import find_in_shards
 
 if TYPE_CHECKING:

@@ -37,19 +37,13 @@ from text2lora.errors import (
     shown,
 )
 from text2lora.files import check_path, first_line, make_readable
-from text2lora.hub import (
-    CARD_NAME,
-    CHECKPOINT_FILES,
-    hub_fault,
-    load_fault,
-    push_folder,
-    push_target,
-)
+from text2lora.hub import CARD_NAME, CHECKPOINT_FILES, hub_fault, load_fault
 from text2lora.hypernetwork import TrunkHyperNetwork, build_hypernetwork
 from text2lora.lora import LoraWeights, spec_of, unstack
 from text2lora.names import library_version, public_name, resolve_name, without_paths
 from text2lora.novelty import FILE_NAME as STATISTICS_FILE
 from text2lora.novelty import DescriptionStatistics, Novelty
+from text2lora.push import push_folder, push_target
 from text2lora.task_encoder import SoftmaxTaskEncoder, TokenTaskEncoder, VectorQuantizedTaskEncoder
 from text2lora.upstream import find_upstream, read_upstream
 

@@ -24,7 +24,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from text2lora.bundled import CHECKPOINTS, PACKAGE
 from text2lora.errors import DescriptionWarning
-from text2lora.hub import MARKERS, PushTarget, push_target
+from text2lora.hub import MARKERS
+from text2lora.push import PushTarget, push_target
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

@@ -35,8 +35,8 @@ from text2lora.cli.common import (
 )
 from text2lora.errors import HubError
 from text2lora.files import check_output
-from text2lora.hub import push_target
 from text2lora.names import is_local
+from text2lora.push import push_target
 
 if TYPE_CHECKING:
     from text2lora.evaluation.evaluate import Places

@@ -44,8 +44,8 @@ from text2lora.cli.common import (
 )
 from text2lora.errors import CheckpointError, InvalidDescriptionError, OutputError
 from text2lora.files import check_output
-from text2lora.hub import PushTarget, check_description_of
 from text2lora.names import slug
+from text2lora.push import PushTarget, check_description_of
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

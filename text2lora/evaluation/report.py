@@ -16,8 +16,9 @@ from text2lora.evaluation.harness import AVERAGE, Condition, Figure, Sample
 from text2lora.evaluation.metrics import Estimate
 from text2lora.evaluation.tasks import BENCHMARKS
 from text2lora.files import atomic_folder, check_output
-from text2lora.hub import CARD_NAME, hub_errors, push_folder, push_target
+from text2lora.hub import CARD_NAME, hub_errors
 from text2lora.names import library_version
+from text2lora.push import push_folder, push_target
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
