@@ -41,7 +41,7 @@ class Answer:
     Attributes:
         text: the answer.
         confidence: how likely the answer is to be right, from 0 to 1, estimated from the probabilities of its tokens.
-        probabilities: of each label, most likely first, where the function has labels.
+        probabilities: the probability of each label, most likely first; None for a function without labels.
     """
 
     text: str

@@ -53,7 +53,7 @@ def generate_answers(
     max_new_tokens: int = 64,
     batch_size: int = 32,
 ) -> list[str]:
-    """Greedy answers to prompts, each as one user turn where the tokenizer has a chat template.
+    """Greedy answers to prompts, each as one user turn if the tokenizer has a chat template.
 
     Args:
         model: a causal language model, or a PeftModel with its active adapter.
@@ -103,7 +103,7 @@ class Continuation(NamedTuple):
 
     Attributes:
         text: without special tokens.
-        log_probs: of each token that was written, the one that ends the answer included.
+        log_probs: the log probability of each token that was written, including the one that ends the answer.
     """
 
     text: str
@@ -170,10 +170,10 @@ def generate(
 
     Args:
         model: as in `complete`.
-        tokenizer: of the base.
+        tokenizer: the base model's tokenizer.
         inputs: see `pad_left`.
         stops: see `Stops`.
-        **options: for the model's `generate`, as `max_new_tokens`.
+        **options: options for the model's `generate`, such as `max_new_tokens`.
     """
     ends: dict[str, Any] = {"eos_token_id": list(stops.ids) or None}
     ends |= {"stop_strings": list(stops.texts), "tokenizer": tokenizer} if stops.texts else {}

@@ -14,7 +14,7 @@ def install_command(extra: str = "", *options: str) -> str:
 
     Args:
         extra: one of the optional extras; an empty text is none of them.
-        *options: for `pip install`.
+        *options: options for `pip install`.
     """
     name = f"text2lora[{extra}]" if extra else "text2lora"
     try:

@@ -42,7 +42,7 @@ class AnswerBatch:
         every example is read as if it stood by itself.
 
         Args:
-            dtype: of the model; the mask is added to the attention scores.
+            dtype: the model's dtype; the mask is added to the attention scores.
         """
         ids = self.ids[:, :-1]
         if self.examples is None:

@@ -735,7 +735,7 @@ def to_adapters(
     Args:
         config: says where they belong and how strong they are.
         weights: A [n, layers, r, in] and B [n, layers, out, r] by target module.
-        metadata: of each.
+        metadata: the metadata of each adapter.
     """
     spec, states = spec_of(config), unstack(config, weights, len(metadata))
     return [LoraAdapter(state, spec, noted) for state, noted in zip(states, metadata, strict=True)]

@@ -19,8 +19,8 @@ class PushTarget:
     """A repository that may be pushed to.
 
     Attributes:
-        repo_id: with its namespace.
-        head: the commit that the push builds on; None where the repository is yet to be made.
+        repo_id: the repository's id, with its namespace.
+        head: the commit that the push builds on; None if the repository does not exist yet.
     """
 
     repo_id: str
@@ -39,15 +39,16 @@ def push_target(
     """Find out whether a push can work, before anything is made or sent.
 
     Args:
-        repo_id: `USER/NAME`, `ORGANIZATION/NAME`, or `NAME` for one of your own.
+        repo_id: the repository: `USER/NAME`, `ORGANIZATION/NAME`, or `NAME` for one of your own.
         kind: what will be pushed.
-        token: a token of the Hub; None takes HF_TOKEN or the one of `hf auth login`.
-        revision: the branch; None is the default one.
-        create_pr: whether it will be a pull request, which needs no right to write.
-        force: take a repository that holds something else.
+        token: a Hub token; None uses HF_TOKEN or the token from `hf auth login`.
+        revision: the branch to push to; None is the default branch.
+        create_pr: whether the push will be a pull request, which needs no write access.
+        force: whether to accept a repository that contains something else.
 
     Raises:
-        HubError: no valid token, no right to write, something else is there, or the Hub cannot be reached.
+        HubError: there is no valid token, you may not write there, the repository contains something else, or the Hub
+            cannot be reached.
     """
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -124,7 +125,7 @@ def push_folder(
     """Put a folder's files into a repository, in one commit: all of them or none.
 
     Raises:
-        HubError: it does not work.
+        HubError: the push failed.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 

@@ -44,7 +44,7 @@ def find_target_modules(base_config: PreTrainedConfig, names: Sequence[str] | No
     cannot stand for one of the two.
 
     Args:
-        base_config: of the base; no weights are loaded.
+        base_config: the base model's config; no weights are loaded.
         names: the modules; None takes all that there are.
 
     Raises:
