@@ -13,7 +13,7 @@ import torch
 import text2lora
 from text2lora import LoraAdapter, Text2LoraModel
 from text2lora.confidence import Calibration
-from text2lora.errors import CheckpointError, InvalidInputError
+from text2lora.errors import CheckpointError, InvalidArgumentError, InvalidInputError
 from text2lora.functions import call_many
 from text2lora.inference import generate_answers
 
@@ -237,7 +237,7 @@ def test_a_calibration_goes_with_the_checkpoint_and_its_adapters(checkpoint_dir,
     with pytest.raises(CheckpointError, match=r"confidence\.json holds no calibration"):
         _ = damaged.calibration
     assert damaged.function(DESCRIPTIONS[0], max_new_tokens=8)("x") == plain("x")
-    with pytest.raises(CheckpointError, match="calibration is 1: expected a Calibration or None"):
+    with pytest.raises(InvalidArgumentError, match="calibration is 1: expected a Calibration or None"):
         damaged.calibration = 1
 
 
@@ -301,9 +301,9 @@ def test_other_wrong_calls_are_refused(functions, maker, make_model, base_dir) -
         functions[0].many(["x"], 0)
     with pytest.raises(InvalidInputError, match="has no labels to score"):
         functions[0].scores("x")
-    with pytest.raises(CheckpointError, match="got neither of them"):
+    with pytest.raises(InvalidArgumentError, match="got neither of them"):
         text2lora.function()
-    with pytest.raises(CheckpointError, match="got both of them"):
+    with pytest.raises(InvalidArgumentError, match="got both of them"):
         text2lora.function(functions[0].adapter, do="the price")
     weights = {key: torch.ones(4, 5) if "_A" in key else torch.ones(5, 4) for key in functions[0].adapter.weights}
     with pytest.raises(CheckpointError, match="5 features for"):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from text2lora.errors import InvalidArgumentError, TaskError
+from text2lora.errors import CheckpointError, InvalidArgumentError, TaskError
 from text2lora.turns import AnswerForm, as_turn, padding_id
 
 Prompt = str | list[dict[str, str]]
@@ -169,7 +169,7 @@ def answer_form(tokenizer: PreTrainedTokenizerBase) -> AnswerForm:
     """
     form = AnswerForm.of(tokenizer)
     if not form.end:
-        raise TaskError("the base model's tokenizer has no token that ends an answer: give it an eos_token")
+        raise CheckpointError("the base model's tokenizer has no token that ends an answer: give it an eos_token")
     return form
 
 

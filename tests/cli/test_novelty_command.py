@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from text2lora import CheckpointError, DescriptionWarning, InvalidDescriptionError, TrainingError
+from text2lora import CheckpointError, DescriptionWarning, InvalidDescriptionError, TaskError
 from text2lora.cli import app
 
 JUNK = "asdfjkl; qwpoeiru zxmcv"
@@ -80,6 +80,6 @@ def test_statistics_can_be_written_later(checkpoint_dir: Path, tmp_path: Path) -
 def test_statistics_need_two_tasks(checkpoint_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "tasks.jsonl").write_text('{"task": "city", "descriptions": ["the city", "city"]}')
     result = run("convert", checkpoint_dir, tmp_path / "checkpoint", "--tasks", tmp_path / "tasks.jsonl")
-    assert isinstance(result.exception, TrainingError)
+    assert isinstance(result.exception, TaskError)
     assert "fewer than two tasks" in str(result.exception)
     assert not (tmp_path / "checkpoint").exists()

@@ -196,8 +196,9 @@ def prepare_tasks(
     """Drop examples whose response is too long, split the tasks, and decontaminate.
 
     Raises:
-        TrainingError: the tokenizer has no token that ends an answer, its chat template rejects an example, or too few
-            responses of a task fit; or see `split_tasks` and `decontaminate`.
+        CheckpointError: the tokenizer has no token that ends an answer.
+        TrainingError: the chat template rejects an example, or too few responses of a task fit.
+        TaskError: see `split_tasks` and `decontaminate`.
     """
     form = answer_form(tokenizer)
     room = max_length - min(64, max_length // 2)  # leaves the prompt 64 tokens, or half if that is less
