@@ -79,6 +79,22 @@ def test_only_new_adapters_count_and_a_broken_checkpoint_is_named(settings, base
         AdaptersOnDemand(OnDemandSettings(str(tmp_path / "none"))).lend("one", "base")
 
 
+@pytest.mark.parametrize("broken", ["from_pretrained", "generate_lora"])
+def test_a_failure_does_not_block_a_description(settings, base_dir: Path, monkeypatch, broken: str) -> None:
+    """Such as a Hub that cannot be reached for a moment."""
+    adapters = AdaptersOnDemand(settings)
+
+    def fail(*args: object, **options: object) -> None:
+        raise CheckpointError("the Hub cannot be reached")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Text2LoraModel, broken, fail)
+        for _ in range(2):
+            with pytest.raises(CheckpointError, match="cannot be reached"):
+                adapters.lend("upper case the city", str(base_dir))
+    assert LoraAdapter.from_pretrained(adapters.lend("upper case the city", str(base_dir)).folder)
+
+
 def test_the_rate_is_that_of_any_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(on_demand.time, "monotonic", lambda: now[0])
