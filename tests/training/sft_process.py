@@ -51,6 +51,7 @@ def main(checkpoint: str, base: str, output: str, settings: str, *more: str) -> 
     )
     if os.environ.get("RANK", "0") == "0":
         Path(output, "figures.json").write_text(json.dumps(figures))
+        Path(output, "processes").write_text(os.environ.get("WORLD_SIZE", "1"))
 
 
 def member(*arguments: str) -> None:

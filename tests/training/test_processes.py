@@ -19,9 +19,17 @@ SETTINGS = {"tasks": 5, "examples": 2, "conditions": ["matched", "shuffled", "ju
 
 @pytest.fixture(scope="module")
 def train(checkpoint_dir: Path, base_dir: Path, tmp_path_factory: pytest.TempPathFactory):
-    def run(processes: int, *flags: str, folder: Path | None = None, code: int = 0, **settings: object) -> Path:
+    def run(
+        processes: int,
+        *flags: str,
+        folder: Path | None = None,
+        code: int = 0,
+        launcher: tuple[str, ...] = (),
+        **settings: object,
+    ) -> Path:
         folder = folder or tmp_path_factory.mktemp("run")
-        arguments = [SCRIPT, processes, checkpoint_dir, base_dir, folder, json.dumps(SETTINGS | settings), *flags]
+        arguments = [*launcher, SCRIPT, processes, checkpoint_dir, base_dir, folder, json.dumps(SETTINGS | settings)]
+        arguments += flags
         with forks.Popen(
             [sys.executable, *map(str, arguments)],
             env=os.environ | {"ACCELERATE_USE_CPU": "1"},
@@ -66,6 +74,16 @@ def test_two_processes_take_the_same_steps_as_one(train, alone: Path) -> None:
         for metric in ("exact_match", "loss")
     }
     assert "seen (shuffled)" in (two / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_accelerate_launch_takes_the_same_steps(train, alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU its option for several processes is called so, too; each process is one by itself for the script."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    options = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
+    two = train(1, launcher=("-m", "accelerate.commands.launch", *options))
+    assert [(folder / "processes").read_text() for folder in (alone, two)] == ["1", "2"]
+    assert_same_run(alone, two)
 
 
 @pytest.mark.slow
