@@ -192,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
             rf"POST /api/models/{name}/branch/(?P<rev>.+)": self._branch,
             rf"POST /{name}\.git/info/lfs/objects/batch": self._lfs_batch,
             r"PUT /lfs/(?P<oid>\w+)": self._lfs_put,
-            rf"GET /api/models/{name}/tree/(?P<rev>[^/]+)": self._tree,
+            rf"GET /api/models/{name}/tree/(?P<rev>[^/]+)(/(?P<folder>.+))?": self._tree,
             rf"GET /api/models/{name}(/revision/(?P<rev>.+))?": self._info,
             rf"(GET|HEAD) /{name}/resolve/(?P<rev>refs/pr/\d+|[^/]+)/(?P<path>.+)": self._resolve,
         }
@@ -283,8 +283,12 @@ class _Handler(BaseHTTPRequestHandler):
         }
         return 200, {}, info
 
-    def _tree(self, body: bytes, repo: str, rev: str) -> tuple[int, dict[str, str], Any]:
+    def _tree(self, body: bytes, repo: str, rev: str, folder: str = "") -> tuple[int, dict[str, str], Any]:
+        """The files below a folder, at any depth; the real Hub gives those in it and its folders."""
         _, tree = self._at(self._repo(repo), rev)
+        tree = {path: data for path, data in tree.items() if path.startswith(f"{folder}/" if folder else "")}
+        if folder and not tree:
+            raise Refusal(404, "EntryNotFound", f"{folder} does not exist on {rev}")
         return 200, {}, [
             {"type": "file", "path": path, "size": len(data), "oid": _git_oid(data)} for path, data in tree.items()
         ]  # fmt: skip

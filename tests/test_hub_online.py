@@ -666,3 +666,25 @@ def test_what_the_docs_say_about_the_released_checkpoints_works(
     adapter = LoraAdapter.from_pretrained(tmp_path / "work" / "return-policies")
     assert adapter.metadata["checkpoint"] == "SakanaAI/text-to-lora"
     assert adapter.metadata["checkpoint_commit"] == hub.repos["SakanaAI/text-to-lora"].log[-1][1]
+
+
+def test_shards_of_adapters_are_written_to_a_repository_and_read_out_of_it(hub: HubServer, client: HubClient) -> None:
+    hub.add("me/many", {"README.md": b""})
+    code = """
+    import torch
+    from text2lora import LoraAdapter, Text2LoraModel
+    from text2lora.batch import ShardWriter
+
+    texts = ["Return the city.", "Return the name."]
+    t2l = Text2LoraModel.from_pretrained("nano")
+    writer = ShardWriter(t2l, "hf://me/many/adapters")
+    paths = [writer.write(part) for part in writer.plan(texts, 1)]
+    read = LoraAdapter.from_pretrained("hf://me/many/adapters", writer.name(texts[1]))
+    alone = t2l.generate_lora(texts[1])
+    same = all(torch.allclose(read.weights[key], weight, atol=1e-5) for key, weight in alone.weights.items())
+    result = [paths, same, read.metadata == alone.metadata, writer.plan(texts)]
+    """
+    paths, same, of_one_origin, waiting = client(code, token=WRITER)
+    assert {path.removeprefix("hf://me/many/") for path in paths} == set(hub.repos["me/many"].files) - {"README.md"}
+    assert len(paths) == 2
+    assert (same, of_one_origin, waiting) == (True, True, [])

@@ -168,7 +168,9 @@ def find_shards(folder: str | os.PathLike[str]) -> list[Shard]:
     files, place = file_system(os.fspath(folder), CheckpointError)
     try:
         files.invalidate_cache()
-        listed = files.ls(place, detail=True) if files.isdir(place) else []
+        listed = files.ls(place, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
     except Exception as error:  # of any file system
         raise CheckpointError(f"{folder} cannot be listed ({first_line(error)})") from error
     sizes = {entry["name"].rpartition("/")[2]: entry["size"] for entry in listed if entry["type"] == "file"}
