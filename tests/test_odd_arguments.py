@@ -296,6 +296,12 @@ def rows(world: World) -> dict[str, Row]:
         "Text2LoraModel.generate_lora": Row(
             t2l.generate_lora, {"description": ["the city"], "task_emb": emb, "scale": 1.0}, all_finite
         ),
+        "Text2LoraModel.generate_stacked": Row(
+            lambda descriptions: list(t2l.generate_stacked(descriptions)),
+            {"descriptions": ["the city"]},
+            lambda made: all(isinstance(part, dict) for part in made),
+        ),
+        "Text2LoraModel.provenance": Row(t2l.provenance, {"scale": 1.0}, lambda made: "scale" in made),
         "Text2LoraModel.interpolate": Row(
             t2l.interpolate,
             {"descriptions": ["the city", "case"], "weights": [1, 2], "scale": 1.0, "task_emb": torch.cat([emb, emb])},

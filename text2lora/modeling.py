@@ -477,6 +477,8 @@ class Text2LoraModel(PreTrainedModel):
             CheckpointError: weights that are no numbers.
         """
         checked = check_descriptions(descriptions)
+        if not checked:
+            return
         task_emb = self.encoder.encode(checked)
         self._warn_far(checked, task_emb)
         self._check_task_emb(task_emb, len(checked))
@@ -707,7 +709,7 @@ class Text2LoraModel(PreTrainedModel):
             **self.origin,
             "encoder": public_name(self.encoder_name),  # none of a checkpoint that reads the names of tasks
             "text2lora": library_version(),
-            "scale": f"{scale:g}",
+            "scale": f"{check_scale(scale):g}",
             "confidence": str(calibration or ""),
         }
         return {key: value for key, value in source.items() if value}
