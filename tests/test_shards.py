@@ -86,6 +86,21 @@ def test_only_the_rows_of_an_adapter_are_read(model, tmp_path: Path, monkeypatch
     assert sum(read) == sum(weight.nbytes for weight in weights.values())
 
 
+def test_a_file_system_may_have_arguments_of_its_own(model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one of S3's is a version."""
+    monkeypatch.setattr("text2lora.shards.FIRST_READ", 100)
+    writer = ShardWriter(model, f"memory://{tmp_path}")
+    path = writer.write(TEXTS)
+    files, _ = fsspec.url_to_fs(path)
+    inner = files.cat_file
+
+    def cat_file(self: object, place: str, *, start: int, end: int) -> bytes:
+        return inner(place, start, end)
+
+    monkeypatch.setattr(type(files), "cat_file", cat_file)
+    assert list(Shard.open(path).facts.descriptions) == list(map(writer.name, TEXTS))
+
+
 def test_a_broken_run_goes_on_and_a_list_that_grows_makes_only_what_is_new(model, tmp_path: Path) -> None:
     writer = ShardWriter(model, str(tmp_path))
     writer.write(writer.plan(TEXTS, 2)[0])  # and then it was broken off

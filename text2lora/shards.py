@@ -77,12 +77,12 @@ class Shard:
         files, place = file_system(path, CheckpointError)
         try:
             size = files.size(place) if size is None else size
-            data = files.cat_file(place, 0, min(size, FIRST_READ))
+            data = files.cat_file(place, start=0, end=min(size, FIRST_READ))  # by name: S3's have others between
             length = int.from_bytes(data[:8], "little")
             if not 2 <= length <= min(MAX_HEADER, size - 8):
                 raise ValueError("it has no header")
             if len(data) < 8 + length:
-                data += files.cat_file(place, len(data), 8 + length)
+                data += files.cat_file(place, start=len(data), end=8 + length)
             header = json.loads(data[8 : 8 + length])
             facts = json.loads(header.pop("__metadata__")[KEY])
             if facts.pop("version") != VERSION:
