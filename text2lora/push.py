@@ -54,9 +54,7 @@ def push_target(
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    for name, value, kinds in (("repo_id", repo_id, str), ("token", token, bool | str | None)):
-        if not isinstance(value, kinds):
-            raise HubError(f"{name} is {shown(value)}: expected {'USER/NAME' if name == 'repo_id' else 'a string'}")
+    _check_types(repo_id, token)
     with hub_errors(" ".join(repo_id.split()), revision, HubError):
         validate_repo_id(repo_id)
         user = patiently(lambda: huggingface_hub.whoami(token, cache=True))
@@ -88,6 +86,12 @@ def push_target(
             "with --force (force=True)"
         )
     return PushTarget(repo_id, info.sha)
+
+
+def _check_types(repo_id: object, token: object) -> None:
+    for name, value, kinds in (("repo_id", repo_id, str), ("token", token, bool | str | None)):
+        if not isinstance(value, kinds):
+            raise HubError(f"{name} is {shown(value)}: expected {'USER/NAME' if name == 'repo_id' else 'a string'}")
 
 
 def check_description_of(target: PushTarget, description: str, token: bool | str | None = None) -> None:
