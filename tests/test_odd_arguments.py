@@ -406,8 +406,15 @@ def test_odd_arguments_give_a_right_result_or_an_error_of_ours(
     name: str, table: dict[str, Row], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(world.folder)  # for paths such as `quux`
-    row, wrong = table[name], []
+    check_row(name, table[name])
+
+
+def check_row(name: str, row: Row) -> None:
+    """Call a function with each odd value in each place."""
+    wrong = []
     for parameter, odd in [("", ""), *((parameter, odd) for parameter in (*row.good, *row.more) for odd in ODD)]:
+        if parameter in ("report", "on_text") and callable(ODD[odd]):
+            continue  # what it raises is its own
         arguments = row.arguments() | ({parameter: ODD[odd]} if parameter else {})
         try:
             result = row.call(**arguments)

@@ -18,6 +18,7 @@ LAYERS = [
     "errors",
     "installation",
     "files",
+    "arguments",
     "names",
     "processor",
     "turns",

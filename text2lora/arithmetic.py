@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 
 from text2lora.adapter import LoraAdapter
+from text2lora.arguments import checked
 from text2lora.errors import CheckpointError, InvalidArgumentError, shown
 from text2lora.lora import LoraSpec, lora_key
 from text2lora.names import library_version
@@ -67,6 +68,7 @@ def combine(adapters: Sequence[LoraAdapter], weights: Sequence[float], method: M
     return LoraAdapter(made, spec, _metadata(adapters, factors, method))
 
 
+@checked(CheckpointError)
 def cosine_matrix(adapters: Sequence[LoraAdapter]) -> torch.Tensor:
     """How alike the effects of adapters are: the cosine of their delta W over all modules, [n, n] in float64.
 
@@ -76,6 +78,8 @@ def cosine_matrix(adapters: Sequence[LoraAdapter]) -> torch.Tensor:
     Raises:
         CheckpointError: the adapters are not for the same modules.
     """
+    if not adapters:
+        raise CheckpointError("no adapters were given: expected one or more")
     first = adapters[0]
     if any(_features(other) != _features(first) for other in adapters[1:]):
         raise CheckpointError(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from text2lora.adapter import CONFIG_NAME, LoraAdapter
+from text2lora.arguments import checked
 from text2lora.digest import digest
 from text2lora.encoder import check_description
 from text2lora.errors import CheckpointError, InvalidDescriptionError, OutputError, shown
@@ -56,6 +57,7 @@ def folder_name(description: str, model: str, settings: AdapterSettings) -> str:
     return f"{slug(description)}-{digest([description, model, asdict(settings)])[:10]}"
 
 
+@checked(OutputError)
 def read_descriptions(path: Path) -> list[str]:
     """Read the descriptions in a file. Each line is a description, or in a `.jsonl` file, `{"description": ...}`. Blank
     lines are skipped.
@@ -83,6 +85,7 @@ def read_descriptions(path: Path) -> list[str]:
     return found
 
 
+@checked(InvalidDescriptionError)
 def choose_shard(descriptions: Sequence[str], number: int, count: int) -> list[str]:
     """Choose the descriptions for one of several machines, so that each description belongs to exactly one.
 
@@ -100,6 +103,7 @@ def choose_shard(descriptions: Sequence[str], number: int, count: int) -> list[s
     return [text for text in map(check_description, descriptions) if shard(text) == number]
 
 
+@checked(OutputError)
 def write_adapters(
     model: Text2LoraModel,
     descriptions: Sequence[str],

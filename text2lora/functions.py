@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.adapter import LoraAdapter
+from text2lora.arguments import check_count, checked
 from text2lora.attach import fit_modules, input_device
 from text2lora.base import context_length
 from text2lora.confidence import carried_calibration, confidence
@@ -87,7 +88,7 @@ class Function:
                 "Text2LoraModel.function or text2lora.function"
             )
         self.labels = None if labels is None else _check_labels(labels)
-        self.max_new_tokens = _check_count(max_new_tokens, "max_new_tokens")
+        self.max_new_tokens = check_count(max_new_tokens, "max_new_tokens")
         self.stop = _check_stop(stop)
         self.calibration = carried_calibration(adapter.metadata)
         self._runner = runner
@@ -186,7 +187,7 @@ class Function:
             raise InvalidInputError('this function has no labels to score: make it with labels=["...", "..."]')
         single = isinstance(text, str)
         questions = [self._ask(one) for one in ([text] if isinstance(text, str) else _as_tuple(text, "text"))]
-        answers = self._runner.score(questions, _check_count(batch_size, "batch_size"))
+        answers = self._runner.score(questions, check_count(batch_size, "batch_size"))
         found = [answer.probabilities or {} for answer in answers]
         return found[0] if single else found
 
@@ -239,6 +240,7 @@ def call_many(
 ) -> list[Answer]: ...
 
 
+@checked(InvalidInputError)
 def call_many(
     calls: Sequence[tuple[Function, str]], batch_size: int = 32, with_confidence: bool = False
 ) -> list[str] | list[Answer]:
@@ -252,7 +254,7 @@ def call_many(
     Raises:
         InvalidInputError: see `Function.__call__`; nothing is answered then.
     """
-    size = _check_count(batch_size, "batch_size")
+    size = check_count(batch_size, "batch_size")
     _check_flag(with_confidence)
     questions = []
     for number, (function, text) in enumerate(calls, 1):
@@ -427,9 +429,3 @@ def _as_tuple(values: Iterable[Any], name: str) -> tuple[Any, ...]:
 def _check_flag(with_confidence: bool) -> None:
     if not isinstance(with_confidence, bool):
         raise InvalidInputError(f"with_confidence is {shown(with_confidence)}: expected True or False")
-
-
-def _check_count(value: int, name: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InvalidInputError(f"{name} is {shown(value)}: expected a whole number from 1 upwards")
-    return value

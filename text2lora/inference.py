@@ -16,6 +16,7 @@ from transformers import (
     TextStreamer,
 )
 
+from text2lora.arguments import check_count, checked
 from text2lora.attach import input_device
 from text2lora.turns import Stops, as_turn, padding_id
 
@@ -46,6 +47,7 @@ def greedy_settings() -> dict[str, Any]:
     return dict.fromkeys(fields) | {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
 
 
+@checked(InvalidInputError)
 def generate_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -69,6 +71,7 @@ def generate_answers(
     return [text.strip() for text in complete(model, tokenizer, texts, max_new_tokens, batch_size)]
 
 
+@checked(InvalidInputError)
 def complete(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -133,6 +136,8 @@ def complete_ids(
         on_text: see `complete`.
         within: what a batch runs in, given which of the texts are its rows: there, each can get an adapter of its own.
     """
+    for name, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        check_count(number, name)
     answers = [Continuation("", [])] * len(ids)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     stops = Stops.of(tokenizer, model, stop)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from text2lora.arguments import checked
 from text2lora.encoder import TextEncoder
 from text2lora.errors import CheckpointError, InvalidArgumentError
 from text2lora.files import atomic_file
@@ -192,6 +193,7 @@ def choose_descriptions(tasks: Sequence[str], seed: int = 0) -> list[int]:
     return [row for task in names for row in sorted(rng.sample(rows[task], min(len(rows[task]), MAX_WORDINGS)))]
 
 
+@checked(CheckpointError)
 def measure_descriptions(
     encoder: TextEncoder, descriptions: Sequence[str], tasks: Sequence[str]
 ) -> DescriptionStatistics | None:
@@ -205,6 +207,10 @@ def measure_descriptions(
     Returns:
         The statistics, or None if there are fewer than two tasks.
     """
+    if len(descriptions) != len(tasks):
+        raise CheckpointError(f"{len(descriptions)} descriptions have {len(tasks)} tasks: expected one task for each")
+    if len(set(tasks)) < 2:
+        return None
     rows = choose_descriptions(tasks)
     chosen = [descriptions[row] for row in rows]
     vectors = [mean_over_tokens(encoder.encode(chosen[i : i + 256])).cpu() for i in range(0, len(chosen), 256)]

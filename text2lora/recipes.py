@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from text2lora.arguments import checked
 from text2lora.errors import TrainingError
 from text2lora.files import write_atomically
 from text2lora.training.engine import is_main_process
@@ -46,6 +47,7 @@ def find_recipe(name: str) -> Path:
     raise TrainingError(f"no recipe {name!r}: expected a YAML file or one of {known}")
 
 
+@checked(TrainingError)
 def run_recipe(
     name: str,
     output_dir: Path,

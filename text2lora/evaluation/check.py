@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from text2lora.arguments import checked
 from text2lora.arithmetic import cosine_matrix
 from text2lora.base import context_length
 from text2lora.encoder import rescale
@@ -188,6 +189,7 @@ def prepare_tasks(tasks: Sequence[Task], examples: int | None = None) -> list[Ch
 
 
 @torch.no_grad()
+@checked(EvaluationError)
 def check_conditioning(
     model: Text2LoraModel,
     base: PreTrainedModel,

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from text2lora.arguments import checked
 from text2lora.arithmetic import cosine_matrix
 from text2lora.base import context_length
 from text2lora.encoder import check_description
+from text2lora.errors import EvaluationError
 from text2lora.evaluation.check import CheckTask
 from text2lora.inference import generate_answers
 from text2lora.injection import LoraInjector
@@ -72,6 +74,7 @@ class Comparison:
 
 
 @torch.no_grad()
+@checked(EvaluationError)
 def compare_descriptions(
     model: Text2LoraModel,
     base: PreTrainedModel,

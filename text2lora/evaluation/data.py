@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from text2lora.arguments import checked
 from text2lora.errors import EvaluationError, MissingExtraError, TaskError
 from text2lora.evaluation.tasks import BENCHMARKS, EvalItem, EvalTask, Row, own_task
 from text2lora.files import read_json_lines
@@ -30,6 +31,7 @@ class TaskData:
     shots: Sequence[EvalItem]
 
 
+@checked(EvaluationError)
 def load_tasks(name: str, data: Path | None = None, shots: int = 3, limit: int | None = None) -> list[TaskData]:
     """Load tasks with their questions and demonstrations.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from text2lora.arguments import checked
 from text2lora.errors import EvaluationError
 from text2lora.evaluation.backends import Answer, Backend, Request
 from text2lora.evaluation.data import TaskData
@@ -57,6 +58,7 @@ class Figure:
     difference: Estimate | None
 
 
+@checked(EvaluationError)
 def make_conditions(adapters: Sequence[str] = (), description: str | None = None, shots: int = 3) -> list[Condition]:
     """The conditions: the base model alone, with demonstrations, with the description in the prompt; and each adapter.
 
@@ -75,6 +77,7 @@ def make_conditions(adapters: Sequence[str] = (), description: str | None = None
     return conditions + [Condition(name, adapter=adapter) for name, adapter in zip(names, known, strict=True)]
 
 
+@checked(EvaluationError)
 def evaluate_tasks(
     backend: Backend,
     tasks: Sequence[TaskData],
@@ -168,6 +171,7 @@ def _judge(condition: Condition, data: TaskData, answers: Sequence[Answer]) -> l
     ]
 
 
+@checked(EvaluationError)
 def summarise(samples: Sequence[Sample], seed: int = 0) -> list[Figure]:
     """Accuracy and difference from the base model for each condition and task, and the average over several tasks.
 

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from text2lora.arguments import checked
 from text2lora.cards import escape_markdown
-from text2lora.errors import HubError
+from text2lora.errors import EvaluationError, HubError
 from text2lora.evaluation.harness import AVERAGE, Condition, Figure, Sample
 from text2lora.evaluation.metrics import Estimate
 from text2lora.evaluation.tasks import BENCHMARKS
@@ -98,6 +99,7 @@ def cells_of(figure: Figure) -> list[str]:
     return cells + ([f"{d.mean:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}"] if d else ["", ""])
 
 
+@checked(EvaluationError)
 def write_report(report: EvalReport, folder: Path) -> None:
     """Write `results.json` and `table.md`; the folder appears whole or not at all.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from text2lora.arguments import checked
 from text2lora.attach import fit_modules
 from text2lora.base import load_base
 from text2lora.errors import CheckpointError, InvalidArgumentError, MissingExtraError, OutputError
@@ -50,6 +51,7 @@ OF_DTYPE = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 MODELFILE_NOTE = "# Ollama up to 0.34.0 loads adapters; later versions need the GGUF file of a merged model."
 
 
+@checked(CheckpointError)
 def export_gguf(
     adapter: LoraAdapter,
     path: str | os.PathLike[str],
@@ -128,6 +130,7 @@ def _type_of(dtype: torch.dtype | str | None) -> str | None:
     return kind
 
 
+@checked(OutputError)
 def write_modelfile(path: str | os.PathLike[str], base: str) -> Path:
     """Write `FILE.Modelfile` beside an exported `FILE.gguf`: `ollama create NAME -f FILE.Modelfile`.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from text2lora.arguments import checked
 from text2lora.attach import fit_modules
 from text2lora.base import base_source, load_base
 from text2lora.cards import merged_card
@@ -29,6 +30,7 @@ COPIED = ("tokenizer.model", "processor_config.json", "preprocessor_config.json"
 model that also sees needs for its pictures."""
 
 
+@checked(CheckpointError)
 def export_merged(
     adapter: LoraAdapter,
     path: str | os.PathLike[str],
@@ -58,6 +60,8 @@ def export_merged(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if dtype is not None and not dtype.is_floating_point:
+        raise CheckpointError(f"dtype is {dtype}: expected one of numbers with a point, as torch.bfloat16")
     target = Path(path)
     if not re.fullmatch(r"[1-9]\d*(\.\d+)?[KMGT]B", max_shard_size):
         raise OutputError(f"max_shard_size is {max_shard_size!r}: expected a size such as 5GB or 500MB")

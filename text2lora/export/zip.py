@@ -9,6 +9,8 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from text2lora.arguments import checked
+from text2lora.errors import OutputError
 from text2lora.files import atomic_file
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can name
 
 
+@checked(OutputError)
 def zip_adapter(adapter: LoraAdapter) -> bytes:
     """The adapter's files in a zip, without a folder around them. Unpack it into a folder, which PEFT loads.
 
@@ -33,6 +36,7 @@ def zip_adapter(adapter: LoraAdapter) -> bytes:
     return buffer.getvalue()
 
 
+@checked(OutputError)
 def export_zip(adapter: LoraAdapter, path: str | os.PathLike[str]) -> Path:
     """Write `zip_adapter` to a file; an existing file is replaced.
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from text2lora.arguments import checked
 from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import TrainingError
 from text2lora.injection import LoraInjector
@@ -43,6 +44,7 @@ class LoraTable(nn.Module):
         return {name: (self.a[name][index], self.b[name][index]) for name in self.a}
 
 
+@checked(TrainingError)
 def train_loras(
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from text2lora.adapter import LoraAdapter
+from text2lora.arguments import checked
 from text2lora.configuration import Text2LoraConfig
 from text2lora.encoder import check_description
 from text2lora.errors import CheckpointError, TrainingError
@@ -204,6 +205,7 @@ def start_from_library(model: Text2LoraModel, weights: LoraWeights) -> None:
                 getattr(hypernet, f"{part}_{letter}")[name].requires_grad_(False)
 
 
+@checked(TrainingError)
 def train_recon(
     model: Text2LoraModel,
     library: AdapterLibrary,

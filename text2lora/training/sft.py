@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from text2lora.arguments import checked
 from text2lora.errors import TrainingError
 from text2lora.injection import LoraInjector
 from text2lora.language import AnswerBatch, Example, answer_loss, prompt_batch
@@ -79,6 +80,7 @@ class SftConfig:
             raise TrainingError(f"select is {self.select!r}: conditions must include 'matched'")
 
 
+@checked(TrainingError)
 def train_sft(
     model: Text2LoraModel,
     base: PreTrainedModel,

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from text2lora.arguments import checked
 from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, TaskError
 from text2lora.files import read_json_lines, read_text
@@ -26,6 +27,7 @@ class TaskFiles:
     path: str
 
 
+@checked(TrainingError)
 def read_tasks(path: Path, described: bool = True) -> list[Task]:
     """Read tasks from a YAML or JSON lines file, or from a folder of them.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from text2lora.arguments import checked
 from text2lora.errors import TaskError, TrainingError
 from text2lora.language import Example, Prompt
 from text2lora.training.data import Probe, TaskDraw
@@ -123,6 +124,7 @@ class TaskSet:
         return TaskDraw(row, [e.without_definition() if bare else e.with_definition() for e in chosen])
 
 
+@checked(TrainingError)
 def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task], dict[str, list[Probe]]]:
     """Take out what is kept for validation.
 

@@ -1,0 +1,124 @@
+"""Arguments of public functions, checked by their annotations."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import importlib
+import inspect
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+
+from text2lora.errors import InvalidInputError, Text2LoraError, shown
+from text2lora.files import check_path
+
+PATHS = (Path, os.PathLike, os.PathLike[str])
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def checked(error: type[Text2LoraError]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a function refuse arguments of other types than it says, in one line, before it does anything.
+
+    Where it expects a `Path`, it gets one of a text, too. A float is finite, and an int has 64 bits and is no bool.
+
+    Args:
+        error: what is raised.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+
+        @functools.cache
+        def hints() -> dict[str, Any]:
+            found = {name: each.annotation for name, each in signature.parameters.items()}
+            names = _Names(getattr(function, "__globals__"))  # noqa: B009 - a callable need not have them
+            return {name: eval(text, {}, names) for name, text in found.items() if isinstance(text, str)}
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            bound = signature.bind(*args, **kwargs)
+            for name, value in bound.arguments.items():
+                if name not in hints():
+                    continue
+                hint = hints()[name]
+                kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+                if isinstance(value, str | os.PathLike) and any(kind in kinds for kind in PATHS):
+                    path = check_path(value, error)
+                    bound.arguments[name] = Path(path) if Path in kinds else value
+                elif not fits(value, hint):
+                    raise error(f"{name} is {shown(value)}: expected {signature.parameters[name].annotation}")
+            return function(*bound.args, **bound.kwargs)
+
+        return call
+
+    return decorate
+
+
+class _Names(Mapping[str, Any]):
+    """The names that a module knows, and those that it imports for type checking alone."""
+
+    def __init__(self, known: Mapping[str, Any]):
+        self._known = known
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._known:
+            return self._known[name]
+        if hasattr(builtins, name):
+            return getattr(builtins, name)
+        for package in ("text2lora", "transformers", "peft"):
+            if hasattr(module := importlib.import_module(package), name):
+                return getattr(module, name)
+        return Any
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type of an annotation, as are the things that it contains."""
+    origin, inner = get_origin(hint) or hint, get_args(hint)
+    if origin in (Union, UnionType):
+        return any(fits(value, each) for each in inner)
+    if origin is Literal:
+        return isinstance(value, str) and value in inner
+    if origin in (None, NoneType):
+        return value is None
+    if origin is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if origin is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    if origin is Callable:
+        return callable(value)
+    if origin is Any or not isinstance(origin, type):
+        return True
+    if getattr(origin, "_is_protocol", False):
+        return all(hasattr(value, name) for name in {*dir(origin), *origin.__annotations__} if name[0] != "_")
+    if not isinstance(value, origin) or (isinstance(value, str | bytes) and origin in (Sequence, Iterable)):
+        return False
+    if origin in (Sequence, list, tuple) and inner:
+        parts = inner[:1] if origin is not tuple or inner[-1] is ... else None
+        if parts is None:
+            return len(value) == len(inner) and all(map(fits, value, inner))
+        return all(fits(each, parts[0]) for each in value)
+    if issubclass(origin, Mapping) and inner:
+        return all(fits(key, inner[0]) and fits(each, inner[1]) for key, each in value.items())
+    return True
+
+
+def check_count(value: int, name: str) -> int:
+    """The value of an argument that is a number of things.
+
+    Raises:
+        InvalidInputError: it is no whole number from 1 upwards.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidInputError(f"{name} is {shown(value)}: expected a whole number from 1 upwards")
+    return value
