@@ -93,7 +93,7 @@ def module_rows(world: World) -> dict[str, Row]:
         "standing.measure_descriptions": row(
             measure_descriptions, encoder=t2l.encoder, descriptions=["the city", "case"], tasks=["a", "b"]
         ),
-        "functions.call_many": row(call_many, is_text, calls=[(function, "two words")], batch_size=2),
+        "functions.call_many": row(call_many, is_text, calls=[(function, "two words")], batch_size=2, with_confidence=False),
         "inference.generate_answers": row(generate_answers, is_text, prompts=["two words"], **prompts),
         "inference.complete": row(complete, is_text, texts=["two words"], stop=["."], on_text=None, **prompts),
         "export.gguf.export_gguf": row(

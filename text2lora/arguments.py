@@ -84,7 +84,8 @@ class _Names(Mapping[str, Any]):
 
 def fits(value: Any, hint: Any) -> bool:
     """Whether a value is of the type of an annotation, as are the things that it contains."""
-    origin, inner = get_origin(hint) or hint, get_args(hint)
+    origin: Any = get_origin(hint) or hint
+    inner = get_args(hint)
     if origin in (Union, UnionType):
         return any(fits(value, each) for each in inner)
     if origin is Literal:
@@ -92,7 +93,7 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in (None, NoneType):
         return value is None
     if origin is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
     if origin is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     if origin is Callable:
@@ -103,14 +104,14 @@ def fits(value: Any, hint: Any) -> bool:
         return all(hasattr(value, name) for name in {*dir(origin), *origin.__annotations__} if name[0] != "_")
     if not isinstance(value, origin) or (isinstance(value, str | bytes) and origin in (Sequence, Iterable)):
         return False
-    if origin in (Sequence, list, tuple) and inner:
-        parts = inner[:1] if origin is not tuple or inner[-1] is ... else None
-        if parts is None:
-            return len(value) == len(inner) and all(map(fits, value, inner))
-        return all(fits(each, parts[0]) for each in value)
-    if issubclass(origin, Mapping) and inner:
-        return all(fits(key, inner[0]) and fits(each, inner[1]) for key, each in value.items())
-    return True
+    if not inner:
+        return True
+    content: Any = value  # of which mypy knows no more than that it is an object
+    if origin is tuple and inner[-1] is not ...:
+        return len(content) == len(inner) and all(map(fits, content, inner))
+    if issubclass(origin, Mapping):
+        return all(fits(key, inner[0]) and fits(each, inner[1]) for key, each in content.items())
+    return origin not in (Sequence, list, tuple) or all(fits(each, inner[0]) for each in content)
 
 
 def check_count(value: int, name: str) -> int:

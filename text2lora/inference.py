@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import torch
 from transformers import (
@@ -18,7 +18,11 @@ from transformers import (
 
 from text2lora.arguments import check_count, checked
 from text2lora.attach import input_device
+from text2lora.errors import InvalidInputError
 from text2lora.turns import Stops, as_turn, padding_id
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 KEPT = {
     "bos_token_id",
@@ -49,7 +53,7 @@ def greedy_settings() -> dict[str, Any]:
 
 @checked(InvalidInputError)
 def generate_answers(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     max_new_tokens: int = 64,
@@ -73,7 +77,7 @@ def generate_answers(
 
 @checked(InvalidInputError)
 def complete(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     max_new_tokens: int = 64,
@@ -115,7 +119,7 @@ class Continuation(NamedTuple):
 
 @torch.inference_mode()
 def complete_ids(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     ids: Sequence[list[int]],
     max_new_tokens: int = 64,
@@ -169,7 +173,7 @@ def complete_ids(
 
 
 def generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: Batch, stops: Stops, **options: Any
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, inputs: Batch, stops: Stops, **options: Any
 ) -> torch.Tensor:
     """Greedy tokens [n, longest + new] of a batch, up to and with what ends each answer.
 

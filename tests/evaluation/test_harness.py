@@ -142,10 +142,10 @@ def test_interval_of_samples_is_the_binomial_one() -> None:
     assert bootstrap_samples([torch.ones(5)], seed=1) == (1, 1, 1, 1, 5)
 
 
-def test_code_needs_leave_before_anything_is_asked() -> None:
+def test_code_needs_leave_before_anything_is_asked(base, tokenizer) -> None:
     data = TaskData(BENCHMARKS["humaneval"], [EvalItem("p", "g", "t")], [])
     with pytest.raises(EvaluationError, match="allow it with --allow-code-execution"):
-        evaluate_tasks(None, [data], make_conditions())  # type: ignore[arg-type]
+        evaluate_tasks(TransformersBackend(base, tokenizer), [data], make_conditions())
 
 
 def test_prefill_begins_the_answer_and_stop_strings_end_it(base, tokenizer) -> None:

@@ -27,7 +27,7 @@ class TaskFiles:
     path: str
 
 
-@checked(TrainingError)
+@checked(TaskError)
 def read_tasks(path: Path, described: bool = True) -> list[Task]:
     """Read tasks from a YAML or JSON lines file, or from a folder of them.
 
