@@ -15,7 +15,6 @@ import torch
 from test_adapter import make_adapter
 from test_odd_arguments import Row, World, check_row, finite, is_text, parameters
 from test_odd_arguments import world as world  # a fixture
-from text2lora.standing import measure_descriptions
 
 import text2lora
 from text2lora import CheckpointError, LoraAdapter
@@ -29,6 +28,7 @@ from text2lora.evaluation.report import EvalReport, write_report
 from text2lora.export import export_gguf, export_merged, export_zip, write_modelfile, zip_adapter
 from text2lora.functions import call_many
 from text2lora.inference import complete, generate_answers
+from text2lora.novelty import measure_descriptions
 from text2lora.recipes import run_recipe
 from text2lora.training.lora import train_loras
 from text2lora.training.recon import train_recon
@@ -90,10 +90,12 @@ def module_rows(world: World) -> dict[str, Row]:
         "arithmetic.cosine_matrix": row(
             cosine_matrix, lambda found: bool(found.isfinite().all()), adapters=[adapter, make_adapter(2)]
         ),
-        "standing.measure_descriptions": row(
+        "novelty.measure_descriptions": row(
             measure_descriptions, encoder=t2l.encoder, descriptions=["the city", "case"], tasks=["a", "b"]
         ),
-        "functions.call_many": row(call_many, is_text, calls=[(function, "two words")], batch_size=2, with_confidence=False),
+        "functions.call_many": row(
+            call_many, is_text, calls=[(function, "two words")], batch_size=2, with_confidence=False
+        ),
         "inference.generate_answers": row(generate_answers, is_text, prompts=["two words"], **prompts),
         "inference.complete": row(complete, is_text, texts=["two words"], stop=["."], on_text=None, **prompts),
         "export.gguf.export_gguf": row(
