@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.adapter import LoraAdapter
-from text2lora.arguments import check_count, checked
+from text2lora.arguments import check_count, fits
 from text2lora.attach import fit_modules, input_device
 from text2lora.base import context_length
 from text2lora.confidence import carried_calibration, confidence
@@ -240,7 +240,6 @@ def call_many(
 ) -> list[Answer]: ...
 
 
-@checked(InvalidInputError)
 def call_many(
     calls: Sequence[tuple[Function, str]], batch_size: int = 32, with_confidence: bool = False
 ) -> list[str] | list[Answer]:
@@ -254,6 +253,8 @@ def call_many(
     Raises:
         InvalidInputError: see `Function.__call__`; nothing is answered then.
     """
+    if not fits(calls, Sequence[tuple[Function, Any]]):
+        raise InvalidInputError(f"calls is {shown(calls)}: expected pairs of a function and a text")
     size = check_count(batch_size, "batch_size")
     _check_flag(with_confidence)
     questions = []
