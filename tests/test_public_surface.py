@@ -44,6 +44,7 @@ LAYERS = [
     "injection",
     "inference",
     "language",
+    "tuning",
     "confidence",
     "functions",
     "scoring",

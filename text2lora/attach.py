@@ -63,6 +63,18 @@ class AttachedLora:
         return found
 
 
+def check_model(model: object) -> None:
+    """Refuse what is not a model.
+
+    Raises:
+        InvalidArgumentError: it is not.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidArgumentError(
+            f"the model is {shown(model)}: expected a loaded base model, or a PeftModel around it"
+        )
+
+
 @torch.inference_mode(False)  # parameters made in it could not be written to outside
 @torch.no_grad()
 def attach(adapter: Lora, model: PreTrainedModel | PeftModel, name: str) -> PeftModel:
@@ -70,10 +82,7 @@ def attach(adapter: Lora, model: PreTrainedModel | PeftModel, name: str) -> Peft
     from peft import PeftModel, get_peft_model
 
     check_adapter_name(name)
-    if not isinstance(model, nn.Module):
-        raise InvalidArgumentError(
-            f"the model is {shown(model)}: expected a loaded base model, or a PeftModel around it"
-        )
+    check_model(model)
     with _LOCK:
         wrapper = model if isinstance(model, PeftModel) else _wrapper_of(model)
         if wrapper is None:

@@ -56,8 +56,16 @@ def adapter_card(spec: LoraSpec, metadata: Mapping[str, str], repo_id: str | Non
         library_name="peft",
         tags=["lora", "text2lora"] + ([f"base_model:adapter:{base}"] if on_hub else []),
         title="LoRA adapter",
+        made_from=_made_from(metadata),
         snippet=load_snippet(loadable, repo_id or "PATH_OR_REPO_OF_THIS_ADAPTER"),
     )
+
+
+def _made_from(metadata: Mapping[str, str]) -> str:
+    if not (count := metadata.get("examples")):
+        return "a sentence by a hypernetwork, without training data"
+    examples = f"{count} example{'' if count == '1' else 's'}"
+    return f"{'a sentence and ' if metadata.get('description') else ''}{examples} by a hypernetwork"
 
 
 def merged_card(spec: LoraSpec, metadata: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from text2lora.configuration import Text2LoraConfig
+from text2lora.errors import CheckpointError
 from text2lora.lora import Lora, LoraWeights
 
 Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
@@ -27,10 +28,16 @@ class LoraInjector:
 
     def __init__(self, model: nn.Module, config: Text2LoraConfig):
         self._scaling = config.lora_scaling
-        self._modules = {
-            name: [model.get_submodule(config.module_paths[name].format(layer=i)) for i in range(config.num_layers)]
-            for name in config.target_modules
-        }
+        try:
+            self._modules = {
+                name: [model.get_submodule(config.module_paths[name].format(layer=i)) for i in range(config.num_layers)]
+                for name in config.target_modules
+            }
+        except AttributeError as error:
+            raise CheckpointError(
+                f"the model is not laid out as the checkpoint's base model ({error}): pass the base model that the "
+                "checkpoint names"
+            ) from error
 
     @contextmanager
     def inject(self, weights: LoraWeights) -> Iterator[None]:

@@ -68,6 +68,15 @@ class AnswerBatch:
         examples = None if self.examples is None else self.examples.to(device)
         return AnswerBatch(self.ids.to(device), self.is_target.to(device), examples)
 
+    def repeat(self, times: int, groups: int) -> AnswerBatch:
+        """The batch with each of its groups of neighbouring rows several times, one after the other."""
+
+        def repeated(rows: torch.Tensor) -> torch.Tensor:
+            return rows.unflatten(0, (groups, -1)).repeat_interleave(times, 0).flatten(0, 1)
+
+        examples = None if self.examples is None else repeated(self.examples)
+        return AnswerBatch(repeated(self.ids), repeated(self.is_target), examples)
+
     def units(self, weighting: str) -> int:
         """How many answer tokens there are, or answers: what a loss with this weighting is divided by for a mean."""
         if weighting not in ("token", "answer"):

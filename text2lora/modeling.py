@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from text2lora.functions import Function
+    from text2lora.tuning import Examples, OnStep, Pair, Tuned
 
 EXPECTED = f"expected {', '.join(map(repr, CHECKPOINTS))}, a folder or a Hub id of a checkpoint"
 
@@ -408,59 +409,142 @@ class Text2LoraModel(PreTrainedModel):
 
     @overload
     def generate_lora(
-        self, description: str | None = None, task_emb: torch.Tensor | None = None, scale: float = 1.0
+        self,
+        description: str | None = None,
+        task_emb: torch.Tensor | None = None,
+        scale: float = 1.0,
+        *,
+        examples: Examples | None = None,
+        on_step: OnStep | None = None,
     ) -> LoraAdapter: ...
 
     @overload
     def generate_lora(
-        self, description: list[str] | tuple[str, ...], task_emb: torch.Tensor | None = None, scale: float = 1.0
+        self,
+        description: list[str] | tuple[str, ...],
+        task_emb: torch.Tensor | None = None,
+        scale: float = 1.0,
+        *,
+        examples: Sequence[Examples] | None = None,
+        on_step: OnStep | None = None,
     ) -> list[LoraAdapter]: ...
 
-    @torch.inference_mode()
     def generate_lora(
         self,
         description: str | Sequence[str] | None = None,
         task_emb: torch.Tensor | None = None,
         scale: float = 1.0,
+        *,
+        examples: Examples | Sequence[Examples] | None = None,
+        on_step: OnStep | None = None,
     ) -> LoraAdapter | list[LoraAdapter]:
-        """Make adapters in batched passes, without loading the base model.
+        """Make adapters in batched passes. The base model is loaded only where there are examples.
 
         A description that is unlike all training descriptions causes a `DescriptionWarning`, if the checkpoint has
         statistics of them (see `novelty`). With `task_emb`, there is no warning.
 
+        A few examples make an adapter better than the description alone: the task's latent, from which the
+        hypernetwork writes the adapter, is tuned on them (see `text2lora.tuning`). An adapter that already answers
+        all examples right stays as it is. The metadata says how many steps were taken and what they changed.
+
+        ```python
+        t2l.generate_lora("Return the city.", examples=[("ship to Oslo today", "Oslo"), ("flights to Rome", "Rome")])
+        ```
+
         Args:
-            description: what the adapter should do; a list of descriptions gives a list of adapters.
+            description: what the adapter should do; a list of descriptions gives a list of adapters. None is allowed
+                with examples, which then say what to do.
             task_emb: task embeddings [n, d], or token states [n, tokens, d], to use instead of the encoder's. Then
                 `description` is only noted in the metadata and may be None, and the result is a list.
-            InvalidArgumentError: the task embeddings do not have the checkpoint's size, or `scale` is not a number.
-            CheckpointError: the weights are NaN or infinite.
+            scale: the strength of the adapters; 1.0 is as trained (see `LoraAdapter.scaled`).
+            examples: 1 to 64 pairs of an input and its right answer. For a list of descriptions, a list of such lists;
+                an empty one leaves its adapter to the description.
+            on_step: called after each tuning step, with the number of steps taken and the maximum.
 
         Returns:
             A `LoraAdapter`, or a list of them, on the CPU and in the hypernetwork's dtype.
 
         Raises:
             InvalidDescriptionError: a description is empty, not a string, or has control characters.
-            CheckpointError: the task embeddings do not have the checkpoint's size, or the weights are NaN or infinite.
+            InvalidInputError: the examples are not such pairs, or too many.
+            InvalidArgumentError: the task embeddings do not have the checkpoint's size, or `scale` is not a number.
+            CheckpointError: the weights are NaN or infinite, or the base model, which examples need, cannot be loaded.
         """
+        return self._generate(description, task_emb, scale, examples, on_step)
+
+    @torch.inference_mode()
+    def _generate(
+        self,
+        description: str | Sequence[str] | None,
+        task_emb: torch.Tensor | None,
+        scale: float,
+        examples: Examples | Sequence[Examples] | None,
+        on_step: OnStep | None,
+        base: PreTrainedModel | PeftModel | None = None,
+    ) -> LoraAdapter | list[LoraAdapter]:
+        """`generate_lora`, with the base model to tune on, which stays as it is; None takes the checkpoint's own."""
         scale = check_scale(scale)
         one = isinstance(description, str | bytes) or not isinstance(description, Sequence)
         single = task_emb is None and one
-        given = [description] if one else list(description or [])
-        checked = [] if task_emb is not None and description is None else [check_description(text) for text in given]
+        given: Sequence[Any] = [description] if one else list(description or [])
+        nameless = task_emb is not None and (description is None or not given)
         if task_emb is not None:
             self._check_task_emb(task_emb)
-            checked = checked or [""] * len(task_emb)
-        if not checked:
+            given = [None] * len(task_emb) if nameless else given
+        pairs: list[list[Pair]] = [[] for _ in given]
+        if examples is not None:
+            from text2lora.tuning import check_example_lists, spell_out
+
+            pairs = check_example_lists([examples] if single else examples, len(given))
+        unsaid = nameless or (description is None and any(pairs))
+        texts = [""] * len(given) if unsaid else [check_description(text) for text in given]
+        if not given:
             return []
         if task_emb is None:
-            task_emb = self.encoder.encode(checked)
-            self._warn_far(checked, task_emb)
-        self._check_task_emb(task_emb, len(checked))
+            task_emb = self.encoder.encode([spell_out(pairs[0])] if unsaid else texts)
+            if not unsaid:
+                self._warn_far(texts, task_emb)
+        self._check_task_emb(task_emb, len(given))
+        metadata = [{"description": text} if text else {} for text in texts]
+        latents = self._latents(task_emb)
+        for row, tuned in self._tune(latents, pairs, base, on_step) if any(pairs) else ():
+            latents[row], metadata[row] = tuned.latent, metadata[row] | tuned.as_metadata()
         made: list[LoraAdapter] = []
-        for weights in self._passes(task_emb):
-            texts = checked[len(made) : len(made) + self.tasks_per_pass]
-            made += self._adapters(weights, texts, scale)
+        for weights in self._decode(latents):
+            made += self._adapters(weights, metadata[len(made) : len(made) + self.tasks_per_pass], scale)
         return made[0] if single else made
+
+    def _generate_one(
+        self,
+        description: str | None,
+        scale: float,
+        examples: Examples | None,
+        on_step: OnStep | None,
+        base: PreTrainedModel | PeftModel | None = None,
+    ) -> LoraAdapter:
+        """The adapter of one description; a list is an error."""
+        text = None if description is None and examples is not None else check_description(description)
+        adapter = self._generate(text, None, scale, examples, on_step, base)
+        assert isinstance(adapter, LoraAdapter)
+        return adapter
+
+    def _tune(
+        self,
+        latents: torch.Tensor,
+        examples: Sequence[Sequence[Pair]],
+        base: PreTrainedModel | PeftModel | None,
+        on_step: OnStep | None,
+    ) -> Iterator[tuple[int, Tuned]]:
+        """Tune the latents that have examples, side by side, and yield each with its row."""
+        from text2lora.attach import fit_modules
+        from text2lora.sharing import freeze
+        from text2lora.tuning import tune
+
+        base = freeze(self._companions.base(self.config, self.device) if base is None else base)
+        fit_modules(self._adapters(self.hypernet.decode(latents[:1]), [{}], 1.0)[0], base)
+        rows = [row for row, pairs in enumerate(examples) if pairs]
+        given = [examples[row] for row in rows]
+        yield from zip(rows, tune(self.hypernet, base, self.base_tokenizer, latents[rows], given, on_step), strict=True)
 
     @torch.inference_mode()
     def generate_stacked(self, descriptions: Sequence[str]) -> Iterator[LoraWeights]:
@@ -482,16 +566,22 @@ class Text2LoraModel(PreTrainedModel):
         task_emb = self.encoder.encode(checked)
         self._warn_far(checked, task_emb)
         self._check_task_emb(task_emb, len(checked))
-        yield from self._passes(task_emb)
+        yield from self._decode(self._latents(task_emb))
 
-    def _passes(self, task_emb: torch.Tensor) -> Iterator[LoraWeights]:
-        """The hypernetwork's output for many tasks, pass by pass.
+    def _latents(self, task_emb: torch.Tensor) -> torch.Tensor:
+        """The task encoder's outputs [n, d] for many tasks."""
+        parts = task_emb.split(self.tasks_per_pass)
+        copies = (part.to(self.device, self.dtype, copy=True) for part in parts)  # aligned, see `_align`
+        return torch.cat([self.hypernet.task_encoder(part) for part in copies])
+
+    def _decode(self, latents: torch.Tensor) -> Iterator[LoraWeights]:
+        """The hypernetwork's output for many latents, pass by pass.
 
         Raises:
             CheckpointError: it holds infinity or NaN.
         """
-        for part in task_emb.split(self.tasks_per_pass):
-            yield _finite(self.hypernet(part.to(self.device, self.dtype, copy=True)))  # copied: aligned, see `_align`
+        for part in latents.split(self.tasks_per_pass):
+            yield _finite(self.hypernet.decode(part))
 
     @torch.inference_mode()
     def interpolate(
@@ -542,7 +632,7 @@ class Text2LoraModel(PreTrainedModel):
             if self.config.encoder_normalize:
                 mean = rescale(mean, self.config.encoder_parts)
             made = self.hypernet(mean[None].to(self.dtype))
-        return self._adapters(_finite(made), [describe_sum(checked, shares.tolist())], scale)[0]
+        return self._adapters(_finite(made), [{"description": describe_sum(checked, shares.tolist())}], scale)[0]
 
     @overload
     def novelty(self, description: str) -> Novelty | None: ...
@@ -579,10 +669,13 @@ class Text2LoraModel(PreTrainedModel):
 
     def generate_adapter(
         self,
-        description: str,
+        description: str | None = None,
         base_model: PreTrainedModel | PeftModel | str | os.PathLike[str] | None = None,
         adapter_name: str = "default",
         scale: float = 1.0,
+        *,
+        examples: Examples | None = None,
+        on_step: OnStep | None = None,
     ) -> PeftModel:
         """Make an adapter and attach it to the base model.
 
@@ -608,6 +701,8 @@ class Text2LoraModel(PreTrainedModel):
             adapter_name: the adapter's name in the model. On a PeftModel, a new name adds an adapter and a known name
                 replaces one in place. The adapter becomes the active one.
             scale: the strength of the adapter; 1.0 is as trained.
+            examples: pairs of an input and its right answer, which make the adapter better; see `generate_lora`.
+            on_step: see `generate_lora`.
 
         Returns:
             The PeftModel, in the base model's dtype and on its device, in eval mode, with nothing trainable.
@@ -618,21 +713,23 @@ class Text2LoraModel(PreTrainedModel):
         """
         from text2lora.sharing import apply_apart  # with PEFT, which takes a second to import and no adapter needs
 
-        adapter = self.generate_lora(check_description(description), scale=scale)
+        if isinstance(base_model, str | os.PathLike):
+            base_model = self.load_base_model(base_model)
+        adapter = self._generate_one(description, scale, examples, on_step, base_model)
         if base_model is None:
             base_model = self._companions.base(self.config, self.device)
-        elif isinstance(base_model, str | os.PathLike):
-            base_model = self.load_base_model(base_model)
         return apply_apart(adapter, base_model, adapter_name)
 
     def function(
         self,
-        description: str,
+        description: str | None = None,
         *,
         labels: Sequence[str] | None = None,
         max_new_tokens: int = 64,
         stop: str | Sequence[str] = (),
         scale: float = 1.0,
+        examples: Examples | None = None,
+        on_step: OnStep | None = None,
     ) -> Function:
         """Make a function from text to text: an adapter of the base model, ready to be called.
 
@@ -650,15 +747,17 @@ class Text2LoraModel(PreTrainedModel):
             max_new_tokens: the longest answer, in tokens.
             stop: texts before which an answer ends, in addition to where the base model ends it.
             scale: the strength of the adapter; 1.0 is as trained.
+            examples: pairs of an input and its right answer, which make the function better; see `generate_lora`.
+            on_step: see `generate_lora`.
 
         Raises:
             InvalidDescriptionError: see `generate_lora`.
-            InvalidInputError: labels, `max_new_tokens` or `stop` cannot be used.
+            InvalidInputError: examples, labels, `max_new_tokens` or `stop` cannot be used.
             CheckpointError: the base model cannot be loaded, or is not the one that the checkpoint is for.
         """
         from text2lora.functions import Function
 
-        adapter = self.generate_lora(check_description(description), scale=scale)
+        adapter = self._generate_one(description, scale, examples, on_step)
         return Function(self._companions.runner(self.config, self.device), adapter, labels, max_new_tokens, stop)
 
     def _warn_far(self, descriptions: Sequence[str], task_emb: torch.Tensor) -> None:
@@ -694,11 +793,10 @@ class Text2LoraModel(PreTrainedModel):
             )
             raise InvalidArgumentError(f"task embeddings of shape {list(shape)}: expected {expected}")
 
-    def _adapters(self, weights: LoraWeights, descriptions: Sequence[str], scale: float) -> list[LoraAdapter]:
+    def _adapters(self, weights: LoraWeights, metadata: Sequence[Mapping[str, str]], scale: float) -> list[LoraAdapter]:
         """The hypernetwork's output as one adapter per task."""
-        source = self.provenance(scale)
-        metadata = [({"description": text} if text else {}) | source for text in descriptions]
-        return [adapter.scaled(scale) for adapter in to_adapters(self.config, weights, metadata)]
+        noted = [{**own, **self.provenance(scale)} for own in metadata]
+        return [adapter.scaled(scale) for adapter in to_adapters(self.config, weights, noted)]
 
     def provenance(self, scale: float = 1.0) -> dict[str, str]:
         """What the metadata of an adapter say besides its description."""

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from text2lora.adapter import LoraAdapter
-from text2lora.attach import WRAPPER
+from text2lora.attach import WRAPPER, check_model
 from text2lora.errors import CheckpointError
 
 
@@ -85,6 +85,28 @@ def share(model: PreTrainedModel) -> PreTrainedModel:
             f"the given base model has something that cannot be copied ({error}): attach the adapter to the model "
             "itself with generate_lora(...).apply_to(base)"
         ) from error
+
+
+def freeze(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """A copy of the base model that shares its memory (see `share`), to be read from only.
+
+    It is in eval mode, nothing in it requires a gradient, and adapters have no effect in it. Merged adapters are
+    unmerged first, in the model that is given.
+
+    Raises:
+        InvalidArgumentError: it is not a model.
+        CheckpointError: see `share`.
+    """
+    check_model(model)
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer) and module.merged:
+            module.unmerge()
+    copied = share(model.get_base_model() if isinstance(model, PeftModel) else model).eval().requires_grad_(False)
+    for module in copied.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.enable_adapters(False)
+            module.requires_grad_(False)
+    return copied
 
 
 def _alias(parameter: nn.Parameter) -> nn.Parameter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -18,6 +18,9 @@ from text2lora.files import check_path, check_subfolder
 from text2lora.functions import Function, Runner
 from text2lora.modeling import Text2LoraModel
 
+if TYPE_CHECKING:
+    from text2lora.tuning import Examples
+
 _MODELS: WeakValueDictionary[tuple[str, ...], Text2LoraModel] = WeakValueDictionary()
 _LOADING = threading.Lock()
 
@@ -26,6 +29,7 @@ def function(
     adapter: str | os.PathLike[str] | LoraAdapter | None = None,
     *,
     do: str | None = None,
+    examples: Examples | None = None,
     model: str | os.PathLike[str] = DEFAULT,
     subfolder: str | None = None,
     base: str | os.PathLike[str] | None = None,
@@ -51,6 +55,7 @@ def function(
     Args:
         adapter: a folder or Hub id with an adapter, or a `LoraAdapter`.
         do: what the function should do, in plain words, instead of an adapter.
+        examples: pairs of an input and its right answer, beside `do` or instead of it; see `generate_lora`.
         model: the checkpoint that makes the adapter for `do`: `nano`, `smol`, a folder or a Hub id.
         subfolder: the folder of the adapter or checkpoint inside the given folder or repository.
         base: the base model of an adapter: a folder or Hub id; None uses the one that the adapter names.
@@ -66,17 +71,19 @@ def function(
         InvalidDescriptionError: see `generate_lora`.
         InvalidInputError: see `Text2LoraModel.function`.
     """
-    if (adapter is None) == (do is None):
+    made = do is not None or examples is not None
+    if (adapter is None) != made:
         raise InvalidArgumentError(
-            'expected an adapter (a folder, a Hub id or a LoraAdapter) or a description as do="...", got '
-            f"{'neither' if do is None else 'both'} of them: pass one"
+            'expected an adapter (a folder, a Hub id or a LoraAdapter), or a description as do="..." or examples, got '
+            f"{'both' if made else 'neither'} of them: pass one"
         )
     if not isinstance(device, str):
         raise InvalidArgumentError(f"device is {shown(device)}: expected a name such as 'auto' or 'cuda:0'")
     if device == "auto":
         device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
     options: dict[str, Any] = {"labels": labels, "max_new_tokens": max_new_tokens, "stop": stop}
-    if do is not None:
+    if made:
+        options["examples"] = examples
         return _checkpoint(check_path(model), check_subfolder(subfolder), device, hub).function(do, **options)
     lora = adapter if isinstance(adapter, LoraAdapter) else LoraAdapter.from_pretrained(adapter or "", subfolder, **hub)
     return Function(_runner(lora, base, device), lora, **options)

@@ -154,6 +154,7 @@ Device = Annotated[
     str, typer.Option(help="Device to run on: `auto`, `cpu`, `cuda`, ...", autocompletion=complete_device)
 ]
 HUB = "On the Hub"
+EXAMPLES = "Examples"
 
 
 def _clean_token(token: str | None) -> str | None:
@@ -196,6 +197,20 @@ Server = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Number of inputs to answer at a time.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+Example = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="An example to learn from, as `INPUT => ANSWER`; repeat the option for more.", rich_help_panel=EXAMPLES
+    ),
+]
+ExampleFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--examples",
+        help='Examples to learn from: a .jsonl with one [input, answer] or {"prompt", "answer"} on each line.',
+        rich_help_panel=EXAMPLES,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what already exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
@@ -247,6 +262,26 @@ class Pushing:
         return made.push_to_hub(
             target.repo_id, private=private, token=self.token, create_pr=self.create_pr, force=self.force
         )
+
+
+def parse_examples(given: Sequence[str] | None, file: Path | None) -> list[tuple[str, str]]:
+    """The examples of --example and --examples.
+
+    Raises:
+        typer.BadParameter: an example has no `=>`.
+        TaskError: see `read_examples`.
+    """
+    found = []
+    for text in given or []:
+        before, arrow, after = text.rpartition("=>")
+        if not (arrow and before.strip() and after.strip()):
+            raise typer.BadParameter(f"{text!r}: expected `INPUT => ANSWER`", param_hint="--example")
+        found.append((before.strip(), after.strip()))
+    if file:
+        from text2lora.training.task_files import read_examples
+
+        found += read_examples(file)
+    return found
 
 
 def check_texts(texts: Iterable[str], hint: str) -> None:

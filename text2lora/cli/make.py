@@ -21,6 +21,8 @@ from text2lora.cli.common import (
     CreatePr,
     Device,
     Dtype,
+    Example,
+    ExampleFile,
     Force,
     Model,
     Private,
@@ -34,6 +36,7 @@ from text2lora.cli.common import (
     out,
     parse_device,
     parse_dtype,
+    parse_examples,
     print_json,
     quiet,
     result,
@@ -48,6 +51,7 @@ from text2lora.names import slug
 from text2lora.push import PushTarget, check_description_of
 
 if TYPE_CHECKING:
+    import torch
     from huggingface_hub import CommitInfo
     from rich.status import Status
 
@@ -103,6 +107,8 @@ def make(
     subfolder: Subfolder = None,
     encoder: Encoder = None,
     output: Output = None,
+    example: Example = None,
+    examples: ExampleFile = None,
     scale: Scale = 1.0,
     dtype: Dtype = None,
     fold_rslora: FoldRslora = False,
@@ -121,14 +127,20 @@ def make(
     Example: t2l make "Return the city in capitals." -o city-upper
     """
     pushing = Pushing.of(push, repo_id, private, create_pr, token, force)
-    if bool(descriptions) == bool(file):
+    pairs = parse_examples(example, examples)
+    if bool(descriptions) == bool(file) and not (pairs and not file):
         raise typer.BadParameter("give either descriptions or --file", param_hint="DESCRIPTION")
     if shard and not file:
         raise typer.BadParameter("works only with --file", param_hint="--shard")
     part = _parse_shard(shard) if shard else None
     many = file is not None or (len(descriptions or []) > 1 and mix is None)
-    if many and (push or mix):
-        raise typer.BadParameter("works with one adapter at a time", param_hint="--push" if push else "--mix")
+    if many and (push or mix or pairs):
+        hint = "--push" if push else "--mix" if mix else "--examples"
+        raise typer.BadParameter("works with one adapter at a time", param_hint=hint)
+    if mix and pairs:
+        raise typer.BadParameter("works without --mix", param_hint="--examples")
+    if pairs and not descriptions and not (output or repo_id):
+        raise typer.BadParameter("needed with examples and no description, to name the adapter", param_hint="--output")
     wanted = parse_dtype(dtype)
     quiet()
     from text2lora.batch import AdapterSettings, choose_shard, read_descriptions
@@ -140,7 +152,7 @@ def make(
         texts = choose_shard(texts, *part) if part else texts
         _make_many(load, texts, output or Path("adapters"), settings, as_json, strict, force)
     else:
-        made = _make_one(load, descriptions or [], mix, output, settings, pushing, strict, force)
+        made = _make_one(load, descriptions or [], mix, pairs, output, settings, pushing, strict, force)
         print_json(made.report()) if as_json else made.tell()
 
 
@@ -175,7 +187,7 @@ class _Made:
     def report(self) -> dict[str, Any]:
         """What --json prints."""
         report: dict[str, Any] = {
-            "description": self.adapter.metadata["description"],
+            "description": self.adapter.metadata.get("description"),
             "path": str(self.folder) if self.folder else None,
             "bytes": self.adapter.num_bytes,
             "encoder_seconds": self.encoder_seconds,
@@ -185,6 +197,10 @@ class _Made:
             "scale": self.scale,
             "novelty": None if self.novelties is None else [novelty.as_dict() for novelty in self.novelties],
         }
+        if "examples" in self.adapter.metadata:
+            from text2lora.tuning import TUNING
+
+            report |= {name: self.adapter.metadata.get(name) for name in TUNING}
         if self.commit:
             report |= {"url": self.url, "repo_id": self.repo_id, "commit": self.commit.oid}
         return report
@@ -195,7 +211,12 @@ class _Made:
         seconds = f"{self.encoder_seconds * 1000:.0f} ms to read the description, "
         seconds += f"{self.hypernetwork_seconds * 1000:.0f} ms to write"
         say(f"[bold green]Adapter[/] {escape(place)}  ({size(self.adapter.num_bytes)}; {seconds})")
-        show_novelties(self.novelties)
+        if self.novelties or "description" in self.adapter.metadata:
+            show_novelties(self.novelties)
+        if "examples" in self.adapter.metadata:
+            from text2lora.tuning import tuning_report
+
+            say(f"[dim]Tuned on[/] {tuning_report(self.adapter.metadata)}")
         if self.url:
             say(f"[bold green]On the Hub[/] {escape(self.url)}")
         result(self.url or place)
@@ -210,6 +231,7 @@ def _make_one(
     load: Callable[[], Text2LoraModel],
     descriptions: Sequence[str],
     mix: str | None,
+    examples: list[tuple[str, str]],
     output: Path | None,
     settings: AdapterSettings,
     pushing: Pushing | None,
@@ -227,7 +249,7 @@ def _make_one(
         _check_free(folder, force)
     target = _check_push(pushing, name, texts, shares) if pushing else None
     with err.status("loading the model") as status:
-        made = _generate(load(), texts, shares, settings, strict, status)
+        made = _generate(load(), texts, shares, examples, settings, strict, status)
         if folder:
             status.update("saving")
             made.folder = made.adapter.save_pretrained(folder)
@@ -249,7 +271,7 @@ def _check_push(pushing: Pushing, name: str, texts: Sequence[str], shares: Seque
     target = pushing.check(name, "adapter")
     if not (pushing.repo_id or pushing.force):  # two descriptions may give the same name
         total = sum(shares) or 1.0
-        text = texts[0] if len(texts) == 1 else describe_sum(texts, [share / total for share in shares])
+        text = "".join(texts) if len(texts) < 2 else describe_sum(texts, [share / total for share in shares])
         check_description_of(target, text, pushing.token)
     return target
 
@@ -258,6 +280,7 @@ def _generate(
     t2l: Text2LoraModel,
     texts: list[str],
     shares: Sequence[float],
+    examples: list[tuple[str, str]],
     settings: AdapterSettings,
     strict: bool,
     status: Status,
@@ -265,20 +288,51 @@ def _generate(
     encoder = t2l.encoder
     status.update("reading the description")
     begin = time.perf_counter()
-    task_emb = encoder.encode(texts)
+    task_emb = encoder.encode(texts) if texts else None
     encoded = time.perf_counter()
-    novelties = t2l.novelty(texts, task_emb)
-    if strict:
+    novelties = t2l.novelty(texts, task_emb) if texts else None
+    if strict and texts:
         refuse_far(novelties)
     placed = time.perf_counter()
+    adapter = None
     if len(texts) > 1:
         adapter = t2l.interpolate(texts, shares, settings.scale, task_emb)
-    else:
+    elif task_emb is not None:
         (adapter,) = t2l.generate_lora(texts, task_emb, settings.scale)
     seconds = time.perf_counter() - placed
+    if examples:
+        adapter = _tune(t2l, texts, task_emb, examples, settings.scale, adapter, status)
+    assert adapter is not None
     adapter = (adapter.folded() if settings.fold_rslora else adapter).to(dtype=settings.dtype)
     names = t2l.config.name_or_path, t2l.config.base_model_name_or_path
     return _Made(adapter, novelties, encoded - begin, seconds, *names, settings.scale)
+
+
+def _tune(
+    t2l: Text2LoraModel,
+    texts: list[str],
+    task_emb: torch.Tensor | None,
+    examples: list[tuple[str, str]],
+    scale: float,
+    untuned: LoraAdapter | None,
+    status: Status,
+) -> LoraAdapter:
+    """The adapter tuned on examples. Ctrl-C keeps the one that the description gave."""
+    doing = f"learning from {len(examples)} example{'s' * (len(examples) > 1)}"
+    status.update(doing)
+
+    def tell(step: int, steps: int) -> None:
+        status.update(f"{doing}, step {step} of at most {steps}; Ctrl-C keeps what the description gives")
+
+    try:
+        if task_emb is None:
+            return t2l.generate_lora(scale=scale, examples=examples, on_step=tell)
+        return t2l.generate_lora(texts, task_emb, scale, examples=[examples], on_step=tell)[0]
+    except KeyboardInterrupt:
+        if untuned is None:
+            raise
+        err.print("[yellow]Stopped:[/] the adapter is what the description alone gives")
+        return untuned
 
 
 def refuse_far(novelties: Sequence[Novelty] | None) -> None:

@@ -21,6 +21,8 @@ from text2lora.cli.common import (
     Base,
     BatchSize,
     Device,
+    Example,
+    ExampleFile,
     MaxNewTokens,
     Model,
     Subfolder,
@@ -30,6 +32,7 @@ from text2lora.cli.common import (
     inside,
     out,
     parse_device,
+    parse_examples,
     print_json,
     quiet,
     show,
@@ -62,6 +65,8 @@ def run(
         list[str] | None, typer.Argument(help="Inputs to answer (default: the lines of a pipe).", metavar="input")
     ] = None,
     do: Annotated[str | None, typer.Option(help="What to do, in plain words, instead of an adapter.")] = None,
+    example: Example = None,
+    examples: ExampleFile = None,
     model: Model = DEFAULT,
     labels: Labels = None,
     subfolder: Subfolder = None,
@@ -80,12 +85,15 @@ def run(
 
     Example: t2l run city-upper "order A1234: 2 x tent for Ada Berg, ship to Oslo, total $80.00, 2024-05-01"
     """
-    if do is not None:
+    pairs = parse_examples(example, examples)
+    if do is not None or (pairs and adapter is None):
         inputs, adapter = [*([] if adapter is None else [adapter]), *(inputs or [])], None
         if base:
             raise typer.BadParameter(
                 "works only with an adapter; with --do, --model decides the base model", param_hint="--base"
             )
+    elif pairs:
+        raise typer.BadParameter("works only with --do", param_hint="--examples")
     elif adapter is None:
         raise typer.BadParameter("missing: name an adapter, or say what to do with --do", param_hint="ADAPTER")
     check_texts([do or "", *(inputs or []), *(labels or [])], "INPUT")
@@ -96,9 +104,14 @@ def run(
 
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "device": parse_device(device)}
     with err.status("loading the model"):
-        function = text2lora.function(
-            adapter, do=do, model=model, subfolder=subfolder, base=base, labels=_parse_labels(labels), **options
-        )
+        source: dict[str, Any] = {
+            "do": do,
+            "examples": pairs or None,
+            "model": model,
+            "subfolder": subfolder,
+            "base": base,
+        }
+        function = text2lora.function(adapter, **source, labels=_parse_labels(labels), **options)
     if inputs and out.is_terminal and not (as_json or labels):
         with err.status("answering"):
             bare = text2lora.function(function.adapter.scaled(0), base=base, **options)

@@ -69,6 +69,23 @@ def read_tasks(path: Path, described: bool = True) -> list[Task]:
     return [_task({"name": name, "examples": path.name}, path, name, described)]
 
 
+def read_examples(path: Path) -> list[tuple[str, str]]:
+    """Read the examples of one task, as pairs of a prompt and a response; see `read_tasks` for the forms of a file.
+
+    Raises:
+        TaskError: the file cannot be read, or does not hold the examples of one task, with prompts of one turn.
+    """
+    tasks = read_tasks(path, described=False)
+    if len(tasks) != 1:
+        raise TaskError(f"{path} has {len(tasks)} tasks: expected the examples of one task, one on each line")
+    pairs = []
+    for number, example in enumerate(tasks[0].examples, 1):
+        if not isinstance(example.prompt, str):
+            raise TaskError(f"{path}, example {number} has chat messages: expected a prompt of one turn")
+        pairs.append((example.prompt, example.response))
+    return pairs
+
+
 YAML = (".yaml", ".yml")
 
 

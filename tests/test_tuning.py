@@ -1,0 +1,197 @@
+"""Adapters that are tuned on examples: better on inputs that were not among them, and never at the base's expense."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import text2lora
+from text2lora import LoraAdapter, Text2LoraModel, tuning
+from text2lora.cli import app
+from text2lora.errors import InvalidArgumentError, InvalidDescriptionError, InvalidInputError, TaskError
+from text2lora.nano import sample_record
+from text2lora.training.task_files import read_examples
+from text2lora.tuning import tune, tuning_report
+
+EXAMPLES = [("order A1", "yes"), ("a longer text", "no"), ("x", "yes")]
+
+
+def same(one: LoraAdapter, other: LoraAdapter) -> bool:
+    return all(torch.equal(weight, other.weights[key]) for key, weight in one.weights.items())
+
+
+def distance(one: LoraAdapter, other: LoraAdapter) -> float:
+    return max(float((weight - other.weights[key]).abs().max()) for key, weight in one.weights.items())
+
+
+def loss(adapter: LoraAdapter, base, tokenizer, examples) -> float:
+    from text2lora.language import answer_loss, prompt_batch
+
+    with torch.no_grad():
+        return float(answer_loss(adapter.apply_to(base), prompt_batch(tokenizer, examples), "answer"))
+
+
+@pytest.fixture
+def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that a model with random weights can follow; their latents give answers in no order."""
+    monkeypatch.setattr(tuning, "LEARNING_RATE", 0.01)
+
+
+def quoted_users(count: int, seed: int) -> list[tuple[str, str]]:
+    """Log-ins in quotes, out of records that are not among the training ones."""
+    found = []
+    for i in range(count):
+        kind = ("contact", "log", "invoice")[i % 3]
+        record, fields = sample_record(kind, 1_000_000 + 1000 * seed + i)
+        found.append((record, f'"{fields["email_user"]}"'))
+    return found
+
+
+def test_examples_lower_the_loss_and_leave_everything_else_alone(t2l, load_base, tokenizer, slowly) -> None:
+    base = t2l.generate_adapter("the city").get_base_model()
+    before = {name: value.clone() for name, value in [*t2l.named_parameters(), *base.named_parameters()]}
+    plain, steps = t2l.generate_lora("the city"), []
+    tuned = t2l.generate_lora("the city", examples=EXAMPLES, on_step=lambda *step: steps.append(step))
+    assert loss(tuned, load_base(), tokenizer, EXAMPLES) < loss(plain, load_base(), tokenizer, EXAMPLES)
+    assert steps[0] == (1, tuning.STEPS)
+    assert tuned.metadata["examples"] == "3"
+    assert 1 <= int(tuned.metadata["tuning_steps"]) <= len(steps)
+    after = dict([*t2l.named_parameters(), *base.named_parameters()])
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert all(value.grad is None for value in after.values())
+    assert all(parameter.requires_grad for parameter in t2l.parameters())
+    assert not any(weight.requires_grad for weight in tuned.weights.values())
+
+
+def test_tasks_side_by_side_give_what_they_give_alone(t2l, slowly) -> None:
+    texts, examples = ["the city", "the price", "two words"], [EXAMPLES, [], EXAMPLES[:1]]
+    together = t2l.generate_lora(texts, examples=examples)
+    for text, pairs, adapter in zip(texts, examples, together, strict=True):
+        alone = t2l.generate_lora(text, examples=pairs or None)
+        assert alone.metadata == adapter.metadata
+        assert distance(alone, adapter) < 2e-3
+    assert distance(together[1], t2l.generate_lora("the price")) < 1e-5
+    assert same(t2l.generate_lora("the city", examples=EXAMPLES), t2l.generate_lora("the city", examples=EXAMPLES))
+
+
+def test_an_adapter_that_answers_all_examples_stays_as_it_is(t2l, tokenizer) -> None:
+    function = t2l.function("the city", max_new_tokens=2)
+    known = [(text, answer) for text, _ in EXAMPLES if (answer := function(text))]
+    found = tune(
+        t2l.hypernet,
+        t2l.load_base_model().eval(),
+        tokenizer,
+        latents := torch.randn(1, t2l.hypernet.task_encoder(t2l.encoder.encode(["x"])).shape[-1]),
+        [known],
+    )
+    assert torch.equal(found[0].latent, latents[0]) or found[0].steps > 0  # a random model may not end its answers
+
+
+def test_without_a_pack_a_model_gives_the_same(t2l, monkeypatch, slowly) -> None:
+    packed = t2l.generate_lora("the city", examples=EXAMPLES)
+    base = t2l.load_base_model()
+    monkeypatch.setattr(type(base), "_is_stateful", True)
+    apart = t2l.generate_lora("the city", examples=EXAMPLES)
+    assert packed.metadata == apart.metadata
+    assert distance(packed, apart) < 2e-3
+
+
+def test_a_live_model_is_tuned_on_its_own_base(t2l, load_base) -> None:
+    expected = t2l.generate_lora("the city", examples=EXAMPLES)
+    for base in (load_base(), t2l.generate_adapter("two words", load_base()), None):
+        model = t2l.generate_adapter("the city", base, examples=EXAMPLES)
+        key = next(key for key in model.state_dict() if key.endswith("lora_B.default.weight"))
+        assert torch.allclose(model.state_dict()[key], expected.weights[key.replace(".default", "")], atol=1e-6)
+
+
+def test_examples_alone_say_what_to_do(t2l) -> None:
+    adapter = t2l.generate_lora(examples=EXAMPLES)
+    assert "description" not in adapter.metadata
+    assert t2l.function(examples=EXAMPLES).adapter.metadata["examples"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ("x => y", "expected a list of pairs"),
+        ([("x",)], "example 1 is"),
+        ([("x", "y"), ("", "y")], "example 2 is"),
+        ([("x", 3)], "example 1 is"),
+        ([("x", "y")] * 65, "65 examples are too many: expected at most 64"),
+    ],
+)
+def test_examples_that_are_no_pairs_are_refused(t2l, examples, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        t2l.generate_lora("the city", examples=examples)
+    with pytest.raises(InvalidInputError, match=message):
+        t2l.function("the city", examples=examples)
+
+
+def test_other_wrong_calls_are_refused(t2l, tmp_path) -> None:
+    with pytest.raises(InvalidInputError, match="a list of pairs for each of the 2 descriptions"):
+        t2l.generate_lora(["the city", "x"], examples=EXAMPLES)
+    with pytest.raises(InvalidInputError, match="on_step is 3"):
+        t2l.generate_lora("the city", examples=EXAMPLES, on_step=3)
+    with pytest.raises(InvalidDescriptionError):
+        t2l.generate_lora(examples=[])
+    with pytest.raises(InvalidArgumentError, match="both of them"):
+        text2lora.function("folder", examples=EXAMPLES)
+    (tmp_path / "two.jsonl").write_text(json.dumps({"descriptions": ["x"], "examples": [["a", "b"]]}) + "\n\n" * 2)
+    assert read_examples(tmp_path / "two.jsonl") == [("a", "b")]
+    (tmp_path / "bad.jsonl").write_text("{}\n")
+    with pytest.raises(TaskError, match=r"bad\.jsonl"):
+        read_examples(tmp_path / "bad.jsonl")
+
+
+@pytest.fixture(scope="module")
+def nano() -> Text2LoraModel:
+    return Text2LoraModel.from_pretrained("nano")
+
+
+@pytest.mark.filterwarnings("ignore::text2lora.DescriptionWarning")
+def test_four_examples_teach_nano_what_a_sentence_does_not_say(nano) -> None:
+    text, unseen = "Strip the domain off the address and quote what's left.", quoted_users(8, 1)
+    before = nano.function(text).many([record for record, _ in unseen])
+    tuned = nano.function(text, examples=quoted_users(4, 0))
+    after = tuned.many([record for record, _ in unseen])
+    right = [sum(a == b for a, (_, b) in zip(answers, unseen, strict=True)) for answers in (before, after)]
+    assert right[1] >= 7 > right[0] + 3
+    assert tuned.adapter.metadata["left_out_correct_after"] == "4 of 4"
+    known = nano.generate_lora("Return the city in upper case.")
+    record, fields = sample_record("order", 1_000_005)
+    kept = nano.generate_lora("Return the city in upper case.", examples=[(record, fields["city"].upper())])
+    assert kept.metadata["tuning_steps"] == "0"
+    assert same(known, kept)
+
+
+def test_the_command_learns_from_examples(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, *others = quoted_users(3, 0)
+    (tmp_path / "examples.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in others))
+    given = ["--example", " => ".join(first), "--examples", "examples.jsonl"]
+    result = CliRunner().invoke(app, ["make", "the quoted login", *given, "-o", "login", "--json"])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["examples"] == "3"
+    adapter = LoraAdapter.from_pretrained("login")
+    assert report["tuning_steps"] == adapter.metadata["tuning_steps"]
+    assert "a sentence and 3 examples" in (tmp_path / "login" / "README.md").read_text()
+    assert "3 examples" in str(tuning_report(adapter.metadata))
+    refused = CliRunner().invoke(app, ["make", *given])
+    assert "--output" in refused.output
+    assert "INPUT => ANSWER" in CliRunner().invoke(app, ["make", "x", "--example", "x"]).output
+
+
+def test_ctrl_c_keeps_what_the_description_gives(tmp_path, monkeypatch) -> None:
+    def stop(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tuning, "tune", stop)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["make", "the login", "--example", "x => y", "-o", "login"])
+    assert result.exit_code == 0, result.output
+    assert "Stopped" in result.stderr
+    assert "examples" not in LoraAdapter.from_pretrained("login").metadata

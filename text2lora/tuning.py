@@ -1,0 +1,273 @@
+"""Adapters from a description and a few examples: gradient steps on the task's latent.
+
+The latent [d] is what the task encoder hands to the heads of the hypernetwork, a few hundred numbers for each task.
+The hypernetwork stays as it is, so every step gives an adapter of the kind that it was trained to write. This is why a
+handful of examples improves it without overfitting, as steps on the adapter's own factors do.
+
+Examples that are left out decide how far to go: each latent is tuned several times, each time without a part of its
+examples, and the number of steps is the one after which the left-out examples are answered best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from text2lora.attach import input_device
+from text2lora.errors import InvalidInputError, shown
+from text2lora.hypernetwork import HyperNetwork
+from text2lora.injection import LoraInjector
+from text2lora.language import AnswerBatch, answer_logits, count_matches, prompt_batch
+
+Pair = tuple[str, str]
+"""An input and its right answer."""
+
+Examples = Sequence[Pair | Sequence[str]]
+"""Pairs, as tuples or lists."""
+
+OnStep = Callable[[int, int], None]
+"""Receives the number of steps taken and the maximum."""
+
+LEARNING_RATE = 0.1
+"""Of Adam, for latents whose numbers have a standard deviation of about 1."""
+STEPS = 20
+"""The maximum number of steps."""
+PATIENCE = 4
+"""Steps without a gain on the left-out examples after which tuning stops."""
+WORTH = 0.9
+"""A gain is another right answer, or a loss below this share of the loss at the last gain."""
+FOLDS = 4
+"""The maximum number of parts that are left out in turn."""
+MAX_EXAMPLES = 64
+TOKENS = 2048
+"""Tokens that are read in one pass; a task that has more is read in a pass of its own."""
+
+
+TUNING = ("examples", "tuning_steps", "left_out_correct_before", "left_out_correct_after")
+"""The metadata of a tuned adapter."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """How a latent was tuned.
+
+    Attributes:
+        latent: The result [d].
+        examples: The number of examples.
+        steps: The number of steps taken; 0 if the adapter stays as the description gave it.
+        before: How many left-out examples the adapter answers right before tuning. A single example is never left out.
+        after: How many it answers right after tuning.
+    """
+
+    latent: torch.Tensor
+    examples: int = 0
+    steps: int = 0
+    before: int = 0
+    after: int = 0
+
+    def as_metadata(self) -> dict[str, str]:
+        """The figures as an adapter's metadata."""
+        if not self.examples:
+            return {}
+        found = {"examples": str(self.examples), "tuning_steps": str(self.steps)}
+        if self.examples > 1:
+            found["left_out_correct_before"] = f"{self.before} of {self.examples}"
+            found["left_out_correct_after"] = f"{self.after} of {self.examples}"
+        return found
+
+
+def tuning_report(metadata: Mapping[str, str]) -> str | None:
+    """What tuning did to an adapter, in one sentence; None for an adapter that was made without examples."""
+    if "examples" not in metadata:
+        return None
+    count, steps, *left_out = (metadata.get(name) for name in TUNING)
+    given = f"{count} example{'' if count == '1' else 's'}"
+    if steps == "0":
+        right = left_out[0]
+        known = f" ({right} correct)" if right else ""
+        return f"{given}: the adapter is unchanged, since tuning would not answer left-out examples better{known}"
+    taken = f"{given}, {steps} step{'' if steps == '1' else 's'}"
+    return f"{taken}: {left_out[0]} left-out examples correct before, {left_out[1]} after" if left_out[0] else taken
+
+
+def check_examples(examples: object) -> list[Pair]:
+    """Examples as a list of pairs of texts.
+
+    Raises:
+        InvalidInputError: they are not pairs of an input and an answer, or too many.
+    """
+    if isinstance(examples, str | bytes) or not isinstance(examples, Sequence):
+        raise InvalidInputError(f"examples are {shown(examples)}: expected a list of pairs of an input and its answer")
+    found: list[Pair] = []
+    for number, example in enumerate(examples, 1):
+        pair = tuple(example) if isinstance(example, list | tuple) else ()
+        if len(pair) != 2 or not all(isinstance(text, str) and text.strip() for text in pair):
+            raise InvalidInputError(f"example {number} is {shown(example)}: expected a pair of an input and its answer")
+        found.append((pair[0], pair[1].strip()))
+    if len(found) > MAX_EXAMPLES:
+        raise InvalidInputError(
+            f"{len(found)} examples are too many: expected at most {MAX_EXAMPLES}; with more, train a LoRA with "
+            "`t2l train`"
+        )
+    return found
+
+
+def check_example_lists(examples: object, count: int) -> list[list[Pair]]:
+    """The examples of each of `count` descriptions; none for None.
+
+    Raises:
+        InvalidInputError: see `check_examples`, or there is not one list for each description.
+    """
+    if examples is None:
+        return [[] for _ in range(count)]
+    lists = list(examples) if isinstance(examples, list | tuple) else None
+    if lists is None or len(lists) != count:
+        raise InvalidInputError(
+            f"examples are {shown(examples)}: expected a list of pairs for each of the {count} descriptions"
+        )
+    return [check_examples([] if pairs is None else pairs) for pairs in lists]
+
+
+def spell_out(examples: Sequence[Pair]) -> str:
+    """A description that only shows the first examples."""
+    return "\n".join(f"{given} => {answer}" for given, answer in examples[:3])
+
+
+class _Task:
+    """One latent and its copies: a row for each part of the examples that is left out, and one that sees all of them.
+
+    Attributes:
+        rows: The latents [d] that are tuned; the last sees all examples.
+        trains: [rows, examples]: the examples whose loss a row is tuned on.
+        judges: [rows, examples]: the examples that a row is judged by.
+    """
+
+    def __init__(self, latent: torch.Tensor, examples: Sequence[Pair]):
+        count = len(examples)
+        folds = min(FOLDS, count) if count > 1 else 0
+        self.rows = [latent.clone().requires_grad_() for _ in range(folds + 1)]
+        part = torch.arange(count, device=latent.device) % max(folds, 1)
+        left_out = torch.stack([part == fold for fold in range(folds)] + [torch.zeros_like(part, dtype=torch.bool)])
+        self.trains = ~left_out
+        self.judges = left_out if folds else self.trains
+        self.examples, self.latent, self.loss = examples, latent, 0.0
+        self.steps, self.before, self.after, self.done = 0, 0, 0, False
+        self.start = 0.0  # the loss on all examples before tuning
+        self.last_gain = 0, 0.0  # the step at which more was answered right or the loss fell clearly, and that loss
+
+    def judge(self, step: int, right: torch.Tensor, losses: torch.Tensor) -> None:
+        """Keep the latent of this step if it is the best so far.
+
+        Args:
+            step: The number of steps taken.
+            right: [rows, examples]: whether a row's adapter gives an example's answer.
+            losses: [rows, examples].
+        """
+        count, loss, fit = int(right[self.judges].sum()), float(losses[self.judges].mean()), float(losses[-1].mean())
+        if step == 0:
+            self.before, self.start = count, fit
+        if step == 0 or count > self.after or loss < WORTH * self.last_gain[1]:
+            self.last_gain = step, loss
+        better = fit < self.start and (count > self.after or (count == self.after and loss < self.loss))
+        if step == 0 or better:
+            self.after, self.loss, self.steps, self.latent = count, loss, step, self.rows[-1].detach().clone()
+        enough = bool(right[-1].all()) and (step == 0 or len(self.examples) == 1)
+        self.done = enough or step == STEPS or step - self.last_gain[0] >= PATIENCE
+
+
+def tune(
+    hypernet: HyperNetwork,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    latents: torch.Tensor,
+    examples: Sequence[Sequence[Pair]],
+    on_step: OnStep | None = None,
+) -> list[Tuned]:
+    """Tune latents on examples, many tasks side by side. The same input gives the same result.
+
+    A latent whose adapter answers all of its examples stays as it is, bit for bit. No latent becomes worse on the
+    left-out examples.
+
+    Args:
+        hypernet: Turns latents into adapters; it is not changed.
+        base: The base model, in eval mode and frozen, which nothing else runs meanwhile; it is not changed.
+        tokenizer: The tokenizer of the base.
+        latents: [n, d], outputs of the hypernetwork's task encoder.
+        examples: The examples of each task, at least one.
+        on_step: Receives the number of steps taken and the maximum, after each step.
+
+    Raises:
+        TrainingError: the tokenizer has no token that ends an answer.
+        InvalidInputError: `on_step` is not a function, or the chat template takes no user messages.
+    """
+    if on_step is not None and not callable(on_step):
+        raise InvalidInputError(f"on_step is {shown(on_step)}: expected a function of two numbers")
+    injector = LoraInjector(base, hypernet.config)
+    with torch.inference_mode(False), torch.enable_grad():
+        tasks = [_Task(latent, pairs) for latent, pairs in zip(latents.float().clone(), examples, strict=True)]
+        optimizer = torch.optim.Adam(list(chain.from_iterable(task.rows for task in tasks)), LEARNING_RATE)
+        passes: list[_Pass] = []
+        for step in range(STEPS + 1):
+            active = [task for task in tasks if not task.done]
+            if sum(len(one.tasks) for one in passes) != len(active):
+                passes = _plan(active, base, tokenizer)
+            for one in passes:
+                one.run(step, hypernet, base, injector)
+            if all(task.done for task in active):
+                break
+            optimizer.step()
+            optimizer.zero_grad()  # rows of tasks that are done keep no gradient, and Adam passes over them
+            if on_step:
+                on_step(step + 1, STEPS)
+    return [Tuned(task.latent.to(latents), len(task.examples), task.steps, task.before, task.after) for task in tasks]
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Tasks with the same number of examples, which pass through the base together; every row has its own adapter."""
+
+    tasks: list[_Task]
+    batch: AnswerBatch
+
+    def run(self, step: int, hypernet: HyperNetwork, base: PreTrainedModel, injector: LoraInjector) -> None:
+        """Judge the tasks at their latents, and give the rows of those that go on their gradients."""
+        rows = [row for task in self.tasks for row in task.rows]
+        weights = hypernet.decode(torch.stack(rows).to(next(hypernet.parameters()).dtype))
+        with injector.inject(weights):
+            logits, labels = answer_logits(base, self.batch)
+            each = F.cross_entropy(logits.float(), labels, reduction="none")
+            number = self.batch.starts.flatten().cumsum(0)[self.batch.is_target.flatten()] - 1  # of the answer
+            lengths = number.bincount()
+            losses = (each.new_zeros(len(lengths)).index_add(0, number, each) / lengths).view(len(rows), -1)
+            right = count_matches(logits.detach(), self.batch).view(len(rows), -1)
+            trains = torch.cat([task.trains for task in self.tasks])
+            gradients = torch.autograd.grad((losses * trains).sum(1).div(trains.sum(1)).sum(), rows)
+        parts = [len(task.rows) for task in self.tasks]
+        for task, *found in zip(self.tasks, right.split(parts), losses.detach().split(parts), strict=True):
+            task.judge(step, *found)
+        for row, gradient in zip(rows, gradients, strict=True):
+            row.grad = gradient
+        for row in chain.from_iterable(task.rows for task in self.tasks if task.done):
+            row.grad = None
+
+
+def _plan(tasks: Sequence[_Task], base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[_Pass]:
+    """Passes of about `TOKENS` tokens for tasks, those with the same number of examples together."""
+    packs = not getattr(base, "_is_stateful", False)  # a state would run from one packed example into the next
+    passes = []
+    for count in sorted({len(task.examples) for task in tasks}):
+        alike = [task for task in tasks if len(task.examples) == count]
+        rows = len(alike[0].rows)
+        batch = prompt_batch(tokenizer, [e for task in alike for e in task.examples], pack=count if packs else 1)
+        longest = batch.ids.shape[1] * rows * (1 if packs else count)
+        size = max(1, TOKENS // longest)
+        for start in range(0, len(alike), size):
+            some = alike[start : start + size]
+            batch = prompt_batch(tokenizer, [e for task in some for e in task.examples], pack=count if packs else 1)
+            passes.append(_Pass(some, batch.repeat(rows, len(some)).to(input_device(base))))
+    return passes
