@@ -298,7 +298,8 @@ def rows(world: World) -> dict[str, Row]:
             t2l, {"task_emb": emb}, lambda made: isinstance(made, dict)
         ),
         "Text2LoraModel.generate_lora": Row(
-            t2l.generate_lora, {"description": ["the city"], "task_emb": emb, "scale": 1.0} | tuned([pairs]),
+            t2l.generate_lora,
+            {"description": ["the city"], "task_emb": emb, "scale": 1.0, "base_model": None} | tuned([pairs]),
             all_finite,
         ),
         "Text2LoraModel.generate_stacked": Row(

@@ -416,6 +416,7 @@ class Text2LoraModel(PreTrainedModel):
         *,
         examples: Examples | None = None,
         on_step: OnStep | None = None,
+        base_model: PreTrainedModel | PeftModel | None = None,
     ) -> LoraAdapter: ...
 
     @overload
@@ -427,8 +428,10 @@ class Text2LoraModel(PreTrainedModel):
         *,
         examples: Sequence[Examples] | None = None,
         on_step: OnStep | None = None,
+        base_model: PreTrainedModel | PeftModel | None = None,
     ) -> list[LoraAdapter]: ...
 
+    @torch.inference_mode()
     def generate_lora(
         self,
         description: str | Sequence[str] | None = None,
@@ -437,6 +440,7 @@ class Text2LoraModel(PreTrainedModel):
         *,
         examples: Examples | Sequence[Examples] | None = None,
         on_step: OnStep | None = None,
+        base_model: PreTrainedModel | PeftModel | None = None,
     ) -> LoraAdapter | list[LoraAdapter]:
         """Make adapters in batched passes. The base model is loaded only where there are examples.
 
@@ -460,6 +464,7 @@ class Text2LoraModel(PreTrainedModel):
             examples: 1 to 64 pairs of an input and its right answer. For a list of descriptions, a list of such lists;
                 an empty one leaves its adapter to the description.
             on_step: called after each tuning step, with the number of steps taken and the maximum.
+            base_model: a loaded base model to tune on, which stays as it is; None loads the checkpoint's own once.
 
         Returns:
             A `LoraAdapter`, or a list of them, on the CPU and in the hypernetwork's dtype.
@@ -470,19 +475,6 @@ class Text2LoraModel(PreTrainedModel):
             InvalidArgumentError: the task embeddings do not have the checkpoint's size, or `scale` is not a number.
             CheckpointError: the weights are NaN or infinite, or the base model, which examples need, cannot be loaded.
         """
-        return self._generate(description, task_emb, scale, examples, on_step)
-
-    @torch.inference_mode()
-    def _generate(
-        self,
-        description: str | Sequence[str] | None,
-        task_emb: torch.Tensor | None,
-        scale: float,
-        examples: Examples | Sequence[Examples] | None,
-        on_step: OnStep | None,
-        base: PreTrainedModel | PeftModel | None = None,
-    ) -> LoraAdapter | list[LoraAdapter]:
-        """`generate_lora`, with the base model to tune on, which stays as it is; None takes the checkpoint's own."""
         scale = check_scale(scale)
         one = isinstance(description, str | bytes) or not isinstance(description, Sequence)
         single = task_emb is None and one
@@ -507,7 +499,7 @@ class Text2LoraModel(PreTrainedModel):
         self._check_task_emb(task_emb, len(given))
         metadata = [{"description": text} if text else {} for text in texts]
         latents = self._latents(task_emb)
-        for row, tuned in self._tune(latents, pairs, base, on_step) if any(pairs) else ():
+        for row, tuned in self._tune(latents, pairs, base_model, on_step) if any(pairs) else ():
             latents[row], metadata[row] = tuned.latent, metadata[row] | tuned.as_metadata()
         made: list[LoraAdapter] = []
         for weights in self._decode(latents):
@@ -524,9 +516,7 @@ class Text2LoraModel(PreTrainedModel):
     ) -> LoraAdapter:
         """The adapter of one description; a list is an error."""
         text = None if description is None and examples is not None else check_description(description)
-        adapter = self._generate(text, None, scale, examples, on_step, base)
-        assert isinstance(adapter, LoraAdapter)
-        return adapter
+        return self.generate_lora(text, None, scale, examples=examples, on_step=on_step, base_model=base)
 
     def _tune(
         self,

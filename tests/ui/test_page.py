@@ -242,6 +242,25 @@ def test_the_code_runs(visit):
     assert generate_answers(names["model"], names["t2l"].base_tokenizer, samples.NANO.inputs[:1]) == ["R.F."]
 
 
+def test_examples_teach_the_adapter(visit):
+    page = visit()
+    page.get_by_text("Teach it with examples").click()
+    rows = [
+        ("02:45 | log | INFO | chat | mend@ream.com | a6503", '"mend"'),
+        ("22:10 | log | ERROR | auth | bkim@post.net | b4711", '"bkim"'),
+    ]
+    for place, text in enumerate(text for row in rows for text in row):
+        cell = page.locator(f"#examples [data-row='{place // 2}'][data-col='{place % 2}']").last
+        cell.dblclick()
+        page.keyboard.type(text)
+        page.keyboard.press("Enter")
+    make(page, "Return the login in quotes.")
+    sync_api.expect(page.locator("#novelty")).to_contain_text("2 examples, ")
+    sync_api.expect(page.locator("#novelty")).to_contain_text("2 of 2 after")
+    tab(page, "Take it with you")
+    sync_api.expect(page.locator("#code")).to_contain_text("examples=examples")
+
+
 def test_errors_are_shown_and_junk_is_warned_of(visit):
     page = visit()
     page.click("#send")

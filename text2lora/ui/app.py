@@ -75,7 +75,7 @@ class _Wiring:
         page, handlers = self._page, self._handlers
         for trigger in (page.make.click, page.description.submit, self._description_chosen.then):
             changed = [page.made, page.chat_note, page.take_note]
-            inputs, earlier = [page.checkpoint, page.description], [*self._asking, *self._making]
+            inputs, earlier = [page.checkpoint, page.description, page.examples], [*self._asking, *self._making]
             self._making.append(self._on(trigger, handlers.make, inputs, page.novelty, changed, cancels=earlier))
         for made in self._making:
             changed = [page.talk, page.turns]

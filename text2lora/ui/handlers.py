@@ -59,11 +59,13 @@ class Handlers:
             **dict(zip(self.page.wordings, padded(samples.descriptions, len(self.page.wordings)))),
         }
 
-    def make(self, name: str, text: str) -> Updates:
-        """Make an adapter, and load its checkpoint first if necessary."""
-        doing = "Making the adapter" if self.service.is_loaded(name) else f"Loading {name} and its base model"
+    def make(self, name: str, text: str, examples: Sequence[Sequence[str]]) -> Updates:
+        """Make an adapter, and load its checkpoint first if necessary. Empty rows of the examples are left out."""
+        pairs = [(given, answer) for given, answer in examples if given.strip() or answer.strip()]
+        doing = f"Learning from {len(pairs)} example{'s' * (len(pairs) > 1)}" if pairs else "Making the adapter"
+        doing = doing if self.service.is_loaded(name) else f"Loading {name} and its base model"
         yield {self.page.novelty: render.note("busy", doing), self.page.made: None}
-        found = self.service.engine(name).make([text])[0]
+        found = self.service.engine(name).make([text], [pairs])[0]
         yield {
             self.page.made: found,
             self.page.novelty: render.made_card(found),
@@ -130,7 +132,7 @@ class Handlers:
 
     def write_code(self, name: str, found: VisitorAdapter | None, scale: float, text: str) -> str:
         """Write the Python code that makes the same adapter."""
-        return snippet(name, found.description if found else text, scale)
+        return snippet(name, found.description, scale, found.examples) if found else snippet(name, text, scale)
 
 
 def _adapter(found: VisitorAdapter | None, scale: float) -> LoraAdapter:

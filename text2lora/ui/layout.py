@@ -26,6 +26,7 @@ class Page:
     checkpoint: gr.Dropdown
     description: gr.Textbox
     descriptions: gr.Dataset
+    examples: gr.Dataframe
     make: gr.Button
     novelty: gr.HTML
     scale: gr.Slider
@@ -75,6 +76,8 @@ def lay_out(service: Service) -> Page:
                 )
                 parts["make"] = gr.Button("Make the adapter", variant="primary", elem_id="make")
                 parts["descriptions"] = _chips(samples.descriptions, "descriptions")
+                with gr.Accordion("Teach it with examples", open=False, elem_id="teach"):
+                    parts["examples"] = _examples_table()
                 parts["novelty"] = gr.HTML(render.NO_ADAPTER, elem_id="novelty")
                 parts["scale"] = _strength_slider()
             with gr.Column(scale=7, min_width=300), gr.Tabs():
@@ -85,6 +88,22 @@ def lay_out(service: Service) -> Page:
                 with gr.Tab("Take it with you"):
                     parts |= _take_tab(snippet(name, samples.descriptions[0], 1), service.own_login)
     return Page(blocks, **parts)
+
+
+def _examples_table() -> gr.Dataframe:
+    return gr.Dataframe(
+        [["", ""]] * 4,
+        headers=["Input", "Right answer"],
+        datatype="str",
+        type="array",
+        column_count=(2, "fixed"),
+        interactive=True,
+        wrap=True,
+        column_widths=["60%", "40%"],
+        buttons=[],
+        show_label=False,
+        elem_id="examples",
+    )
 
 
 def _chat_tab(samples: Samples, limits: Limits) -> dict[str, Any]:

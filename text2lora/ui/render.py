@@ -7,6 +7,7 @@ from html import escape
 from typing import Literal
 
 from text2lora.novelty import Novelty
+from text2lora.tuning import tuning_report
 from text2lora.ui.service import ComparedAnswers, Exchange, VisitorAdapter
 
 Kind = Literal["busy", "error", "warning", "done"]
@@ -35,8 +36,11 @@ def note(kind: Kind, text: str, link: str = "") -> str:
 
 def made_card(made: VisitorAdapter) -> str:
     """The adapter that was made, and how close its description is to those seen in training."""
-    done = note("done", f"Made an adapter of {made.adapter.num_bytes / 1000:,.0f} kB in {made.seconds * 1000:.0f} ms")
+    time = f"{made.seconds * 1000:.0f} ms" if made.seconds < 1 else f"{made.seconds:.1f} s"
+    done = note("done", f"Made an adapter of {made.adapter.num_bytes / 1000:,.0f} kB in {time}")
     done += f'<p class="t2l-small t2l-made">for “{escape(made.description)}”</p>'
+    if report := tuning_report(made.adapter.metadata):
+        done += f'<p class="t2l-small">{escape(report)}</p>'
     if made.novelty is None:
         return done + '<p class="t2l-small">This checkpoint has no statistics about its training descriptions.</p>'
     warning = note("warning", made.novelty.warning) if made.novelty.warning else ""

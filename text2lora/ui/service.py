@@ -38,6 +38,7 @@ class Limits:
 
     Attributes:
         description: The maximum length of a description, in characters.
+        examples: The maximum number of examples to tune an adapter on.
         message: The maximum length of a message, in characters.
         turns: The number of earlier turns that a conversation includes.
         descriptions: The maximum number of descriptions to compare.
@@ -46,6 +47,7 @@ class Limits:
     """
 
     description: int = 1000
+    examples: int = 16
     message: int = 4000
     turns: int = 20
     descriptions: int = 4
@@ -61,11 +63,13 @@ class VisitorAdapter:
         adapter: The adapter, at a scale of 1.
         novelty: How close its description is to those seen in training; None if the checkpoint has no statistics.
         seconds: The time it took to make.
+        examples: The examples that it was tuned on.
     """
 
     adapter: LoraAdapter
     novelty: Novelty | None
     seconds: float
+    examples: tuple[tuple[str, str], ...] = ()
 
     @property
     def description(self) -> str:
@@ -128,12 +132,23 @@ class Engine:
         self._lock = threading.Lock()
         model.encoder  # noqa: B018 - loaded now rather than for the first visitor
 
-    def make(self, descriptions: Sequence[str]) -> list[VisitorAdapter]:
+    def make(
+        self, descriptions: Sequence[str], examples: Sequence[Sequence[tuple[str, str]]] | None = None
+    ) -> list[VisitorAdapter]:
         """Make adapters from descriptions, in one pass.
+
+        Args:
+            descriptions: What the adapters should do.
+            examples: For each description, inputs with their right answers.
 
         Raises:
             InvalidDescriptionError: a description is empty, too long or not a text.
+            InvalidInputError: there are too many examples, or one has no input or no answer.
         """
+        if (most := max(map(len, examples or []), default=0)) > self.limits.examples:
+            raise InvalidInputError(
+                f"{most} examples are too many for this page: expected at most {self.limits.examples}"
+            )
         for text in descriptions:
             if len(text) > self.limits.description:
                 raise InvalidDescriptionError(
@@ -144,10 +159,14 @@ class Engine:
             begin = time.perf_counter()
             texts = check_descriptions(descriptions)
             task_emb = self.model.encoder.encode(texts)
-            adapters = self.model.generate_lora(texts, task_emb)
+            adapters = self.model.generate_lora(texts, task_emb, examples=examples, base_model=self._base)
             seconds = time.perf_counter() - begin
             novelties = self.model.novelty(texts, task_emb) or [None] * len(adapters)
-        return [VisitorAdapter(adapter, novelty, seconds) for adapter, novelty in zip(adapters, novelties, strict=True)]
+        given = examples or [()] * len(adapters)
+        return [
+            VisitorAdapter(adapter, novelty, seconds, tuple(pairs))
+            for adapter, novelty, pairs in zip(adapters, novelties, given, strict=True)
+        ]
 
     def chat(self, adapter: LoraAdapter, turns: Sequence[Exchange], message: str) -> Iterator[Exchange]:
         """Yield the next turn as it grows, for the base and the adapter at once; each sees only its own answers.
@@ -352,13 +371,16 @@ def split_name(name: str) -> tuple[str, str]:
     return "/".join(parts[:2]), "/".join(parts[2:])
 
 
-def snippet(name: str, description: str, scale: float) -> str:
+def snippet(name: str, description: str, scale: float, examples: Sequence[tuple[str, str]] = ()) -> str:
     """Python code that makes the same adapter."""
     source, subfolder = split_name(name)
     at = quoted(source) + (f", subfolder={quoted(subfolder)}" if subfolder else "")
     strength = f", scale={scale:g}" if scale != 1 else ""
+    taught = ", examples=examples" if examples else ""
+    pairs = "".join(f"    ({quoted(given)}, {quoted(answer)}),\n" for given, answer in examples)
     return (
         "from text2lora import Text2LoraModel\n"
         f"t2l = Text2LoraModel.from_pretrained({at})\n"
-        f"model = t2l.generate_adapter({quoted(description)}{strength})"
+        + (f"examples = [\n{pairs}]\n" if pairs else "")
+        + f"model = t2l.generate_adapter({quoted(description)}{strength}{taught})"
     )
