@@ -18,7 +18,7 @@ from text2lora import CheckpointError, LoraAdapter, Text2LoraModel, TextEncoder,
 from text2lora.base import PACKAGED, PackagedModel, base_source, find_packaged, load_base, packaged_model
 from text2lora.evaluation.backends import TransformersBackend
 from text2lora.training.runs import BaseSpec
-from text2lora.training.runs import load_base as run_base
+from text2lora.training.runs import load_base_of_recipe as run_base
 
 MINILM, SMOL = PACKAGED
 

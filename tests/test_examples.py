@@ -102,7 +102,7 @@ def test_figures_of_the_map_in_the_docs_are_those_of_the_notebook() -> None:
     assert len(figures) == 4
     for figure in figures:
         assert f"{figure}% find their other wording" in printed
-    warned = re.search(r"it warns of (\d+) of these 511", page)
+    warned = re.search(r"only (\d+) of these 511", page)
     assert warned
     assert f"\n{warned[1]} get a warning" in printed
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -102,26 +101,17 @@ def test_the_oldest_turns_make_room(pair: Pair) -> None:
 
 def test_no_more_is_written_than_fits(adapter: LoraAdapter, chat_tokenizer) -> None:
     """On a base whose positions are a table, so that one too many is an IndexError."""
+    from peft import LoraConfig, get_peft_model
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
         vocab_size=261, n_positions=32, n_embd=8, n_layer=1, n_head=2, bos_token_id=None, eos_token_id=None
     )
-    pair = Pair(adapter, NoAdapter(GPT2LMHeadModel(config).eval()), chat_tokenizer, 1.0, 500)
+    model = get_peft_model(GPT2LMHeadModel(config), LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True))
+    pair = Pair(adapter, model.eval(), chat_tokenizer, 1.0, 500)
     assert pair.answer("x" * 20).keys() == {"base", "adapter"}  # of 22 tokens, and 10 are written
     with pytest.raises(InvalidInputError, match="reads at most 24, because the answer must fit into its context of 32"):
         pair.answer("x" * 23)
-
-
-class NoAdapter:
-    """A base in the place of a PeftModel."""
-
-    def __init__(self, base):
-        self.base = base
-        self.disable_adapter = contextlib.nullcontext
-
-    def __getattr__(self, name: str):
-        return getattr(self.base, name)
 
 
 def test_strength_changes_in_place(pair: Pair) -> None:
