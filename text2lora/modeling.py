@@ -476,27 +476,12 @@ class Text2LoraModel(PreTrainedModel):
             CheckpointError: the weights are NaN or infinite, or the base model, which examples need, cannot be loaded.
         """
         scale = check_scale(scale)
-        one = isinstance(description, str | bytes) or not isinstance(description, Sequence)
-        single = task_emb is None and one
-        given: Sequence[Any] = [description] if one else list(description or [])
-        nameless = task_emb is not None and (description is None or not given)
-        if task_emb is not None:
-            self._check_task_emb(task_emb)
-            given = [None] * len(task_emb) if nameless else given
-        pairs: list[list[Pair]] = [[] for _ in given]
-        if examples is not None:
-            from text2lora.tuning import check_example_lists, spell_out
-
-            pairs = check_example_lists([examples] if single else examples, len(given))
-        unsaid = nameless or (description is None and any(pairs))
-        texts = [""] * len(given) if unsaid else [check_description(text) for text in given]
-        if not given:
+        single = task_emb is None and _is_one(description)
+        texts, pairs = self._check_request(description, task_emb, examples)
+        if not texts:
             return []
-        if task_emb is None:
-            task_emb = self.encoder.encode([spell_out(pairs[0])] if unsaid else texts)
-            if not unsaid:
-                self._warn_far(texts, task_emb)
-        self._check_task_emb(task_emb, len(given))
+        task_emb = self._embed(texts, pairs) if task_emb is None else task_emb
+        self._check_task_emb(task_emb, len(texts))
         metadata = [{"description": text} if text else {} for text in texts]
         latents = self._latents(task_emb)
         for row, tuned in self._tune(latents, pairs, base_model, on_step) if any(pairs) else ():
@@ -505,6 +490,33 @@ class Text2LoraModel(PreTrainedModel):
         for weights in self._decode(latents):
             made += self._adapters(weights, metadata[len(made) : len(made) + self.tasks_per_pass], scale)
         return made[0] if single else made
+
+    def _check_request(
+        self, description: str | Sequence[str] | None, task_emb: torch.Tensor | None, examples: Any
+    ) -> tuple[list[str], list[list[Pair]]]:
+        """The descriptions that are to be noted, each "" where there is none, and the examples of each."""
+        given: Sequence[Any] = [description] if _is_one(description) else list(description or [])
+        if task_emb is not None:
+            self._check_task_emb(task_emb)
+            given = [None] * len(task_emb) if description is None or not given else given
+        pairs: list[list[Pair]] = [[] for _ in given]
+        if examples is not None:
+            from text2lora.tuning import check_example_lists
+
+            single = task_emb is None and _is_one(description)
+            pairs = check_example_lists([examples] if single else examples, len(given))
+        unsaid = task_emb is not None or (description is None and any(pairs))
+        return ["" if text is None and unsaid else check_description(text) for text in given], pairs
+
+    def _embed(self, texts: Sequence[str], examples: Sequence[Sequence[Pair]]) -> torch.Tensor:
+        """The task embeddings of descriptions; examples speak for themselves where there is no description."""
+        if all(texts):
+            task_emb = self.encoder.encode(texts)
+            self._warn_far(texts, task_emb)
+            return task_emb
+        from text2lora.tuning import spell_out
+
+        return self.encoder.encode([spell_out(pairs) for pairs in examples])
 
     def _generate_one(
         self,
@@ -815,6 +827,11 @@ def _finite(weights: LoraWeights) -> LoraWeights:
             "values, or are too large for its dtype"
         )
     return weights
+
+
+def _is_one(description: object) -> bool:
+    """Whether a description is one, and not a list of them."""
+    return isinstance(description, str | bytes) or not isinstance(description, Sequence)
 
 
 def to_adapters(

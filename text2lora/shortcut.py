@@ -59,9 +59,7 @@ def function(
         model: the checkpoint that makes the adapter for `do`: `nano`, `smol`, a folder or a Hub id.
         subfolder: the folder of the adapter or checkpoint inside the given folder or repository.
         base: the base model of an adapter: a folder or Hub id; None uses the one that the adapter names.
-        labels: see `Text2LoraModel.function`.
-        max_new_tokens: see `Text2LoraModel.function`.
-        stop: see `Text2LoraModel.function`.
+        labels, max_new_tokens, stop: see `Text2LoraModel.function`.
         device: where to run: `cpu`, `cuda`, ...; `auto` is the GPU if there is one.
         **hub: options for the Hub: `revision`, `token`, `cache_dir`, `local_files_only`.
 

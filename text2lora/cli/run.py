@@ -54,17 +54,20 @@ Labels = Annotated[
 ]
 
 
+MaybeAdapter = Annotated[
+    str | None,
+    typer.Argument(help="Folder or Hub id of a LoRA adapter; leave it out with --do.", autocompletion=complete_adapter),
+]
+Inputs = Annotated[
+    list[str] | None, typer.Argument(help="Inputs to answer (default: the lines of a pipe).", metavar="input")
+]
+Do = Annotated[str | None, typer.Option(help="What to do, in plain words, instead of an adapter.")]
+
+
 def run(
-    adapter: Annotated[
-        str | None,
-        typer.Argument(
-            help="Folder or Hub id of a LoRA adapter; leave it out with --do.", autocompletion=complete_adapter
-        ),
-    ] = None,
-    inputs: Annotated[
-        list[str] | None, typer.Argument(help="Inputs to answer (default: the lines of a pipe).", metavar="input")
-    ] = None,
-    do: Annotated[str | None, typer.Option(help="What to do, in plain words, instead of an adapter.")] = None,
+    adapter: MaybeAdapter = None,
+    inputs: Inputs = None,
+    do: Do = None,
     example: Example = None,
     examples: ExampleFile = None,
     model: Model = DEFAULT,
