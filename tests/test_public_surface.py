@@ -162,3 +162,36 @@ def test_imports_go_one_way(path: Path) -> None:
     layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     allowed = LAYERS[: LAYERS.index(layer) + 1]
     assert imported_layers(ast.parse(path.read_text(encoding="utf-8"))) - set(allowed) == set()
+
+
+def sections(docstring: str) -> dict[str, list[str]]:
+    """The names that each section of a docstring explains; those before any section stand under an empty name."""
+    found: dict[str, list[str]] = {"": []}
+    section = ""
+    for line in docstring.splitlines():
+        if heading := re.fullmatch(r"(Args|Attributes|Raises|Returns|Yields):", line):
+            section = heading[1]
+            found[section] = []
+        elif line and not line.startswith(" "):
+            section = ""
+        if names := re.match(r"(?:    )?([*\w]+(?:, [*\w]+)*): ", line):
+            found[section] += [name.lstrip("*") for name in names[1].split(", ")]
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_docstrings_explain_every_argument_and_nothing_else(path: Path) -> None:
+    wrong = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        found = sections(ast.get_docstring(node) or "")
+        arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        more = [a.arg for a in (node.args.vararg, node.args.kwarg) if a]
+        wrong += [f"{node.name}: {name}" for name in found[""] if name.endswith("Error")]
+        if "Args" in found:
+            wrong += [f"{node.name}: {name}" for name in found["Args"] if name not in (*arguments, *more)]
+        if "Args" in found and not node.name.startswith("_"):
+            missing = set(arguments) - {"self", "cls"} - set(found["Args"])
+            wrong += [f"{node.name}: {name} is missing" for name in sorted(missing)]
+    assert not wrong

@@ -14,7 +14,7 @@ from text2lora.cli import app
 from text2lora.errors import InvalidArgumentError, InvalidDescriptionError, InvalidInputError, TaskError
 from text2lora.nano import sample_record
 from text2lora.training.task_files import read_examples
-from text2lora.tuning import tune, tuning_report
+from text2lora.tuning import tuning_report
 
 EXAMPLES = [("order A1", "yes"), ("a longer text", "no"), ("x", "yes")]
 
@@ -75,19 +75,6 @@ def test_tasks_side_by_side_give_what_they_give_alone(t2l, slowly) -> None:
         assert distance(alone, adapter) < 2e-3
     assert distance(together[1], t2l.generate_lora("the price")) < 1e-5
     assert same(t2l.generate_lora("the city", examples=EXAMPLES), t2l.generate_lora("the city", examples=EXAMPLES))
-
-
-def test_an_adapter_that_answers_all_examples_stays_as_it_is(t2l, tokenizer) -> None:
-    function = t2l.function("the city", max_new_tokens=2)
-    known = [(text, answer) for text, _ in EXAMPLES if (answer := function(text))]
-    found = tune(
-        t2l.hypernet,
-        t2l.load_base_model().eval(),
-        tokenizer,
-        latents := torch.randn(1, t2l.hypernet.task_encoder(t2l.encoder.encode(["x"])).shape[-1]),
-        [known],
-    )
-    assert torch.equal(found[0].latent, latents[0]) or found[0].steps > 0  # a random model may not end its answers
 
 
 def test_without_a_pack_a_model_gives_the_same(t2l, monkeypatch, slowly) -> None:
@@ -165,6 +152,9 @@ def test_four_examples_teach_nano_what_a_sentence_does_not_say(nano) -> None:
     kept = nano.generate_lora("Return the city in upper case.", examples=[(record, fields["city"].upper())])
     assert kept.metadata["tuning_steps"] == "0"
     assert same(known, kept)
+    assert tuning_report(kept.metadata) == (
+        "1 example: no step did better than the description alone, so the adapter is unchanged"
+    )
 
 
 def test_the_command_learns_from_examples(tmp_path, monkeypatch) -> None:

@@ -131,6 +131,9 @@ def answer_loss(
     By answer, a yes or no counts as much as a line of text.
 
     Args:
+        model: the base model.
+        batch: the answers, with their prompts.
+        weighting: `token` or `answer`.
         label_smoothing: share of each label that is spread over the vocabulary (Szegedy et al. 2016).
     """
     logits, labels = answer_logits(model, batch)
@@ -149,6 +152,8 @@ def exact_match(model: PreTrainedModel, batch: AnswerBatch, last_only: bool = Fa
     the most likely one after the gold tokens before it.
 
     Args:
+        model: the base model.
+        batch: the answers, with their prompts.
         last_only: judge the last answer of each row only.
     """
     logits, _ = answer_logits(model, batch)

@@ -151,14 +151,14 @@ class Text2LoraModel(PreTrainedModel):
             encoder: the text encoder to use instead of the one that the checkpoint names: a path, a Hub id or a
                 `TextEncoder`.
             base_model_kwargs: options for the base model's `from_pretrained`, which is called when it is needed.
-            InvalidArgumentError: an option is of another type.
-            CheckpointError: there is no such checkpoint, or it is not a complete text2lora checkpoint.
+            output_loading_info: whether to also return what transformers reports about the loaded weights.
             **kwargs: as in transformers: `dtype`, `device_map`, `subfolder`, `revision`, `token`, `local_files_only`,
                 `cache_dir`, ...; `token`, `local_files_only` and `cache_dir` are also used for the text encoder and the
                 base model. All files come from the commit that `revision` points to, and adapters carry that
                 commit in their metadata.
 
         Raises:
+            InvalidArgumentError: an option is of another type.
             CheckpointError: there is no such checkpoint, or it is not a complete text2lora checkpoint.
         """
         name = check_path(pretrained_model_name_or_path)
@@ -211,14 +211,14 @@ class Text2LoraModel(PreTrainedModel):
 
         Args:
             save_directory: the folder to write.
-            InvalidArgumentError: `eval_results` contains something other than numbers.
+            is_main_process: whether this process writes the config and the card.
             *args: as in transformers.
             eval_results: figures for the card by `TASK/METRIC`, as `gsm8k/accuracy`.
             **kwargs: as in transformers; `push_to_hub=True` calls `push_to_hub` with `repo_id`, or the folder's name.
 
         Raises:
             OutputError: the folder cannot be written.
-            CheckpointError: `eval_results` contains something other than numbers.
+            InvalidArgumentError: `eval_results` contains something other than numbers.
         """
         push = kwargs.pop("push_to_hub", False)
         names = ("repo_id", "commit_message", "private", "revision", "create_pr", "force")
@@ -393,14 +393,14 @@ class Text2LoraModel(PreTrainedModel):
     def forward(self, task_emb: torch.Tensor) -> LoraWeights:
         """Turn task embeddings into LoRA weights, differentiably.
 
-        InvalidArgumentError: there are no task embeddings, or their size is not the checkpoint's.
+        Args:
             task_emb: task embeddings [n, d], or token states [n, tokens, d] if `config.task_encoder` is `tokens`.
 
         Returns:
             By target module: A [n, layers, r, in] and B [n, layers, out, r].
 
         Raises:
-            CheckpointError: there are no task embeddings, or their size is not the checkpoint's.
+            InvalidArgumentError: there are no task embeddings, or their size is not the checkpoint's.
         """
         self._check_task_emb(task_emb)
         if not len(task_emb):
@@ -603,14 +603,14 @@ class Text2LoraModel(PreTrainedModel):
             descriptions: the descriptions to mix, at least one.
             weights: one number for each description, from 0 upwards; only their ratios count.
             scale: the strength of the adapter; 1.0 is as trained.
-            InvalidArgumentError: the weights are not such numbers.
+            task_emb: the task embeddings of the descriptions, if you have them already; then there is no warning.
 
         Returns:
             The adapter; its description names the parts with their shares.
 
         Raises:
             InvalidDescriptionError: see `generate_lora`.
-            CheckpointError: the weights are not such numbers.
+            InvalidArgumentError: the weights are not such numbers.
         """
         scale = check_scale(scale)
         checked = check_descriptions(descriptions)

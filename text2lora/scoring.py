@@ -59,6 +59,9 @@ def score_examples(
 
     Args:
         model: Generates the adapters from the embeddings; None for the base alone.
+        injector: Puts the adapters onto the base.
+        base: The base model.
+        tokenizer: The base model's tokenizer.
         task_emb: One embedding for each task, [n, d] or [n, tokens, d]; None for the base alone.
         examples: The examples of each task; the same number for all.
         batch_size: The number of tasks at a time.

@@ -85,14 +85,13 @@ def tuning_report(metadata: Mapping[str, str]) -> str | None:
     """What tuning did to an adapter, in one sentence; None for an adapter that was made without examples."""
     if "examples" not in metadata:
         return None
-    count, steps, *left_out = (metadata.get(name) for name in TUNING)
+    count, steps, before, after = (metadata.get(name) for name in TUNING)
     given = f"{count} example{'' if count == '1' else 's'}"
     if steps == "0":
-        right = left_out[0]
-        known = f" ({right} correct)" if right else ""
-        return f"{given}: the adapter is unchanged, since tuning would not answer left-out examples better{known}"
+        answers = f" ({before} are answered right)" if before else ""
+        return f"{given}: no step did better than the description alone, so the adapter is unchanged{answers}"
     taken = f"{given}, {steps} step{'' if steps == '1' else 's'}"
-    return f"{taken}: {left_out[0]} left-out examples correct before, {left_out[1]} after" if left_out[0] else taken
+    return f"{taken}: {before} left-out examples answered right before, {after} after" if before else taken
 
 
 def check_examples(examples: object) -> list[Pair]:

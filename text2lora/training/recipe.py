@@ -86,10 +86,8 @@ def settings(cls: type[T]) -> type[T]:
     """Make a dataclass that checks each value when it is set, with `huggingface_hub.dataclasses.strict`.
 
     Annotations give the expected types (`Literal` for a choice), `at_least` and `share` the bounds; `__post_init__`
-    checks settings that depend on each other. Integers are accepted as floats.
-
-    Setting a value raises:
-        TrainingError: the value is invalid.
+    checks settings that depend on each other. Integers are accepted as floats. An invalid value raises a
+    `TrainingError` when it is set.
     """
     made = dataclasses.dataclass(cls)
     hints = typing.get_type_hints(cls)
