@@ -41,8 +41,8 @@ PATIENCE = 4
 """Steps without a gain on the left-out examples after which tuning stops."""
 WORTH = 0.9
 """A gain is another right answer, or a loss below this share of the loss at the last gain."""
-FOLDS = 4
-"""The maximum number of parts that are left out in turn."""
+FOLDS = 2
+"""The number of parts that are left out in turn; more take longer and choose hardly better."""
 MAX_EXAMPLES = 64
 TOKENS = 2048
 """Tokens that are read in one pass; a task that has more is read in a pass of its own."""
@@ -148,7 +148,7 @@ class _Task:
 
     def __init__(self, latent: torch.Tensor, examples: Sequence[Pair]):
         count = len(examples)
-        folds = min(FOLDS, count) if count > 1 else 0
+        folds = FOLDS if count > 1 else 0
         self.rows = [latent.clone().requires_grad_() for _ in range(folds + 1)]
         part = torch.arange(count, device=latent.device) % max(folds, 1)
         left_out = torch.stack([part == fold for fold in range(folds)] + [torch.zeros_like(part, dtype=torch.bool)])
