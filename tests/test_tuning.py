@@ -37,7 +37,7 @@ def loss(adapter: LoraAdapter, base, tokenizer, examples) -> float:
 @pytest.fixture
 def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps that a model with random weights can follow; their latents give answers in no order."""
-    monkeypatch.setattr(tuning, "LEARNING_RATE", 0.01)
+    monkeypatch.setattr(tuning, "LEARNING_RATE", 0.001)
 
 
 def quoted_users(count: int, seed: int) -> list[tuple[str, str]]:
@@ -50,14 +50,14 @@ def quoted_users(count: int, seed: int) -> list[tuple[str, str]]:
     return found
 
 
-def test_examples_lower_the_loss_and_leave_everything_else_alone(t2l, load_base, tokenizer, slowly) -> None:
+def test_an_example_lowers_its_loss_and_leaves_everything_else_alone(t2l, load_base, tokenizer, slowly) -> None:
     base = t2l.generate_adapter("the city").get_base_model()
     before = {name: value.clone() for name, value in [*t2l.named_parameters(), *base.named_parameters()]}
     plain, steps = t2l.generate_lora("the city"), []
-    tuned = t2l.generate_lora("the city", examples=EXAMPLES, on_step=lambda *step: steps.append(step))
-    assert loss(tuned, load_base(), tokenizer, EXAMPLES) < loss(plain, load_base(), tokenizer, EXAMPLES)
+    tuned = t2l.generate_lora("the city", examples=EXAMPLES[:1], on_step=lambda *step: steps.append(step))
+    assert loss(tuned, load_base(), tokenizer, EXAMPLES[:1]) < loss(plain, load_base(), tokenizer, EXAMPLES[:1])
     assert steps[0] == (1, tuning.STEPS)
-    assert tuned.metadata["examples"] == "3"
+    assert tuned.metadata["examples"] == "1"
     assert 1 <= int(tuned.metadata["tuning_steps"]) <= len(steps)
     after = dict([*t2l.named_parameters(), *base.named_parameters()])
     assert all(torch.equal(value, after[name]) for name, value in before.items())
