@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 import text2lora
 from text2lora.cli.adapters import answer_table
-from text2lora.cli.common import use_any_encoding
+from text2lora.cli.terminal import use_any_encoding
 from text2lora.inference import generate_answers
 from text2lora.nano import sample_record
 from text2lora.samples import NANO

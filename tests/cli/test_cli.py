@@ -25,7 +25,7 @@ from upstream_format import EMBEDDING, write_checkpoint
 from text2lora import LoraAdapter, Text2LoraModel, library_version
 from text2lora.cards import load_snippet
 from text2lora.cli import app, main
-from text2lora.cli.common import size, suggest
+from text2lora.cli.terminal import size, suggest
 from text2lora.encoder import TextEncoder
 from text2lora.names import slug
 
@@ -444,7 +444,7 @@ def test_an_empty_token_is_a_wrong_call(t2l_command, token: str, told: str) -> N
 def test_no_table_cuts_a_word_off(t2l_command, terminal, monkeypatch, columns: str) -> None:
     from text2lora.cli.adapters import answer_table
     from text2lora.cli.chat import _table
-    from text2lora.cli.common import out, show
+    from text2lora.cli.terminal import out, show
 
     monkeypatch.setenv("COLUMNS", columns)
     word = "internationalization"

@@ -23,7 +23,7 @@ from text2lora.cli import (
     training,
     ui,
 )
-from text2lora.cli.common import App, err, use_any_encoding
+from text2lora.cli.terminal import App, err, use_any_encoding
 
 app = App(
     name="t2l",

@@ -13,15 +13,11 @@ from text2lora import base as bases
 from text2lora import hub
 from text2lora.bundled import CHECKPOINTS
 from text2lora.cards import card_metadata
-from text2lora.cli.common import (
-    AsJson,
+from text2lora.cli import options as opt
+from text2lora.cli.terminal import (
     FoldedTable,
-    Subfolder,
-    complete_adapter,
-    complete_checkpoint,
     inside,
     out,
-    parse_device,
     print_json,
     quiet,
     sample_input,
@@ -48,7 +44,7 @@ def load_base_of(lora: LoraAdapter, base: str | None, device: str) -> tuple[PreT
         CheckpointError: the adapter names no base model, or it cannot be loaded.
     """
     name, revision = base or lora.spec.base_model_name_or_path, None if base else lora.spec.revision
-    return bases.load_base_with_tokenizer(name, revision, parse_device(device))
+    return bases.load_base_with_tokenizer(name, revision, opt.parse_device(device))
 
 
 def answer_table(rows: list[dict[str, str]], header: bool = True) -> FoldedTable:
@@ -66,11 +62,11 @@ def info(
         str,
         typer.Argument(
             help="Checkpoint or adapter: `nano`, `smol`, a folder or a Hub id.",
-            autocompletion=lambda incomplete: [*complete_checkpoint(incomplete), *complete_adapter(incomplete)],
+            autocompletion=lambda incomplete: [*opt.complete_checkpoint(incomplete), *opt.complete_adapter(incomplete)],
         ),
     ],
-    subfolder: Subfolder = None,
-    as_json: AsJson = False,
+    subfolder: opt.Subfolder = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Show details of a checkpoint or adapter.
 
@@ -132,7 +128,7 @@ def _facts(name: str, subfolder: str | None) -> dict[str, Any]:
 
 def list_adapters(
     folder: Annotated[Path, typer.Argument(help="Folder to search, two levels deep.")] = Path(),
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """List the adapters in a folder.
 

@@ -15,24 +15,9 @@ from rich import box
 from rich.live import Live
 from rich.markup import escape
 
+from text2lora.cli import options as opt
 from text2lora.cli.adapters import answer_table, load_base_of
-from text2lora.cli.common import (
-    Adapter,
-    AsJson,
-    Base,
-    Device,
-    FoldedTable,
-    MaxNewTokens,
-    Scale,
-    Subfolder,
-    err,
-    inside,
-    out,
-    print_json,
-    quiet,
-    show,
-    suggest,
-)
+from text2lora.cli.terminal import FoldedTable, err, inside, out, print_json, quiet, show, suggest
 from text2lora.errors import InvalidInputError
 from text2lora.samples import BY_BASE
 
@@ -47,17 +32,17 @@ HELP = "/scale 0.5 changes the strength of the adapter, /reset forgets the conve
 
 
 def chat(
-    adapter: Adapter,
-    subfolder: Subfolder = None,
-    base: Base = None,
-    scale: Scale = 1.0,
+    adapter: opt.Adapter,
+    subfolder: opt.Subfolder = None,
+    base: opt.Base = None,
+    scale: opt.Scale = 1.0,
     fresh: Annotated[
         bool,
         typer.Option("--fresh", help="Answer each line on its own, without the lines before it, as nano always does."),
     ] = False,
-    max_new_tokens: MaxNewTokens = 256,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    max_new_tokens: opt.MaxNewTokens = 256,
+    device: opt.Device = "auto",
+    as_json: opt.AsJson = False,
 ) -> None:
     """Chat with the base model and the adapter side by side, or answer the lines of a pipe.
 

@@ -10,23 +10,8 @@ import typer
 from rich.markup import escape
 
 from text2lora.bundled import DEFAULT, TASKS
-from text2lora.cli.common import (
-    AsJson,
-    BatchSize,
-    Device,
-    FoldedTable,
-    Subfolder,
-    complete_checkpoint,
-    err,
-    inside,
-    out,
-    parse_device,
-    print_json,
-    quiet,
-    say,
-    show,
-    suggest,
-)
+from text2lora.cli import options as opt
+from text2lora.cli.terminal import FoldedTable, err, inside, out, print_json, quiet, say, show, suggest
 from text2lora.files import atomic_folder, check_output
 
 if TYPE_CHECKING:
@@ -43,17 +28,17 @@ Examples = Annotated[int, typer.Option(min=1, help="Use at most this many exampl
 
 def check(
     checkpoint: Annotated[
-        str, typer.Argument(help="Checkpoint: `nano`, a folder or a Hub id.", autocompletion=complete_checkpoint)
+        str, typer.Argument(help="Checkpoint: `nano`, a folder or a Hub id.", autocompletion=opt.complete_checkpoint)
     ] = DEFAULT,
     tasks: Tasks = None,
     examples: Examples = 8,
-    subfolder: Subfolder = None,
+    subfolder: opt.Subfolder = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for report.json and two pictures.")
     ] = None,
-    batch_size: BatchSize = 64,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    batch_size: opt.BatchSize = 64,
+    device: opt.Device = "auto",
+    as_json: opt.AsJson = False,
 ) -> None:
     """Measure how much a checkpoint's adapters help, and whether that depends on the description.
 
@@ -68,7 +53,9 @@ def check(
         require_matplotlib()
         check_output(output, ("report.json", "conditions.png", "similarity.png"))
     with err.status("loading") as status:
-        model = Text2LoraModel.from_pretrained(checkpoint, subfolder=subfolder or "", device_map=parse_device(device))
+        model = Text2LoraModel.from_pretrained(
+            checkpoint, subfolder=subfolder or "", device_map=opt.parse_device(device)
+        )
         chosen = load_check_tasks(tasks, model.config.base_model_name_or_path, examples)
         report = check_conditioning(
             model, model.load_base_model(), model.base_tokenizer, chosen, batch_size, report=status.update

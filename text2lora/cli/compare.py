@@ -8,24 +8,9 @@ import typer
 from rich.markup import escape
 
 from text2lora.bundled import DEFAULT
+from text2lora.cli import options as opt
 from text2lora.cli.check import load_check_tasks
-from text2lora.cli.common import (
-    AsJson,
-    Device,
-    FoldedTable,
-    MaxNewTokens,
-    Model,
-    Subfolder,
-    check_texts,
-    err,
-    inside,
-    parse_device,
-    print_json,
-    quiet,
-    say,
-    show,
-    suggest,
-)
+from text2lora.cli.terminal import FoldedTable, err, inside, print_json, quiet, say, show, suggest
 
 if TYPE_CHECKING:
     from text2lora.evaluation.compare import Comparison
@@ -44,11 +29,11 @@ def compare(
         typer.Option(help="Tasks whose examples are scored: a YAML or JSON lines file, or a folder of them."),
     ] = None,
     examples: Annotated[int, typer.Option(min=1, help="Use at most this many examples of each task.")] = 32,
-    model: Model = DEFAULT,
-    subfolder: Subfolder = None,
-    max_new_tokens: MaxNewTokens = 64,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    model: opt.Model = DEFAULT,
+    subfolder: opt.Subfolder = None,
+    max_new_tokens: opt.MaxNewTokens = 64,
+    device: opt.Device = "auto",
+    as_json: opt.AsJson = False,
 ) -> None:
     """Compare wordings of a description: the answers, the scores, and how similar the adapters are.
 
@@ -56,14 +41,14 @@ def compare(
     """
     if len(descriptions) < 2:
         raise typer.BadParameter("expected two or more wordings", param_hint="WORDING")
-    check_texts(prompt or [], "--prompt")
+    opt.check_texts(prompt or [], "--prompt")
     quiet()
     from text2lora.evaluation.compare import compare_descriptions
     from text2lora.modeling import Text2LoraModel
     from text2lora.samples import BY_BASE
 
     with err.status("loading") as status:
-        t2l = Text2LoraModel.from_pretrained(model, subfolder=subfolder or "", device_map=parse_device(device))
+        t2l = Text2LoraModel.from_pretrained(model, subfolder=subfolder or "", device_map=opt.parse_device(device))
         name = t2l.config.base_model_name_or_path
         chosen = load_check_tasks(tasks, name, examples, described=False) if tasks else []
         prompts = prompt or []

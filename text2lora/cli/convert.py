@@ -8,22 +8,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from text2lora.cli.common import (
-    Dtype,
-    Force,
-    Private,
-    Push,
-    Pushing,
-    RepoId,
-    Subfolder,
-    Token,
-    err,
-    parse_dtype,
-    quiet,
-    result,
-    say,
-    suggest,
-)
+from text2lora.cli import options as opt
+from text2lora.cli.terminal import err, quiet, result, say, suggest
 
 
 def convert(
@@ -31,20 +17,20 @@ def convert(
         str, typer.Argument(help="Checkpoint of the reference implementation or of text2lora: a folder or a Hub id.")
     ],
     output: Annotated[Path, typer.Argument(help="Folder to write.")],
-    subfolder: Subfolder = None,
+    subfolder: opt.Subfolder = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub repository.")] = None,
-    dtype: Dtype = None,
+    dtype: opt.Dtype = None,
     tasks: Annotated[
         Path | None,
         typer.Option(
             help="File or folder of the training tasks, so that `t2l make` can warn about unusual descriptions."
         ),
     ] = None,
-    force: Force = False,
-    push: Push = False,
-    repo_id: RepoId = None,
-    private: Private = False,
-    token: Token = None,
+    force: opt.Force = False,
+    push: opt.Push = False,
+    repo_id: opt.RepoId = None,
+    private: opt.Private = False,
+    token: opt.Token = None,
 ) -> None:
     """Convert a checkpoint to the format of text2lora: config.json and model.safetensors.
 
@@ -54,11 +40,11 @@ def convert(
     from text2lora.files import atomic_folder, check_output
     from text2lora.hub import CHECKPOINT_FILES
 
-    pushing = Pushing.of(push, repo_id, private, False, token, force)
+    pushing = opt.Pushing.of(push, repo_id, private, False, token, force)
     if not force and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(f"{output} exists: choose another folder, or replace a checkpoint with --force")
     check_output(output, CHECKPOINT_FILES, "a checkpoint")
-    torch_dtype = parse_dtype(dtype)
+    torch_dtype = opt.parse_dtype(dtype)
     quiet()
     target = pushing.check(output.resolve().name, "checkpoint") if pushing else None
     from text2lora.modeling import Text2LoraModel

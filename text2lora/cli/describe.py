@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from text2lora.cli.common import Server, err, quiet, result, say, suggest
+from text2lora.cli.options import Server
+from text2lora.cli.terminal import err, quiet, result, say, suggest
 
 
 def describe(

@@ -13,7 +13,8 @@ import typer
 from rich.markup import escape
 
 from text2lora.bundled import BASES, CHECKPOINTS
-from text2lora.cli.common import AsJson, err, out, print_json, quiet, say, show_facts, size, suggest
+from text2lora.cli.options import AsJson
+from text2lora.cli.terminal import err, out, print_json, quiet, say, show_facts, size, suggest
 from text2lora.hub import proxies, proxy_fault
 from text2lora.installation import install_command
 from text2lora.names import library_version

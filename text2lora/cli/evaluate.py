@@ -11,28 +11,8 @@ import typer
 from rich import box
 from rich.markup import escape
 
-from text2lora.cli.common import (
-    HUB,
-    AsJson,
-    BatchSize,
-    CreatePr,
-    Device,
-    Dtype,
-    FoldedTable,
-    Server,
-    Token,
-    check_texts,
-    complete_adapter,
-    err,
-    inside,
-    parse_device,
-    parse_dtype,
-    print_json,
-    quiet,
-    say,
-    show,
-    suggest,
-)
+from text2lora.cli import options as opt
+from text2lora.cli.terminal import FoldedTable, err, inside, print_json, quiet, say, show, suggest
 from text2lora.errors import HubError
 from text2lora.files import check_output
 from text2lora.names import is_local
@@ -66,7 +46,7 @@ Adapters = Annotated[
         "--adapter",
         "-a",
         help="Folder or Hub id of a LoRA adapter; may be repeated.",
-        autocompletion=complete_adapter,
+        autocompletion=opt.complete_adapter,
     ),
 ]
 Subfolders = Annotated[
@@ -92,7 +72,9 @@ AllowCode = Annotated[
 ]
 PushResults = Annotated[
     bool,
-    typer.Option("--push", help="Add the results to the model cards of the adapters on the Hub.", rich_help_panel=HUB),
+    typer.Option(
+        "--push", help="Add the results to the model cards of the adapters on the Hub.", rich_help_panel=opt.HUB
+    ),
 ]
 
 
@@ -105,25 +87,25 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N questions of each task.")] = None,
     shots: Shots = 3,
     data: Data = None,
-    server: Server = None,
+    server: opt.Server = None,
     allow_code_execution: AllowCode = False,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer, in tokens (default: the task's own).")
     ] = None,
-    batch_size: BatchSize = 16,
-    dtype: Dtype = None,
-    device: Device = "auto",
+    batch_size: opt.BatchSize = 16,
+    dtype: opt.Dtype = None,
+    device: opt.Device = "auto",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for results.json and table.md.")] = None,
     push: PushResults = False,
-    create_pr: CreatePr = False,
-    token: Token = None,
-    as_json: AsJson = False,
+    create_pr: opt.CreatePr = False,
+    token: opt.Token = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Measure adapters against their base model, on benchmarks or on your own tasks.
 
     Example: t2l eval --model nano --adapter city-upper --tasks cities.jsonl
     """
-    check_texts([description or ""], "--description")
+    opt.check_texts([description or ""], "--description")
     names, places = _names(tasks), _places(adapter or [], subfolder or [])
     if server and subfolder:
         raise typer.BadParameter("not possible with --subfolder", param_hint="--server")
@@ -149,8 +131,8 @@ def evaluate(
             allow_code_execution=allow_code_execution,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
-            device=parse_device(device),
-            dtype=parse_dtype(dtype),
+            device=opt.parse_device(device),
+            dtype=opt.parse_dtype(dtype),
             token=token,
             report=status.update,
         )

@@ -8,23 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from text2lora.cli.common import (
-    DTYPES,
-    Adapter,
-    App,
-    Base,
-    Dtype,
-    Force,
-    Scale,
-    Subfolder,
-    err,
-    parse_dtype,
-    quiet,
-    result,
-    say,
-    size,
-    suggest,
-)
+from text2lora.cli import options as opt
+from text2lora.cli.terminal import App, err, quiet, result, say, size, suggest
 
 if TYPE_CHECKING:
     from text2lora.adapter import LoraAdapter
@@ -47,10 +32,10 @@ def _complete_type(incomplete: str) -> list[str]:
 
 @app.command()
 def gguf(
-    adapter: Adapter,
-    subfolder: Subfolder = None,
+    adapter: opt.Adapter,
+    subfolder: opt.Subfolder = None,
     output: Output = None,
-    base: Base = None,
+    base: opt.Base = None,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -61,12 +46,12 @@ def gguf(
             autocompletion=_complete_type,
         ),
     ] = None,
-    scale: Scale = 1.0,
+    scale: opt.Scale = 1.0,
     ollama: Annotated[
         str | None,
         typer.Option(metavar="MODEL", help="Also write a Modelfile for this Ollama model, for Ollama up to 0.34.0."),
     ] = None,
-    force: Force = False,
+    force: opt.Force = False,
 ) -> None:
     """Write the adapter as a GGUF file for llama.cpp. The weights of the base model are not needed.
 
@@ -77,7 +62,7 @@ def gguf(
     target = _free(output or Path(f"{_name(adapter, subfolder)}.gguf"), force)
     if ollama:
         _free(target.with_suffix(".Modelfile"), force)
-    if dtype not in (None, *TYPES, *DTYPES):
+    if dtype not in (None, *TYPES, *opt.DTYPES):
         raise typer.BadParameter(f"{dtype!r} is not one of {', '.join(TYPES)}", param_hint="--type")
     quiet()
     from text2lora.export import export_gguf, write_modelfile
@@ -95,22 +80,22 @@ def gguf(
 
 @app.command()
 def merged(
-    adapter: Adapter,
-    subfolder: Subfolder = None,
+    adapter: opt.Adapter,
+    subfolder: opt.Subfolder = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to write (default: named after the adapter).")
     ] = None,
-    base: Base = None,
-    dtype: Dtype = None,
-    scale: Scale = 1.0,
-    force: Force = False,
+    base: opt.Base = None,
+    dtype: opt.Dtype = None,
+    scale: opt.Scale = 1.0,
+    force: opt.Force = False,
 ) -> None:
     """Merge the adapter into the base model and write it as one transformers model, with its tokenizer.
 
     Example: t2l export merged city-upper -o city-upper-model --dtype bfloat16
     """
     target = output or Path(f"{_name(adapter, subfolder)}-merged")
-    wanted = parse_dtype(dtype)
+    wanted = opt.parse_dtype(dtype)
     quiet()
     from text2lora.export import export_merged
 
@@ -123,7 +108,11 @@ def merged(
 
 @app.command("zip")
 def zip_(
-    adapter: Adapter, subfolder: Subfolder = None, output: Output = None, scale: Scale = 1.0, force: Force = False
+    adapter: opt.Adapter,
+    subfolder: opt.Subfolder = None,
+    output: Output = None,
+    scale: opt.Scale = 1.0,
+    force: opt.Force = False,
 ) -> None:
     """Write the adapter's files into a zip, for someone who uses PEFT.
 

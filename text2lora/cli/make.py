@@ -16,35 +16,8 @@ from rich.markup import escape
 
 from text2lora.bundled import DEFAULT
 from text2lora.cards import load_snippet
-from text2lora.cli.common import (
-    AsJson,
-    CreatePr,
-    Device,
-    Dtype,
-    Example,
-    ExampleFile,
-    Force,
-    Model,
-    Private,
-    Push,
-    Pushing,
-    RepoId,
-    Scale,
-    Subfolder,
-    Token,
-    err,
-    out,
-    parse_device,
-    parse_dtype,
-    parse_examples,
-    print_json,
-    quiet,
-    result,
-    sample_input,
-    say,
-    size,
-    suggest,
-)
+from text2lora.cli import options as opt
+from text2lora.cli.terminal import err, out, print_json, quiet, result, sample_input, say, size, suggest
 from text2lora.errors import CheckpointError, InvalidDescriptionError, OutputError
 from text2lora.files import check_output
 from text2lora.names import slug
@@ -103,31 +76,31 @@ def make(
     file: DescriptionFile = None,
     shard: Shard = None,
     mix: Mix = None,
-    model: Model = DEFAULT,
-    subfolder: Subfolder = None,
+    model: opt.Model = DEFAULT,
+    subfolder: opt.Subfolder = None,
     encoder: Encoder = None,
     output: Output = None,
-    example: Example = None,
-    examples: ExampleFile = None,
-    scale: Scale = 1.0,
-    dtype: Dtype = None,
+    example: opt.Example = None,
+    examples: opt.ExampleFile = None,
+    scale: opt.Scale = 1.0,
+    dtype: opt.Dtype = None,
     fold_rslora: FoldRslora = False,
-    device: Device = "auto",
+    device: opt.Device = "auto",
     strict: Strict = False,
-    force: Force = False,
-    push: Push = False,
-    repo_id: RepoId = None,
-    private: Private = False,
-    create_pr: CreatePr = False,
-    token: Token = None,
-    as_json: AsJson = False,
+    force: opt.Force = False,
+    push: opt.Push = False,
+    repo_id: opt.RepoId = None,
+    private: opt.Private = False,
+    create_pr: opt.CreatePr = False,
+    token: opt.Token = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Make a LoRA adapter from a sentence, or many adapters from many sentences.
 
     Example: t2l make "Return the city in capitals." -o city-upper
     """
-    pushing = Pushing.of(push, repo_id, private, create_pr, token, force)
-    pairs = parse_examples(example, examples)
+    pushing = opt.Pushing.of(push, repo_id, private, create_pr, token, force)
+    pairs = opt.parse_examples(example, examples)
     if bool(descriptions) == bool(file) and not (pairs and not file):
         raise typer.BadParameter("give either descriptions or --file", param_hint="DESCRIPTION")
     if shard and not file:
@@ -141,7 +114,7 @@ def make(
         raise typer.BadParameter("works without --mix", param_hint="--examples")
     if pairs and not descriptions and not (output or repo_id):
         raise typer.BadParameter("needed with examples and no description, to name the adapter", param_hint="--output")
-    wanted = parse_dtype(dtype)
+    wanted = opt.parse_dtype(dtype)
     quiet()
     from text2lora.batch import AdapterSettings, choose_shard, read_descriptions
 
@@ -160,7 +133,7 @@ def _load(model: str, subfolder: str | None, encoder: str | None, device: str, t
     from text2lora.modeling import Text2LoraModel
 
     return Text2LoraModel.from_pretrained(
-        model, subfolder=subfolder or "", device_map=parse_device(device), token=token, encoder=encoder
+        model, subfolder=subfolder or "", device_map=opt.parse_device(device), token=token, encoder=encoder
     )
 
 
@@ -234,7 +207,7 @@ def _make_one(
     examples: list[tuple[str, str]],
     output: Path | None,
     settings: AdapterSettings,
-    pushing: Pushing | None,
+    pushing: opt.Pushing | None,
     strict: bool,
     force: bool,
 ) -> _Made:
@@ -265,7 +238,7 @@ def _check_free(folder: Path, force: bool) -> None:
     check_output(folder, ["*"])  # a mount point, or a folder without the right to write
 
 
-def _check_push(pushing: Pushing, name: str, texts: Sequence[str], shares: Sequence[float]) -> PushTarget:
+def _check_push(pushing: opt.Pushing, name: str, texts: Sequence[str], shares: Sequence[float]) -> PushTarget:
     from text2lora.arithmetic import describe_sum
 
     target = pushing.check(name, "adapter")

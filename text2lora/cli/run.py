@@ -14,30 +14,10 @@ import typer
 from rich.markup import escape
 
 from text2lora.bundled import DEFAULT
+from text2lora.cli import options as opt
 from text2lora.cli.adapters import answer_table
 from text2lora.cli.chat import input_lines
-from text2lora.cli.common import (
-    AsJson,
-    Base,
-    BatchSize,
-    Device,
-    Example,
-    ExampleFile,
-    MaxNewTokens,
-    Model,
-    Subfolder,
-    check_texts,
-    complete_adapter,
-    err,
-    inside,
-    out,
-    parse_device,
-    parse_examples,
-    print_json,
-    quiet,
-    show,
-    suggest,
-)
+from text2lora.cli.terminal import err, inside, out, print_json, quiet, show, suggest
 from text2lora.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -56,7 +36,9 @@ Labels = Annotated[
 
 MaybeAdapter = Annotated[
     str | None,
-    typer.Argument(help="Folder or Hub id of a LoRA adapter; leave it out with --do.", autocompletion=complete_adapter),
+    typer.Argument(
+        help="Folder or Hub id of a LoRA adapter; leave it out with --do.", autocompletion=opt.complete_adapter
+    ),
 ]
 Inputs = Annotated[
     list[str] | None, typer.Argument(help="Inputs to answer (default: the lines of a pipe).", metavar="input")
@@ -68,16 +50,16 @@ def run(
     adapter: MaybeAdapter = None,
     inputs: Inputs = None,
     do: Do = None,
-    example: Example = None,
-    examples: ExampleFile = None,
-    model: Model = DEFAULT,
+    example: opt.Example = None,
+    examples: opt.ExampleFile = None,
+    model: opt.Model = DEFAULT,
     labels: Labels = None,
-    subfolder: Subfolder = None,
-    base: Base = None,
-    max_new_tokens: MaxNewTokens = 64,
-    batch_size: BatchSize = 32,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    subfolder: opt.Subfolder = None,
+    base: opt.Base = None,
+    max_new_tokens: opt.MaxNewTokens = 64,
+    batch_size: opt.BatchSize = 32,
+    device: opt.Device = "auto",
+    as_json: opt.AsJson = False,
 ) -> None:
     """Answer inputs with an adapter, or with a sentence that says what to do.
 
@@ -88,7 +70,7 @@ def run(
 
     Example: t2l run city-upper "order A1234: 2 x tent for Ada Berg, ship to Oslo, total $80.00, 2024-05-01"
     """
-    pairs = parse_examples(example, examples)
+    pairs = opt.parse_examples(example, examples)
     if do is not None or (pairs and adapter is None):
         inputs, adapter = [*([] if adapter is None else [adapter]), *(inputs or [])], None
         if base:
@@ -99,13 +81,13 @@ def run(
         raise typer.BadParameter("works only with --do", param_hint="--examples")
     elif adapter is None:
         raise typer.BadParameter("missing: name an adapter, or say what to do with --do", param_hint="ADAPTER")
-    check_texts([do or "", *(inputs or []), *(labels or [])], "INPUT")
+    opt.check_texts([do or "", *(inputs or []), *(labels or [])], "INPUT")
     if not inputs and sys.stdin.isatty():
         raise typer.BadParameter("missing: give an input, or pipe lines in", param_hint="INPUT")
     quiet()
     import text2lora
 
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "device": parse_device(device)}
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "device": opt.parse_device(device)}
     with err.status("loading the model"):
         source: dict[str, Any] = {
             "do": do,

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from text2lora.cli.common import complete_recipe, err, quiet, result, say, suggest
+from text2lora.cli.options import complete_recipe
+from text2lora.cli.terminal import err, quiet, result, say, suggest
 from text2lora.hub import MARKERS, is_checkpoint
 
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from text2lora.bundled import DEFAULT
-from text2lora.cli.common import Device, err, out, parse_device, quiet
+from text2lora.cli.options import Device, parse_device
+from text2lora.cli.terminal import err, out, quiet
 from text2lora.errors import MissingExtraError, ServerError
 from text2lora.hub import proxy_fault
 from text2lora.installation import install_command
