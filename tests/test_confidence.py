@@ -51,4 +51,5 @@ def test_what_is_no_calibration_is_refused_in_one_line(text: str, tmp_path: Path
     (tmp_path / "confidence.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"confidence\.json holds no calibration of answers"):
         Calibration.load(tmp_path / "confidence.json")
-    assert carried_calibration({"confidence": text}) is None
+    with pytest.raises(CheckpointError, match="has a damaged `confidence`"):
+        carried_calibration({"confidence": text})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import shutil
 import warnings
 
 import pytest
@@ -172,6 +173,16 @@ def test_a_base_without_a_tokenizer_keeps_its_own_ends(make_model, base_dir, tmp
     AutoModelForCausalLM.from_pretrained(base_dir).save_pretrained(tmp_path / "base")
     t2l = make_model(base_model_name_or_path=str(tmp_path / "base"))
     assert t2l.load_base_model().generation_config.eos_token_id == 1
+
+
+def test_a_damaged_tokenizer_is_not_taken_for_none(make_model, base_dir, tmp_path) -> None:
+    """Its base would answer without an end."""
+    shutil.copytree(base_dir, tmp_path / "base")
+    (tmp_path / "base" / "tokenizer.json").write_text("{")
+    t2l = make_model(base_model_name_or_path=str(tmp_path / "base"))
+    for load in (t2l.load_base_model, lambda: t2l.load_base_model(tmp_path / "base")):
+        with pytest.raises(CheckpointError, match=r"base' cannot be loaded \("):
+            load()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -14,7 +13,8 @@ from transformers.utils.hub import resolve_revision
 
 from text2lora.base import base_source, load_base
 from text2lora.encoder import TextEncoder
-from text2lora.files import check_path, check_subfolder
+from text2lora.errors import CheckpointError
+from text2lora.files import check_path, check_subfolder, folder_state
 from text2lora.hub import HUB_OPTIONS, check_no_adapter, find_file, resolve_commit
 from text2lora.names import public_name
 from text2lora.processor import widen
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from text2lora.functions import Runner
 
 T = TypeVar("T")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _LOADING = threading.RLock()  # a lock inside of the companions could not be copied
 
 
@@ -142,8 +143,12 @@ class Companions:
         path = path if isinstance(name, str | None) else os.path.abspath(name)  # a Path is no name of a built-in base
         options = {"device_map": str(device), **hub} | self.base_options | kwargs
         base = load_base(AutoModelForCausalLM, path, **options)
-        with contextlib.suppress(OSError, ValueError):  # a base may come without a tokenizer
+        try:
             keep_ends(base, self.tokenizer(config) if name is None else load_base(AutoTokenizer, path, **hub))
+        except CheckpointError:
+            source = base_source(path or "")
+            if any(find_file(source, file, **hub) for file in TOKENIZER_FILES):
+                raise  # a base may come without a tokenizer, but not with a damaged one
         return base if {"dtype", "torch_dtype"} & options.keys() else widen(base)
 
     def base(self, config: Text2LoraConfig, device: torch.device) -> PreTrainedModel:
@@ -170,7 +175,7 @@ class Companions:
             if self._runner is None:
                 own = [str(self.base_options)] if self.base_options else []
                 source = base_source(config.base_model_name_or_path or "")
-                key = (source, config.base_model_revision or "", str(device), *own)
+                key = (folder_state(source), config.base_model_revision or "", str(device), *own)
                 self._runner = Runner.shared(
                     key, lambda: Runner(share(self.base(config, device)), self.tokenizer(config))
                 )

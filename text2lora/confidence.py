@@ -83,7 +83,9 @@ class Calibration:
         try:
             return cls.parse(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} holds no calibration of answers ({error}): download it again") from error
+            raise CheckpointError(
+                f"{path} holds no calibration of answers ({error}): download it again, or delete it"
+            ) from error
 
     @classmethod
     def fit(cls, log_probs: Sequence[Sequence[float]], right: Sequence[bool]) -> Calibration:
@@ -138,8 +140,16 @@ def confidence(log_probs: Sequence[float], calibration: Calibration | None) -> f
 
 
 def carried_calibration(metadata: Mapping[str, str]) -> Calibration | None:
-    """The calibration of its checkpoint that an adapter carries, if any."""
+    """The calibration of its checkpoint that an adapter carries, if any.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    if "confidence" not in metadata:
+        return None
     try:
         return Calibration.parse(metadata["confidence"])
-    except (KeyError, ValueError):
-        return None
+    except ValueError as error:
+        raise CheckpointError(
+            f"the adapter's card has a damaged `confidence` ({error}): make the adapter again, or delete that line"
+        ) from error
