@@ -15,6 +15,7 @@ from transformers import BertModel
 
 from text2lora import InvalidDescriptionError, LoraAdapter, OutputError, Text2LoraModel
 from text2lora.batch import AdapterSettings, choose_shard, folder_name, read_descriptions, write_adapters
+from text2lora.confidence import Calibration
 from text2lora.encoder import check_description
 
 TEXTS = ["upper case the city", "lower case", "the city, the city", "upper case the city!"]
@@ -99,7 +100,9 @@ def test_whatever_decides_an_adapter_decides_its_folder(
     randomise(other, seed=9)
     other.save_pretrained(tmp_path / "encoder")
     assert make(tmp_path / "a" / "ck", encoder=str(tmp_path / "encoder")) == (False, True)
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    Calibration(total=0.5, mean=0.25, least=0.125, bias=1.0).save(tmp_path / "a" / "ck")  # which adapters carry
+    assert make(tmp_path / "a" / "ck") == (False, True)
+    assert len(list((tmp_path / "out").iterdir())) == 4
 
 
 def test_what_is_there_is_made_again_by_force(model, tmp_path: Path) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import randomise
+from transformers import AutoModelForCausalLM
 
 import text2lora
 from text2lora import LoraAdapter, Text2LoraModel
@@ -34,7 +38,6 @@ def functions(maker):
 @pytest.fixture(scope="module")
 def expected(functions, base_dir, tokenizer) -> list[list[str]]:
     """What plain PEFT answers, one text at a time."""
-    from transformers import AutoModelForCausalLM
 
     def answers(adapter: LoraAdapter) -> list[str]:
         model = adapter.apply_to(AutoModelForCausalLM.from_pretrained(base_dir))
@@ -236,9 +239,39 @@ def test_a_calibration_goes_with_the_checkpoint_and_its_adapters(checkpoint_dir,
     damaged = Text2LoraModel.from_pretrained(tmp_path / "checkpoint")
     with pytest.raises(CheckpointError, match=r"confidence\.json holds no calibration"):
         _ = damaged.calibration
-    assert damaged.function(DESCRIPTIONS[0], max_new_tokens=8)("x") == plain("x")
+    with pytest.raises(
+        CheckpointError, match=r"confidence\.json holds no calibration of answers .*: download it again"
+    ):
+        damaged.function(DESCRIPTIONS[0])  # and none whose confidence nobody can trust
     with pytest.raises(InvalidArgumentError, match="calibration is 1: expected a Calibration or None"):
         damaged.calibration = 1
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_base_or_checkpoint_that_is_written_anew_is_loaded_anew(
+    make_model, base_dir, tmp_path, monkeypatch, made: bool
+) -> None:
+    """As one is that was trained further in place; what is in use goes on with what it has."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(base_dir, "nano")  # a Path is no name of a built-in base
+    model = make_model(base_model_name_or_path=str(tmp_path / "nano"))
+    model.save_pretrained("smol")
+    adapter = model.generate_lora(DESCRIPTIONS[0])
+
+    def make() -> text2lora.Function:
+        if made:
+            return text2lora.function(do=DESCRIPTIONS[0], model=Path("smol"))
+        return text2lora.function(adapter, base=Path("nano"))
+
+    first, second = make(), make()
+    assert first._runner is second._runner
+    changed = model if made else AutoModelForCausalLM.from_pretrained(base_dir)
+    randomise(changed, seed=9)
+    changed.save_pretrained("smol" if made else "nano")
+    third = make()
+    assert all(torch.equal(v, first.adapter.weights[k]) for k, v in second.adapter.weights.items())
+    assert (third._runner is first._runner) == made
+    assert third("x") != first("x") == second("x")
 
 
 def test_stop_ends_an_answer_before_it(maker, functions, expected) -> None:

@@ -25,7 +25,9 @@ from text2lora import (
     TextEncoder,
 )
 from text2lora.companions import Companions
+from text2lora.confidence import Calibration
 from text2lora.errors import InvalidArgumentError
+from text2lora.novelty import measure_descriptions
 from text2lora.training.state import save_checkpoint
 
 TEXTS = ["upper case the city", "the city. then the case, twice", "a"]
@@ -156,6 +158,21 @@ def test_type_checkers_see_the_class() -> None:
     usual, with_info = get_overloads(Text2LoraModel.from_pretrained.__func__)
     assert usual.__annotations__["return"] == "Self"
     assert with_info.__annotations__["return"] == "tuple[Self, dict[str, Any]]"
+
+
+@pytest.mark.parametrize("save", [Text2LoraModel.save_pretrained, lambda model, path: save_checkpoint(path, model)])
+def test_nothing_of_an_earlier_checkpoint_stays_beside_new_weights(make_model, tmp_path: Path, save) -> None:
+    old = make_model()
+    old.calibration = Calibration(total=0.5, mean=0.25, least=0.125, bias=1.0)
+    old.description_statistics = measure_descriptions(old.encoder, ["the city", "upper case"], ["city", "upper"])
+    save(old, tmp_path)
+    (tmp_path / "notes.txt").touch()
+    assert {"confidence.json", "novelty.safetensors"} < {path.name for path in tmp_path.iterdir()}
+    save(make_model(), tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["README.md", "config.json", "model.safetensors", "notes.txt"]
+    loaded = Text2LoraModel.from_pretrained(tmp_path)
+    assert (loaded.calibration, loaded.description_statistics) == (None, None)
 
 
 # -- adapters ---------------------------------------------------------------------------------------------------------

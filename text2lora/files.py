@@ -55,6 +55,17 @@ def check_subfolder(subfolder: object) -> str:
     return path
 
 
+def folder_state(source: str) -> str:
+    """Names what is in a folder now, in keys of what stays in memory, since a model may be trained further in place.
+
+    Any other name stays as it is.
+    """
+    if not os.path.isdir(source):
+        return source
+    found = sorted((path.name, path.lstat().st_mtime_ns, path.lstat().st_size) for path in Path(source).iterdir())
+    return f"{os.path.realpath(source)} {found}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message."""
     return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -231,10 +230,11 @@ class Text2LoraModel(PreTrainedModel):
             super().save_pretrained(folder, is_main_process, *args, **kwargs)
             if is_main_process:
                 (folder / CARD_NAME).write_text(card, encoding="utf-8")
-                if self.description_statistics:
-                    self.description_statistics.save(folder)
-                if self.calibration:
-                    self.calibration.save(folder)
+                for name, kept in (
+                    (STATISTICS_FILE, self.description_statistics),
+                    (CALIBRATION_FILE, self.calibration),
+                ):
+                    kept.save(folder) if kept else (folder / name).unlink(missing_ok=True)  # of other weights
                 make_readable(path for pattern in CHECKPOINT_FILES for path in folder.glob(pattern))
         except Text2LoraError:
             raise
@@ -349,10 +349,10 @@ class Text2LoraModel(PreTrainedModel):
     def digest(self) -> str:
         """A digest of everything that decides an adapter, except its description and strength.
 
-        This covers the hypernetwork's current weights, the config, the text encoder (which is loaded) and the
-        library's version, but not where the checkpoint is stored.
+        This covers the hypernetwork's current weights, the config, the text encoder (which is loaded), the calibration
+        and the library's version, but not where the checkpoint is stored.
         """
-        values = [config_values(self.config), self.encoder.digest, library_version()]
+        values = [config_values(self.config), self.encoder.digest, library_version(), str(self.calibration or "")]
         return digest(values, self.state_dict())
 
     @property
@@ -802,15 +802,12 @@ class Text2LoraModel(PreTrainedModel):
 
     def provenance(self, scale: float = 1.0) -> dict[str, str]:
         """What the metadata of an adapter say besides its description."""
-        calibration = None
-        with contextlib.suppress(CheckpointError):  # adapters can be made without it
-            calibration = self.calibration
         source = {
             **self.origin,
             "encoder": public_name(self.encoder_name),  # none of a checkpoint that reads the names of tasks
             "text2lora": library_version(),
             "scale": f"{check_scale(scale):g}",
-            "confidence": str(calibration or ""),
+            "confidence": str(self.calibration or ""),
         }
         return {key: value for key, value in source.items() if value}
 

@@ -14,7 +14,7 @@ from text2lora.adapter import LoraAdapter
 from text2lora.base import base_source, load_base_with_tokenizer
 from text2lora.bundled import DEFAULT
 from text2lora.errors import InvalidArgumentError, shown
-from text2lora.files import check_path, check_subfolder
+from text2lora.files import check_path, check_subfolder, folder_state
 from text2lora.functions import Function, Runner
 from text2lora.modeling import Text2LoraModel
 
@@ -82,23 +82,28 @@ def function(
     options: dict[str, Any] = {"labels": labels, "max_new_tokens": max_new_tokens, "stop": stop}
     if made:
         options["examples"] = examples
-        return _checkpoint(check_path(model), check_subfolder(subfolder), device, hub).function(do, **options)
+        return _checkpoint(_name(model), check_subfolder(subfolder), device, hub).function(do, **options)
     lora = adapter if isinstance(adapter, LoraAdapter) else LoraAdapter.from_pretrained(adapter or "", subfolder, **hub)
     return Function(_runner(lora, base, device), lora, **options)
+
+
+def _name(name: str | os.PathLike[str]) -> str:
+    """The name of a model; a Path is none of a built-in one."""
+    return check_path(name) if isinstance(name, str) else os.path.abspath(check_path(name))
 
 
 def _runner(lora: LoraAdapter, base: str | os.PathLike[str] | None, device: str) -> Runner:
     """The base model of an adapter, or another one, which all of its functions share."""
     name, revision = lora.spec.base_model_name_or_path, lora.spec.revision
     if base is not None:
-        name, revision = check_path(base), None
-    key = (base_source(name or ""), revision or "", device)
+        name, revision = _name(base), None
+    key = (folder_state(base_source(name or "")), revision or "", device)
     return Runner.shared(key, lambda: Runner(*load_base_with_tokenizer(name, revision, device)))
 
 
 def _checkpoint(name: str, subfolder: str, device: str, hub: dict[str, Any]) -> Text2LoraModel:
     """A checkpoint, which stays in memory as long as a function that it made."""
-    key = (name, subfolder, device, str(sorted(hub.items())))
+    key = (name, folder_state(os.path.join(name, subfolder)), device, str(sorted(hub.items())))
     with _LOADING:
         model = _MODELS.get(key)
         if model is None:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from text2lora.errors import OutputError, TrainingError
 from text2lora.files import atomic_file, temporary_prefix
+from text2lora.hub import CHECKPOINT_FILES
 
 FOLDER = "state"
 
@@ -114,17 +115,22 @@ def load_best(output_dir: Path, module: nn.Module) -> None:
 
 
 def save_checkpoint(output_dir: Path, model: PreTrainedModel, **options: Any) -> None:
-    """Write the files of `save_pretrained`, each atomically.
+    """Write the files of `save_pretrained`, each atomically, in place of all those of an earlier checkpoint.
 
     Raises:
         TrainingError: a file cannot be written; earlier files are kept.
     """
     try:
+        written: set[str] = set()
         prefix = temporary_prefix(output_dir / "checkpoint")
         with tempfile.TemporaryDirectory(prefix=prefix, dir=output_dir) as temporary:
             model.save_pretrained(temporary, **options)
             for path in sorted(Path(temporary).iterdir()):
                 os.replace(path, output_dir / path.name)
+                written.add(path.name)
+        for path in (path for pattern in CHECKPOINT_FILES for path in output_dir.glob(pattern)):
+            if path.name not in written:  # of an earlier checkpoint, whose weights they describe
+                path.unlink()
     except (OSError, RuntimeError, SafetensorError) as error:
         raise _cannot_write(output_dir, error) from error
 
