@@ -130,6 +130,7 @@ def test_each_type_of_an_exported_adapter_is_compared() -> None:
     [
         ("generation", "--shape nano --batch 2 --repeat 1", "| Threads | Dtype | Products | One adapter |", 2),
         ("step", "--batch 2 --tokens 9 --hidden 64 --layers 1 --repeat 1", "| Step | Time | LoRA part |", 3),
+        ("engine", "--model nano --ways plain int8 --rows 2 --repeat 1", "| Base | Forward and backward |", 2),
         ("many", "--count 3 --per-shard 2 --actors 0", "| Processes | Adapters per second |", 1),
         ("recon", "--hidden 16 --layers 1 --repeat 1", "| Method | Time | Memory |", 2),
         pytest.param("separation", "", "| unseen descriptions | real | junk |", 3, marks=pytest.mark.slow),

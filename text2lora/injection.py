@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -101,21 +101,47 @@ def inject_rows(model: nn.Module, factors: Factors) -> Iterator[None]:
 
 @contextmanager
 def _added(updates: Iterable[tuple[nn.Module, torch.Tensor, torch.Tensor]]) -> Iterator[None]:
-    handles = [module.register_forward_hook(_hook(down, up)) for module, down, up in updates]
-    try:
+    with ExitStack() as stack:
+        for module, down, up in updates:
+            if isinstance(module, LoraLinear):
+                module.update = down, up
+                stack.callback(setattr, module, "update", None)
+            else:
+                stack.callback(module.register_forward_hook(_hook(down, up)).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+class LoraLinear(nn.Linear):
+    """A frozen linear layer with a place for an update, for compiled models, where hooks cannot change.
+
+    Args:
+        linear: The layer whose weights it shares.
+
+    Attributes:
+        update: Factors as in `Factors`, while one is injected.
+    """
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        self.update: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer, and the update if there is one."""
+        out = self.multiply(x)
+        return out if self.update is None else _add(x, out, *self.update)
+
+    def multiply(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer without its update."""
+        return super().forward(x)
+
+
+def _add(x: torch.Tensor, out: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Add x `down` `up` to a module's output, for a group of rows each: [n, in, r] and [n, r, out]."""
+    low = torch.bmm(x.reshape(len(down), -1, x.shape[-1]), down.to(x))  # [n, k * tokens, r]
+    return torch.baddbmm(out.reshape(*low.shape[:2], -1), low, up.to(x)).view_as(out)
 
 
 def _hook(down: torch.Tensor, up: torch.Tensor) -> Any:
-    """What adds x `down` `up` to a module's output, for a group of rows each: [n, in, r] and [n, r, out]."""
-
-    def add(module: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
-        """Add the update to the module's output."""
-        x = args[0]
-        low = torch.bmm(x.reshape(len(down), -1, x.shape[-1]), down.to(x))  # [n, k * tokens, r]
-        return torch.baddbmm(out.reshape(*low.shape[:2], -1), low, up.to(x)).view_as(out)
-
-    return add
+    """The forward hook that adds an update to a module's output."""
+    return lambda module, args, out: _add(args[0], out, down, up)

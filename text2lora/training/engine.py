@@ -13,7 +13,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from text2lora.errors import MissingExtraError, TrainingError
+from text2lora.injection import LoraLinear
 from text2lora.processor import is_slow, widen
+from text2lora.training.quantized import Int8Linear
 from text2lora.training.recipe import settings
 
 if TYPE_CHECKING:
@@ -28,6 +30,11 @@ class EngineConfig:
         device: `auto`, which uses the GPU if there is one, or `cpu`.
         mixed_precision: `no`, or `bf16` for autocast on devices that compute natively in bfloat16.
         gradient_checkpointing: Whether to save memory by recomputing the base's activations in the backward pass.
+        compile: Whether to compile the base's layers with `torch.compile`, which delays the first step by a minute or
+            two; on the CPU it needs a C++ compiler. Attention is then computed without a fused kernel, which is faster
+            for short rows.
+        int8: Whether the base's linear layers multiply 8-bit integers in training, in the forward and the backward
+            pass; on the CPU only. Validation is in full precision. Use it with `compile`.
         shard_base: Whether to shard the frozen base over the processes (FSDP), layer by layer.
         trackers: Experiment trackers that accelerate supports: `trackio`, `tensorboard`, `wandb`, `mlflow`, ...; none
             by default.
@@ -37,6 +44,8 @@ class EngineConfig:
     device: Literal["auto", "cpu"] = "auto"
     mixed_precision: Literal["no", "bf16"] = "no"
     gradient_checkpointing: bool = False
+    compile: bool = False
+    int8: bool = False
     shard_base: bool = False
     trackers: list[str] = field(default_factory=list)
     project: str = "text2lora"
@@ -86,7 +95,11 @@ def start_engine(config: EngineConfig, output_dir: Path) -> Accelerator:
 
 
 def prepare_base(base: PreTrainedModel, config: EngineConfig, accelerator: Accelerator) -> PreTrainedModel:
-    """Freeze the base and move it to its device, in float32 if its dtype is slow there."""
+    """Freeze the base and move it to its device, in float32 if its dtype is slow there; make it fast, if asked to.
+
+    Raises:
+        TrainingError: an option does not suit the base, the device or another option.
+    """
     base.requires_grad_(False).eval()
     if config.shard_base:
         _shard(base, accelerator)
@@ -100,7 +113,35 @@ def prepare_base(base: PreTrainedModel, config: EngineConfig, accelerator: Accel
             for name in ("p", "attention_dropout"):  # of nn.Dropout, and of attention layers
                 if isinstance(getattr(module, name, None), float):
                     setattr(module, name, 0.0)
+    if config.compile or config.int8:
+        _speed_up(base, config, accelerator.device)
     return base
+
+
+def _decoder_layers(base: PreTrainedModel) -> nn.ModuleList:
+    return max((module for module in base.modules() if isinstance(module, nn.ModuleList)), key=len)
+
+
+def _speed_up(base: PreTrainedModel, config: EngineConfig, device: torch.device) -> None:
+    """Compile the base's layers, let them multiply 8-bit integers, or both."""
+    if config.shard_base:
+        raise TrainingError("shard_base does not work with compile or int8: leave out one of them")
+    if config.int8 and device.type != "cpu":
+        raise TrainingError(f"int8 is for the CPU, and the device is {device.type}: leave it out, or set device: cpu")
+    layers, kind = _decoder_layers(base), Int8Linear if config.int8 else LoraLinear
+    for path, module in list(layers.named_modules()):
+        parent, _, name = path.rpartition(".")
+        if type(module) is nn.Linear or isinstance(module, LoraLinear):
+            setattr(layers.get_submodule(parent), name, kind(module))
+        elif any(weight.ndim > 1 for weight in module.parameters(recurse=False)):
+            raise TrainingError(
+                f"the base's layers hold a {type(module).__name__} ({path}), and compile and int8 expect nn.Linear "
+                "only: leave them out"
+            )
+    if config.compile:
+        base.set_attn_implementation("eager")
+        for layer in layers:
+            layer.compile(dynamic=True)
 
 
 def _shard(base: PreTrainedModel, accelerator: Accelerator) -> None:
@@ -110,8 +151,7 @@ def _shard(base: PreTrainedModel, accelerator: Accelerator) -> None:
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    layers = max((m for m in base.modules() if isinstance(m, nn.ModuleList)), key=len)  # the decoder's
-    for layer in layers:
+    for layer in _decoder_layers(base):
         fully_shard(layer, mesh=mesh)
     # keep the embeddings whole: the output layer, which may share their weights, is called separately
     fully_shard(base.base_model, mesh=mesh, ignored_params={base.get_input_embeddings().weight})
