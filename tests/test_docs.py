@@ -21,7 +21,7 @@ from upstream_format import write_checkpoint
 
 from text2lora import Text2LoraConfig
 from text2lora.bundled import CHECKPOINTS
-from text2lora.cli import app, common
+from text2lora.cli import app, terminal
 from text2lora.recipes import KINDS
 from text2lora.training.recipe import parse
 from text2lora.training.sources import source_kind
@@ -34,9 +34,9 @@ SHOWN = [ROOT / f"docs/{name}.md" for name in ("tutorials/first-adapter", "conce
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 
 
-def terminal(monkeypatch):
+def at_a_terminal(monkeypatch):
     """Makes rich take what the tests read for a terminal of the width of the pages."""
-    for console in (common.out, common.err):
+    for console in (terminal.out, terminal.err):
         monkeypatch.setattr(console, "_width", 100)  # COLUMNS is read once, when the first test imports them
     for name, value in {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "0", "NO_COLOR": "1", "COLUMNS": "100"}.items():
         monkeypatch.setenv(name, value)
@@ -76,7 +76,7 @@ def assert_shows(shown: str, printed: str, tolerance: float = 0.05) -> None:
 @pytest.mark.parametrize("page", SHOWN, ids=lambda p: p.stem)
 def test_pages_show_what_is_printed(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    terminal(monkeypatch)
+    at_a_terminal(monkeypatch)
     names: dict[str, object] = {}
     printed, compared = "", 0
     for language, code in FENCE.findall(page.read_text(encoding="utf-8")):
@@ -205,7 +205,7 @@ def test_messages_of_troubleshooting_are_those_of_the_library():
 def test_training_tutorial_prints_what_it_shows(tmp_path, monkeypatch):
     """With one step in place of 150, so that figures differ, and the answers at the end."""
     monkeypatch.chdir(tmp_path)
-    terminal(monkeypatch)
+    at_a_terminal(monkeypatch)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     page = ROOT / "docs/tutorials/train-ten-tasks.md"
     (train,), (make,) = (
