@@ -1,11 +1,12 @@
 """Task files for smol: the given tasks, tasks made from them, and what is held out.
 
-    python examples/smol/prepare.py --data ../shared/data --output runs/smol
+    python examples/smol/prepare.py --data runs/smol/data --output runs/smol
 
 writes `train.jsonl` (for training: pairs and wordings, and those for validation as held out), and `dev_seen.jsonl`,
 `dev_unseen.jsonl`, `test_seen.jsonl` and `test_unseen.jsonl` (for evaluation: `descriptions` that no training saw, the
 `held_out_examples` to score, and `examples` for demonstrations or an adapter of the task's own). The data folder holds
-`real_tasks.jsonl.gz`, `function_vectors.jsonl.gz` and `bigbench_tasks.jsonl.gz`; BIG-bench is for evaluation alone.
+`real_tasks.jsonl.gz`, `function_vectors.jsonl.gz` and `bigbench_tasks.jsonl.gz`, which `sources.py` makes; BIG-bench is
+for evaluation alone.
 """
 
 from __future__ import annotations
@@ -114,7 +115,10 @@ def read_given(data: Path, folder: Path, report: Any = print) -> tuple[dict[str,
             given[name] = task
     described = read_wordings(folder / "bigbench.jsonl")
     missing = 0
-    for name, row in sorted(read_pairs(data / "bigbench_tasks.jsonl.gz").items()):
+    evaluated = read_pairs(data / "bigbench_tasks.jsonl.gz")
+    if absent := sorted({*wordings, *described} - {*rows, *evaluated}):
+        report(f"described, but without pairs in {data}: {', '.join(absent)}")
+    for name, row in sorted(evaluated.items()):
         if name not in described or len(row["pairs"]) < 16:
             missing += 1
             continue
@@ -225,7 +229,7 @@ def prepare(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="the folder of the data files")
+    parser.add_argument("--data", type=Path, default=Path("runs/smol/data"), help="the folder of the data files")
     parser.add_argument("--output", type=Path, default=Path("runs/smol"))
     parser.add_argument(
         "--wordings", type=Path, default=HERE / "wordings",
@@ -234,7 +238,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if not (options.data / "real_tasks.jsonl.gz").exists():
-        parser.error(f"{options.data} has no real_tasks.jsonl.gz: give the folder of the data files as --data")
+        parser.error(f"{options.data} has no real_tasks.jsonl.gz: give as --data the folder that sources.py wrote")
     print(summary(prepare(options.data, options.output, options.wordings, options.seed)))
 
 
