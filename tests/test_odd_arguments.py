@@ -350,21 +350,22 @@ def surface() -> dict[str, list[str]]:
         value = getattr(text2lora, name)
         if isinstance(value, type) and issubclass(value, Text2LoraError | Warning):
             continue
-        if not isinstance(value, type):
-            found[name] = parameters(value)
-            continue
-        inherited = {
-            field for cls in value.__mro__ if not is_ours(cls) for field in vars(cls).get("__annotations__", {})
-        }
-        found[name] = [parameter for parameter in parameters(value) if parameter not in inherited]
-        for owner in filter(is_ours, value.__mro__):
-            for attribute, member in vars(owner).items():
-                if attribute.startswith("_"):
-                    continue
-                if isinstance(member, property):
-                    found.setdefault(f"{name}.{attribute}", ["value"] if member.fset else [])
-                elif is_ours(member) and not isinstance(member, type):
-                    found.setdefault(f"{name}.{attribute}", parameters(getattr(value, attribute)))
+        found |= surface_of_class(name, value) if isinstance(value, type) else {name: parameters(value)}
+    return found
+
+
+def surface_of_class(name: str, cls: type) -> dict[str, list[str]]:
+    """The parameters of a class and of its public methods, by name."""
+    inherited = {field for each in cls.__mro__ if not is_ours(each) for field in vars(each).get("__annotations__", {})}
+    found = {name: [parameter for parameter in parameters(cls) if parameter not in inherited]}
+    for owner in filter(is_ours, cls.__mro__):
+        for attribute, member in vars(owner).items():
+            if attribute.startswith("_"):
+                continue
+            if isinstance(member, property):
+                found.setdefault(f"{name}.{attribute}", ["value"] if member.fset else [])
+            elif is_ours(member) and not isinstance(member, type):
+                found.setdefault(f"{name}.{attribute}", parameters(getattr(cls, attribute)))
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from test_adapter import make_adapter
-from test_odd_arguments import Row, World, check_row, finite, is_text, parameters
+from test_odd_arguments import Row, World, check_row, finite, is_ours, is_text, parameters
 from test_odd_arguments import world as world  # a fixture
 
 import text2lora
@@ -22,6 +22,8 @@ from text2lora.arguments import fits
 from text2lora.arithmetic import cosine_matrix
 from text2lora.batch import read_descriptions, write_adapters
 from text2lora.evaluation.backends import Answer
+from text2lora.evaluation.check import check_conditioning, prepare_tasks
+from text2lora.evaluation.compare import compare_descriptions
 from text2lora.evaluation.data import load_tasks
 from text2lora.evaluation.harness import Condition, Sample, evaluate_tasks, make_conditions, summarise
 from text2lora.evaluation.report import EvalReport, write_report
@@ -111,6 +113,15 @@ def module_rows(world: World) -> dict[str, Row]:
         "export.zip.export_zip": row(export_zip, lambda path: path.is_file(), adapter=adapter, path=world.fresh),
         "export.zip.zip_adapter": row(zip_adapter, lambda data: data[:2] == b"PK", adapter=adapter),
         "evaluation.data.load_tasks": row(load_tasks, bool, name=str(tasks_file), data=None, shots=1, limit=1),
+        "evaluation.check.prepare_tasks": row(prepare_tasks, tasks=tasks, examples=1),
+        "evaluation.check.check_conditioning": row(
+            check_conditioning, lambda found: bool(found.verdict), model=t2l, base=base, tokenizer=tokenizer,
+            tasks=prepare_tasks(tasks), rows=4, draws=9, seed=0, report=print,
+        ),
+        "evaluation.compare.compare_descriptions": row(
+            compare_descriptions, lambda found: bool(found.as_dict()), model=t2l, base=base, tokenizer=tokenizer,
+            descriptions=["the city", "case"], prompts=["x"], tasks=prepare_tasks(tasks), max_new_tokens=2,
+        ),
         "evaluation.harness.make_conditions": row(make_conditions, bool, adapters=["x"], description="d", shots=1),
         "evaluation.harness.evaluate_tasks": row(
             evaluate_tasks, lambda found: all(isinstance(one, Sample) for one in found), backend=Echo(),
@@ -125,20 +136,27 @@ def module_rows(world: World) -> dict[str, Row]:
     return found
 
 
-DOCUMENTED = re.findall(
-    r"^::: text2lora\.(\S+\.([a-z_]+))$", (Path(text2lora.__file__).parent.parent / "docs/api.md").read_text(), re.M
-)
+PAGE = (Path(text2lora.__file__).parent.parent / "docs/api.md").read_text()
+
+
+def documented() -> dict[str, Any]:
+    """What the page shows of submodules, by name, without what `test_odd_arguments` has and without errors."""
+    found = {}
+    for path in re.findall(r"^::: text2lora\.(\S+)$", PAGE, re.M):
+        try:
+            module = importlib.import_module(f"text2lora.{path}")
+        except ModuleNotFoundError:
+            owner, _, name = path.rpartition(".")
+            found[path] = getattr(importlib.import_module(f"text2lora.{owner}"), name)
+        else:
+            own = {name: value for name, value in vars(module).items() if name[0] != "_" and is_ours(value)}
+            found |= {f"{path}.{name}": value for name, value in own.items() if value.__module__ == module.__name__}
+    exported = {getattr(text2lora, name) for name in text2lora.__all__}
+    return {path: v for path, v in found.items() if v not in exported and not path.startswith("errors.")}
 
 
 def functions() -> dict[str, Any]:
-    """The documented functions by name, without those that `test_odd_arguments` has."""
-    found = {}
-    for path, name in DOCUMENTED:
-        module = importlib.import_module(f"text2lora.{path.rpartition('.')[0]}")
-        value = getattr(module, name, None)  # or a module
-        if inspect.isfunction(value) and name not in text2lora.__all__:
-            found[path] = value
-    return found
+    return {path: value for path, value in documented().items() if inspect.isfunction(value)}
 
 
 def test_every_documented_function_and_parameter_is_in_the_table(module_rows: dict[str, Row]) -> None:

@@ -6,8 +6,8 @@ import builtins
 import functools
 import importlib
 import inspect
-import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -19,6 +19,7 @@ from text2lora.files import check_path
 PATHS = (Path, os.PathLike, os.PathLike[str])
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 def checked(error: type[Text2LoraError]) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -59,6 +60,16 @@ def checked(error: type[Text2LoraError]) -> Callable[[Callable[P, R]], Callable[
     return decorate
 
 
+def checked_class(error: type[Text2LoraError]) -> Callable[[type[T]], type[T]]:
+    """`checked` for what makes an object of a class, such as the fields of a dataclass."""
+
+    def decorate(cls: type[T]) -> type[T]:
+        setattr(cls, "__init__", checked(error)(getattr(cls, "__init__")))  # noqa: B009, B010 - for mypy
+        return cls
+
+    return decorate
+
+
 class _Names(Mapping[str, Any]):
     """The names that a module knows, and those that it imports for type checking alone."""
 
@@ -93,7 +104,7 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in (None, NoneType):
         return value is None
     if origin is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if origin is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     if origin is Callable:
@@ -104,9 +115,14 @@ def fits(value: Any, hint: Any) -> bool:
         return all(hasattr(value, name) for name in {*dir(origin), *origin.__annotations__} if name[0] != "_")
     if not isinstance(value, origin) or (isinstance(value, str | bytes) and origin in (Sequence, Iterable)):
         return False
+    content: Any = value  # of which mypy knows no more than that it is an object
     if not inner:
         return True
-    content: Any = value  # of which mypy knows no more than that it is an object
+    if origin is Iterable:
+        try:
+            iter(content)  # which a scalar of torch has no use for, though it has the method
+        except TypeError:
+            return False
     if origin is tuple and inner[-1] is not ...:
         return len(content) == len(inner) and all(map(fits, content, inner))
     if issubclass(origin, Mapping):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from text2lora.adapter import CONFIG_NAME, LoraAdapter
-from text2lora.arguments import checked
+from text2lora.arguments import check_count, checked, checked_class
 from text2lora.digest import digest
 from text2lora.encoder import check_description
-from text2lora.errors import CheckpointError, InvalidDescriptionError, OutputError, shown
+from text2lora.errors import CheckpointError, InvalidArgumentError, InvalidDescriptionError, OutputError
 from text2lora.files import check_path, read_text
 from text2lora.lora import spec_of
 from text2lora.names import slug
@@ -29,6 +30,7 @@ SHARD_BYTES = 2**28
 """Size of a shard's weights, where nothing else is asked for."""
 
 
+@checked_class(InvalidArgumentError)
 @dataclass(frozen=True)
 class AdapterSettings:
     """How adapters are written: the options of `generate_lora` and `LoraAdapter.save_pretrained`."""
@@ -159,8 +161,13 @@ class ShardWriter:
             on another processor the same encoder can be held in another dtype.
     """
 
+    @checked(InvalidArgumentError)
     def __init__(
-        self, model: Text2LoraModel, output: str, settings: AdapterSettings | None = None, decided: str | None = None
+        self,
+        model: Text2LoraModel,
+        output: str | os.PathLike[str],
+        settings: AdapterSettings | None = None,
+        decided: str | None = None,
     ):
         self.model, self.output = model, check_path(output, OutputError).rstrip("/")
         self.settings = settings or AdapterSettings()
@@ -168,8 +175,9 @@ class ShardWriter:
 
     def name(self, description: str) -> str:
         """The name of a description's adapter."""
-        return folder_name(description, self.decided, self.settings)
+        return folder_name(check_description(description), self.decided, self.settings)
 
+    @checked(InvalidDescriptionError)
     def plan(self, descriptions: Iterable[str], per_shard: int | None = None) -> list[list[str]]:
         """What is still to be made, by shards: no description twice, and none whose adapter is in a shard there.
 
@@ -179,18 +187,19 @@ class ShardWriter:
 
         Raises:
             InvalidDescriptionError: see `check_description`.
+            InvalidInputError: `per_shard` is no such number.
             CheckpointError: the output cannot be listed.
         """
         if per_shard is None:
             size = self.settings.dtype.itemsize if self.settings.dtype else self.model.dtype.itemsize
             per_shard = max(1, SHARD_BYTES * self.model.dtype.itemsize // (self.model.adapter_bytes * size))
-        if not isinstance(per_shard, int) or per_shard < 1:
-            raise CheckpointError(f"per_shard is {shown(per_shard)}: expected a whole number from 1 upwards")
+        check_count(per_shard, "per_shard")
         texts = list(dict.fromkeys(check_description(text) for text in descriptions))
         there = {name for shard in find_shards(self.output) for name in shard.facts.descriptions}
         waiting = [text for text in texts if self.name(text) not in there]
         return [waiting[start : start + per_shard] for start in range(0, len(waiting), per_shard)]
 
+    @checked(InvalidDescriptionError)
     def write(self, descriptions: Sequence[str]) -> str:
         """Write the adapters of descriptions, none twice, as one shard, or leave the one that is there.
 
@@ -198,8 +207,11 @@ class ShardWriter:
             The shard's path or URL.
 
         Raises:
+            InvalidDescriptionError: there is no description, or see `check_description`.
             OutputError: it cannot be written.
         """
+        if not descriptions:
+            raise InvalidDescriptionError("a shard of no descriptions: expected at least one")
         names = [self.name(text) for text in descriptions]
         path = f"{self.output}/{PATTERN.format(digest(names)[:16])}"
         with contextlib.suppress(CheckpointError):  # there is none yet, or no whole one

@@ -11,12 +11,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from text2lora.errors import CheckpointError
-from text2lora.files import first_line, write_atomically
+from text2lora.arguments import checked, checked_class
+from text2lora.errors import CheckpointError, InvalidInputError, OutputError, shown
+from text2lora.files import first_line, read_text, write_atomically
 
 FILE_NAME = "confidence.json"
 
 
+@checked_class(CheckpointError)
 @dataclass(frozen=True)
 class Calibration:
     """A logistic regression on the log probabilities of an answer's tokens: 1 / (1 + exp(-score)).
@@ -38,7 +40,12 @@ class Calibration:
 
         Args:
             log_probs: the log probabilities of the answer's tokens, including the end.
+
+        Raises:
+            InvalidInputError: they are not numbers.
         """
+        if not isinstance(log_probs, Sequence) or not all(isinstance(v, int | float) and v == v for v in log_probs):
+            raise InvalidInputError(f"log_probs are {shown(log_probs)}: expected numbers")
         total, mean, least = features(log_probs)
         score = self.bias + self.total * total + self.mean * mean + self.least * least
         return 1 / (1 + math.exp(-max(-700.0, min(700.0, score))))
@@ -51,19 +58,17 @@ class Calibration:
         """Read what `str` wrote.
 
         Raises:
-            ValueError: the text is not a calibration.
+            CheckpointError: the text is not a calibration.
         """
-        values = json.loads(text)
-        if not isinstance(values, dict) or not all(isinstance(v, int | float) for v in values.values()):
-            raise ValueError("not an object of numbers")
         try:
-            found = cls(**{name: float(value) for name, value in values.items()})
-        except TypeError as error:
-            raise ValueError(first_line(error)) from error
-        if not all(map(math.isfinite, asdict(found).values())):
-            raise ValueError("a weight is not finite")
-        return found
+            values = json.loads(text)
+            if not isinstance(values, dict) or not all(isinstance(v, int | float) for v in values.values()):
+                raise ValueError("not an object of numbers")
+            return cls(**{name: float(value) for name, value in values.items()})
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(f"{shown(text)} is no calibration ({first_line(error)})") from error
 
+    @checked(OutputError)
     def save(self, folder: Path) -> Path:
         """Write the calibration into a checkpoint's folder.
 
@@ -74,6 +79,7 @@ class Calibration:
         return folder / FILE_NAME
 
     @classmethod
+    @checked(CheckpointError)
     def load(cls, path: Path) -> Calibration:
         """Read a calibration from a file.
 
@@ -81,20 +87,29 @@ class Calibration:
             CheckpointError: the file does not contain a calibration.
         """
         try:
-            return cls.parse(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            return cls.parse(read_text(path, CheckpointError))
+        except CheckpointError as error:
             raise CheckpointError(
                 f"{path} holds no calibration of answers ({error}): download it again, or delete it"
             ) from error
 
     @classmethod
+    @checked(InvalidInputError)
     def fit(cls, log_probs: Sequence[Sequence[float]], right: Sequence[bool]) -> Calibration:
         """Fit a calibration to answers that are known to be right or wrong.
 
         Args:
             log_probs: the log probabilities of the tokens of each answer.
             right: whether each answer is right.
+
+        Raises:
+            InvalidInputError: there are fewer than two answers, or not one of them for each of the others.
+            CheckpointError: no calibration fits them.
         """
+        if len(log_probs) != len(right) or len(right) < 2:
+            raise InvalidInputError(
+                f"{len(log_probs)} answers, of which {len(right)} are known to be right or wrong: expected two or more"
+            )
         weights, bias = fit_logistic(torch.tensor([features(values) for values in log_probs]), torch.tensor(right))
         return cls(*(float(f"{value:.6g}") for value in (*weights.tolist(), bias)))
 

@@ -72,6 +72,8 @@ class ChatClient:
                 time.sleep(2 ** (attempt - 1))
             try:
                 response = self._client.request(method, f"{self.url}/{path}", json=body)
+            except UnicodeEncodeError as error:
+                raise ServerError(f"a request to {self.url} is not valid text ({error.reason})") from error
             except httpx2.LocalProtocolError as error:  # it would show the key
                 raise ServerError(BAD_KEY) from error
             except httpx2.HTTPError as error:

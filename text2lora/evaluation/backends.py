@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.adapter import LoraAdapter
+from text2lora.arguments import check_count, checked
 from text2lora.base import context_length, load_base
-from text2lora.errors import ServerError
+from text2lora.errors import EvaluationError, ServerError, shown
 from text2lora.inference import complete
 from text2lora.processor import widen
 from text2lora.server import ChatClient
@@ -63,6 +64,7 @@ class TransformersBackend:
         batch_size: the number of questions to answer at a time.
     """
 
+    @checked(EvaluationError)
     def __init__(
         self,
         model: PreTrainedModel,
@@ -70,12 +72,13 @@ class TransformersBackend:
         adapters: Mapping[str, LoraAdapter] | None = None,
         batch_size: int = 16,
     ):
-        self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
+        self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, check_count(batch_size, "batch_size")
         self.adapters = dict(adapters or {})
         self.chat = bool(tokenizer.chat_template)
         self._live: Any = model
 
     @classmethod
+    @checked(EvaluationError)
     def from_names(
         cls,
         model: str,
@@ -109,6 +112,8 @@ class TransformersBackend:
     def use(self, adapter: str | None) -> Iterator[None]:
         """See `Backend`."""
         if adapter is not None:
+            if not isinstance(adapter, str) or adapter not in self.adapters:
+                raise EvaluationError(f"no adapter {shown(adapter)}: expected one of {', '.join(self.adapters)}")
             self._live = self.adapters[adapter].apply_to(self.model)
             yield
         elif self._live is self.model:
@@ -117,8 +122,10 @@ class TransformersBackend:
             with self._live.disable_adapter():
                 yield
 
+    @checked(EvaluationError)
     def answer(self, requests: Sequence[Request], max_new_tokens: int, stop: Sequence[str]) -> list[Answer]:
         """See `Backend`; a prompt that does not fit the model's context is not asked."""
+        check_count(max_new_tokens, "max_new_tokens")
         texts = [self.render(request) for request in requests]
         context = context_length(self.model)
         problems = {}
@@ -137,6 +144,7 @@ class TransformersBackend:
         ids: list[int] = self.tokenizer(text, add_special_tokens=not self.chat, verbose=False)["input_ids"]
         return ids
 
+    @checked(EvaluationError)
     def render(self, request: Request) -> str:
         """A request as the text that the model reads."""
         if self.chat:
@@ -167,6 +175,7 @@ class ServerBackend:
 
     chat = True
 
+    @checked(ServerError)
     def __init__(
         self,
         url: str,
@@ -177,6 +186,9 @@ class ServerBackend:
         timeout: float = 600,
         seed: int = 0,
     ):
+        check_count(concurrency, "concurrency")
+        if retries < 0 or not 0 < timeout < 2**31:
+            raise ServerError(f"retries is {retries} and timeout is {timeout:g}: expected numbers from 0 and above 0")
         self._server = ChatClient(url, retries, timeout)
         self.model, self._current, self.seed, self.concurrency = model, model, seed, concurrency
         known = self._server.models()
@@ -187,11 +199,15 @@ class ServerBackend:
     @contextlib.contextmanager
     def use(self, adapter: str | None) -> Iterator[None]:
         """See `Backend`."""
+        if not isinstance(adapter, str | None):
+            raise EvaluationError(f"no adapter {shown(adapter)}: expected a name on the server, or None")
         self._current = adapter or self.model
         yield
 
+    @checked(EvaluationError)
     def answer(self, requests: Sequence[Request], max_new_tokens: int, stop: Sequence[str]) -> list[Answer]:
         """See `Backend`."""
+        check_count(max_new_tokens, "max_new_tokens")
 
         def one(request: Request) -> Answer:
             """Ask the server one question."""

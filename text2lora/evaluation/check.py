@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from text2lora.arguments import checked
+from text2lora.arguments import check_count, checked, checked_class
 from text2lora.arithmetic import cosine_matrix
 from text2lora.base import context_length
 from text2lora.encoder import rescale
-from text2lora.errors import EvaluationError
+from text2lora.errors import EvaluationError, shown
 from text2lora.evaluation.metrics import Estimate, pearson, percentile_interval, resample, spearman
 from text2lora.injection import LoraInjector
 from text2lora.language import Example
@@ -37,6 +37,7 @@ MAX_COMPARED = 100
 """Tasks whose adapters are compared with each other: more would fill the memory, and no plot shows them."""
 
 
+@checked_class(EvaluationError)
 @dataclass(frozen=True)
 class CheckTask:
     """A task to check with: the first description is the matched one, the second another wording of it."""
@@ -44,6 +45,10 @@ class CheckTask:
     name: str
     descriptions: list[str]
     examples: Sequence[Example]
+
+    def __post_init__(self) -> None:
+        if not self.examples:
+            raise EvaluationError(f"the task {shown(self.name)} has no examples: expected at least one")
 
 
 class Interval(NamedTuple):
@@ -169,6 +174,7 @@ class ConditioningReport:
         }
 
 
+@checked(EvaluationError)
 def prepare_tasks(tasks: Sequence[Task], examples: int | None = None) -> list[CheckTask]:
     """Prepare tasks for the check: a held-out wording becomes the second one, and prompts lose their definitions.
 
@@ -220,10 +226,14 @@ def check_conditioning(
         report: receives the name of each condition when it starts.
 
     Raises:
-        EvaluationError: there are fewer than two tasks.
+        EvaluationError: there are fewer than two tasks, or one has no description.
     """
     if len(tasks) < 2:
         raise EvaluationError(f"expected two or more tasks, whose descriptions can be swapped, got {len(tasks)}")
+    if bare := [task.name for task in tasks if not task.descriptions]:
+        raise EvaluationError(f"the task {bare[0]!r} has no description: expected at least one")
+    for name, number in (("rows", rows), ("draws", draws)):
+        check_count(number, name)
     score = _Scorer(model.eval(), base.eval(), tokenizer, tasks, rows)
     everyone = list(range(len(tasks)))
     reworded = [i for i in everyone if len(tasks[i].descriptions) > 1]

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from text2lora.arguments import checked
+from text2lora.arguments import checked, checked_class
 from text2lora.cards import escape_markdown
 from text2lora.errors import EvaluationError, HubError
 from text2lora.evaluation.harness import AVERAGE, Condition, Figure, Sample
@@ -29,6 +29,7 @@ BEGIN, END = "<!-- begin: t2l eval -->", "<!-- end: t2l eval -->"
 """Around the table in a card, so that the next one takes its place."""
 
 
+@checked_class(EvaluationError)
 @dataclass(frozen=True)
 class EvalReport:
     """The result of an evaluation.

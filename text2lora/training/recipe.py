@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import yaml
 from huggingface_hub.dataclasses import strict, validated_field
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
-from text2lora.errors import TrainingError
+from text2lora.errors import TrainingError, shown
 from text2lora.files import read_text
 
 T = TypeVar("T")
@@ -97,6 +98,9 @@ def settings(cls: type[T]) -> type[T]:
     assign: Callable[[object, str, object], None] = checked.__setattr__
 
     def __setattr__(self: object, name: str, value: object) -> None:
+        number = hints.get(name) in (int, int | float)
+        if number and (isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value))):
+            raise TrainingError(f"{name} is {value!r}: expected {_expected(hints[name])}")
         try:
             assign(self, name, value)
         except StrictDataclassFieldValidationError as error:
@@ -106,7 +110,7 @@ def settings(cls: type[T]) -> type[T]:
                 reason = f"expected {choices}"
                 if isinstance(value, bool) and ("str" in choices or "'" in choices):  # read from YAML
                     reason += " (`yes`, `no`, `on` and `off` need quotes)"
-            raise TrainingError(f"{name} is {value!r}: {reason}") from error
+            raise TrainingError(f"{name} is {shown(value)}: {reason}") from error
 
     checked.__setattr__ = __setattr__
     return typing.cast("type[T]", checked)

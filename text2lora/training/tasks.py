@@ -7,16 +7,16 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
-from text2lora.arguments import checked
-from text2lora.errors import TaskError, TrainingError
+from text2lora.arguments import check_count, checked, checked_class
+from text2lora.errors import TaskError, TrainingError, shown
 from text2lora.language import Example, Prompt
 from text2lora.training.data import Probe, TaskDraw
 from text2lora.training.recipe import at_least, settings, share
 
 
-class TaskExample(NamedTuple):
+@dataclass(frozen=True)
+class TaskExample:
     """An example: `prompt` is a text or chat messages; `definition` is the task's definition, which may precede it.
 
     `answer` is the part of the response that counts, if that is not all of it.
@@ -26,6 +26,20 @@ class TaskExample(NamedTuple):
     response: str
     definition: str = ""
     answer: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("response", "definition", "answer"):
+            if not isinstance(text := getattr(self, name), str):
+                raise TaskError(f"the {name} of an example is {shown(text)}: expected a text")
+        if not isinstance(self.prompt, str) and not (
+            isinstance(self.prompt, list)
+            and self.prompt
+            and all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in self.prompt)
+        ):
+            raise TaskError(
+                f"the prompt of an example is {shown(self.prompt)}: expected a text, or messages with `role` and "
+                "`content`"
+            )
 
     def with_definition(self) -> Example:
         """The prompt, preceded by the definition, and the response."""
@@ -41,6 +55,7 @@ class TaskExample(NamedTuple):
         return self.prompt, self.response
 
 
+@checked_class(TaskError)
 @dataclass(frozen=True)
 class Task:
     """What an adapter should do.
@@ -87,6 +102,7 @@ class SplitConfig:
             raise TrainingError(f"unseen_tasks is {self.unseen_tasks}: expected 0 or more, or a list of names")
 
 
+@checked_class(TaskError)
 @dataclass
 class TaskSet:
     """Tasks to train on; a `TaskSource`.
@@ -103,6 +119,12 @@ class TaskSet:
     task_names: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
+        if not self.tasks:
+            raise TaskError("there are no tasks: expected at least one")
+        if bare := [task.name for task in self.tasks if not task.descriptions or not task.examples]:
+            raise TaskError(f"the task {bare[0]!r} lacks descriptions or examples: expected at least one of each")
+        if not 0 <= self.definition_dropout <= 1:
+            raise TaskError(f"definition_dropout is {self.definition_dropout:g}: expected a share from 0 to 1")
         self.descriptions = [text for task in self.tasks for text in task.descriptions]
         self.task_names = [task.name for task in self.tasks for _ in task.descriptions]
         starts = [0]
@@ -110,8 +132,10 @@ class TaskSet:
             starts.append(starts[-1] + len(task.descriptions))
         self._starts = starts
 
+    @checked(TaskError)
     def draw(self, rng: random.Random, examples: int) -> TaskDraw:
         """Draw a task, one of its descriptions, and examples; no example repeats if there are enough."""
+        check_count(examples, "examples")
         number = rng.randrange(len(self.tasks))
         task = self.tasks[number]
         row = self._starts[number] + rng.randrange(len(task.descriptions))
