@@ -6,6 +6,7 @@ import io
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -250,6 +251,29 @@ def test_demo_shows_base_and_adapter_side_by_side(tmp_path, forked):
     )
     assert run.stdout.count("adapter") >= 3
     assert "Traceback" not in run.stderr
+    told = " ".join(run.stdout.split())
+    assert "Names and orders are invented" in told
+    assert "so its answers, often just 1, mean nothing" in told
+    *activation, make, use = (line.strip() for line in run.stdout.strip().splitlines()[-3:])
+    assert make.startswith('t2l make "')
+    assert use.startswith("t2l run city ")
+    assert activation[0].startswith("source ") == (shutil.which("t2l") is None)
+
+
+def test_how_tos_are_grouped_and_output_is_no_command():
+    text = re.sub(r"!!python/\S+", "", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    (groups,) = (part["How to"] for part in yaml.safe_load(text)["nav"] if "How to" in part)
+    sizes = [len(pages) for group in groups for pages in group.values() if isinstance(pages, list)]
+    assert len(sizes) == len(groups) > 1
+    assert max(sizes) <= 6
+    style = (ROOT / "docs/extra.css").read_text(encoding="utf-8")
+    assert re.search(r"language-text.* \.md-code__nav \{ display: none; \}", style)
+
+
+def test_what_two_calls_give_is_said_where_people_begin():
+    for page in ("README.md", "docs/quickstart.md"):
+        text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+        assert "Each call of `generate_adapter` returns a new model" in text
 
 
 @pytest.mark.slow
