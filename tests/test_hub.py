@@ -243,6 +243,16 @@ def test_card_names_no_base_that_the_hub_has_not(base: str | None) -> None:
     assert shared == (base if base == "nano" else None)
 
 
+def test_the_code_in_the_card_finds_the_bundled_base(tmp_path: Path) -> None:
+    """Which plain PEFT looks for on the Hub, and so does AutoPeftModel."""
+    adapter = Text2LoraModel.from_pretrained("nano").generate_lora("Return the city.")
+    card = (adapter.save_pretrained(tmp_path / "city") / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    names: dict = {}
+    exec(code.replace("PATH_OR_REPO_OF_THIS_ADAPTER", str(tmp_path / "city")), names)
+    assert names["model"].peft_config["default"].r == adapter.spec.r
+
+
 @pytest.mark.parametrize(
     "text",
     [

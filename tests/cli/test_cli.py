@@ -64,7 +64,7 @@ finally:
     found = set(ast.literal_eval(done.stdout.strip().split("\n")[-1]))
     assert (tmp_path / "made" / "adapter_config.json").is_file()
     assert {"text2lora.modeling", "transformers.modeling_utils"} <= found
-    ours = "export evaluation functions inference integrations live sharing training ui".split()
+    ours = "export evaluation functions inference integrations attach sharing training ui".split()
     others = "datasets fsspec gradio matplotlib pandas peft sentence_transformers sklearn".split()
     assert found & {*others, *(f"text2lora.{name}" for name in ours)} == set()
 
@@ -99,6 +99,36 @@ def test_every_command_has_help_with_an_example_that_is_understood(t2l_command, 
         inner = inner.commands[words.pop(0)]
     context = inner.make_context("t2l", words)  # parses them, and raises for what is not known
     assert context.params
+
+
+def test_options_of_one_meaning_have_one_name() -> None:
+    options = {
+        " ".join(names): {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        for names, command in commands()
+    }
+    writes = {name for name, known in options.items() if "--output" in known}
+    assert writes >= {"make", "train", "check", "eval", "describe", "export gguf", "export merged", "export zip"}
+    reads = {name for name, known in options.items() if "--subfolder" in known}
+    assert reads >= {"make", "run", "chat", "eval", "info", "export gguf", "export merged", "export zip"}
+    replaces = {name for name, known in options.items() if "--force" in known}
+    assert replaces >= {"make", "convert", "export gguf", "export merged", "export zip"}
+    assert [name for name, known in options.items() if known & {"--output-dir", "--out", "--output-file"}] == []
+
+
+def test_errors_name_options_of_the_command_line_and_not_of_python_alone() -> None:
+    """Those that only Python can cause are free to; where both can, both are named."""
+    package = Path(sys.modules["text2lora"].__file__).parent
+    wrong = []
+    for path in package.rglob("*.py"):
+        raised = [
+            node.exc for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Raise) and node.exc
+        ]
+        for error in raised:
+            parts = (part.value for part in ast.walk(error) if isinstance(part, ast.Constant))
+            text = " ".join(part for part in parts if isinstance(part, str))
+            if re.search(r"\b(encoder|task_emb|base_model|output_dir|[a-z_]+)=(True|None|\.\.\.)?[ :,)]", text):
+                wrong += [text] if "--" not in text and "encoder_pooling= " not in text else []
+    assert wrong == []
 
 
 def test_make_writes_an_adapter_that_peft_loads(t2l_command, checkpoint_dir: Path, base, tmp_path: Path) -> None:
