@@ -41,7 +41,9 @@ def check_description(description: object) -> str:
         raise InvalidDescriptionError(
             f"a description must be a string, got {type(description).__name__}: pass the task in plain words"
         )
-    text = description.removeprefix("\ufeff").strip()  # the mark is of a file from Windows
+    text = description.strip()
+    while text.startswith("\ufeff"):  # the mark of a file from Windows
+        text = text[1:].lstrip()
     if not text:
         raise InvalidDescriptionError("the description is empty: say in plain words what the adapter should do")
     bad = sorted({c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t\r"})
