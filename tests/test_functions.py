@@ -118,10 +118,11 @@ def test_functions_share_one_base_and_leave_it_as_it_is(functions, maker, expect
         assert torch.equal(functions[0]._runner.model(ids).logits, load_base()(ids).logits)
 
 
-def test_a_base_goes_when_no_function_needs_it(base_dir, functions) -> None:
+def test_a_base_goes_when_no_function_needs_it(base_dir, functions, tmp_path) -> None:
     from text2lora.functions import _RUNNERS
 
-    function = text2lora.function(functions[0].adapter, base=str(base_dir) + "/")
+    shutil.copytree(base_dir, tmp_path / "copy")
+    function = text2lora.function(functions[0].adapter, base=tmp_path / "copy")
     before = len(_RUNNERS)
     del function
     gc.collect()
@@ -133,6 +134,19 @@ def test_a_sentence_becomes_a_function_in_one_call(checkpoint_dir, functions, tm
     made.adapter.save_pretrained(tmp_path / "mine")
     assert made("x") == text2lora.function(tmp_path / "mine", max_new_tokens=8)("x")
     assert "upper case the city" in repr(made)
+
+
+def test_functions_of_a_checkpoint_use_one_hypernetwork(checkpoint_dir, monkeypatch) -> None:
+    loads: list[object] = []
+    load = Text2LoraModel._read.__func__
+    monkeypatch.setattr(
+        Text2LoraModel, "_read", classmethod(lambda cls, *args, **kw: loads.append(args) or load(cls, *args, **kw))
+    )
+    made = [text2lora.function(do=text, model=checkpoint_dir, subfolder="./") for text in DESCRIPTIONS]
+    assert len(loads) == 1
+    del made[:2]
+    made.append(text2lora.function(do="another", model=checkpoint_dir, subfolder="./"))
+    assert len(loads) == 1
 
 
 LABELS = ["yes", "yesterday", "no"]

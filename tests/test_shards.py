@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from text2lora import CheckpointError, InvalidDescriptionError, LoraAdapter, OutputError, Text2LoraModel
 from text2lora.batch import AdapterSettings, ShardWriter
+from text2lora.errors import InvalidInputError
 from text2lora.shards import KEY, Shard, find_shards
 
 TEXTS = ["upper case the city", "lower case", "the city, the city", "upper case the city!", "größer 🏙"]
@@ -163,7 +164,7 @@ def test_says_what_cannot_be_read(model, tmp_path: Path) -> None:
         LoraAdapter.from_pretrained("nosuch://bucket/adapters", "mine")
     with pytest.raises(CheckpointError, match="does not exist"):
         LoraAdapter.from_pretrained("shard-1.safetensors", "mine")
-    with pytest.raises(CheckpointError, match=r"per_shard is 0"):
+    with pytest.raises(InvalidInputError, match=r"per_shard is 0"):
         writer.plan(TEXTS, 0)
     with pytest.raises(InvalidDescriptionError):
         writer.plan(["lower case", " "])

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from text2lora.tuning import Examples
 
 _MODELS: WeakValueDictionary[tuple[str, ...], Text2LoraModel] = WeakValueDictionary()
+_MAKERS: WeakKeyDictionary[Function, Text2LoraModel] = WeakKeyDictionary()
 _LOADING = threading.Lock()
 
 
@@ -82,7 +83,10 @@ def function(
     options: dict[str, Any] = {"labels": labels, "max_new_tokens": max_new_tokens, "stop": stop}
     if made:
         options["examples"] = examples
-        return _checkpoint(_name(model), check_subfolder(subfolder), device, hub).function(do, **options)
+        maker = _checkpoint(_name(model), check_subfolder(subfolder), device, hub)
+        made_function = maker.function(do, **options)
+        _MAKERS[made_function] = maker
+        return made_function
     lora = adapter if isinstance(adapter, LoraAdapter) else LoraAdapter.from_pretrained(adapter or "", subfolder, **hub)
     return Function(_runner(lora, base, device), lora, **options)
 

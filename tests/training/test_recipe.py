@@ -56,7 +56,7 @@ def test_overrides_win_and_may_be_new(recipe: Path) -> None:
         (["sft.token_dropout=5"], "token_dropout is 5.0: expected a share from 0 to 1"),
         (["sft.weighting=word"], "weighting is 'word': expected 'token' or 'answer'"),
         (["sft.fit.steps=0"], "steps is 0: expected 1 or more"),
-        (["sft.fit.lr=.nan"], "lr is nan: expected 0 or more"),
+        (["sft.fit.lr=.nan"], "lr is nan: expected a number"),
         (["sft.fit.log_every=0"], "log_every is 0: expected 1 or more"),
         (["sft.fit.keep=0"], "keep is 0: expected 1 or more"),
     ],
