@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from text2lora import Text2LoraModel
 from text2lora.errors import EvaluationError
 from text2lora.evaluation.backends import TransformersBackend
 from text2lora.evaluation.harness import make_conditions, summarise
-from text2lora.evaluation.lm_harness import evaluate_with_lm_eval, find_tasks
+from text2lora.evaluation.lm_harness import _as_harness_model, evaluate_with_lm_eval, find_tasks
 from text2lora.nano import sample_record
+from text2lora.turns import as_turn
 
 manager = pytest.importorskip("lm_eval.tasks.manager")
 
@@ -52,6 +55,38 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         text = YAML.format(name=f"city_{name}", data=data, kind=kind, more=more)
         (definitions / f"{name}.yaml").write_text(text)
     return definitions
+
+
+def test_answers_end_where_the_template_ends_a_turn(base, tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though neither the tokenizer nor the base names that token."""
+    chat = copy.deepcopy(tokenizer)
+    chat.add_tokens(["<|im_end|>"])
+    chat.chat_template = "{% for m in messages %}<user>{{ m.content }}<|im_end|>{% endfor %}"
+    (end,) = chat("<|im_end|>")["input_ids"]
+    answer, given = chat("Dakar<|im_end|>more")["input_ids"], {}
+
+    def generate(input_ids: torch.Tensor, **options: object) -> torch.Tensor:
+        given.update(options)
+        return torch.cat([input_ids, torch.tensor([answer])], 1)
+
+    monkeypatch.setattr(base, "generate", generate)
+    model = _as_harness_model(TransformersBackend(base, chat))
+    found = model._model_generate(torch.tensor([[5, 6, 7]]), 9, [], repetition_penalty=1.5)
+    assert given["eos_token_id"] == [1, end]
+    assert (given["do_sample"], given["repetition_penalty"]) == (False, 1.5)
+    assert model.tok_decode(found[0, 3:].tolist()) == "Dakar"
+
+
+def test_models_that_can_think_are_asked_as_in_training(base, tokenizer) -> None:
+    chat = copy.deepcopy(tokenizer)
+    chat.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}"
+        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    model = _as_harness_model(TransformersBackend(base, chat))
+    turns = [{"role": "system", "content": "Do it."}, {"role": "user", "content": "q"}]
+    assert model.apply_chat_template(turns) == "<user>Do it.\n\nq<assistant><think></think>"
+    assert model.apply_chat_template(turns[1:]) == as_turn(chat, "q")
 
 
 def test_adapters_take_turns_on_one_model(folder: Path, tmp_path: Path) -> None:

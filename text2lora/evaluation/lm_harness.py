@@ -14,6 +14,7 @@ from text2lora.evaluation.backends import TransformersBackend
 from text2lora.evaluation.harness import Condition, Sample
 from text2lora.inference import greedy_settings
 from text2lora.installation import install_command
+from text2lora.turns import Stops, as_turn, padding_id
 
 HARNESS_PREFIX = "lm_eval:"
 
@@ -119,11 +120,18 @@ def _as_harness_model(backend: TransformersBackend) -> Any:
             if len(turns) > 1 and turns[0]["role"] == "system":
                 description = turns.pop(0)["content"]
                 turns[0]["content"] = f"{description}\n\n{turns[0]['content']}"
+            if add_generation_prompt:
+                return as_turn(backend.tokenizer, turns)
             return str(super().apply_chat_template(turns, add_generation_prompt))
 
-        def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
-            """Greedily, unless a task says otherwise; penalties that the base asks for are no part of a task."""
-            return super()._model_generate(*args, **(greedy_settings() | kwargs))
+        def _model_generate(self, context: Any, *args: Any, **kwargs: Any) -> Any:
+            """Greedily, unless a task says otherwise, and up to where training ends an answer."""
+            stops = Stops.of(backend.tokenizer, backend.model)
+            options = greedy_settings() | {"eos_token_id": list(stops.ids) or None} | kwargs
+            found = super()._model_generate(context, *args, **options)
+            for row in found[:, context.shape[1] :]:  # the mark need not be special, so it would be read as text
+                row[len(stops.cut(row.tolist())) :] = padding_id(backend.tokenizer)
+            return found
 
     device = str(backend.model.device)
     return Model(pretrained=backend.model, tokenizer=backend.tokenizer, batch_size=backend.batch_size, device=device)
