@@ -85,9 +85,7 @@ records = [sample_record("order", seed)[0] for seed in (1, 2, 3)]
 make, use = 't2l make "Return the city in capital letters." --output city', records[0]
 smol = Text2LoraModel.from_pretrained("smol")
 if find_packaged(str(smol.config.base_model_name_or_path)):
-    say(
-        "smol makes adapters for SmolLM2-135M-Instruct, a small chat model. Its own answers are to prompts with the task."
-    )
+    say("smol makes adapters for SmolLM2-135M-Instruct, a chat model that is asked in its prompt.")
     show(smol, [(description, SMOL.inputs) for description in own] or SENTENCES, told=True)
     make, use = f't2l make "{SENTENCES[0][0]}" --model smol --output city', MESSAGES[0]
 else:
