@@ -76,6 +76,15 @@ def test_peft_loads_what_a_shard_held(model, base_dir: Path, tmp_path: Path) -> 
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-4)
 
 
+def test_no_path_of_this_machine_goes_to_the_hub(model, base_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    monkeypatch.setattr("text2lora.batch.write_shard", lambda path, weights, facts: written.append(facts))
+    ShardWriter(model, "hf://datasets/me/many").write(TEXTS)
+    (facts,) = written
+    assert facts.spec.base_model_name_or_path is None
+    assert str(base_dir) not in str(facts)
+
+
 def test_only_the_rows_of_an_adapter_are_read(model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = ShardWriter(model, f"memory://{tmp_path}")
     (path,) = write_all(writer, per_shard=9)

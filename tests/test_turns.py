@@ -18,7 +18,7 @@ from text2lora.errors import CheckpointError, InvalidInputError
 from text2lora.export import export_merged
 from text2lora.inference import complete, generate_answers
 from text2lora.language import prompt_batch
-from text2lora.turns import AnswerForm, Stops, as_turn
+from text2lora.turns import AnswerForm, Stops, as_turn, keeps_turns
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -116,6 +116,15 @@ def test_messages_that_a_template_refuses_are_named(chat) -> None:
     turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
     with pytest.raises(InvalidInputError, match=r"does not take messages of these roles: system, user \(no system\)"):
         as_turn(chat, turns)
+
+
+def test_a_template_is_tried_before_it_is_given_a_conversation(tokenizer) -> None:
+    chat = copy.deepcopy(tokenizer)
+    assert keeps_turns(chat)
+    one, filtered = "{{ raise_exception('one turn only') }}", "{{ messages[1]['content'] | round }}"
+    for template in (None, "{{ messages[-1]['content'] }}", one, filtered):
+        chat.chat_template = template
+        assert not keeps_turns(chat)
 
 
 def script(model: PreTrainedModel, tokens: list[int]) -> None:

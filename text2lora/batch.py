@@ -225,6 +225,8 @@ class ShardWriter:
             for module in parts[0]
         }
         like = LoraAdapter({}, spec_of(self.model.config)).scaled(self.settings.scale)
+        if self.output.startswith("hf://"):  # to the Hub, where nobody finds a base by a path on this machine
+            like = like.shareable()
         facts = ShardFacts(
             (like.folded() if self.settings.fold_rslora else like).spec,
             {module: self.model.config.module_paths[module] for module in weights},

@@ -133,6 +133,20 @@ def as_turn(tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[dict[str,
     return _render(tokenizer, turns, add_generation_prompt=True) + AnswerForm.of(tokenizer).opening
 
 
+def keeps_turns(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template writes a question, its answer and the next question, in this order."""
+    if not tokenizer.chat_template:
+        return False
+    words = ("alpha", "beta", "gamma")
+    roles = ("user", "assistant", "user")
+    try:
+        text = as_turn(tokenizer, [{"role": role, "content": word} for role, word in zip(roles, words, strict=True)])
+    except InvalidInputError:
+        return False
+    places = [text.find(word) for word in words]
+    return -1 < places[0] < places[1] < places[2]
+
+
 class FittedPrompt(NamedTuple):
     """A conversation that leaves room for an answer.
 

@@ -13,7 +13,7 @@ import forks
 import pytest
 
 from text2lora import LoraAdapter
-from text2lora.cli.chat import Pair, keeps_turns
+from text2lora.cli.chat import Pair
 from text2lora.errors import InvalidInputError
 from text2lora.inference import complete, generate_answers
 
@@ -121,13 +121,6 @@ def test_strength_changes_in_place(pair: Pair) -> None:
     assert silent["adapter"] == silent["base"] == before["base"]
     pair.rescale(1)
     assert pair.answer("x") == before
-
-
-def test_a_template_is_tried_before_it_is_given_a_conversation(chat_tokenizer) -> None:
-    assert keeps_turns(chat_tokenizer)
-    for template in (None, "{{ messages[-1]['content'] }}", "{{ raise_exception('one turn only') }}"):
-        chat_tokenizer.chat_template = template
-        assert not keeps_turns(chat_tokenizer)
 
 
 def test_lines_of_a_pipe_are_answered(say) -> None:

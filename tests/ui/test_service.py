@@ -85,6 +85,17 @@ def test_a_chat_model_remembers_each_sides_own_answers(chatty):
     assert second.adapted == continued(adapter.apply_to(base), first.adapted)
 
 
+def test_a_base_that_takes_one_turn_only_is_asked_without_the_others(checkpoint_dir):
+    model = Text2LoraModel.from_pretrained(checkpoint_dir)
+    model.base_tokenizer.chat_template = (
+        "{% if messages | length > 1 %}{{ raise_exception('one') }}{% endif %}{{ messages[0].content }}<answer>"
+    )
+    engine = Engine(model, Limits(new_tokens=3))
+    adapter = engine.make(["the city"])[0].adapter
+    first = last(engine.chat(adapter, (), "hello"))
+    assert last(engine.chat(adapter, [first], "hello")) == first
+
+
 def test_old_turns_are_forgotten_where_the_base_has_no_room_for_them(chatty):
     turns = [Exchange(f"{number:02}" + "x" * 30, "y" * 30, "z" * 30) for number in range(12)]
     adapter = chatty.make(["the city"])[0].adapter

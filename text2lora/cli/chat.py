@@ -50,6 +50,7 @@ def chat(
     """
     quiet()
     from text2lora.adapter import LoraAdapter
+    from text2lora.turns import keeps_turns
 
     lora = LoraAdapter.from_pretrained(adapter, subfolder)
     with err.status("loading the base model"):
@@ -145,23 +146,6 @@ class Pair:
     def reset(self) -> None:
         """Forget what was said."""
         self.turns = {side: [] for side in SIDES}
-
-
-def keeps_turns(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template writes a question, its answer and the next question, in this order."""
-    from jinja2 import TemplateError
-
-    words = ("alpha", "beta", "gamma")
-    roles = ("user", "assistant", "user")
-    turns = [{"role": role, "content": word} for role, word in zip(roles, words, strict=True)]
-    if not tokenizer.chat_template:
-        return False
-    try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except TemplateError:
-        return False
-    places = [text.find(word) for word in words]
-    return -1 < places[0] < places[1] < places[2]
 
 
 def input_lines(live: bool) -> Iterator[str]:

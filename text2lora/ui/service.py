@@ -29,7 +29,7 @@ from text2lora.inference import generate, pad_left
 from text2lora.injection import factors_of, inject_rows, stack_factors
 from text2lora.modeling import Text2LoraModel
 from text2lora.novelty import Novelty
-from text2lora.turns import FittedPrompt, Stops, fit_turns
+from text2lora.turns import FittedPrompt, Stops, fit_turns, keeps_turns
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Engine:
         self._base: PreTrainedModel = model.load_base_model().eval()
         self._tokenizer = model.base_tokenizer
         known = samples.BY_BASE.get(model.config.base_model_name_or_path or "")
-        self._remembers = bool(self._tokenizer.chat_template) and not (known and known.single)
+        self._remembers = keeps_turns(self._tokenizer) and not (known and known.single)
         self.samples = known or samples.for_any_text(context_length(self._base), self._remembers)
         self._lock = threading.Lock()
         model.encoder  # noqa: B018 - loaded now rather than for the first visitor
