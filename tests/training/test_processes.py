@@ -6,10 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import forks
+import psutil
 import pytest
+import torch
+from typer.testing import CliRunner
+
+from text2lora import Text2LoraModel
+from text2lora.cli import app
 
 SCRIPT = Path(__file__).with_name("sft_process.py")
 FIT = {"steps": 6, "lr": 0.0, "adamw_lr": 0.0001, "log_every": 1, "eval_every": 3, "clip": 0.5}
@@ -108,3 +115,54 @@ def test_an_interruption_of_one_process_stops_both_and_they_resume(train, alone:
 )
 def test_ways_to_save_memory_take_the_same_steps(train, alone: Path, settings: dict) -> None:
     assert_same_run(alone, train(1, **settings))
+
+
+@pytest.mark.slow
+def test_the_command_resumes_after_either_of_its_processes_was_killed(
+    checkpoint_dir: Path, base_dir: Path, tmp_path: Path
+) -> None:
+    tasks = Path(__file__).parents[2] / "examples/ten-tasks/tasks"
+    recipe, start_from = tmp_path / "recipe.yaml", tmp_path / "start"
+    model = Text2LoraModel.from_pretrained(checkpoint_dir, dtype=torch.float32, dropout=0.0)  # masks differ by process
+    model.save_pretrained(start_from)
+    settings = {
+        "kind": "sft",
+        "base": {"name": str(base_dir)},
+        "tasks": [{"path": str(tasks)}],
+        "start_from": str(start_from),
+        "split": {"unseen_tasks": 0, "examples": 2, "wordings": 1},
+        "sft": SETTINGS
+        | {"max_length": 64, "fit": FIT | {"steps": 40, "adamw_lr": 1e-5, "eval_every": 0, "save_every": 1}},
+    }
+    recipe.write_text(json.dumps(settings))
+    command = ["-m", "text2lora", "train", recipe, "--output", tmp_path / "runs"]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    run = tmp_path / "runs" / "recipe"
+
+    def start(*arguments: object) -> subprocess.Popen:
+        environment = os.environ | {"ACCELERATE_USE_CPU": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        return subprocess.Popen(
+            [sys.executable, *map(str, arguments)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+
+    for victim, options in ((1, []), (0, ["--resume"])):
+        before = {path.name for path in run.glob("state/*")}
+        with start(*launch, *command, *options) as process:
+            while not {path.name for path in run.glob("state/*")} - before:
+                assert process.poll() is None, process.stderr.read()[-3000:]
+                time.sleep(0.01)
+            (rank,) = [
+                child
+                for child in psutil.Process(process.pid).children(recursive=True)
+                if child.environ().get("RANK") == str(victim)
+            ]
+            rank.kill()
+            process.stderr.read()
+        assert process.returncode != 0
+        assert not (run / "model.safetensors").exists()
+    with start(*launch, *command, "--resume") as process:
+        said = process.stderr.read()
+    assert process.returncode == 0, said[-3000:]
+    assert CliRunner().invoke(app, ["train", str(recipe), "--output", str(tmp_path / "alone")]).exit_code == 0
+    assert_same_run(tmp_path / "alone" / "recipe", run)
