@@ -25,33 +25,15 @@ class TaskScore(NamedTuple):
     loss: float
 
 
-def match_examples(
-    model: Callable[[torch.Tensor], LoraWeights],
-    injector: LoraInjector,
-    base: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task_emb: torch.Tensor,
-    examples: Sequence[Sequence[Example]],
-    batch_size: int = 32,
-) -> list[torch.Tensor]:
-    """Compute the exact match of each task's examples under its own adapter; see `score_examples`.
-
-    Returns:
-        A boolean tensor for each task.
-    """
-    scores = score_examples(model, injector, base, tokenizer, task_emb, examples, batch_size)
-    return [score.matches for score in scores]
-
-
 @torch.no_grad()
 def score_examples(
     model: Callable[[torch.Tensor], LoraWeights] | None,
+    task_emb: torch.Tensor | None,
+    examples: Sequence[Sequence[Example]],
     injector: LoraInjector,
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    task_emb: torch.Tensor | None,
-    examples: Sequence[Sequence[Example]],
-    batch_size: int = 32,
+    rows: int = 64,
     max_length: int | None = None,
     pack: bool = False,
 ) -> list[TaskScore]:
@@ -59,26 +41,28 @@ def score_examples(
 
     Args:
         model: Generates the adapters from the embeddings; None for the base alone.
+        task_emb: One embedding for each task, [n, d] or [n, tokens, d]; None for the base alone.
+        examples: The examples of each task. Tasks with the same number of them share batches.
         injector: Puts the adapters onto the base.
         base: The base model.
         tokenizer: The base model's tokenizer.
-        task_emb: One embedding for each task, [n, d] or [n, tokens, d]; None for the base alone.
-        examples: The examples of each task; the same number for all.
-        batch_size: The number of tasks at a time.
+        rows: The number of examples in a batch; a batch holds at least the examples of one task.
         max_length: The maximum length of a prompt and its response; see `prompt_batch`.
         pack: Whether to put the examples of a task into one row; see `text2lora.training.sft.SftConfig`.
     """
-    results: list[TaskScore] = []
-    for start in range(0, len(examples), batch_size):
-        chosen = examples[start : start + batch_size]
-        rows = [example for group in chosen for example in group]
-        batch = prompt_batch(tokenizer, rows, max_length, len(chosen[0]) if pack else 1).to(input_device(base))
-        weights = model(task_emb[start : start + batch_size]) if model is not None and task_emb is not None else {}
-        with injector.inject(weights):
-            logits, labels = answer_logits(base, batch)
-        matches = count_matches(logits, batch).view(len(chosen), -1)
-        losses = torch.zeros_like(batch.is_target, dtype=torch.float32)
-        losses[batch.is_target] = F.cross_entropy(logits.float(), labels, reduction="none")
-        sums = losses.sum(1).view(len(chosen), -1).sum(1) / batch.is_target.sum(1).view(len(chosen), -1).sum(1)
-        results += [TaskScore(m.cpu(), loss) for m, loss in zip(matches, sums.tolist(), strict=True)]
-    return results
+    results: dict[int, TaskScore] = {}
+    for count in sorted({len(group) for group in examples}):
+        alike = [i for i, group in enumerate(examples) if len(group) == count]
+        size = max(1, rows // count)
+        for chosen in (alike[start : start + size] for start in range(0, len(alike), size)):
+            flat = [example for i in chosen for example in examples[i]]
+            batch = prompt_batch(tokenizer, flat, max_length, count if pack else 1).to(input_device(base))
+            weights = model(task_emb[chosen]) if model is not None and task_emb is not None else {}
+            with injector.inject(weights):
+                logits, labels = answer_logits(base, batch)
+            matches = count_matches(logits, batch).view(len(chosen), -1)
+            losses = torch.zeros_like(batch.is_target, dtype=torch.float32)
+            losses[batch.is_target] = F.cross_entropy(logits.float(), labels, reduction="none")
+            sums = losses.sum(1).view(len(chosen), -1).sum(1) / batch.is_target.sum(1).view(len(chosen), -1).sum(1)
+            results |= zip(chosen, map(TaskScore, matches.cpu(), sums.tolist()), strict=True)
+    return [results[i] for i in range(len(examples))]

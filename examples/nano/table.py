@@ -28,7 +28,7 @@ from text2lora.injection import LoraInjector
 from text2lora.language import AnswerCollator, exact_match, prompt_batch
 from text2lora.lora import LoraWeights
 from text2lora.modeling import Text2LoraModel
-from text2lora.scoring import match_examples
+from text2lora.scoring import score_examples
 from text2lora.training.lora import LoraTable
 
 
@@ -60,9 +60,8 @@ class NanoEvaluation:
         """Exact match of the adapters made from descriptions, each on records of the task paired with it."""
         task_emb = self.model.encoder.encode([text for _, text in pairs])
         examples = [self._examples(task) for task, _ in pairs]
-        return self._row(name, pairs, match_examples(
-            self.model, self.injector, self.base, self.tokenizer, task_emb, examples
-        ))  # fmt: skip
+        scores = score_examples(self.model, task_emb, examples, self.injector, self.base, self.tokenizer)
+        return self._row(name, pairs, [score.matches for score in scores])
 
     def with_loras(self, name: str, tasks: Sequence[str], weights: Callable[[int], LoraWeights]) -> Row:
         """Exact match under given LoRAs, `weights(i)` for the i-th task."""

@@ -83,12 +83,12 @@ class Table:
         order = sorted(range(len(cases)), key=lambda i: max(len(str(p)) for p, _ in groups[i]))  # little padding
         scores = score_examples(
             adapters,
+            None if task_emb is None else task_emb[order],
+            [groups[i] for i in order],
             self.injector,
             self.base,
             self.tokenizer,
-            None if task_emb is None else task_emb[order],
-            [groups[i] for i in order],
-            batch_size=4,
+            rows=4 * len(groups[0]),
             pack=True,
         )
         matches = [score.matches for _, score in sorted(zip(order, scores, strict=True), key=lambda pair: pair[0])]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from text2lora import Text2LoraModel, TrainingError
 from text2lora.inference import generate_answers
 from text2lora.injection import LoraInjector
-from text2lora.scoring import match_examples
+from text2lora.scoring import score_examples
 from text2lora.training.data import Probe, TaskDraw
 from text2lora.training.fit import FitConfig
 from text2lora.training.lora import LoraTable, train_loras
@@ -88,9 +88,13 @@ def test_matches_of_all_tasks_equal_one_at_a_time(make_model, base, tokenizer) -
     injector = LoraInjector(base, model.config)
     task_emb = torch.randn(5, 24)
     examples = [[("x", "ab"), ("yy", "c")] for _ in range(5)]
-    batched = match_examples(model, injector, base, tokenizer, task_emb, examples, batch_size=2)
-    alone = [match_examples(model, injector, base, tokenizer, task_emb[i : i + 1], examples[:1])[0] for i in range(5)]
-    assert [m.tolist() for m in batched] == [m.tolist() for m in alone]
+    examples[1] = [*examples[1], ("zzz", "d")]  # tasks with other numbers of examples are in batches of their own
+    batched = score_examples(model, task_emb, examples, injector, base, tokenizer, rows=4)
+    alone = [
+        score_examples(model, task_emb[i : i + 1], examples[i : i + 1], injector, base, tokenizer)[0] for i in range(5)
+    ]
+    assert [score.matches.tolist() for score in batched] == [score.matches.tolist() for score in alone]
+    assert [score.loss for score in batched] == pytest.approx([score.loss for score in alone], rel=1e-4)
 
 
 def test_loras_without_a_hypernetwork_learn_their_own_task(make_config, base, tokenizer, tmp_path: Path) -> None:

@@ -234,7 +234,8 @@ def check_conditioning(
         raise EvaluationError(f"the task {bare[0]!r} has no description: expected at least one")
     for name, number in (("rows", rows), ("draws", draws)):
         check_count(number, name)
-    score = _Scorer(model.eval(), base.eval(), tokenizer, tasks, rows)
+    model.eval()
+    injector = LoraInjector(base.eval(), model.config)
     everyone = list(range(len(tasks)))
     reworded = [i for i in everyone if len(tasks[i].descriptions) > 1]
     report("descriptions")
@@ -246,10 +247,19 @@ def check_conditioning(
 
     made: dict[str, ConditionScore] = {}
 
-    def measure(name: str, *asked: Any) -> None:
-        """Score all tasks under one condition."""
+    def measure(
+        name: str,
+        chosen: Sequence[int],
+        task_emb: torch.Tensor | None,
+        make: Callable[[torch.Tensor], LoraWeights] | None = model,
+    ) -> None:
+        """Score tasks under one condition, each with its embedding."""
         report(name)
-        made[name] = _condition(name, score(*asked), draws, seed)
+        emb = None if task_emb is None else task_emb.to(model.device, model.dtype)
+        examples = [tasks[i].examples for i in chosen]
+        found = score_examples(make, emb, examples, injector, base, tokenizer, rows, context_length(base))
+        scores = dict(zip(chosen, found, strict=True))
+        made[name] = _condition(name, [scores.get(i) for i in everyone], draws, seed)
 
     measure("matched", everyone, own)
     if other is not None:
@@ -265,53 +275,6 @@ def check_conditioning(
     gain, explained = _explained(losses, draws, seed)
     names = [task.name for task in tasks]
     return ConditioningReport(names, made, gain, explained, _similarities(model, own, other, reworded))
-
-
-class _Scorer:
-    """Scores the examples of tasks under the adapters of given embeddings, or by the base alone."""
-
-    def __init__(
-        self,
-        model: Text2LoraModel,
-        base: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        tasks: Sequence[CheckTask],
-        rows: int,
-    ):
-        self._model, self._base, self._tokenizer = model, base, tokenizer
-        self._tasks, self._rows, self._injector = tasks, rows, LoraInjector(base, model.config)
-
-    def __call__(
-        self,
-        chosen: Sequence[int],
-        task_emb: torch.Tensor | None,
-        make: Callable[[torch.Tensor], LoraWeights] | None = None,
-    ) -> list[TaskScore | None]:
-        """One score for each task; None for those that are not chosen.
-
-        Args:
-            chosen: The tasks.
-            task_emb: An embedding for each of them; None for the base alone.
-            make: Makes the adapters from the embeddings; None for the checkpoint.
-        """
-        found: list[TaskScore | None] = [None] * len(self._tasks)
-        # the injector needs equally many examples of each task
-        for count in sorted({len(self._tasks[i].examples) for i in chosen}):
-            places = [place for place, i in enumerate(chosen) if len(self._tasks[i].examples) == count]
-            emb = None if task_emb is None else task_emb[places].to(self._model.device, self._model.dtype)
-            scores = score_examples(
-                None if emb is None else make or self._model,
-                self._injector,
-                self._base,
-                self._tokenizer,
-                emb,
-                [self._tasks[chosen[place]].examples for place in places],
-                max(1, self._rows // count),
-                context_length(self._base),
-            )
-            for place, value in zip(places, scores, strict=True):
-                found[chosen[place]] = value
-        return found
 
 
 def _condition(name: str, found: Sequence[TaskScore | None], draws: int, seed: int) -> ConditionScore:

@@ -107,11 +107,10 @@ def compare_descriptions(
     def wording(row: int | None) -> Wording:
         """What was found of the base or of one wording."""
         emb = None if row is None else task_emb[row : row + 1].to(model.device, model.dtype)
-        make = None if emb is None else model
-        scores = [
-            score_examples(make, injector, base, tokenizer, emb, [task.examples], max_length=context_length(base))[0]
-            for task in tasks
-        ]
+        each = None if emb is None else emb.expand(len(tasks), *emb.shape[1:])
+        examples = [task.examples for task in tasks]
+        limit = context_length(base)
+        scores = score_examples(model, each, examples, injector, base, tokenizer, max_length=limit)
         with injector.inject({} if emb is None else model(emb)):
             answers = generate_answers(base, tokenizer, prompts, max_new_tokens) if prompts else []
         text, novelty = (None, None) if row is None else (texts[row], novelties[row])

@@ -16,10 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from text2lora.arguments import checked
 from text2lora.errors import TrainingError
 from text2lora.injection import LoraInjector
-from text2lora.language import AnswerBatch, Example, answer_loss, prompt_batch
+from text2lora.language import AnswerBatch, answer_loss, prompt_batch
 from text2lora.lora import LoraWeights
 from text2lora.modeling import Text2LoraModel
-from text2lora.scoring import TaskScore, score_examples
+from text2lora.scoring import score_examples
 from text2lora.training.data import DescriptionBank, Probe, TaskDraw, TaskSource, perturb
 from text2lora.training.engine import EngineConfig, prepare_base
 from text2lora.training.fit import FitConfig, StepResult, step_rng
@@ -129,14 +129,16 @@ def train_sft(
     bank = embed_descriptions(model, tasks.descriptions, getattr(tasks, "task_names", None), cache, accelerator)
     model.to(accelerator.device)
     step = _Step(accelerator.prepare_model(model), base, tokenizer, injector, tasks, bank, config, accelerator)
+    score = partial(
+        score_examples,
+        injector=injector,
+        base=base,
+        tokenizer=tokenizer,
+        max_length=config.max_length,
+        pack=config.pack,
+    )
     measure = Validation(
-        model,
-        model.encoder,
-        probes or {},
-        config.conditions,
-        partial(_score, injector, base, tokenizer, config),
-        accelerator,
-        share_probes=not config.engine.shard_base,
+        model, model.encoder, probes or {}, config.conditions, score, accelerator, not config.engine.shard_base
     )
 
     def validate() -> dict[str, float]:
@@ -220,21 +222,6 @@ class _Step:
                 loss = answer_loss(self._base, batch, config.weighting, config.label_smoothing) / units
             loss.backward()  # inside the block: with gradient checkpointing, the base's forward pass runs again
         return loss.detach(), [factor.grad for factors in leaves.values() for factor in factors]
-
-
-def _score(
-    injector: LoraInjector,
-    base: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    config: SftConfig,
-    model: Callable[[torch.Tensor], LoraWeights] | None,
-    task_emb: torch.Tensor | None,
-    examples: Sequence[Sequence[Example]],
-) -> list[TaskScore]:
-    at_a_time = max(1, 64 // len(examples[0])) if examples else 1
-    return score_examples(
-        model, injector, base, tokenizer, task_emb, examples, at_a_time, config.max_length, config.pack
-    )
 
 
 @contextmanager
