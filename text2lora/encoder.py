@@ -25,6 +25,7 @@ from text2lora.files import check_path
 from text2lora.hub import HUB_OPTIONS, load_fault
 from text2lora.installation import install_command
 from text2lora.processor import widen
+from text2lora.turns import batches_by_length
 
 logger = logging.get_logger(__name__)
 POOLINGS = ("mean", "cls", "last", "none")
@@ -220,9 +221,7 @@ class TextEncoder:
         if self.instruction:
             texts = [self.instruction.format(description=text) for text in texts]
         rows: list[torch.Tensor] = [torch.empty(0)] * len(texts)
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        for chosen in batches_by_length(texts, batch_size):
             for i, row in zip(chosen, self._encode_batch([texts[i] for i in chosen]), strict=True):
                 rows[i] = row
         if self.pooling == "none":

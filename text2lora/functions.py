@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import operator
 import threading
 from collections import deque
@@ -26,7 +25,7 @@ from text2lora.errors import InvalidInputError, shown
 from text2lora.inference import complete_ids
 from text2lora.injection import factors_of, inject_rows, stack_factors
 from text2lora.language import answer_logits, prompt_batch
-from text2lora.turns import AnswerForm, FittedPrompt, fit_turns
+from text2lora.turns import AnswerForm, FittedPrompt, batches_by_length, fit_turns
 
 TARGETS = 1024
 """Labels that are scored in one pass, over all of its texts."""
@@ -338,17 +337,15 @@ class Runner:
         # a prompt is read once for all of its labels where the model lets a mask say what sees what
         pack = 1 if getattr(self.model, "_is_stateful", False) else len(labels)
         at_a_time = min(batch_size, max(1, TARGETS // len(labels)))
-        order = sorted(range(len(questions)), key=lambda i: len(questions[i].prompt.ids))
         found = [Answer("", 0.0)] * len(questions)
-        for rows in _chunks(order, at_a_time):
+        for rows in batches_by_length([question.prompt.ids for question in questions], at_a_time):
             examples = [(questions[i].text, label) for i in rows for label in labels]
             batch = prompt_batch(self.tokenizer, examples, pack=pack).to(input_device(self.model))
             with self._adapted([questions[i].function for i in rows]):
                 logits, targets = answer_logits(self.model, batch)
             each = -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").double()
-            number = batch.starts.flatten().cumsum(0)[batch.is_target.flatten()] - 1  # of the label, in reading order
-            sums = each.new_zeros(len(examples)).index_add_(0, number, each)
-            parts = [part.tolist() for part in each.split(number.bincount().tolist())]
+            parts = [part.tolist() for part in each.split(batch.owners.bincount().tolist())]  # by label
+            sums = each.new_zeros(len(examples)).index_add_(0, batch.owners, each)
             for row, (i, values) in enumerate(zip(rows, sums.view(len(rows), -1).softmax(1).tolist(), strict=True)):
                 ranked = sorted(zip(labels, values, strict=True), key=operator.itemgetter(1), reverse=True)
                 best = ranked[0][0]
@@ -396,11 +393,6 @@ def _in_groups(items: Sequence[Any], key: Callable[[Any], object], run: Callable
         for place, result in zip(places, run([items[i] for i in places]), strict=True):
             results[place] = result
     return results
-
-
-def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
-    iterator = iter(items)
-    return iter(lambda: list(itertools.islice(iterator, size)), [])
 
 
 def _check_labels(labels: Sequence[str]) -> tuple[str, ...]:

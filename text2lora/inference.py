@@ -19,7 +19,7 @@ from transformers import (
 from text2lora.arguments import check_count, checked
 from text2lora.attach import input_device
 from text2lora.errors import InvalidInputError
-from text2lora.turns import Stops, as_turn, padding_id
+from text2lora.turns import Stops, as_turn, batches_by_length, padding_id
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -140,13 +140,11 @@ def complete_ids(
         on_text: see `complete`.
         within: what a batch runs in, given which of the texts are its rows: there, each can get an adapter of its own.
     """
-    for name, number in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-        check_count(number, name)
+    check_count(max_new_tokens, "max_new_tokens")
+    check_count(batch_size, "batch_size")
     answers = [Continuation("", [])] * len(ids)
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     stops = Stops.of(tokenizer, model, stop)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    for rows in batches_by_length(ids, batch_size):
         inputs = pad_left(tokenizer, [ids[i] for i in rows], input_device(model))
         streamer = _Pieces(tokenizer, stops, on_text) if on_text else None
         watch = _LogProbs()

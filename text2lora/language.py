@@ -59,6 +59,11 @@ class AnswerBatch:
         return self.is_target & ~F.pad(self.is_target, (1, 0))[:, :-1]
 
     @property
+    def owners(self) -> torch.Tensor:
+        """[targets]: the answer of each answer token, as its number from 0 in reading order over the whole batch."""
+        return self.starts.flatten().cumsum(0)[self.is_target.flatten()] - 1
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that are read or predicted, padding left out: what comes after a row's last answer is padding."""
         return int((self.is_target.flip(1).cumsum(1) > 0).sum())
@@ -140,8 +145,7 @@ def answer_loss(
     losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
     if weighting == "token":
         return losses.sum()
-    number = batch.starts.flatten().cumsum(0)[batch.is_target.flatten()]  # of the answer, over the whole batch
-    return (losses / number.bincount()[number]).sum()
+    return (losses / batch.owners.bincount()[batch.owners]).sum()
 
 
 @torch.no_grad()

@@ -240,9 +240,8 @@ class _Pass:
         with injector.inject(weights):
             logits, labels = answer_logits(base, self.batch)
             each = F.cross_entropy(logits.float(), labels, reduction="none")
-            number = self.batch.starts.flatten().cumsum(0)[self.batch.is_target.flatten()] - 1  # of the answer
-            lengths = number.bincount()
-            losses = (each.new_zeros(len(lengths)).index_add(0, number, each) / lengths).view(len(rows), -1)
+            lengths = self.batch.owners.bincount()
+            losses = (each.new_zeros(len(lengths)).index_add(0, self.batch.owners, each) / lengths).view(len(rows), -1)
             right = count_matches(logits.detach(), self.batch).view(len(rows), -1)
             trains = torch.cat([task.trains for task in self.tasks])
             gradients = torch.autograd.grad((losses * trains).sum(1).div(trains.sum(1)).sum(), rows)

@@ -194,6 +194,12 @@ def fit_turns(
         turns = turns[2:]
 
 
+def batches_by_length(texts: Sequence[Sequence[object]], size: int) -> list[list[int]]:
+    """The numbers of texts, or of lists of tokens, in batches of similar length, which need little padding."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
 def _render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], **options: Any) -> str:
     from jinja2 import TemplateError
 
