@@ -9,7 +9,7 @@ import threading
 import unicodedata
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedM
 from transformers.utils import logging
 from transformers.utils.hub import resolve_revision
 
+from text2lora.arguments import checked
 from text2lora.base import PACKAGED, packaged_model
 from text2lora.configuration import Text2LoraConfig, check_reading
 from text2lora.digest import config_values, digest, tokenizer_values
@@ -28,7 +29,6 @@ from text2lora.processor import widen
 from text2lora.turns import batches_by_length
 
 logger = logging.get_logger(__name__)
-POOLINGS = ("mean", "cls", "last", "none")
 _TOKENIZING = threading.Lock()  # a fast tokenizer keeps its truncation as state
 
 
@@ -88,11 +88,12 @@ class TextEncoder:
         name: the encoder's name, a Hub id or a path; None uses the model's.
     """
 
+    @checked(InvalidArgumentError)
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        pooling: str = "mean",
+        pooling: Literal["mean", "cls", "last", "none"] = "mean",
         normalize: bool = True,
         normalize_layers: bool = False,
         layers: Sequence[int] = (-1,),
@@ -101,22 +102,6 @@ class TextEncoder:
         full_stop: bool = False,
         name: str | None = None,
     ):
-        if not isinstance(model, PreTrainedModel) or not isinstance(tokenizer, PreTrainedTokenizerBase):
-            wrong = model if not isinstance(model, PreTrainedModel) else tokenizer
-            raise InvalidArgumentError(
-                f"the encoder is made of {shown(wrong)}: expected a transformers model and its tokenizer"
-            )
-        if pooling not in POOLINGS:
-            raise InvalidArgumentError(f"pooling is {shown(pooling)}: expected one of {', '.join(POOLINGS)}")
-        for option, value in (
-            ("normalize", normalize),
-            ("full_stop", full_stop),
-            ("normalize_layers", normalize_layers),
-        ):
-            if not isinstance(value, bool):
-                raise InvalidArgumentError(f"{option} is {shown(value)}: expected True or False")
-        if not isinstance(name, str | None):
-            raise InvalidArgumentError(f"name is {shown(name)}: expected a string")
         check_reading(layers, max_length, instruction)
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer

@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers import initialization as init
 
 from text2lora.adapter import LoraAdapter, check_scale
+from text2lora.arguments import checked
 from text2lora.arithmetic import describe_sum, numbers
 from text2lora.bundled import CHECKPOINTS
 from text2lora.cards import checkpoint_card
@@ -107,31 +108,8 @@ class Text2LoraModel(PreTrainedModel):
         super().initialize_weights()
         self.hypernet.init_outputs()
 
-    @overload
     @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *args: Any,
-        encoder: str | os.PathLike[str] | TextEncoder | None = None,
-        base_model_kwargs: Mapping[str, Any] | None = None,
-        output_loading_info: Literal[False] = False,
-        **kwargs: Any,
-    ) -> Self: ...
-
-    @overload
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *args: Any,
-        encoder: str | os.PathLike[str] | TextEncoder | None = None,
-        base_model_kwargs: Mapping[str, Any] | None = None,
-        output_loading_info: Literal[True],
-        **kwargs: Any,
-    ) -> tuple[Self, dict[str, Any]]: ...
-
-    @classmethod
+    @checked(CheckpointError)
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str],
@@ -140,7 +118,7 @@ class Text2LoraModel(PreTrainedModel):
         base_model_kwargs: Mapping[str, Any] | None = None,
         output_loading_info: bool = False,
         **kwargs: Any,
-    ) -> Self | tuple[Self, dict[str, Any]]:
+    ) -> Self:
         """Load a checkpoint. Missing or unexpected weights, and weights of a wrong shape, are errors.
 
         Args:
@@ -150,23 +128,18 @@ class Text2LoraModel(PreTrainedModel):
             encoder: the text encoder to use instead of the one that the checkpoint names: a path, a Hub id or a
                 `TextEncoder`.
             base_model_kwargs: options for the base model's `from_pretrained`, which is called when it is needed.
-            output_loading_info: whether to also return what transformers reports about the loaded weights.
+            output_loading_info: whether to return a tuple, as transformers does: the model, and what it reports about
+                the loaded weights.
             **kwargs: as in transformers: `dtype`, `device_map`, `subfolder`, `revision`, `token`, `local_files_only`,
                 `cache_dir`, ...; `token`, `local_files_only` and `cache_dir` are also used for the text encoder and the
                 base model. All files come from the commit that `revision` points to, and adapters carry that
                 commit in their metadata.
 
         Raises:
-            InvalidArgumentError: an option is of another type.
-            CheckpointError: there is no such checkpoint, or it is not a complete text2lora checkpoint.
+            CheckpointError: there is no such checkpoint, it is not a complete text2lora checkpoint, or an option is of
+                another type.
         """
-        name = check_path(pretrained_model_name_or_path)
-        if not isinstance(encoder, str | os.PathLike | TextEncoder | None):
-            raise InvalidArgumentError(f"encoder is {shown(encoder)}: expected a folder, a Hub id or a TextEncoder")
-        if not isinstance(base_model_kwargs, Mapping | None):
-            raise InvalidArgumentError(f"base_model_kwargs is {shown(base_model_kwargs)}: expected options by name")
-        if not isinstance(output_loading_info, bool):
-            raise InvalidArgumentError(f"output_loading_info is {shown(output_loading_info)}: expected True or False")
+        name = os.fspath(pretrained_model_name_or_path)
         source = Source.of(resolve_name(pretrained_model_name_or_path, CHECKPOINTS), kwargs)
         try:
             model, info = cls._read(source, name, *args, **kwargs)
@@ -180,7 +153,8 @@ class Text2LoraModel(PreTrainedModel):
         _align(model)
         model.config.name_or_path = name
         model._companions = Companions(source, encoder, base_model_kwargs)
-        return (model, info) if output_loading_info else model
+        found: Any = (model, info) if output_loading_info else model
+        return found
 
     @classmethod
     def _read(cls, source: Source, name: str, *args: Any, **kwargs: Any) -> tuple[Self, dict[str, Any]]:

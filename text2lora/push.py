@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from text2lora.arguments import checked
 from text2lora.cards import card_metadata
-from text2lora.errors import HubError, shown
+from text2lora.errors import HubError
 from text2lora.hub import CARD_NAME, MARKERS, find_file, hub_errors, patiently
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class PushTarget:
     head: str | None
 
 
+@checked(HubError)
 def push_target(
     repo_id: str,
     kind: Literal["adapter", "checkpoint"],
@@ -54,7 +56,6 @@ def push_target(
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    _check_types(repo_id, token)
     with hub_errors(" ".join(repo_id.split()), revision, HubError):
         validate_repo_id(repo_id)
         user = patiently(lambda: huggingface_hub.whoami(token, cache=True))
@@ -86,12 +87,6 @@ def push_target(
             "with --force (force=True)"
         )
     return PushTarget(repo_id, info.sha)
-
-
-def _check_types(repo_id: object, token: object) -> None:
-    for name, value, kinds in (("repo_id", repo_id, str), ("token", token, bool | str | None)):
-        if not isinstance(value, kinds):
-            raise HubError(f"{name} is {shown(value)}: expected {'USER/NAME' if name == 'repo_id' else 'a string'}")
 
 
 def check_description_of(target: PushTarget, description: str, token: bool | str | None = None) -> None:
