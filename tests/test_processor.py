@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from text2lora import TextEncoder, processor
-from text2lora.cli.adapters import load_base_of
+from text2lora.base import load_base_with_tokenizer
 from text2lora.evaluation.backends import TransformersBackend
 from text2lora.linear import Linear
 from text2lora.processor import host_memory, is_slow, widen
@@ -105,7 +105,7 @@ def test_everything_that_computes_widens_what_was_saved_in_bfloat16(
         accelerator = start_engine(engine, tmp_path)
         found = {
             "load_base_model": t2l.load_base_model(),
-            "t2l run": load_base_of(adapter, None, "cpu")[0],
+            "t2l run": load_base_with_tokenizer(*adapter.spec.base())[0],
             "t2l eval": TransformersBackend.from_names(str(base)).model,
             "encoder": TextEncoder.from_config(t2l.config).model,
             "training": prepare_base(load_base(dtype=torch.bfloat16), engine, accelerator),

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora import LoraAdapter, Text2LoraModel
-from text2lora.cli.adapters import load_base_of
+from text2lora.base import load_base_with_tokenizer
 from text2lora.errors import CheckpointError, InvalidInputError
 from text2lora.export import export_merged
 from text2lora.inference import complete, generate_answers
@@ -173,7 +173,7 @@ def test_a_base_that_we_load_ends_there_in_its_own_generate(
     t2l: Text2LoraModel = make_model(base_model_name_or_path=str(folder))
     adapter: LoraAdapter = t2l.generate_lora(task_emb=torch.zeros(1, 24))[0]
     assert t2l.load_base_model().generation_config.eos_token_id == ends
-    assert load_base_of(adapter, None, "cpu")[0].generation_config.eos_token_id == ends
+    assert load_base_with_tokenizer(*adapter.spec.base())[0].generation_config.eos_token_id == ends
     merged = export_merged(adapter, tmp_path / "merged")
     assert json.loads((merged / "generation_config.json").read_text())["eos_token_id"] == ends
 

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from text2lora.cards import adapter_card, card_metadata
 from text2lora.configuration import find_unplain
 from text2lora.errors import CheckpointError, InvalidArgumentError, OutputError, shown
-from text2lora.files import atomic_folder, check_path, first_line
-from text2lora.hub import CARD_NAME, fetch_files, find_file, load_fault, resolve_commit
+from text2lora.files import atomic_folder, check_contents, check_path, first_line
+from text2lora.hub import ADAPTER_FILES, CARD_NAME, fetch_files, find_file, load_fault, resolve_commit
 from text2lora.lora import FLOAT_MAX, PEFT_PREFIX, Lora, LoraSpec
 from text2lora.names import public_name, without_paths
 from text2lora.push import push_folder, push_target
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
+CONFIG_NAME, WEIGHTS_NAME, _ = ADAPTER_FILES
 FACTORS = (".lora_A.weight", ".lora_B.weight")
 NARROWING = ("exclude_modules", "layers_pattern", "layers_to_transform")
 """Fields of `peft.LoraConfig` under which not all modules of a target's name get a LoRA."""
@@ -145,13 +145,7 @@ class LoraAdapter(Lora):
             raise InvalidArgumentError(f"fold_rslora is {shown(fold_rslora)}: expected True or False")
         adapter = (self.folded() if fold_rslora else self).to(dtype, "cpu")
         target = Path(check_path(save_directory, OutputError))
-        if os.path.isfile(target):
-            raise OutputError(f"{target} is a file: choose another folder")
-        found = set(os.listdir(target)) if os.path.isdir(target) else set()
-        if foreign := sorted(found - {CONFIG_NAME, WEIGHTS_NAME, CARD_NAME}):
-            raise OutputError(
-                f"{target} contains {foreign[0]}, which is not part of an adapter: choose another folder or empty it"
-            )
+        check_contents(target, ADAPTER_FILES, "an adapter")
         with atomic_folder(target) as folder:
             text = json.dumps(adapter.spec.to_json(), indent=2, sort_keys=True)
             (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")

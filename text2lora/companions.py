@@ -14,7 +14,7 @@ from transformers.utils.hub import resolve_revision
 from text2lora.base import base_source, load_base
 from text2lora.encoder import TextEncoder
 from text2lora.errors import CheckpointError
-from text2lora.files import check_path, check_subfolder, folder_state
+from text2lora.files import check_model_name, check_subfolder, folder_state
 from text2lora.hub import HUB_OPTIONS, check_no_adapter, find_file, resolve_commit
 from text2lora.names import public_name
 from text2lora.processor import widen
@@ -139,8 +139,7 @@ class Companions:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         hub = self._hub_of_base(config) if name is None else self.source.hub
-        path = config.base_model_name_or_path if name is None else check_path(name)
-        path = path if isinstance(name, str | None) else os.path.abspath(name)  # a Path is no name of a built-in base
+        path = config.base_model_name_or_path if name is None else check_model_name(name)
         options = {"device_map": str(device), **hub} | self.base_options | kwargs
         base = load_base(AutoModelForCausalLM, path, **options)
         try:

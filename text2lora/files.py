@@ -43,6 +43,16 @@ def check_path(value: object, kind: type[Text2LoraError] = CheckpointError) -> s
     return path
 
 
+def check_model_name(value: object) -> str:
+    """The path or Hub id of a model as a string, see `check_path`; a Path is no built-in name.
+
+    Raises:
+        CheckpointError: it is neither.
+    """
+    path = check_path(value)
+    return path if isinstance(value, str) else os.path.abspath(path)
+
+
 def check_subfolder(subfolder: object) -> str:
     """The path inside a folder or repository as a string; an empty one for None.
 
@@ -84,7 +94,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         OutputError: the parent or the folder cannot be written, or the target is the working directory or a mount
             point. Other errors inside the block are not changed.
     """
-    try:
+    with _refusals(target):
         place = Path(os.path.realpath(target))  # of a link, what it points to
         if place == Path.cwd():
             raise OutputError(f"{target} is the working directory, which cannot be replaced: choose another folder")
@@ -92,15 +102,11 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             raise OutputError(f"{target} is a mount point, which cannot be replaced: choose a folder in it")
         place.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=temporary_prefix(place), dir=place.parent))
-    except OutputError:
-        raise
-    except (OSError, ValueError) as error:  # the latter from characters that no path has
-        raise _cannot_write(target, error) from error
     try:
         folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
         with _own_faults(target, folder):
             yield folder
-        try:
+        with _refusals(target):
             make_readable(folder.rglob("*"))
             if not place.exists():
                 folder.rename(place)
@@ -113,10 +119,19 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                     old.rename(place)
                     raise
                 shutil.rmtree(old)
-        except OSError as error:
-            raise _cannot_write(target, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # after a swap, what was there before
+
+
+@contextlib.contextmanager
+def _refusals(target: Path) -> Iterator[None]:
+    """Turns what the system refuses inside the block into an OutputError."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except (OSError, ValueError) as error:  # the latter from characters that no path has
+        raise _cannot_write(target, error) from error
 
 
 @contextlib.contextmanager
@@ -220,24 +235,43 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def check_output(target: Path, names: Iterable[str], what: str = "an earlier report") -> None:
+def check_output(target: Path, names: Iterable[str], what: str = "an earlier report", replace: bool = True) -> None:
     """Refuse a folder that `atomic_folder` could not or should not replace, before minutes of work are spent.
 
     Args:
         target: the folder, which need not exist.
         names: the names of the files that it may contain from an earlier run; `*` matches anything.
         what: what these files are, for the message.
+        replace: whether they may be replaced.
 
     Raises:
         OutputError: the target is a file, contains something else, or its parent cannot be written.
+    """
+    if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
+        raise OutputError(f"{target} exists: choose another folder, or replace {what} with --force (force=True)")
+    check_contents(target, names, what)
+    with contextlib.suppress(_TriedOut), atomic_folder(target):
+        raise _TriedOut
+
+
+def check_contents(target: Path, names: Iterable[str], what: str) -> None:
+    """Refuse a target that is a file, or a folder that contains something else than files of these names.
+
+    Args:
+        target: the folder, which need not exist.
+        names: the names of files, see `check_output`.
+        what: what these files are, for the message.
+
+    Raises:
+        OutputError: it is so.
     """
     if target.exists() and not target.is_dir():
         raise OutputError(f"{target} is a file: choose another folder")
     patterns, found = list(names), sorted(os.listdir(target)) if target.is_dir() else []
     if foreign := [name for name in found if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]:
-        raise OutputError(f"{target} contains {foreign[0]}, which is not part of {what}: choose another folder")
-    with contextlib.suppress(_TriedOut), atomic_folder(target):
-        raise _TriedOut
+        raise OutputError(
+            f"{target} contains {foreign[0]}, which is not part of {what}: choose another folder or empty it"
+        )
 
 
 class _TriedOut(Exception):
@@ -252,7 +286,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
         OutputError: the file cannot be written; an existing file is kept. Other errors inside the block are not
             changed.
     """
-    try:
+    with _refusals(target):
         if target.exists() and not target.is_file():  # a folder, or a device, which must not be replaced
             raise OutputError(f"{target} is not a file: choose another name")
         if _is_mount_point(target):
@@ -260,19 +294,13 @@ def atomic_file(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=temporary_prefix(target), dir=target.parent)
         os.close(descriptor)
-    except OutputError:
-        raise
-    except (OSError, ValueError) as error:  # the latter from characters that no path has
-        raise _cannot_write(target, error) from error
     temporary = Path(name)
     try:
         with _own_faults(target, temporary):
             yield temporary
-        try:
+        with _refusals(target):
             make_readable([temporary])  # mkstemp makes it private
             os.replace(temporary, target)
-        except OSError as error:
-            raise _cannot_write(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -29,11 +29,12 @@ HUB_OPTIONS = ("token", "local_files_only", "cache_dir")
 """The options of `from_pretrained` that say how the Hub is asked."""
 UPSTREAM_WEIGHTS = "hypermod.pt"
 """By which a checkpoint of the reference is known; `adapter_config.json` is in its folder, too."""
+ADAPTER_FILES = (MARKERS["adapter"], "adapter_model.safetensors", CARD_NAME)
 CHECKPOINT_FILES = (CARD_NAME, MARKERS["checkpoint"], "model*.safetensors*", "novelty.safetensors", "confidence.json")
 MERGED_FILES = (
     CARD_NAME, "*config.json", "model*.safetensors*", "*token*", "vocab*", "merges.txt", "chat_template*", "*processor*"
 )  # fmt: skip
-"""What a checkpoint and a merged model are made of."""
+"""What an adapter, a checkpoint and a merged model are made of."""
 
 
 def resolve_commit(
@@ -311,8 +312,7 @@ def check_no_adapter(folder: Path) -> None:
     Raises:
         CheckpointError: the folder contains an adapter.
     """
-    files = (MARKERS["adapter"], "adapter_model.safetensors")
-    if all((folder / name).is_file() for name in files) and not is_checkpoint(folder):
+    if all((folder / name).is_file() for name in ADAPTER_FILES[:2]) and not is_checkpoint(folder):
         raise CheckpointError(f"{folder} is an adapter, not a checkpoint: `t2l run`, `t2l chat` and LoraAdapter use it")
 
 

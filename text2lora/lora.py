@@ -11,6 +11,7 @@ import torch
 
 from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import CheckpointError, InvalidArgumentError, shown
+from text2lora.files import check_path
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -62,6 +63,14 @@ class LoraSpec:
     def module_names(self) -> tuple[str, ...]:
         """The names of the target modules, without the paths before them."""
         return tuple(dict.fromkeys(module.rpartition(".")[2] for module in self.target_modules))
+
+    def base(self, other: str | os.PathLike[str] | None = None) -> tuple[str | None, str | None]:
+        """The name and the revision of the base model, or of another one.
+
+        Args:
+            other: a folder or a Hub id, to use instead.
+        """
+        return (self.base_model_name_or_path, self.revision) if other is None else (check_path(other), None)
 
     def to_peft(self) -> LoraConfig:
         """The `peft.LoraConfig`, for inference."""

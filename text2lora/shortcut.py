@@ -14,7 +14,7 @@ from text2lora.adapter import LoraAdapter
 from text2lora.base import base_source, load_base_with_tokenizer
 from text2lora.bundled import DEFAULT
 from text2lora.errors import InvalidArgumentError, shown
-from text2lora.files import check_path, check_subfolder, folder_state
+from text2lora.files import check_model_name, check_subfolder, folder_state
 from text2lora.functions import Function, Runner
 from text2lora.modeling import Text2LoraModel
 
@@ -83,7 +83,7 @@ def function(
     options: dict[str, Any] = {"labels": labels, "max_new_tokens": max_new_tokens, "stop": stop}
     if made:
         options["examples"] = examples
-        maker = _checkpoint(_name(model), check_subfolder(subfolder), device, hub)
+        maker = _checkpoint(check_model_name(model), check_subfolder(subfolder), device, hub)
         made_function = maker.function(do, **options)
         _MAKERS[made_function] = maker
         return made_function
@@ -91,16 +91,9 @@ def function(
     return Function(_runner(lora, base, device), lora, **options)
 
 
-def _name(name: str | os.PathLike[str]) -> str:
-    """The name of a model; a Path is none of a built-in one."""
-    return check_path(name) if isinstance(name, str) else os.path.abspath(check_path(name))
-
-
 def _runner(lora: LoraAdapter, base: str | os.PathLike[str] | None, device: str) -> Runner:
     """The base model of an adapter, or another one, which all of its functions share."""
-    name, revision = lora.spec.base_model_name_or_path, lora.spec.revision
-    if base is not None:
-        name, revision = _name(base), None
+    name, revision = lora.spec.base(base)
     key = (folder_state(base_source(name or "")), revision or "", device)
     return Runner.shared(key, lambda: Runner(*load_base_with_tokenizer(name, revision, device)))
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from text2lora import base as bases
 from text2lora import hub
 from text2lora.bundled import CHECKPOINTS
 from text2lora.cards import card_metadata
@@ -32,19 +31,7 @@ from text2lora.files import first_line
 from text2lora.names import resolve_name
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from text2lora.adapter import LoraAdapter
-
-
-def load_base_of(lora: LoraAdapter, base: str | None, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model of an adapter, or another one, with its tokenizer.
-
-    Raises:
-        CheckpointError: the adapter names no base model, or it cannot be loaded.
-    """
-    name, revision = base or lora.spec.base_model_name_or_path, None if base else lora.spec.revision
-    return bases.load_base_with_tokenizer(name, revision, opt.parse_device(device))
+    pass
 
 
 def answer_table(rows: list[dict[str, str]], header: bool = True) -> FoldedTable:

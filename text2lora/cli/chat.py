@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.markup import escape
 
 from text2lora.cli import options as opt
-from text2lora.cli.adapters import answer_table, load_base_of
+from text2lora.cli.adapters import answer_table
 from text2lora.cli.terminal import FoldedTable, err, inside, out, print_json, quiet, show, suggest
 from text2lora.errors import InvalidInputError
 from text2lora.samples import BY_BASE
@@ -50,11 +50,12 @@ def chat(
     """
     quiet()
     from text2lora.adapter import LoraAdapter
+    from text2lora.base import load_base_with_tokenizer
     from text2lora.turns import keeps_turns
 
     lora = LoraAdapter.from_pretrained(adapter, subfolder)
     with err.status("loading the base model"):
-        model, tokenizer = load_base_of(lora, base, device)
+        model, tokenizer = load_base_with_tokenizer(*lora.spec.base(base), opt.parse_device(device))
         pair = Pair(lora, lora.scaled(scale).apply_to(model), tokenizer, scale, max_new_tokens)
     known = BY_BASE.get(base or lora.spec.base_model_name_or_path or "")
     pair.remembers = not fresh and not (known and known.single) and keeps_turns(tokenizer)

@@ -36,14 +36,12 @@ def convert(
 
     Example: t2l convert SakanaAI/text-to-lora gemma-t2l --subfolder trained_t2l/gemma_2b_t2l
     """
-    from text2lora.errors import OutputError, TaskError
+    from text2lora.errors import TaskError
     from text2lora.files import atomic_folder, check_output
     from text2lora.hub import CHECKPOINT_FILES
 
     pushing = opt.Pushing.of(push, repo_id, private, False, token, force)
-    if not force and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise OutputError(f"{output} exists: choose another folder, or replace a checkpoint with --force")
-    check_output(output, CHECKPOINT_FILES, "a checkpoint")
+    check_output(output, CHECKPOINT_FILES, "a checkpoint", force)
     torch_dtype = opt.parse_dtype(dtype)
     quiet()
     target = pushing.check(output.resolve().name, "checkpoint") if pushing else None

@@ -20,6 +20,7 @@ from text2lora.cli import options as opt
 from text2lora.cli.terminal import err, out, print_json, quiet, result, sample_input, say, size, suggest
 from text2lora.errors import CheckpointError, InvalidDescriptionError, OutputError
 from text2lora.files import check_output
+from text2lora.hub import ADAPTER_FILES
 from text2lora.names import slug
 from text2lora.push import PushTarget, check_description_of
 
@@ -219,7 +220,7 @@ def _make_one(
     name = slug(" ".join(texts))
     folder = output or (None if pushing else Path(name))
     if folder:
-        _check_free(folder, force)
+        check_output(folder, ADAPTER_FILES, "an adapter", force)
     target = _check_push(pushing, name, texts, shares) if pushing else None
     with err.status("loading the model") as status:
         made = _generate(load(), texts, shares, examples, settings, strict, status)
@@ -230,12 +231,6 @@ def _make_one(
             status.update("sending")
             made.repo_id, made.commit = target.repo_id, pushing.send(made.adapter, target)
     return made
-
-
-def _check_free(folder: Path, force: bool) -> None:
-    if folder.exists() and not force and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} exists: choose another folder with --output, or replace an adapter with --force")
-    check_output(folder, ["*"])  # a mount point, or a folder without the right to write
 
 
 def _check_push(pushing: opt.Pushing, name: str, texts: Sequence[str], shares: Sequence[float]) -> PushTarget:

@@ -85,10 +85,8 @@ def export_gguf(
         raise MissingExtraError(f"GGUF files need the package gguf: {install_command('export')}") from error
     from transformers import AutoConfig
 
-    spec = adapter.spec
     if base is None or isinstance(base, str | os.PathLike):
-        name, revision = (os.fspath(base), None) if base else (spec.base_model_name_or_path, spec.revision)
-        return export_gguf(adapter, path, base=load_base(AutoConfig, name, revision), dtype=dtype)
+        return export_gguf(adapter, path, base=load_base(AutoConfig, *adapter.spec.base(base)), dtype=dtype)
     kind = _type_of(dtype)
     config = base.get_text_config()
     if config.model_type not in ARCHITECTURES:

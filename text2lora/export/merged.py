@@ -65,13 +65,8 @@ def export_merged(
     target = Path(path)
     if not re.fullmatch(r"[1-9]\d*(\.\d+)?[KMGT]B", max_shard_size):
         raise OutputError(f"max_shard_size is {max_shard_size!r}: expected a size such as 5GB or 500MB")
-    if not force and target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise OutputError(f"{target} exists: choose another folder, or replace a model with --force (force=True)")
-    check_output(target, MERGED_FILES, "a merged model")
-    name, revision = (
-        os.fspath(base) if base else adapter.spec.base_model_name_or_path,
-        None if base else adapter.spec.revision,
-    )
+    check_output(target, MERGED_FILES, "a merged model", force)
+    name, revision = adapter.spec.base(base)
     tokenizer = load_base(AutoTokenizer, name, revision)
     model = load_base(AutoModelForCausalLM, name, revision, dtype="auto")
     if getattr(model, "hf_quantizer", None):
