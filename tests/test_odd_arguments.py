@@ -209,6 +209,11 @@ def rows(world: World) -> dict[str, Row]:
         "combine": Row(text2lora.combine, {"adapters": [adapter, other], "weights": [1, 2], "method": "cat"}, finite),
         "LoraSpec": Row(LoraSpec, dict(vars(spec)), lambda made: made.to_peft().r == made.r),
         "LoraSpec.base": Row(spec.base, {"other": "folder"}, lambda found: len(found) == 2),
+        "LoraSpec.from_json": Row(
+            LoraSpec.from_json,
+            {"config": spec.to_json(), "source": "x", "target_modules": None},
+            lambda made: made.r == 2
+        ),
         "LoraSpec.module_names": Row(lambda: spec.module_names),
         "LoraSpec.scaling": Row(lambda: spec.scaling),
         "LoraSpec.to_json": Row(spec.to_json),

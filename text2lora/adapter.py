@@ -17,11 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from text2lora.cards import adapter_card, card_metadata
-from text2lora.configuration import find_unplain
 from text2lora.errors import CheckpointError, InvalidArgumentError, OutputError, shown
 from text2lora.files import atomic_folder, check_contents, check_path, first_line
 from text2lora.hub import ADAPTER_FILES, CARD_NAME, fetch_files, find_file, load_fault, resolve_commit
-from text2lora.lora import FLOAT_MAX, PEFT_PREFIX, Lora, LoraSpec
+from text2lora.lora import FLOAT_MAX, PEFT_PREFIX, Lora, LoraKey, LoraSpec
 from text2lora.names import public_name, without_paths
 from text2lora.push import push_folder, push_target
 from text2lora.shards import find_in_shards
@@ -262,25 +261,19 @@ class LoraAdapter(Lora):
 
 def _read_spec(config: Any, weights: Mapping[str, torch.Tensor], source: str) -> LoraSpec:
     """What an `adapter_config.json` says, checked against the weights beside it."""
-    kind = config.get("peft_type") if isinstance(config, dict) else None
-    if kind != "LORA":
-        raise CheckpointError(f"{source} is not a LoRA adapter of PEFT (peft_type {shown(kind)})")
+    given: dict[str, Any] = config if isinstance(config, dict) else {}
+    modules, listed = given.get("target_modules"), None
+    narrowed = any(given.get(name) not in (None, [], "") for name in NARROWING)
+    if narrowed or not modules or isinstance(modules, str):  # a regular expression, or `all-linear`
+        listed = sorted({LoraKey.parse(key).path for key in weights})
+    spec = LoraSpec.from_json(given, source, listed)
     if not weights:
         raise CheckpointError(f"{source} is not a LoRA adapter of PEFT: {WEIGHTS_NAME} is empty")
-    odd = [key for key in weights if not key.startswith(PEFT_PREFIX) or not key.endswith(FACTORS)]
-    if more := find_unplain(config) or (f"it has a weight {odd[0]}" if odd else None):
-        raise CheckpointError(f"{source} is not a plain LoRA adapter ({more}): load it with peft.PeftModel")
-    fields = {"r": None, "lora_alpha": None} | {
-        f.name: config[f.name] for f in dataclasses.fields(LoraSpec) if f.name in config
-    }
-    modules = fields.get("target_modules")
-    narrowed = any(config.get(name) not in (None, [], "") for name in NARROWING)
-    if narrowed or not modules or isinstance(modules, str):  # a regular expression, or `all-linear`
-        fields["target_modules"] = sorted({key.removeprefix(PEFT_PREFIX).rpartition(".lora_")[0] for key in weights})
-    try:
-        return LoraSpec(**fields)
-    except CheckpointError as error:
-        raise CheckpointError(f"{source} has an {CONFIG_NAME} that cannot be used: {error}") from error
+    if odd := [key for key in weights if not key.startswith(PEFT_PREFIX) or not key.endswith(FACTORS)]:
+        raise CheckpointError(
+            f"{source} is not a plain LoRA adapter (it has a weight {odd[0]}): load it with peft.PeftModel"
+        )
+    return spec
 
 
 def check_scale(scale: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from text2lora.configuration import Text2LoraConfig
+from text2lora.configuration import Text2LoraConfig, find_unplain
 from text2lora.errors import CheckpointError, InvalidArgumentError, shown
 from text2lora.files import check_path
 
@@ -86,6 +87,30 @@ class LoraSpec:
             base_model_name_or_path=self.base_model_name_or_path,
             revision=self.revision,
         )
+
+    @classmethod
+    def from_json(cls, config: Any, source: str, target_modules: Sequence[str] | None = None) -> LoraSpec:
+        """Read the contents of an `adapter_config.json`.
+
+        Args:
+            config: the contents.
+            source: where they come from, for error messages.
+            target_modules: the target modules, if the contents do not list them.
+
+        Raises:
+            CheckpointError: the contents are not those of a plain LoRA, or a value cannot be used.
+        """
+        kind = config.get("peft_type") if isinstance(config, dict) else None
+        if kind != "LORA":
+            raise CheckpointError(f"{source} is not a LoRA adapter of PEFT (peft_type {shown(kind)})")
+        if fault := find_unplain(config):
+            raise CheckpointError(f"{source} is not a plain LoRA adapter ({fault}): load it with peft.PeftModel")
+        given = {f.name: config[f.name] for f in dataclasses.fields(cls) if f.name in config}
+        given |= {} if target_modules is None else {"target_modules": target_modules}
+        try:
+            return cls(**{"r": None, "lora_alpha": None, "target_modules": None} | given)
+        except CheckpointError as error:
+            raise CheckpointError(f"{source} has an adapter_config.json that cannot be used: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
         """The contents of `adapter_config.json`: the fields of `to_peft` that are not PEFT's defaults, and a few more.

@@ -19,11 +19,12 @@ import torch
 import yaml
 from transformers import PreTrainedConfig
 
-from text2lora.configuration import Text2LoraConfig, find_unplain
+from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import CheckpointError
 from text2lora.files import first_line
 from text2lora.hub import MARKERS, UPSTREAM_WEIGHTS, fetch_files
 from text2lora.hypernetwork import build_hypernetwork
+from text2lora.lora import LoraSpec
 
 WEIGHTS_NAME, ARGS_NAME, ADAPTER_NAME = UPSTREAM_WEIGHTS, "args.yaml", MARKERS["adapter"]
 FILES = (WEIGHTS_NAME, ARGS_NAME, ADAPTER_NAME)
@@ -160,23 +161,12 @@ def _read_args(path: Path) -> UpstreamArgs:
     return args
 
 
-def _read_adapter_config(path: Path) -> dict[str, Any]:
+def _read_adapter_config(path: Path) -> LoraSpec:
     try:
-        lora = json.loads(path.read_text(encoding="utf-8"))
-        good = (
-            lora["peft_type"] == "LORA"
-            and isinstance(lora["r"], int)
-            and isinstance(lora["lora_alpha"], int | float)
-            and isinstance(lora.get("use_rslora", False), bool)
-            and isinstance(lora["target_modules"], list)
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not the configuration of a LoRA ({error!r})") from error
-    if not good:
-        raise CheckpointError(f"{path} is not the configuration of a plain LoRA with its target modules listed")
-    if fault := find_unplain(lora):
-        raise CheckpointError(f"{path} is not the configuration of a plain LoRA ({fault})")
-    return lora
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({first_line(error)})") from error
+    return LoraSpec.from_json(content, str(path))
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -209,15 +199,15 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
 def _derive_config(
     files: Mapping[str, Path],
     args: UpstreamArgs,
-    lora: dict[str, Any],
+    lora: LoraSpec,
     tensors: dict[str, torch.Tensor],
     load_base_config: Callable[[str], PreTrainedConfig] | None,
 ) -> Text2LoraConfig:
     weights = files[WEIGHTS_NAME]
     modules = _modules_of(files, lora, tensors)
     num_layers, r, _ = tensors[f"AB_offset.A.{modules[0]}"].shape
-    if r != lora["r"]:
-        raise CheckpointError(f"{files[ADAPTER_NAME]} says r {lora['r']}, but {weights} is for r {r}")
+    if r != lora.r:
+        raise CheckpointError(f"{files[ADAPTER_NAME]} says r {lora.r}, but {weights} is for r {r}")
     shapes = {m: [tensors[f"AB_offset.A.{m}"].shape[2], tensors[f"AB_offset.B.{m}"].shape[1]] for m in modules}
     has_offset = args.training_task == "sft" or args.factorized
     means = args.training_task == "recon" and args.factorized and args.pred_z_score
@@ -231,10 +221,10 @@ def _derive_config(
             f"{files[ARGS_NAME]} says hypernet_latent_size {args.hypernet_latent_size} and head_in_size "
             f"{args.head_in_size}, but {weights} has {latent_size} and {tensors['mlp3.4.weight'].shape[0]}"
         )
-    base = args.model_dir.rstrip("/") or lora.get("base_model_name_or_path")
+    base = args.model_dir.rstrip("/") or lora.base_model_name_or_path
     return Text2LoraConfig(
         base_model_name_or_path=base,
-        base_model_revision=lora.get("revision"),
+        base_model_revision=lora.revision,
         **_encoder_settings(args, base),
         task_emb_size=tensors["task_encoder.mlp.0.weight"].shape[1],
         task_encoder=TASK_ENCODERS[args.encoder_type],
@@ -251,20 +241,20 @@ def _derive_config(
         module_shapes=shapes,
         **_module_paths(files[ADAPTER_NAME], modules, shapes, num_layers, base, load_base_config),
         lora_r=r,
-        lora_alpha=float(lora["lora_alpha"]),
-        use_rslora=lora.get("use_rslora", False),
+        lora_alpha=float(lora.lora_alpha),
+        use_rslora=lora.use_rslora,
     )
 
 
-def _modules_of(files: Mapping[str, Path], lora: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> list[str]:
+def _modules_of(files: Mapping[str, Path], lora: LoraSpec, tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """The target modules, in the order of the heads. Other tensors that the config is derived from are checked, too."""
     weights = files[WEIGHTS_NAME]
     modules = list(dict.fromkeys(key.split(".")[1] for key in tensors if key.startswith("heads.")))
     if not modules:
         raise CheckpointError(f"{weights} has no heads.* tensors: not a hypernetwork of the reference implementation")
-    if sorted(modules) != sorted(lora["target_modules"]):
+    if sorted(modules) != sorted(lora.target_modules):
         raise CheckpointError(
-            f"{files[ADAPTER_NAME]} lists the target modules {sorted(lora['target_modules'])}, but {weights} has heads "
+            f"{files[ADAPTER_NAME]} lists the target modules {sorted(lora.target_modules)}, but {weights} has heads "
             f"for {sorted(modules)}"
         )
     if len(modules) > 1 and list(tensors) == sorted(tensors):
