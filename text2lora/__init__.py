@@ -5,26 +5,27 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from text2lora.errors import (
+    CheckpointError,
+    DescriptionWarning,
+    EvaluationError,
+    HubError,
+    InvalidArgumentError,
+    InvalidDescriptionError,
+    MissingExtraError,
+    OutputError,
+    ServerError,
+    TaskError,
+    Text2LoraError,
+    TrainingError,
+)
+
 if TYPE_CHECKING:
     from text2lora.adapter import LoraAdapter
     from text2lora.arithmetic import combine
     from text2lora.base import base_model_path
     from text2lora.configuration import Text2LoraConfig
     from text2lora.encoder import TextEncoder
-    from text2lora.errors import (
-        CheckpointError,
-        DescriptionWarning,
-        EvaluationError,
-        HubError,
-        InvalidArgumentError,
-        InvalidDescriptionError,
-        MissingExtraError,
-        OutputError,
-        ServerError,
-        TaskError,
-        Text2LoraError,
-        TrainingError,
-    )
     from text2lora.functions import Function
     from text2lora.lora import LoraSpec
     from text2lora.modeling import Text2LoraModel
@@ -37,27 +38,15 @@ _HOME = {
     "combine": "arithmetic",
     "Text2LoraConfig": "configuration",
     "TextEncoder": "encoder",
-    "CheckpointError": "errors",
-    "DescriptionWarning": "errors",
-    "EvaluationError": "errors",
-    "HubError": "errors",
-    "InvalidArgumentError": "errors",
-    "InvalidDescriptionError": "errors",
-    "MissingExtraError": "errors",
-    "OutputError": "errors",
-    "ServerError": "errors",
-    "TaskError": "errors",
-    "Text2LoraError": "errors",
-    "TrainingError": "errors",
     "base_model_path": "base",
     "library_version": "names",
     "Text2LoraModel": "modeling",
     "Function": "functions",
     "function": "shortcut",
 }
-"""Where each public name is defined; imported when first used, so that `t2l --help` needs no torch."""
+"""Where the other public names are defined; imported when first used, so that `t2l --help` needs no torch."""
 
-__all__ = [  # noqa: RUF022 - the order of _HOME
+__all__ = [  # noqa: RUF022 - by subject
     "LoraAdapter",
     "LoraSpec",
     "combine",

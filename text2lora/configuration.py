@@ -23,11 +23,9 @@ def own_errors(cls: Config) -> Config:
     """Make a strict config refuse values with `CheckpointError`, when it is made and when an attribute is set."""
 
     def wrapped(method: Callable[..., None]) -> Callable[..., None]:
-        """The method, with errors of the library's own."""
 
         @functools.wraps(method)
         def call(*args: Any, **kwargs: Any) -> None:
-            """Call the method."""
             try:
                 method(*args, **kwargs)
             except StrictDataclassError as error:

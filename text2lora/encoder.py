@@ -105,7 +105,8 @@ class TextEncoder:
         check_reading(layers, max_length, instruction)
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self.pooling, self.normalize, self.layers = pooling, normalize, list(layers)
+        self.pooling: str = pooling
+        self.normalize, self.layers = normalize, list(layers)
         self.normalize_layers = normalize_layers
         self.max_length = min(max_length, _positions(model))
         self.instruction, self.full_stop = instruction, full_stop

@@ -229,7 +229,6 @@ def prompt_batch(
     rows = [_pack(pairs[start : start + pack]) for start in range(0, len(pairs), pack)]
 
     def padded(column: int, value: int) -> torch.Tensor:
-        """Rows of the same length, as one tensor."""
         tensors = [torch.tensor(row[column]) for row in rows]
         return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +13,7 @@ import torch
 
 from text2lora.configuration import Text2LoraConfig, find_unplain
 from text2lora.errors import CheckpointError, InvalidArgumentError, shown
-from text2lora.files import check_path
+from text2lora.files import check_model_name
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -71,7 +72,7 @@ class LoraSpec:
         Args:
             other: a folder or a Hub id, to use instead.
         """
-        return (self.base_model_name_or_path, self.revision) if other is None else (check_path(other), None)
+        return (self.base_model_name_or_path, self.revision) if other is None else (check_model_name(other), None)
 
     def to_peft(self) -> LoraConfig:
         """The `peft.LoraConfig`, for inference."""

@@ -10,12 +10,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from text2lora.bundled import BASES, CHECKPOINTS
-
-if TYPE_CHECKING:
-    pass
 
 
 def library_version() -> str:

@@ -97,7 +97,6 @@ def find_upstream(source: str | os.PathLike[str], subfolder: str | None = None, 
     from huggingface_hub.errors import EntryNotFoundError
 
     def has(name: str) -> bool:
-        """Whether a folder or repository has a file."""
         if os.path.isdir(source):
             return (Path(source) / (subfolder or "") / name).is_file()
         try:

@@ -213,7 +213,6 @@ def _show_live(pair: Pair, line: str) -> dict[str, str]:
     with Live(_table(answers, pair.scale), console=out, auto_refresh=False, vertical_overflow="visible") as live:
 
         def grow(side: str, piece: str) -> None:
-            """Show one more piece of an answer."""
             answers[side] += piece
             live.update(_table(answers, pair.scale), refresh=True)
 

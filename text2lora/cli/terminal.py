@@ -47,7 +47,6 @@ def use_any_encoding() -> None:
     """Let no character stop a command: a console that cannot show it prints its code, and file names do not change."""
 
     def handle(error: UnicodeError) -> tuple[bytes, int]:
-        """Replace characters that the console cannot show."""
         assert isinstance(error, UnicodeEncodeError)
         text = error.object[error.start : error.end]
         return b"".join(surrogate(c) or c.encode("ascii", "backslashreplace") for c in text), error.end

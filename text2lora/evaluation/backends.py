@@ -210,7 +210,6 @@ class ServerBackend:
         check_count(max_new_tokens, "max_new_tokens")
 
         def one(request: Request) -> Answer:
-            """Ask the server one question."""
             messages = request.messages()
             options: dict[str, Any] = {"max_tokens": max_new_tokens, "temperature": 0, "seed": self.seed}
             options |= {"stop": list(stop)} if stop else {}

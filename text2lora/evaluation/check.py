@@ -285,7 +285,6 @@ def _condition(name: str, found: Sequence[TaskScore | None], draws: int, seed: i
     picks = resample(len(found), draws, seed)
 
     def estimate(values: list[float]) -> Estimate:
-        """The mean over tasks, with its interval."""
         by_task = torch.tensor(values, dtype=torch.double)
         low, high = percentile_interval(by_task[picks].nanmean(1))
         return Estimate(by_task.nanmean().item(), low, high, int((~by_task.isnan()).sum()), samples)

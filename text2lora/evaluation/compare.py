@@ -61,7 +61,6 @@ class Comparison:
         """The results as JSON can hold them."""
 
         def row(wording: Wording) -> dict[str, Any]:
-            """One wording for JSON."""
             novelty = wording.novelty.as_dict() if wording.novelty else None
             return {**vars(wording), "novelty": novelty}
 
@@ -105,7 +104,6 @@ def compare_descriptions(
     novelties: Sequence[Novelty | None] = model.novelty(texts, task_emb) or [None] * len(texts)
 
     def wording(row: int | None) -> Wording:
-        """What was found of the base or of one wording."""
         emb = None if row is None else task_emb[row : row + 1].to(model.device, model.dtype)
         each = None if emb is None else emb.expand(len(tasks), *emb.shape[1:])
         examples = [task.examples for task in tasks]

@@ -157,7 +157,6 @@ def _hub_rows(task: EvalTask, shots: int, limit: int | None) -> tuple[list[Row],
         ) from error
 
     def rows(split: str, count: int | None) -> list[Row]:
-        """The rows of a split."""
         part = split if count is None else f"{split}[:{count}]"
         return list(datasets.load_dataset(source.path, source.config, split=part))
 

@@ -147,7 +147,6 @@ def _request(condition: Condition, data: TaskData, index: int) -> Request:
 
 def _judge(condition: Condition, data: TaskData, answers: Sequence[Answer]) -> list[Sample]:
     def verdict(i: int) -> Verdict:
-        """Judge one answer."""
         answer = answers[i]
         return (
             Verdict(None, False, answer.problem) if answer.problem else data.task.judge(answer.text, data.examples[i])

@@ -74,7 +74,6 @@ class OnDemandSettings:
                 raise ServingError(f"{VARIABLES}{name} is not a setting: did you mean {VARIABLES}{close}?")
 
         def number(name: str, default: float) -> float:
-            """A variable that holds a number."""
             text = given.get(name, str(default))
             try:
                 value = float(text)
@@ -85,7 +84,6 @@ class OnDemandSettings:
             return value
 
         def choice(name: str, choices: tuple[str, ...]) -> str | None:
-            """A variable that holds one of several words."""
             if name in given and given[name] not in choices:
                 raise ServingError(f"{VARIABLES}{name} is {given[name]!r}: expected one of {', '.join(choices)}")
             return given.get(name)

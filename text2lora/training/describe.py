@@ -187,7 +187,6 @@ def server_chat(url: str, model: str = "", temperature: float = 0.9, max_new_tok
     name = model or (client.models() or ["default"])[0]
 
     def chat(request: str, seed: int) -> str:
-        """Answer a request."""
         messages = [{"role": "user", "content": request}]
         return client.chat(name, messages, temperature=temperature, max_tokens=max_new_tokens, seed=seed)
 
@@ -201,7 +200,6 @@ def local_chat(
     stops = Stops.of(tokenizer, model)
 
     def chat(request: str, seed: int) -> str:
-        """Answer a request."""
         text = as_turn(tokenizer, request)
         inputs = tokenizer(text, add_special_tokens=not tokenizer.chat_template, return_tensors="pt")
         torch.manual_seed(seed)

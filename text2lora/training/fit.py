@@ -87,7 +87,6 @@ def summed(losses: Callable[[int], Iterable[torch.Tensor]]) -> Callable[[int], S
     """Make the backward pass of a step whose loss is a sum, one micro-batch at a time."""
 
     def backward(step: int) -> StepResult:
-        """Accumulate the gradients of a step."""
         total = 0.0
         for loss in losses(step):
             loss.backward()

@@ -88,7 +88,6 @@ def train_loras(
     table, injector = LoraTable(config, len(draws)).to(accelerator.device), LoraInjector(base, config)
 
     def losses(step: int) -> Iterator[torch.Tensor]:
-        """The losses of a step, one for each micro-batch."""
         rng = step_rng(fit_config.seed, step)
         examples = [example for draw in draws for example in draw(rng)]
         batch = prompt_batch(tokenizer, examples, max_length, pack).to(accelerator.device)

@@ -64,7 +64,6 @@ def at_least(bound: float, default: float) -> Any:
     """A setting that is a number of at least `bound`; see `settings`."""
 
     def check(value: float) -> None:
-        """Refuse a value that is out of range."""
         if not value >= bound:
             raise ValueError(f"expected {bound:g} or more")
 
@@ -75,7 +74,6 @@ def share(default: float) -> Any:
     """A setting that is a share from 0 to 1; see `settings`."""
 
     def check(value: float) -> None:
-        """Refuse a value that is out of range."""
         if not 0 <= value <= 1:
             raise ValueError("expected a share from 0 to 1")
 

@@ -260,40 +260,35 @@ def train_recon(
     return fit_and_save(model, step, config.fit, output_dir, validate, report, best, resume, accelerator)
 
 
+@dataclass(frozen=True)
 class _Step:
     """The backward pass of a step: each process takes a share of the adapters and generates them."""
 
-    def __init__(
-        self,
-        model: Text2LoraModel,
-        forward: Callable[[torch.Tensor], LoraWeights],
-        library: AdapterLibrary,
-        seen: Sequence[int],
-        first: Mapping[int, int],
-        sizes: torch.Tensor,
-        bank: DescriptionBank,
-        config: ReconConfig,
-        accelerator: Accelerator,
-    ):
-        self._model, self._forward, self._library, self._sizes = model, forward, library, sizes
-        self._seen, self._first = list(seen), first  # adapters to train on, and each one's first row of the bank
-        self._bank, self._config, self._accelerator = bank, config, accelerator
+    model: Text2LoraModel
+    forward: Callable[[torch.Tensor], LoraWeights]
+    library: AdapterLibrary
+    seen: list[int]  # the adapters to train on
+    first: Mapping[int, int]  # the first row of the bank of each of them
+    sizes: torch.Tensor
+    bank: DescriptionBank
+    config: ReconConfig
+    accelerator: Accelerator
 
     def __call__(self, step: int) -> StepResult:
-        config, device, world = self._config, self._accelerator.device, self._accelerator.num_processes
+        config, device, world = self.config, self.accelerator.device, self.accelerator.num_processes
         rng = step_rng(config.fit.seed, step)
-        many, rest = divmod(config.tasks, len(self._seen))
-        chosen = [*self._seen * many, *rng.sample(self._seen, rest)]
-        rows = [self._first[i] + rng.randrange(len(self._library.descriptions[i])) for i in chosen]
-        share = slice(self._accelerator.process_index, None, world)
-        task_emb, mine = perturb(self._bank[rows], config.noise, config.token_dropout)[share], chosen[share]
-        wanted = {name: (a.to(device), b.to(device)) for name, (a, b) in self._library.rows(mine).items()}
-        with self._accelerator.autocast():
-            made = self._forward(task_emb.to(device))
+        many, rest = divmod(config.tasks, len(self.seen))
+        chosen = [*self.seen * many, *rng.sample(self.seen, rest)]
+        rows = [self.first[i] + rng.randrange(len(self.library.descriptions[i])) for i in chosen]
+        share = slice(self.accelerator.process_index, None, world)
+        task_emb, mine = perturb(self.bank[rows], config.noise, config.token_dropout)[share], chosen[share]
+        wanted = {name: (a.to(device), b.to(device)) for name, (a, b) in self.library.rows(mine).items()}
+        with self.accelerator.autocast():
+            made = self.forward(task_emb.to(device))
         if config.objective == "delta":
-            losses = squared_error(made, wanted) / self._sizes[mine].to(device)
+            losses = squared_error(made, wanted) / self.sizes[mine].to(device)
         else:
-            losses = _factor_error(self._model, made, wanted)
+            losses = _factor_error(self.model, made, wanted)
         loss = losses.sum() / config.tasks
         (loss * world).backward()  # gradients are averaged over the processes
         return StepResult(loss.item())
@@ -333,7 +328,6 @@ def _validation(
     mean_size = products[list(seen)][:, list(seen)].mean()
 
     def validate() -> dict[str, float]:
-        """Compute the figures of all splits."""
         figures: dict[str, float] = {}
         for split, task_emb in embedded.items():
             owners = [i for i, _ in splits[split]]

@@ -430,7 +430,6 @@ def run_recon(recipe: ReconRecipe, target: Path, report: Report, resume: bool, f
         entries = [LibraryEntry(entry.path, [name]) for entry, name in zip(entries, names, strict=True)]
 
     def make_config(first: LoraAdapter) -> Text2LoraConfig:
-        """Make the config for adapters like this one."""
         name = recipe.base or first.spec.base_model_name_or_path or ""
         base = load_base(AutoConfig, name)
         settings = {

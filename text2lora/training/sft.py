@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -155,32 +155,28 @@ def train_sft(
     return fit_and_save(model, step, config.fit, output_dir, validate, report, select, resume, accelerator)
 
 
+@dataclass(frozen=True)
 class _Step:
     """The backward pass of a step: of the base for each micro-batch, then once of the hypernetwork."""
 
-    def __init__(
-        self,
-        forward: Callable[[torch.Tensor], LoraWeights],
-        base: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        injector: LoraInjector,
-        tasks: TaskSource,
-        bank: DescriptionBank,
-        config: SftConfig,
-        accelerator: Accelerator,
-    ):
-        self._forward, self._base, self._tokenizer, self._injector = forward, base, tokenizer, injector
-        self._tasks, self._bank, self._config, self._accelerator = tasks, bank, config, accelerator
+    forward: Callable[[torch.Tensor], LoraWeights]
+    base: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    injector: LoraInjector
+    tasks: TaskSource
+    bank: DescriptionBank
+    config: SftConfig
+    accelerator: Accelerator
 
     def __call__(self, step: int) -> StepResult:
-        config, accelerator = self._config, self._accelerator
+        config, accelerator = self.config, self.accelerator
         world, device = accelerator.num_processes, accelerator.device
         draws, task_emb = self._draw(step)
         parts = torch.arange(len(draws)).chunk(config.buckets)  # of similar length, to keep padding low
         batches = [self._batch([draws[i] for i in rows.tolist()]) for rows in parts]
         units = torch.tensor(float(sum(batch.units(config.weighting) for batch in batches)), device=device)
         units = accelerator.reduce(units, "sum")
-        weights = self._forward(task_emb.to(device))
+        weights = self.forward(task_emb.to(device))
         total, gradients = torch.zeros((), device=device), []
         for rows, batch in zip(parts, batches, strict=True):
             loss, gradient = self._through_base(weights, slice(int(rows[0]), int(rows[-1]) + 1), batch, units)
@@ -196,30 +192,30 @@ class _Step:
 
     def _draw(self, step: int) -> tuple[list[TaskDraw], torch.Tensor]:
         """This process's share of the step's tasks, from short to long ones, and their embeddings."""
-        config, rng = self._config, step_rng(self._config.fit.seed, step)
-        draws = [self._tasks.draw(rng, config.examples) for _ in range(config.tasks)]
+        config, rng = self.config, step_rng(self.config.fit.seed, step)
+        draws = [self.tasks.draw(rng, config.examples) for _ in range(config.tasks)]
         draws.sort(key=lambda draw: max(len(str(prompt)) + len(response) for prompt, response in draw.examples))
-        task_emb = perturb(self._bank[[draw.description for draw in draws]], config.noise, config.token_dropout)
-        mine = slice(self._accelerator.process_index, None, self._accelerator.num_processes)
+        task_emb = perturb(self.bank[[draw.description for draw in draws]], config.noise, config.token_dropout)
+        mine = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
         return draws[mine], task_emb[mine]
 
     def _batch(self, draws: Sequence[TaskDraw]) -> AnswerBatch:
-        config, examples = self._config, [example for draw in draws for example in draw.examples]
-        batch = prompt_batch(self._tokenizer, examples, config.max_length, config.examples if config.pack else 1)
-        return batch.to(self._accelerator.device)
+        config, examples = self.config, [example for draw in draws for example in draw.examples]
+        batch = prompt_batch(self.tokenizer, examples, config.max_length, config.examples if config.pack else 1)
+        return batch.to(self.accelerator.device)
 
     def _through_base(
         self, weights: LoraWeights, part: slice, batch: AnswerBatch, units: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
         """The loss of a micro-batch, and its gradients with respect to the generated weights of its tasks."""
-        config = self._config
+        config = self.config
         leaves = {
             name: (a[part].detach().requires_grad_(), b[part].detach().requires_grad_())
             for name, (a, b) in weights.items()
         }
-        with self._injector.inject(leaves), _neftune(self._base, config.neftune):
-            with self._accelerator.autocast():
-                loss = answer_loss(self._base, batch, config.weighting, config.label_smoothing) / units
+        with self.injector.inject(leaves), _neftune(self.base, config.neftune):
+            with self.accelerator.autocast():
+                loss = answer_loss(self.base, batch, config.weighting, config.label_smoothing) / units
             loss.backward()  # inside the block: with gradient checkpointing, the base's forward pass runs again
         return loss.detach(), [factor.grad for factors in leaves.values() for factor in factors]
 
@@ -232,7 +228,6 @@ def _neftune(base: PreTrainedModel, alpha: float) -> Iterator[None]:
         return
 
     def add_noise(module: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
-        """Add the noise to the module's output."""
         bound = alpha / (out.shape[-2] * out.shape[-1]) ** 0.5
         return out + torch.empty_like(out).uniform_(-bound, bound)
 

@@ -132,7 +132,6 @@ def _task(content: object, path: Path, place: str, described: bool) -> Task:
     name, definition = str(content.get("name", place)), str(content.get("definition") or "")
 
     def examples(key: str) -> list[TaskExample]:
-        """Read the examples under a key."""
         rows = content.get(key) or []
         numbers = isinstance(rows, str) or path.suffix not in YAML  # YAML reads 010 as 8 and 12:30 as 750
         rows = read_json_lines(path.parent / rows) if isinstance(rows, str) else rows
@@ -163,7 +162,6 @@ def _example(row: object, definition: str, where: str, numbers: bool) -> TaskExa
         row = {"prompt": row[0], "response": row[1]}
 
     def text(value: object) -> object:
-        """A value as text."""
         is_number = numbers and isinstance(value, int | float) and not isinstance(value, bool)
         return str(value) if is_number else value
 
@@ -189,7 +187,6 @@ def task_to_dict(task: Task) -> dict[str, Any]:
     same = len(definitions) == 1
 
     def rows(examples: list[TaskExample]) -> list[dict[str, Any]]:
-        """The examples for JSON."""
         pairs = [(e, e.without_definition() if same else e.with_definition()) for e in examples]
         return [
             {"prompt" if isinstance(prompt, str) else "messages": prompt, "response": response}

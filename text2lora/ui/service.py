@@ -225,7 +225,6 @@ class Engine:
         gone, stops = threading.Event(), Stops.of(self._tokenizer, self._base)
 
         def answer() -> None:
-            """Run the pass, and put its tokens into the queue."""
             try:
                 device = input_device(self._base)
                 factors = stack_factors([factors_of(adapter, device) if adapter else {} for adapter in adapters])
