@@ -152,11 +152,18 @@ def load_base(auto_class: Any, name: str | None, revision: str | None = None, **
 
 
 def load_base_with_tokenizer(
-    name: str | None, revision: str | None = None, device: str = "cpu"
+    name: str | None, revision: str | None = None, device: str = "cpu", *, token: str | None = None, dtype: Any = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a base model in eval mode, in its own dtype or, if that is slow here, in float32; and its tokenizer.
+    """Load a base model in eval mode, and its tokenizer.
 
     The model's `generate` also stops where the chat template ends an answer.
+
+    Args:
+        name: the base model: a folder, a Hub id or a built-in name.
+        revision: a branch, tag or commit of the base model.
+        device: the device of the base model.
+        token: a Hub token.
+        dtype: the dtype of the weights; None is their own or, if that is slow here, float32.
 
     Raises:
         CheckpointError: see `load_base`.
@@ -166,10 +173,10 @@ def load_base_with_tokenizer(
     from text2lora.processor import widen
     from text2lora.turns import keep_ends
 
-    tokenizer = load_base(AutoTokenizer, name, revision)
-    model = load_base(AutoModelForCausalLM, name, revision, device_map=device)
+    tokenizer = load_base(AutoTokenizer, name, revision, token=token)
+    model = load_base(AutoModelForCausalLM, name, revision, device_map=device, token=token, dtype=dtype or "auto")
     keep_ends(model, tokenizer)
-    return widen(model).eval(), tokenizer
+    return (model if dtype else widen(model)).eval(), tokenizer
 
 
 def base_model_path(name: str = DEFAULT) -> str:

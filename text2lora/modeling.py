@@ -594,21 +594,23 @@ class Text2LoraModel(PreTrainedModel):
                 f"weights are {shown(weights)}: expected a number from 0 upwards for each of the {len(checked)} "
                 "descriptions, not all of them 0"
             )
-        shares = (shares / shares.sum()).float().to(self.device)
+        shares = (shares / shares.sum()).float()
         if task_emb is None:
             task_emb = self.encoder.encode(checked)
             self._warn_far(checked, task_emb)
         self._check_task_emb(task_emb, len(checked))
-        task_emb = task_emb.to(self.device)
-        if self.config.task_encoder == "tokens":
-            task = shares.to(self.dtype) @ self.hypernet.task_encoder(task_emb.to(self.dtype))
-            made = self.hypernet.decode(task[None])
-        else:
-            mean = shares @ task_emb
-            if self.config.encoder_normalize:
-                mean = rescale(mean, self.config.encoder_parts)
-            made = self.hypernet(mean[None].to(self.dtype))
+        made = self._mix(task_emb, shares)
         return self._adapters(_finite(made), [{"description": describe_sum(checked, shares.tolist())}], scale)[0]
+
+    def _mix(self, task_emb: torch.Tensor, shares: torch.Tensor) -> LoraWeights:
+        """The LoRA from between task embeddings; see `interpolate`."""
+        task_emb, shares = task_emb.to(self.device), shares.to(self.device)
+        if self.config.task_encoder == "tokens":
+            return self.hypernet.decode(shares.to(self.dtype)[None] @ self._latents(task_emb))
+        mean = shares @ task_emb
+        if self.config.encoder_normalize:
+            mean = rescale(mean, self.config.encoder_parts)
+        return self.hypernet(mean[None].to(self.dtype))
 
     @overload
     def novelty(self, description: str) -> Novelty | None: ...

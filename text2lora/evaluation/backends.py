@@ -9,14 +9,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.adapter import LoraAdapter
 from text2lora.arguments import check_count, checked
-from text2lora.base import context_length, load_base
+from text2lora.base import context_length, load_base_with_tokenizer
 from text2lora.errors import EvaluationError, ServerError, shown
 from text2lora.inference import complete
-from text2lora.processor import widen
 from text2lora.server import ChatClient
 from text2lora.turns import as_turn
 
@@ -100,9 +99,9 @@ class TransformersBackend:
             if isinstance(adapters, Mapping)
             else {name: LoraAdapter.from_pretrained(name, token=token) for name in adapters}
         )  # first, as they are quick to fail
-        tokenizer = load_base(AutoTokenizer, model, token=token)
-        base = load_base(AutoModelForCausalLM, model, device_map=device, dtype=dtype, token=token)
-        backend = cls(widen(base) if dtype == "auto" else base, tokenizer, loras, batch_size)
+        own = None if dtype == "auto" else dtype
+        base, tokenizer = load_base_with_tokenizer(model, device=device, token=token, dtype=own)
+        backend = cls(base, tokenizer, loras, batch_size)
         for name in loras:  # one that does not fit is told now, not after an hour
             with backend.use(name):
                 pass

@@ -14,7 +14,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from text2lora.arguments import check_count, checked, checked_class
 from text2lora.arithmetic import cosine_matrix
 from text2lora.base import context_length
-from text2lora.encoder import rescale
 from text2lora.errors import EvaluationError, shown
 from text2lora.evaluation.metrics import Estimate, pearson, percentile_interval, resample, spearman
 from text2lora.injection import LoraInjector
@@ -266,7 +265,7 @@ def check_conditioning(
         measure("paraphrased", reworded, other)
     measure("shuffled", everyone, own[[partner[i] for i in everyone]])
     measure("junk", everyone, junk[[i % len(JUNK) for i in everyone]])
-    average = _average_adapter(model, own)
+    average = model._mix(own, torch.full((len(own),), 1 / len(own)))
     measure("average", everyone, own, lambda emb: _repeat(average, len(emb)))
     measure("none", everyone, None)
 
@@ -304,18 +303,6 @@ def _explained(losses: dict[str, torch.Tensor], draws: int, seed: int) -> tuple[
     shares = lost[picks].mean(1) / gains
     shares[gains <= 0] = float("nan")
     return gain, Interval((lost.mean() / gained.mean()).item(), *percentile_interval(shares))
-
-
-def _average_adapter(model: Text2LoraModel, task_emb: torch.Tensor) -> LoraWeights:
-    """The adapter from between all embeddings: their mean, brought back to its length, or that of the task codes."""
-    task_emb = task_emb.to(model.device, model.dtype)
-    if model.config.task_encoder == "tokens":
-        codes = torch.cat([model.hypernet.task_encoder(part) for part in task_emb.split(64)])
-        return model.hypernet.decode(codes.mean(0, keepdim=True))
-    mean = task_emb.mean(0, keepdim=True)
-    if model.config.encoder_normalize:
-        mean = rescale(mean, model.config.encoder_parts)
-    return model(mean)
 
 
 def _repeat(weights: LoraWeights, count: int) -> LoraWeights:
