@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +19,8 @@ from text2lora.names import is_local
 from text2lora.push import push_target
 
 if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
     from text2lora.evaluation.evaluate import Places
     from text2lora.evaluation.report import EvalReport
 
@@ -106,9 +108,7 @@ def evaluate(
     Example: t2l eval --model nano --adapter city-upper --tasks cities.jsonl
     """
     opt.check_texts([description or ""], "--description")
-    names, places = _names(tasks), _places(adapter or [], subfolder or [])
-    if server and subfolder:
-        raise typer.BadParameter("not possible with --subfolder", param_hint="--server")
+    names, places = _names(tasks), _places(adapter or [], subfolder or [], server)
     if push:
         _check_push(places, limit, token, create_pr)
     os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of lm-evaluation-harness and datasets
@@ -139,11 +139,7 @@ def evaluate(
     if output:
         write_report(report, output)
     commits = {name: push_report(report, name, token, create_pr) for name in places} if push else {}
-    urls = {name: str(commit.pr_url or commit.repo_url) for name, commit in commits.items()}
-    if as_json:
-        print_json({"figures": report.summary(), "pushed": urls}, indent=2)
-        return
-    _tell(report, urls.values(), output, {} if server else places)
+    _tell(report, commits, output, {} if server else places, as_json)
 
 
 def _names(tasks: str) -> list[str]:
@@ -153,8 +149,10 @@ def _names(tasks: str) -> list[str]:
     return names
 
 
-def _places(adapters: list[str], subfolders: list[str]) -> Places:
+def _places(adapters: list[str], subfolders: list[str], server: str | None) -> Places:
     """By the name for reports, where each adapter is: a folder or repository, and what is inside it."""
+    if server and subfolders:
+        raise typer.BadParameter("not possible with --subfolder", param_hint="--server")
     if len(subfolders) not in (0, 1, len(adapters)):
         raise typer.BadParameter(
             f"given {len(subfolders)} times for {len(adapters)} adapters: expected once, or once for each",
@@ -184,10 +182,16 @@ def _check_push(places: Places, limit: int | None, token: str | None, create_pr:
             raise HubError(f"{name} is not on the Hub: pass the id of an adapter that is there")
 
 
-def _tell(report: EvalReport, urls: Iterable[str], output: Path | None, adapters: Places) -> None:
+def _tell(
+    report: EvalReport, commits: Mapping[str, CommitInfo], output: Path | None, adapters: Places, as_json: bool
+) -> None:
     """Show the figures, and how to go on with one of the adapters."""
+    urls = {name: str(commit.pr_url or commit.repo_url) for name, commit in commits.items()}
+    if as_json:
+        print_json({"figures": report.summary(), "pushed": urls}, indent=2)
+        return
     show(_table(report))
-    for url in urls:
+    for url in urls.values():
         say(f"[bold green]Pushed[/] {url}")
     if output:
         say(f"[bold green]Written[/] {escape(str(output))}")

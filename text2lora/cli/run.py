@@ -73,14 +73,7 @@ def run(
     pairs = opt.parse_examples(example, examples)
     if do is not None or (pairs and adapter is None):
         inputs, adapter = [*([] if adapter is None else [adapter]), *(inputs or [])], None
-        if base:
-            raise typer.BadParameter(
-                "works only with an adapter; with --do, --model decides the base model", param_hint="--base"
-            )
-    elif pairs:
-        raise typer.BadParameter("works only with --do", param_hint="--examples")
-    elif adapter is None:
-        raise typer.BadParameter("missing: name an adapter, or say what to do with --do", param_hint="ADAPTER")
+    _check_source(adapter, do, bool(pairs), base)
     opt.check_texts([do or "", *(inputs or []), *(labels or [])], "INPUT")
     if not inputs and sys.stdin.isatty():
         raise typer.BadParameter("missing: give an input, or pipe lines in", param_hint="INPUT")
@@ -109,6 +102,19 @@ def run(
             _print(text, answer, as_json)
     else:
         _answer_pipe(function, batch_size, as_json)
+
+
+def _check_source(adapter: str | None, do: str | None, examples: bool, base: str | None) -> None:
+    """Refuse options that do not go together with an adapter, or with a sentence in its place."""
+    wrong = None
+    if adapter is None and do is None and not examples:
+        wrong = "ADAPTER", "missing: name an adapter, or say what to do with --do"
+    elif adapter is None and base:
+        wrong = "--base", "works only with an adapter; with --do, --model decides the base model"
+    elif adapter is not None and examples:
+        wrong = "--examples", "works only with --do"
+    if wrong:
+        raise typer.BadParameter(wrong[1], param_hint=wrong[0])
 
 
 def _parse_labels(labels: Sequence[str] | None) -> list[str] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -227,53 +228,58 @@ def check_conditioning(
     Raises:
         EvaluationError: there are fewer than two tasks, or one has no description.
     """
-    if len(tasks) < 2:
-        raise EvaluationError(f"expected two or more tasks, whose descriptions can be swapped, got {len(tasks)}")
-    if bare := [task.name for task in tasks if not task.descriptions]:
-        raise EvaluationError(f"the task {bare[0]!r} has no description: expected at least one")
-    for name, number in (("rows", rows), ("draws", draws)):
-        check_count(number, name)
-    model.eval()
-    injector = LoraInjector(base.eval(), model.config)
+    _check_tasks(tasks)
+    for number, option in ((rows, "rows"), (draws, "draws")):
+        check_count(number, option)
+    injector = LoraInjector(base.eval(), model.eval().config)
     everyone = list(range(len(tasks)))
     reworded = [i for i in everyone if len(tasks[i].descriptions) > 1]
     report("descriptions")
-    own = model.encoder.encode([task.descriptions[0] for task in tasks])
-    other = model.encoder.encode([tasks[i].descriptions[1] for i in reworded]) if reworded else None
-    ring = random.Random(f"shuffled {seed}").sample(everyone, len(everyone))
-    partner = dict(zip(ring, [*ring[1:], ring[0]], strict=True))
-    junk = model.encoder.encode(list(JUNK))
-
+    embs = _embed(model, tasks, reworded, seed)
+    average = model._mix(embs["matched"], torch.full((len(tasks),), 1 / len(tasks)))
     made: dict[str, ConditionScore] = {}
-
-    def measure(
-        name: str,
-        chosen: Sequence[int],
-        task_emb: torch.Tensor | None,
-        make: Callable[[torch.Tensor], LoraWeights] | None = model,
-    ) -> None:
-        """Score tasks under one condition, each with its embedding."""
+    for name in CONDITIONS:
+        if not (chosen := reworded if name == "paraphrased" else everyone):
+            continue
         report(name)
-        emb = None if task_emb is None else task_emb.to(model.device, model.dtype)
+        make = partial(_repeat, average) if name == "average" else model
+        emb = embs[name].to(model.device, model.dtype) if name in embs else None
         examples = [tasks[i].examples for i in chosen]
         found = score_examples(make, emb, examples, injector, base, tokenizer, rows, context_length(base))
         scores = dict(zip(chosen, found, strict=True))
         made[name] = _condition(name, [scores.get(i) for i in everyone], draws, seed)
 
-    measure("matched", everyone, own)
-    if other is not None:
-        measure("paraphrased", reworded, other)
-    measure("shuffled", everyone, own[[partner[i] for i in everyone]])
-    measure("junk", everyone, junk[[i % len(JUNK) for i in everyone]])
-    average = model._mix(own, torch.full((len(own),), 1 / len(own)))
-    measure("average", everyone, own, lambda emb: _repeat(average, len(emb)))
-    measure("none", everyone, None)
-
     report("similarities")
     losses = {name: torch.tensor(condition.losses, dtype=torch.double) for name, condition in made.items()}
     gain, explained = _explained(losses, draws, seed)
-    names = [task.name for task in tasks]
-    return ConditioningReport(names, made, gain, explained, _similarities(model, own, other, reworded))
+    similarities = _similarities(model, embs["matched"], embs.get("paraphrased"), reworded)
+    return ConditioningReport([task.name for task in tasks], made, gain, explained, similarities)
+
+
+def _check_tasks(tasks: Sequence[CheckTask]) -> None:
+    if len(tasks) < 2:
+        raise EvaluationError(f"expected two or more tasks, whose descriptions can be swapped, got {len(tasks)}")
+    if bare := [task.name for task in tasks if not task.descriptions]:
+        raise EvaluationError(f"the task {bare[0]!r} has no description: expected at least one")
+
+
+def _embed(
+    model: Text2LoraModel, tasks: Sequence[CheckTask], reworded: Sequence[int], seed: int
+) -> dict[str, torch.Tensor]:
+    """What the hypernetwork reads for each task under each condition: an embedding for all tasks, or those reworded."""
+    encode, everyone = model.encoder.encode, range(len(tasks))
+    ring = random.Random(f"shuffled {seed}").sample(everyone, len(everyone))
+    partner = dict(zip(ring, [*ring[1:], ring[0]], strict=True))
+    own = encode([task.descriptions[0] for task in tasks])
+    embs = {
+        "matched": own,
+        "shuffled": own[[partner[i] for i in everyone]],
+        "junk": encode(list(JUNK))[[i % len(JUNK) for i in everyone]],
+        "average": own,
+    }
+    if reworded:
+        embs["paraphrased"] = encode([tasks[i].descriptions[1] for i in reworded])
+    return embs
 
 
 def _condition(name: str, found: Sequence[TaskScore | None], draws: int, seed: int) -> ConditionScore:
@@ -305,8 +311,10 @@ def _explained(losses: dict[str, torch.Tensor], draws: int, seed: int) -> tuple[
     return gain, Interval((lost.mean() / gained.mean()).item(), *percentile_interval(shares))
 
 
-def _repeat(weights: LoraWeights, count: int) -> LoraWeights:
-    return {name: (a.expand(count, *a.shape[1:]), b.expand(count, *b.shape[1:])) for name, (a, b) in weights.items()}
+def _repeat(weights: LoraWeights, task_emb: torch.Tensor) -> LoraWeights:
+    """One LoRA for every task, whatever its embedding."""
+    n = len(task_emb)
+    return {name: (a.expand(n, *a.shape[1:]), b.expand(n, *b.shape[1:])) for name, (a, b) in weights.items()}
 
 
 def _similarities(

@@ -111,16 +111,12 @@ def write_adapters(
         OutputError: a shard cannot be written.
     """
     writer = ShardWriter(Text2LoraModel.from_pretrained(checkpoint, **options), output, settings)
-    if isinstance(descriptions, ray.data.Dataset):
-        if COLUMN not in (columns := descriptions.columns() or []):
-            raise InvalidDescriptionError(f"the dataset has the columns {shown(columns)}: expected {COLUMN!r}")
-        descriptions = (row[COLUMN] for row in descriptions.select_columns([COLUMN]).iter_rows())
     fewest, most = (actors, actors) if isinstance(actors, int) else actors
     if not 1 <= fewest <= most:
         raise CheckpointError(
             f"actors are {shown(actors)}: expected a number from 1 upwards, or the fewest and the most"
         )
-    parts = [pyarrow.table({COLUMN: part}) for part in writer.plan(descriptions, per_shard)]
+    parts = [pyarrow.table({COLUMN: part}) for part in writer.plan(_texts(descriptions), per_shard)]
     if not parts:
         empty: list[str] = []
         return ray.data.from_arrow(pyarrow.table({COLUMN: empty, "adapter": empty, "shard": empty}))
@@ -137,6 +133,15 @@ def write_adapters(
         return made.materialize()
     except ray.exceptions.RayError as error:
         raise _own(error) from error
+
+
+def _texts(descriptions: Iterable[str] | ray.data.Dataset) -> Iterable[str]:
+    """The descriptions, or those in the column of a dataset."""
+    if not isinstance(descriptions, ray.data.Dataset):
+        return descriptions
+    if COLUMN not in (columns := descriptions.columns() or []):
+        raise InvalidDescriptionError(f"the dataset has the columns {shown(columns)}: expected {COLUMN!r}")
+    return (row[COLUMN] for row in descriptions.select_columns([COLUMN]).iter_rows())
 
 
 def _own(error: Exception) -> Exception:

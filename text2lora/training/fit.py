@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,6 +34,8 @@ from text2lora.training.state import (
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+METRICS = "metrics.jsonl"
 
 
 @settings
@@ -136,57 +138,80 @@ def fit(
         TrainingError: the loss is not finite, `output_dir` holds an unfinished run, or a state cannot be written.
         TrainingInterrupted: Ctrl-C was pressed, or the process got SIGTERM; the state is saved.
     """
-    output_dir.mkdir(parents=True, exist_ok=True)
-    main = accelerator is None or accelerator.is_main_process
-    optimizers = build_optimizers(module, config.lr, config.adamw_lr, config.weight_decay)
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    settings = {key: value for key, value in asdict(config).items() if key not in ("log_every", "save_every", "keep")}
-    run = _begin(module, optimizers, settings, output_dir, resume, main)
-    wait_for_all(accelerator)
-    save_every, used = config.save_every or config.eval_every, 0.0
-    path = output_dir / "metrics.jsonl"
+    fitting = _begin(module, config, output_dir, best, resume, accelerator)
+    run, save_every, used = fitting.run, config.save_every or config.eval_every, 0.0
+    path = output_dir / METRICS
     journal = Journal(path, report, accelerator, run, config.steps, config.minutes, config.log_every)
-
-    def save() -> Path:
-        """Save the state, and return its path."""
-        run.seconds = journal.seconds
-        return (
-            save_state(output_dir, run, module, optimizers, config.keep) if main else state_path(output_dir, run.step)
-        )
-
     with journal, _interruptions() as interrupted:
         while run.step < config.steps and used < 1:
             torch.manual_seed(config.seed * 2**32 + run.step)
             module.train()
-            set_learning_rate(optimizers, schedule(max(run.step, used * config.steps), config.steps, config.warmup))
+            rate = schedule(max(run.step, used * config.steps), config.steps, config.warmup)
             begun = journal.time_used
             loss, tokens, stop, used = _over_processes(accelerator, *backward(run.step), interrupted(), begun)
-            norm = float(nn.utils.clip_grad_norm_(parameters, config.clip or math.inf))
-            _check_finite(loss, norm, run.step, config, output_dir)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            run.step += 1
-            run.loss = loss if math.isnan(run.loss) else 0.95 * run.loss + 0.05 * loss
+            norm = fitting.update(loss, rate)
             last = run.step == config.steps or used >= 1
             journal.step(run.step, run.loss, norm, int(tokens), last)
             if validate and (last or (config.eval_every and run.step % config.eval_every == 0)):
-                module.eval()
-                with torch.no_grad():
-                    figures = validate()
-                journal.validation(run.step, figures)
-                if best is None or run.best is None or figures[best] > run.best:
-                    run.figures, run.best = figures, figures[best] if best is not None else None
-                    if best is not None and main:
-                        save_best(output_dir, module)
-            if stop and not last:
-                saved = save()
-                wait_for_all(accelerator)  # a launcher stops all processes when the first one exits
-                raise TrainingInterrupted(f"stopped at step {run.step} of {config.steps}, saved to {saved}: resume it")
-            if not last and save_every and run.step % save_every == 0:
-                save()
+                journal.validation(run.step, fitting.validate(validate))
+            if not last and (stop or (save_every and run.step % save_every == 0)):
+                saved = fitting.save(journal.seconds)
+                if stop:
+                    wait_for_all(accelerator)  # a launcher stops all processes when the first one exits
+                    done = f"{run.step} of {config.steps}"
+                    raise TrainingInterrupted(f"stopped at step {done}, saved to {saved}: resume it")
     _finish(module, output_dir, best is not None, accelerator)
     return dict(run.figures)
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """A run while it goes: what its steps change, and what they need for that."""
+
+    module: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    config: FitConfig
+    output_dir: Path
+    best: str | None
+    main: bool
+    run: RunState
+
+    def update(self, loss: float, rate: float) -> float:
+        """Apply the gradients at a share of the peak learning rate, and return their norm.
+
+        Raises:
+            TrainingError: the loss or the norm is not finite.
+        """
+        run = self.run
+        parameters = [p for p in self.module.parameters() if p.requires_grad]
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.config.clip or math.inf))
+        _check_finite(loss, norm, run.step, self.config, self.output_dir)
+        set_learning_rate(self.optimizers, rate)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        run.step += 1
+        run.loss = loss if math.isnan(run.loss) else 0.95 * run.loss + 0.05 * loss
+        return norm
+
+    def validate(self, figures_of: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Compute the figures of a validation, and keep the weights if they are the best so far."""
+        self.module.eval()
+        with torch.no_grad():
+            figures = figures_of()
+        run, best = self.run, self.best
+        if best is None or run.best is None or figures[best] > run.best:
+            run.figures, run.best = figures, None if best is None else figures[best]
+            if best is not None and self.main:
+                save_best(self.output_dir, self.module)
+        return figures
+
+    def save(self, seconds: float) -> Path:
+        """Save the state, and return its path."""
+        self.run.seconds = seconds
+        if not self.main:
+            return state_path(self.output_dir, self.run.step)
+        return save_state(self.output_dir, self.run, self.module, self.optimizers, self.config.keep)
 
 
 def wait_for_all(accelerator: Accelerator | None) -> None:
@@ -227,32 +252,38 @@ def _over_processes(
 
 def _begin(
     module: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    settings: dict[str, object],
+    config: FitConfig,
     output_dir: Path,
+    best: str | None,
     resume: bool,
-    main: bool,
-) -> RunState:
+    accelerator: Accelerator | None,
+) -> _Fitting:
     """Start a run: from its newest state, or else at step 0 with an empty `metrics.jsonl`."""
-    path, metrics = find_state(output_dir), output_dir / "metrics.jsonl"
+    output_dir.mkdir(parents=True, exist_ok=True)
+    main = accelerator is None or accelerator.is_main_process
+    optimizers = build_optimizers(module, config.lr, config.adamw_lr, config.weight_decay)
+    settings = {key: value for key, value in asdict(config).items() if key not in ("log_every", "save_every", "keep")}
+    path, metrics = find_state(output_dir), output_dir / METRICS
     if path is None:
+        run = RunState(0, math.nan, 0.0, None, settings)
         if main:
             remove_states(output_dir)  # a best state may remain without a run
             metrics.write_text("")
-        return RunState(0, math.nan, 0.0, None, settings)
-    if not resume:
+    elif not resume:
         raise TrainingError(
             f"{output_dir} holds an unfinished run ({path.name}): resume it, choose another folder, or delete "
             f"{output_dir / FOLDER}"
         )
-    run = load_state(path, module, optimizers)
-    if changed := [key for key in settings if run.settings.get(key) != settings[key]]:
-        was = ", ".join(f"{key} {run.settings.get(key)!r} (now {settings[key]!r})" for key in changed)
-        raise TrainingError(f"{path} was made with other settings: {was}")
-    if main:
-        lines = metrics.read_text().splitlines() if metrics.is_file() else []
-        metrics.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= run.step))
-    return run
+    else:
+        run = load_state(path, module, optimizers)
+        if changed := [key for key in settings if run.settings.get(key) != settings[key]]:
+            was = ", ".join(f"{key} {run.settings.get(key)!r} (now {settings[key]!r})" for key in changed)
+            raise TrainingError(f"{path} was made with other settings: {was}")
+        if main:
+            lines = metrics.read_text().splitlines() if metrics.is_file() else []
+            metrics.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= run.step))
+    wait_for_all(accelerator)
+    return _Fitting(module, optimizers, config, output_dir, best, main, run)
 
 
 def _step_of(line: str) -> float:

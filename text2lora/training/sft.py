@@ -129,6 +129,22 @@ def train_sft(
     bank = embed_descriptions(model, tasks.descriptions, getattr(tasks, "task_names", None), cache, accelerator)
     model.to(accelerator.device)
     step = _Step(accelerator.prepare_model(model), base, tokenizer, injector, tasks, bank, config, accelerator)
+    validate = _validation(model, base, tokenizer, injector, probes or {}, config, accelerator, output_dir)
+    select = config.select != "last" and bool(probes)
+    return fit_and_save(model, step, config.fit, output_dir, validate, report, select, resume, accelerator)
+
+
+def _validation(
+    model: Text2LoraModel,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    injector: LoraInjector,
+    probes: Mapping[str, Sequence[Probe]],
+    config: SftConfig,
+    accelerator: Accelerator,
+    output_dir: Path,
+) -> Callable[[], dict[str, float]]:
+    """Make the validation, which also saves the checkpoint."""
     score = partial(
         score_examples,
         injector=injector,
@@ -138,7 +154,7 @@ def train_sft(
         pack=config.pack,
     )
     measure = Validation(
-        model, model.encoder, probes or {}, config.conditions, score, accelerator, not config.engine.shard_base
+        model, model.encoder, probes, config.conditions, score, accelerator, not config.engine.shard_base
     )
 
     def validate() -> dict[str, float]:
@@ -151,8 +167,7 @@ def train_sft(
             figures[SCORE] = sign * sum(figures[f"{split}/{config.select}"] for split in probes) / len(probes)
         return figures
 
-    select = config.select != "last" and bool(probes)
-    return fit_and_save(model, step, config.fit, output_dir, validate, report, select, resume, accelerator)
+    return validate
 
 
 @dataclass(frozen=True)
