@@ -125,6 +125,12 @@ def count_way(number: int) -> tuple[str, str]:
 
 def on_sentences() -> Iterator[Operation]:
     """Operations on the words and letters of a sentence."""
+    for family in (words_by_place, words_by_letter, with_texts, with_marks, by_length, by_neighbours, of_the_whole):
+        yield from family()
+
+
+def words_by_place() -> Iterator[Operation]:
+    """Words at a place, from the beginning or from the end."""
     for n in (2, 4, 5):
         values = {"nth": (NTH[n],), "n": (str(n),)}
         yield Operation("nth_word", f"word_{n}", "sentence", lambda t, n=n: at(bare_words(t), n - 1), values)
@@ -144,6 +150,10 @@ def on_sentences() -> Iterator[Operation]:
                 key, f"{key[:-1]}{n}_words", "sentence",
                 lambda t, part=part: " ".join(t.split()[part]) or None, {"n": count_way(n)},
             )  # fmt: skip
+
+
+def words_by_letter() -> Iterator[Operation]:
+    """Words with a letter, and whether a letter or a word is there, and how often."""
     for letter in "abcmpstw":
         yield Operation(
             "words_with_initial", f"words_with_initial_{letter}", "sentence",
@@ -171,6 +181,10 @@ def on_sentences() -> Iterator[Operation]:
             "contains_word", f"contains_{word}", "sentence",
             lambda t, w=word: yes_no(w in [x.lower() for x in bare_words(t)]), {"word": (word,)},
         )  # fmt: skip
+
+
+def with_texts() -> Iterator[Operation]:
+    """The sentence with words replaced, and with texts before, after, around or between them."""
     for old, new in (
         ("the", "that"), ("my", "our"), ("i", "we"), ("a", "one"), ("to", "2"), ("for", "4"), ("you", "u"),
         ("and", "&"), ("is", "was"), ("in", "inside"),
@@ -204,6 +218,10 @@ def on_sentences() -> Iterator[Operation]:
                 "first_and_last", f"ends_with_{name}", "sentence",
                 lambda t, s=sign: s.join((bare_words(t)[0], bare_words(t)[-1])), {"sign": (sign,)},
             )  # fmt: skip
+
+
+def with_marks() -> Iterator[Operation]:
+    """Letters made large, and a word that is marked, counted or put into JSON."""
     yield Operation("title_case", "title_case", "sentence", lambda t: " ".join(w[0].upper() + w[1:] for w in t.split()))
     yield Operation(
         "sentence_case", "sentence_case", "sentence", lambda t: t[0].upper() + t[1:] if t[0].islower() else None
@@ -237,6 +255,10 @@ def on_sentences() -> Iterator[Operation]:
             lambda t, k=key, n=n: json.dumps({k: w}, ensure_ascii=False) if (w := at(bare_words(t), n - 1)) else None,
             {"nth": (NTH[n],), "word": (key,)},
         )  # fmt: skip
+
+
+def by_length() -> Iterator[Operation]:
+    """Words by their length, lengths, and the last letters."""
     yield Operation("shortest_word", "shortest_word", "sentence", lambda t: min(bare_words(t), key=len))
     for n in (4, 6):
         yield Operation(
@@ -249,6 +271,10 @@ def on_sentences() -> Iterator[Operation]:
         )  # fmt: skip
     yield Operation("count_characters", "count_characters", "sentence", lambda t: str(len(t)))
     yield Operation("last_letters", "last_letters", "sentence", lambda t: " ".join(w[-1] for w in bare_words(t)))
+
+
+def by_neighbours() -> Iterator[Operation]:
+    """Words that change places, and what is beside a word."""
     yield Operation(
         "move_last_to_front", "last_word_to_front", "sentence",
         lambda t: " ".join((*t.split()[-1:], *t.split()[:-1])) if t[-1].isalnum() else None,
@@ -276,6 +302,10 @@ def on_sentences() -> Iterator[Operation]:
             "text_after", f"text_after_{word}", "sentence",
             lambda t, w=word: " ".join(sides[1]) if (sides := around(t, w)) else None, {"word": (word,)},
         )  # fmt: skip
+
+
+def of_the_whole() -> Iterator[Operation]:
+    """How long the whole is, how many capitals it has, and each word on a line of its own."""
     for n, long, short in ((6, "long", "short"), (7, "big", "small")):
         yield Operation(
             "many_words", f"{long}_or_{short}_{n}", "sentence",
