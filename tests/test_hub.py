@@ -30,7 +30,7 @@ from text2lora import (
 )
 from text2lora.cards import adapter_card, card_metadata, checkpoint_card, merged_card
 from text2lora.files import ABANDONED, _host, _swap, atomic_file, atomic_folder, check_output
-from text2lora.hub import fetch_files, hub_errors, hub_fault, patiently
+from text2lora.hub import Source, hub_errors, hub_fault, patiently
 from text2lora.names import distinct_names, is_local, resolve_name, slug
 
 SPEC = LoraSpec(r=8, lora_alpha=16.0, target_modules=("q_proj", "v_proj"), base_model_name_or_path="google/gemma-2-2b")
@@ -206,15 +206,15 @@ def test_parent_that_is_a_file_is_an_output_error(tmp_path: Path) -> None:
 def test_files_of_a_folder_are_found_or_named(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.json").touch()
-    assert fetch_files(tmp_path, ["a.json"], subfolder="sub") == {"a.json": tmp_path / "sub" / "a.json"}
+    assert Source.of(tmp_path, "sub").fetch(["a.json"]) == {"a.json": tmp_path / "sub" / "a.json"}
     with pytest.raises(CheckpointError, match=r"has no b.json: expected a folder with a.json and b.json"):
-        fetch_files(tmp_path, ["a.json", "b.json"], subfolder="sub")
+        Source.of(tmp_path, "sub").fetch(["a.json", "b.json"])
 
 
 @pytest.mark.parametrize("name", ["/nothing/here", "./nothing", "~/nothing", "nobody/has-this", "a/b/c/d", "sp ace"])
 def test_what_is_nowhere_is_one_line(name: str) -> None:
     with pytest.raises(CheckpointError) as caught:
-        fetch_files(name, ["adapter_config.json"])
+        Source.of(name).fetch(["adapter_config.json"])
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 

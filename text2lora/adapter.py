@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from text2lora.cards import adapter_card, card_metadata
 from text2lora.errors import CheckpointError, InvalidArgumentError, OutputError, shown
 from text2lora.files import atomic_folder, check_contents, check_path, first_line
-from text2lora.hub import ADAPTER_FILES, CARD_NAME, fetch_files, find_file, load_fault, resolve_commit
+from text2lora.hub import ADAPTER_FILES, CARD_NAME, Source, load_fault
 from text2lora.lora import FLOAT_MAX, PEFT_PREFIX, Lora, LoraKey, LoraSpec
 from text2lora.names import public_name, without_paths
 from text2lora.push import push_folder, push_target
@@ -224,12 +224,12 @@ class LoraAdapter(Lora):
         if shard := find_in_shards(directory, subfolder):
             facts, name = shard.facts, str(subfolder)
             return cls(shard.read(name), facts.spec, {"description": facts.descriptions[name], **facts.metadata})
-        commit = resolve_commit(directory, revision, **hub)
-        files = fetch_files(directory, (CONFIG_NAME, WEIGHTS_NAME), subfolder, commit, **hub)
-        card = find_file(directory, CARD_NAME, subfolder, commit, **hub)
+        source = Source.of(directory, subfolder, revision, **hub)
+        files = source.fetch((CONFIG_NAME, WEIGHTS_NAME))
+        card = source.find(CARD_NAME)
         metadata = card_metadata(card.read_text(encoding="utf-8", errors="replace")) if card else {}
-        if sha := getattr(commit, "resolved", None):
-            metadata |= {"adapter": str(directory), "adapter_commit": sha}
+        if source.commit:
+            metadata |= {"adapter": directory, "adapter_commit": source.commit}
         try:
             config = json.loads(files[CONFIG_NAME].read_text(encoding="utf-8"))
             weights = load_file(files[WEIGHTS_NAME])

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from transformers.utils.hub import resolve_revision
 
 from text2lora.base import base_source, load_base
 from text2lora.encoder import TextEncoder
 from text2lora.errors import CheckpointError
-from text2lora.files import check_model_name, check_subfolder, folder_state
-from text2lora.hub import HUB_OPTIONS, check_no_adapter, find_file, resolve_commit
+from text2lora.files import check_model_name, folder_state
+from text2lora.hub import Source
 from text2lora.names import public_name
 from text2lora.processor import widen
 from text2lora.turns import keep_ends
@@ -30,44 +29,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _LOADING = threading.RLock()  # a lock inside of the companions could not be copied
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a checkpoint is read from.
-
-    Attributes:
-        path: A folder or a Hub id; None for a model that was not read from a checkpoint.
-        subfolder: The folder inside it.
-        revision: The commit on the Hub that all files are read from.
-        hub: `token`, `local_files_only` and `cache_dir`, which also apply to the encoder and the base.
-    """
-
-    path: str | None = None
-    subfolder: str = ""
-    revision: str | None = None
-    hub: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, path: str, options: Mapping[str, Any]) -> Self:
-        """Resolve the options of `from_pretrained`; a branch or a tag becomes the commit that it points to now.
-
-        Raises:
-            CheckpointError: nothing is there, or it is an adapter.
-        """
-        subfolder = check_subfolder(options.get("subfolder"))
-        hub = {name: options[name] for name in HUB_OPTIONS if name in options}
-        check_no_adapter(Path(path, subfolder))
-        return cls(path, subfolder, resolve_commit(path, options.get("revision"), **hub), hub)
-
-    @property
-    def commit(self) -> str | None:
-        """The commit on the Hub; None for a folder."""
-        return getattr(self.revision, "resolved", None)
-
-    def find(self, name: str) -> Path | None:
-        """The path of a file of the checkpoint; None if there is none."""
-        return None if self.path is None else find_file(self.path, name, self.subfolder, self.revision, **self.hub)
 
 
 class Companions:
@@ -145,8 +106,8 @@ class Companions:
         try:
             keep_ends(base, self.tokenizer(config) if name is None else load_base(AutoTokenizer, path, **hub))
         except CheckpointError:
-            source = base_source(path or "")
-            if any(find_file(source, file, **hub) for file in TOKENIZER_FILES):
+            source = Source.of(base_source(path or ""), **hub)
+            if any(source.find(file) for file in TOKENIZER_FILES):
                 raise  # a base may come without a tokenizer, but not with a damaged one
         return base if {"dtype", "torch_dtype"} & options.keys() else widen(base)
 

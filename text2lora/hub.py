@@ -8,9 +8,10 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from text2lora.bundled import CHECKPOINTS
 from text2lora.errors import CheckpointError, HubError, InvalidArgumentError, Text2LoraError, shown
@@ -37,64 +38,96 @@ MERGED_FILES = (
 """What an adapter, a checkpoint and a merged model are made of."""
 
 
-def resolve_commit(
-    source: str | os.PathLike[str], revision: str | None = None, **hub: Any
-) -> ResolvedRevision | str | None:
-    """Find the commit that a revision of a Hub repository points to, so that all files come from the same commit.
+@dataclass(frozen=True)
+class Source:
+    """Where files are read from: a folder, or a Hub repository at one commit.
 
-    Args:
-        source: a Hub id; for a folder, the revision is returned unchanged.
-        revision: a branch, tag or commit; None is the default branch.
-        **hub: options for the Hub: `token`, `cache_dir`, `local_files_only`.
-
-    Returns:
-        A string that can be used as a revision; its attribute `resolved` is the commit.
-
-    Raises:
-        CheckpointError: there is no such repository or revision, or it cannot be reached and is not in the cache.
+    Attributes:
+        path: A folder or a Hub id; None for a model that was not read from anywhere.
+        subfolder: The folder inside it.
+        revision: The commit on the Hub that all files are read from, as a string; its attribute `resolved` is the hash.
+        hub: `token`, `local_files_only` and `cache_dir`.
     """
-    source = check_path(source)
-    if not isinstance(revision, str | None):
-        raise InvalidArgumentError(f"revision is {shown(revision)}: expected a branch, a tag or a commit")
-    if os.path.isdir(source):
-        return revision
-    name = str(source)
-    if name in CHECKPOINTS:
-        raise CheckpointError(_no_adapter(name))
-    if is_local(name):
-        raise CheckpointError(f"{name} does not exist: {_did_you_mean(name)}pass a folder or a Hub id")
-    if "/" not in name:
-        raise CheckpointError(_no_name(name))
-    import huggingface_hub
 
-    with hub_errors(name, revision):
-        return patiently(lambda: huggingface_hub.resolve_revision(name, revision=revision, **hub))
+    path: str | None = None
+    subfolder: str = ""
+    revision: ResolvedRevision | str | None = None
+    hub: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls, path: str | os.PathLike[str], subfolder: str | None = None, revision: str | None = None, **hub: Any
+    ) -> Self:
+        """Find the commit that a revision of a Hub repository points to now, so that all files come from it.
 
-def fetch_files(
-    source: str | os.PathLike[str],
-    names: Sequence[str],
-    subfolder: str | None = None,
-    revision: str | None = None,
-    **hub: Any,
-) -> dict[str, Path]:
-    """Get the paths of files in a folder or a Hub repository, downloaded if necessary, all from one commit.
+        Args:
+            path: a folder or a Hub id.
+            subfolder: the folder of the files inside it.
+            revision: a branch, tag or commit; None is the default branch.
+            **hub: options for the Hub: `token`, `cache_dir`, `local_files_only`.
 
-    Args:
-        source: a folder or a Hub id.
-        names: the names of the files.
-        subfolder: the folder of the files inside the source.
-        revision: a branch, tag or commit.
-        **hub: options for the Hub: `token`, `cache_dir`, `local_files_only`.
+        Raises:
+            CheckpointError: there is no such folder, repository or revision, or it cannot be reached and is not in the
+                cache.
+        """
+        name, inside = check_path(path), check_subfolder(subfolder)
+        if not isinstance(revision, str | None):
+            raise InvalidArgumentError(f"revision is {shown(revision)}: expected a branch, a tag or a commit")
+        if os.path.isdir(name):
+            return cls(name, inside, revision, hub)
+        if name in CHECKPOINTS:
+            raise CheckpointError(_no_adapter(name))
+        if is_local(name):
+            raise CheckpointError(f"{name} does not exist: {_did_you_mean(name)}pass a folder or a Hub id")
+        if "/" not in name:
+            raise CheckpointError(_no_name(name))
+        import huggingface_hub
 
-    Raises:
-        CheckpointError: one of the files does not exist.
-    """
-    commit = resolve_commit(source, revision, **hub)
-    check_subfolder(subfolder)
-    folder = Path(source)
-    if folder.is_dir():
-        paths = {name: folder / (subfolder or "") / name for name in names}
+        with hub_errors(name, revision):
+            commit = patiently(lambda: huggingface_hub.resolve_revision(name, revision=revision, **hub))
+        return cls(name, inside, commit, hub)
+
+    @property
+    def commit(self) -> str | None:
+        """The hash of the commit on the Hub; None for a folder."""
+        return getattr(self.revision, "resolved", None)
+
+    def find(self, name: str) -> Path | None:
+        """The path of an optional file, downloaded if necessary; None if there is no such file.
+
+        If the Hub must not be asked (HF_HUB_OFFLINE, `local_files_only`), only the cache counts.
+
+        Raises:
+            CheckpointError: the Hub cannot be reached.
+        """
+        from huggingface_hub import constants
+        from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
+
+        if self.path is None:
+            return None
+        if os.path.isdir(self.path):
+            path = Path(self.path, self.subfolder, name)
+            return path if path.is_file() else None
+        with hub_errors(self.path, self.revision):
+            try:
+                return self._download(name)
+            except RemoteEntryNotFoundError:
+                return None
+            except LocalEntryNotFoundError:
+                if constants.is_offline_mode() or self.hub.get("local_files_only"):
+                    return None
+                raise
+
+    def fetch(self, names: Sequence[str]) -> dict[str, Path]:
+        """The paths of files, downloaded if necessary.
+
+        Raises:
+            CheckpointError: one of the files does not exist.
+        """
+        if not os.path.isdir(source := str(self.path)):
+            with hub_errors(source, self.revision):
+                return {name: self._download(name) for name in names}
+        paths = {name: Path(source, self.subfolder, name) for name in names}
         for path in paths.values():
             if not path.is_file():
                 wanted = MARKERS["adapter"] in names and UPSTREAM_WEIGHTS not in names  # an adapter
@@ -105,52 +138,12 @@ def fetch_files(
                     f"{' and '.join(names)}"
                 )
         return paths
-    from huggingface_hub import hf_hub_download
 
-    with hub_errors(str(source), revision):
-        return {
-            name: Path(hf_hub_download(str(source), name, subfolder=subfolder, revision=commit, **hub))
-            for name in names
-        }
+    def _download(self, name: str) -> Path:
+        from huggingface_hub import hf_hub_download
 
-
-def find_file(
-    source: str | os.PathLike[str],
-    name: str,
-    subfolder: str | None = None,
-    revision: str | None = None,
-    **hub: Any,
-) -> Path | None:
-    """Get the path of an optional file in a folder or a Hub repository; None if there is no such file.
-
-    If the Hub must not be asked (HF_HUB_OFFLINE, `local_files_only`), only the cache counts.
-
-    Args:
-        source: a folder or a Hub id.
-        name: the name of the file.
-        subfolder: the folder of the file inside the source.
-        revision: a branch, tag or commit.
-        **hub: options for the Hub: `token`, `cache_dir`, `local_files_only`.
-
-    Raises:
-        CheckpointError: there is no such repository or revision, or it cannot be reached.
-    """
-    commit = resolve_commit(source, revision, **hub)
-    if os.path.isdir(source):
-        path = Path(source, subfolder or "", name)
-        return path if path.is_file() else None
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
-
-    with hub_errors(str(source), revision):
-        try:
-            return Path(hf_hub_download(str(source), name, subfolder=subfolder, revision=commit, **hub))
-        except RemoteEntryNotFoundError:
-            return None
-        except LocalEntryNotFoundError:
-            if constants.is_offline_mode() or hub.get("local_files_only"):
-                return None
-            raise
+        subfolder = self.subfolder or None
+        return Path(hf_hub_download(str(self.path), name, subfolder=subfolder, revision=self.revision, **self.hub))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -22,7 +22,7 @@ from text2lora.arguments import checked
 from text2lora.arithmetic import describe_sum, numbers
 from text2lora.bundled import CHECKPOINTS
 from text2lora.cards import checkpoint_card
-from text2lora.companions import Companions, Source
+from text2lora.companions import Companions
 from text2lora.confidence import FILE_NAME as CALIBRATION_FILE
 from text2lora.confidence import Calibration
 from text2lora.configuration import Text2LoraConfig
@@ -36,8 +36,8 @@ from text2lora.errors import (
     Text2LoraError,
     shown,
 )
-from text2lora.files import check_path, first_line, make_readable
-from text2lora.hub import CARD_NAME, CHECKPOINT_FILES, hub_fault, load_fault
+from text2lora.files import check_path, check_subfolder, first_line, make_readable
+from text2lora.hub import CARD_NAME, CHECKPOINT_FILES, HUB_OPTIONS, Source, check_no_adapter, hub_fault, load_fault
 from text2lora.hypernetwork import TrunkHyperNetwork, build_hypernetwork
 from text2lora.lora import LoraWeights, spec_of, unstack
 from text2lora.names import library_version, public_name, resolve_name, without_paths
@@ -108,6 +108,30 @@ class Text2LoraModel(PreTrainedModel):
         super().initialize_weights()
         self.hypernet.init_outputs()
 
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *args: Any,
+        encoder: str | os.PathLike[str] | TextEncoder | None = None,
+        base_model_kwargs: Mapping[str, Any] | None = None,
+        output_loading_info: Literal[False] = False,
+        **kwargs: Any,
+    ) -> Self: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *args: Any,
+        encoder: str | os.PathLike[str] | TextEncoder | None = None,
+        base_model_kwargs: Mapping[str, Any] | None = None,
+        output_loading_info: Literal[True],
+        **kwargs: Any,
+    ) -> tuple[Self, dict[str, Any]]: ...
+
     @classmethod
     @checked(CheckpointError)
     def from_pretrained(
@@ -118,7 +142,7 @@ class Text2LoraModel(PreTrainedModel):
         base_model_kwargs: Mapping[str, Any] | None = None,
         output_loading_info: bool = False,
         **kwargs: Any,
-    ) -> Self:
+    ) -> Self | tuple[Self, dict[str, Any]]:
         """Load a checkpoint. Missing or unexpected weights, and weights of a wrong shape, are errors.
 
         Args:
@@ -128,8 +152,7 @@ class Text2LoraModel(PreTrainedModel):
             encoder: the text encoder to use instead of the one that the checkpoint names: a path, a Hub id or a
                 `TextEncoder`.
             base_model_kwargs: options for the base model's `from_pretrained`, which is called when it is needed.
-            output_loading_info: whether to return a tuple, as transformers does: the model, and what it reports about
-                the loaded weights.
+            output_loading_info: whether to also return what transformers reports about the loaded weights.
             **kwargs: as in transformers: `dtype`, `device_map`, `subfolder`, `revision`, `token`, `local_files_only`,
                 `cache_dir`, ...; `token`, `local_files_only` and `cache_dir` are also used for the text encoder and the
                 base model. All files come from the commit that `revision` points to, and adapters carry that
@@ -140,7 +163,10 @@ class Text2LoraModel(PreTrainedModel):
                 another type.
         """
         name = os.fspath(pretrained_model_name_or_path)
-        source = Source.of(resolve_name(pretrained_model_name_or_path, CHECKPOINTS), kwargs)
+        path, subfolder = resolve_name(pretrained_model_name_or_path, CHECKPOINTS), kwargs.get("subfolder")
+        check_no_adapter(Path(path, check_subfolder(subfolder)))
+        hub = {option: kwargs[option] for option in HUB_OPTIONS if option in kwargs}
+        source = Source.of(path, subfolder, kwargs.get("revision"), **hub)
         try:
             model, info = cls._read(source, name, *args, **kwargs)
         except CheckpointError:
@@ -153,14 +179,13 @@ class Text2LoraModel(PreTrainedModel):
         _align(model)
         model.config.name_or_path = name
         model._companions = Companions(source, encoder, base_model_kwargs)
-        found: Any = (model, info) if output_loading_info else model
-        return found
+        return (model, info) if output_loading_info else model
 
     @classmethod
     def _read(cls, source: Source, name: str, *args: Any, **kwargs: Any) -> tuple[Self, dict[str, Any]]:
         """Read a checkpoint of the reference implementation or of text2lora, and what transformers says of it."""
         path, hub = str(source.path), source.hub
-        if files := find_upstream(path, source.subfolder, revision=source.revision, **hub):
+        if files := find_upstream(source):
             config, state = read_upstream(
                 files, lambda base: AutoConfig.from_pretrained(base, trust_remote_code=False, **hub)
             )

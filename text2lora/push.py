@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from text2lora.arguments import checked
 from text2lora.cards import card_metadata
 from text2lora.errors import HubError
-from text2lora.hub import CARD_NAME, MARKERS, find_file, hub_errors, patiently
+from text2lora.hub import CARD_NAME, MARKERS, Source, hub_errors, patiently
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -102,7 +102,7 @@ def check_description_of(target: PushTarget, description: str, token: bool | str
     """
     if target.head is None:
         return
-    card = find_file(target.repo_id, CARD_NAME, revision=target.head, token=token)
+    card = Source.of(target.repo_id, revision=target.head, token=token).find(CARD_NAME)
     theirs = card_metadata(card.read_text(encoding="utf-8", errors="replace")).get("description") if card else None
     if card and theirs != description:
         raise HubError(

@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig
 from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import CheckpointError
 from text2lora.files import first_line
-from text2lora.hub import MARKERS, UPSTREAM_WEIGHTS, fetch_files
+from text2lora.hub import MARKERS, UPSTREAM_WEIGHTS, Source
 from text2lora.hypernetwork import build_hypernetwork
 from text2lora.lora import LoraSpec
 
@@ -82,34 +82,22 @@ class UpstreamArgs:
         return (("large", "rankwise"), ("medium", "small"))[self.shared_AB_head][self.autoreg_gen]
 
 
-def find_upstream(source: str | os.PathLike[str], subfolder: str | None = None, **hub: Any) -> dict[str, Path] | None:
-    """Find the files of a checkpoint of the reference in a folder or Hub repository; None for any other checkpoint.
-
-    Args:
-        source: a folder or a Hub id.
-        subfolder: the checkpoint's folder inside the source.
-        **hub: options for the Hub: `revision`, `token`, `cache_dir`, `local_files_only`.
+def find_upstream(source: Source) -> dict[str, Path] | None:
+    """Find the files of a checkpoint of the reference; None for any other checkpoint.
 
     Raises:
         CheckpointError: there is such a checkpoint, but it is incomplete.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
 
     def has(name: str) -> bool:
-        if os.path.isdir(source):
-            return (Path(source) / (subfolder or "") / name).is_file()
         try:
-            return bool(hf_hub_download(str(source), name, subfolder=subfolder, **hub))
-        except EntryNotFoundError:
+            return source.find(name) is not None
+        except CheckpointError:  # what is wrong with the source, the caller's loader says
             return False
 
-    try:
-        if has("config.json") or not any(has(name) for name in (ARGS_NAME, WEIGHTS_NAME)):
-            return None
-    except (OSError, ValueError):  # no such repository: the caller's loader says it
+    if has("config.json") or not any(has(name) for name in (ARGS_NAME, WEIGHTS_NAME)):
         return None
-    return fetch_files(source, FILES, subfolder, **hub)
+    return source.fetch(FILES)
 
 
 def read_upstream(

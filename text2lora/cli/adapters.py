@@ -81,8 +81,9 @@ def _facts(name: str, subfolder: str | None) -> dict[str, Any]:
     from text2lora.upstream import find_upstream
 
     path = resolve_name(name, CHECKPOINTS)
-    has_config = hub.find_file(path, hub.MARKERS["adapter"], subfolder) is not None
-    if not has_config or find_upstream(path, subfolder):  # the reference's checkpoints hold such a file too
+    source = hub.Source.of(path, subfolder)
+    # the reference's checkpoints hold such a file too
+    if not source.find(hub.MARKERS["adapter"]) or find_upstream(source):
         from text2lora.modeling import Text2LoraModel
 
         t2l = Text2LoraModel.from_pretrained(name, subfolder=subfolder or "")

@@ -17,7 +17,7 @@ from text2lora.base import base_source, load_base
 from text2lora.cards import merged_card
 from text2lora.errors import CheckpointError, OutputError
 from text2lora.files import atomic_folder, check_output
-from text2lora.hub import CARD_NAME, MERGED_FILES, find_file
+from text2lora.hub import CARD_NAME, MERGED_FILES, Source
 from text2lora.turns import keep_ends
 
 if TYPE_CHECKING:
@@ -77,8 +77,9 @@ def export_merged(
     with atomic_folder(target) as folder:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(folder)
+        source = Source.of(base_source(str(name)), revision=revision)
         for file in COPIED:  # most bases have none of them
-            if found := find_file(base_source(str(name)), file, revision=revision):
+            if found := source.find(file):
                 shutil.copyfile(found, folder / file)
         spec = dataclasses.replace(adapter.spec, base_model_name_or_path=name)
         (folder / CARD_NAME).write_text(merged_card(spec, adapter.metadata), encoding="utf-8")
