@@ -114,8 +114,7 @@ def _check_resumption(target: Path, recipe: type, settings: dict[str, Any], resu
             )
     except (OSError, ValueError, AttributeError, TrainingError) as error:
         raise TrainingError(
-            f"{path} cannot be read ({' '.join(str(error).split())}), so the settings of the run are unknown: start "
-            "again in another folder"
+            f"{path} cannot be read ({error}), so the settings of the run are unknown: start again in another folder"
         ) from error
     changed = _changes(begun, json.loads(json.dumps(settings)))
     if changed := {key: values for key, values in changed.items() if not set(key.split(".")) & set(FREE)}:

@@ -127,7 +127,7 @@ def _read_args(path: Path) -> UpstreamArgs:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path} cannot be read as plain YAML ({' '.join(str(error).split())})") from error
+        raise CheckpointError(f"{path} cannot be read as plain YAML ({error})") from error
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} is not a mapping of settings")
     values: dict[str, Any] = {}
@@ -170,7 +170,7 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} holds more than tensors and would run code on loading: refused") from error
     except Exception as error:
-        raise CheckpointError(f"{path} cannot be read ({' '.join(str(error).split())[:200]})") from error
+        raise CheckpointError(f"{path} cannot be read ({first_line(error)})") from error
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{path} contains a {type(state).__name__}, expected a dict of tensors")
     for key, value in state.items():

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from catalogue import TASKS
 from pretrain import shots_document
+from results import Row, as_markdown, make_row, write_results
 from safetensors import safe_open
 from source import FIRST_SEED, evaluation_examples, read_split
 from tokenizer import ANSWER, END
@@ -23,7 +24,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from wording import describe
 
 from text2lora.bundled import BASES
-from text2lora.evaluation.table import Row, as_markdown, make_row, write_results
 from text2lora.injection import LoraInjector
 from text2lora.language import AnswerCollator, exact_match, prompt_batch
 from text2lora.lora import LoraWeights

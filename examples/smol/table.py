@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from text2lora import LoraAdapter, Text2LoraModel
 from text2lora.base import load_base
-from text2lora.evaluation.table import Row, as_markdown, make_row, write_results
 from text2lora.injection import LoraInjector
 from text2lora.language import Example
 from text2lora.lora import LoraWeights
@@ -28,6 +28,9 @@ from text2lora.scoring import JUNK, score_examples
 from text2lora.training.runs import set_offset
 from text2lora.training.task_files import read_tasks
 from text2lora.training.tasks import Task
+
+sys.path.append(str(Path(__file__).parents[1] / "nano"))
+from results import Row, as_markdown, make_row, write_results
 
 Case = tuple[Task, str]
 """A task and one of its descriptions."""

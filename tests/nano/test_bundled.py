@@ -8,6 +8,7 @@ import torch
 from catalogue import TASKS, UNSEEN
 from peft import PeftModel
 from prepare import write_tasks
+from results import as_markdown, write_results
 from source import evaluation_examples, read_split
 from table import NanoEvaluation
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -15,7 +16,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import text2lora
 from text2lora import LoraAdapter, Text2LoraModel
 from text2lora.bundled import TASKS as TASK_FILES
-from text2lora.evaluation.table import as_markdown, write_results
 from text2lora.inference import generate_answers
 from text2lora.training.task_files import read_tasks
 

@@ -11,6 +11,7 @@ import typer
 
 from text2lora.bundled import CHECKPOINTS, PACKAGE
 from text2lora.cli.terminal import err, surrogate
+from text2lora.files import first_line
 from text2lora.hub import MARKERS
 from text2lora.push import PushTarget, push_target
 
@@ -228,6 +229,6 @@ def parse_device(name: str) -> str:
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
-        raise typer.BadParameter(f"{name!r} cannot be used here ({reason})", param_hint="--device") from error
+        told = f"{name!r} cannot be used here ({first_line(error)})"
+        raise typer.BadParameter(told, param_hint="--device") from error
     return name

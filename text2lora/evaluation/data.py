@@ -12,7 +12,7 @@ from typing import Any
 from text2lora.arguments import checked
 from text2lora.errors import EvaluationError, MissingExtraError, TaskError
 from text2lora.evaluation.tasks import BENCHMARKS, EvalItem, EvalTask, Row, own_task
-from text2lora.files import read_json_lines
+from text2lora.files import first_line, read_json_lines
 from text2lora.hub import hub_fault
 from text2lora.installation import install_command
 from text2lora.language import Prompt
@@ -163,7 +163,7 @@ def _hub_rows(task: EvalTask, shots: int, limit: int | None) -> tuple[list[Row],
     try:
         return rows(source.split, limit), rows(source.shots_split, shots) if source.shots_split and shots else []
     except Exception as error:  # of many kinds: of the Hub, of Arrow, of the data set
-        reason = hub_fault(error, source.path) or str(error).strip().split("\n")[0]
+        reason = hub_fault(error, source.path) or first_line(error)
         raise EvaluationError(
             f"the data set {source.path} cannot be read ({reason}): use --data to read it from a file"
         ) from error

@@ -12,6 +12,7 @@ from unittest import mock
 from text2lora.errors import EvaluationError, MissingExtraError
 from text2lora.evaluation.backends import TransformersBackend
 from text2lora.evaluation.harness import Condition, Sample
+from text2lora.files import first_line
 from text2lora.inference import greedy_settings
 from text2lora.installation import install_command
 from text2lora.turns import Stops, as_turn, padding_id
@@ -99,8 +100,8 @@ def evaluate_with_lm_eval(
                     fewshot_random_seed=seed,
                 )
             except Exception as error:  # of many kinds, of the library and of the data sets
-                reason = str(error).strip().split("\n")[0] or type(error).__name__
-                raise EvaluationError(f"lm-evaluation-harness cannot run {', '.join(names)} ({reason})") from error
+                told = f"lm-evaluation-harness cannot run {', '.join(names)} ({first_line(error)})"
+                raise EvaluationError(told) from error
         assert results is not None  # on the main process
         for task, found in sorted(results["samples"].items()):
             samples += _samples(condition, task, results["configs"][task], found)

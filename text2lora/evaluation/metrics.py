@@ -27,9 +27,7 @@ def bootstrap(scores: Sequence[torch.Tensor], draws: int = 2000, seed: int = 0) 
         seed: the random seed.
     """
     means = torch.stack([s.double().mean() for s in scores])
-    generator = torch.Generator().manual_seed(seed)
-    picks = torch.randint(len(means), (draws, len(means)), generator=generator)
-    low, high = torch.quantile(means[picks].mean(1), torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    low, high = percentile_interval(means[resample(len(means), draws, seed)].mean(1))
     return Estimate(means.mean().item(), low, high, len(scores), sum(len(s) for s in scores))
 
 
@@ -79,6 +77,6 @@ def bootstrap_samples(scores: Sequence[torch.Tensor], draws: int = 2000, seed: i
         for start in range(0, draws, rows):
             picks = torch.randint(len(values), (min(rows, draws - start), len(values)), generator=generator)
             drawn[start : start + rows] += values[picks].mean(1) / len(scores)
-    low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    low, high = percentile_interval(drawn)
     mean = torch.stack([sample.double().mean() for sample in scores]).mean().item()
     return Estimate(mean, low, high, len(scores), sum(len(sample) for sample in scores))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from text2lora.errors import MissingExtraError, TaskError
-from text2lora.files import read_json_lines
+from text2lora.files import first_line, read_json_lines
 from text2lora.installation import install_command
 from text2lora.training.recipe import at_least, settings
 from text2lora.training.task_files import check_wordings, locate
@@ -92,8 +92,7 @@ def load_hub_tasks(source: HubTasks, folder: Path = Path()) -> list[Task]:
                 revision=source.revision or None,
             )
         except Exception as error:  # datasets raises many types
-            reason = " ".join(str(error).split())[:200]
-            raise TaskError(f"the data set {dataset!r} cannot be loaded ({reason})") from error
+            raise TaskError(f"the data set {dataset!r} cannot be loaded ({first_line(error)})") from error
         name = str(dataset).rstrip("/").rpartition("/")[2]
         if source.limit:
             rows = rows.select(range(min(source.limit, len(rows))))

@@ -31,7 +31,7 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> dict[str, Any
     try:
         recipe = yaml.safe_load(read_text(path, TrainingError))
     except yaml.YAMLError as error:
-        raise TrainingError(f"the recipe {path} cannot be read ({' '.join(str(error).split())})") from error
+        raise TrainingError(f"the recipe {path} cannot be read ({error})") from error
     if not isinstance(recipe, dict):
         raise TrainingError(f"the recipe {path} is not a mapping of settings")
     for override in overrides or []:

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from text2lora.errors import OutputError, TrainingError
-from text2lora.files import atomic_file, temporary_prefix
+from text2lora.files import atomic_file, first_line, temporary_prefix
 from text2lora.hub import CHECKPOINT_FILES
 
 FOLDER = "state"
@@ -88,8 +88,7 @@ def load_state(path: Path, module: nn.Module, optimizers: Sequence[torch.optim.O
             optimizer.load_state_dict(state)
         return RunState(**parts["run"])
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise TrainingError(f"{path} cannot be resumed ({reason}): delete it, or use its recipe") from error
+        raise TrainingError(f"{path} cannot be resumed ({first_line(error)}): delete it, or use its recipe") from error
 
 
 def save_best(output_dir: Path, module: nn.Module) -> None:
@@ -108,9 +107,8 @@ def load_best(output_dir: Path, module: nn.Module) -> None:
         try:
             _restore(module, torch.load(path, map_location="cpu", weights_only=True))
         except Exception as error:  # torch raises many types
-            reason = " ".join(str(error).split())[:200]
             raise TrainingError(
-                f"{path}, the best weights, cannot be read ({reason}): start again in another folder"
+                f"{path}, the best weights, cannot be read ({first_line(error)}): start again in another folder"
             ) from error
 
 

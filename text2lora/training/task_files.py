@@ -55,7 +55,7 @@ def read_tasks(path: Path, described: bool = True) -> list[Task]:
         try:
             return [_task(yaml.safe_load(read_text(path)), path, path.stem, described)]
         except yaml.YAMLError as error:
-            raise TaskError(f"the task {path} cannot be read ({' '.join(str(error).split())})") from error
+            raise TaskError(f"the task {path} cannot be read ({error})") from error
     if not (rows := read_json_lines(path)):
         raise TaskError(f"{path} holds no tasks: expected a task or an example on each line")
     if not _is_example(rows[0]):
