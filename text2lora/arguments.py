@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import builtins
 import functools
 import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
@@ -37,8 +36,8 @@ def checked(error: type[Text2LoraError]) -> Callable[[Callable[P, R]], Callable[
         @functools.cache
         def hints() -> dict[str, Any]:
             found = {name: each.annotation for name, each in signature.parameters.items()}
-            names = _Names(getattr(function, "__globals__"))  # noqa: B009 - a callable need not have them
-            return {name: eval(text, {}, names) for name, text in found.items() if isinstance(text, str)}
+            known = getattr(function, "__globals__")  # noqa: B009 - a callable need not have them
+            return {name: _resolve(text, known) for name, text in found.items() if isinstance(text, str)}
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -70,27 +69,17 @@ def checked_class(error: type[Text2LoraError]) -> Callable[[type[T]], type[T]]:
     return decorate
 
 
-class _Names(Mapping[str, Any]):
-    """The names that a module knows, and those that it imports for type checking alone."""
-
-    def __init__(self, known: Mapping[str, Any]):
-        self._known = known
-
-    def __getitem__(self, name: str) -> Any:
-        if name in self._known:
-            return self._known[name]
-        if hasattr(builtins, name):
-            return getattr(builtins, name)
-        for package in ("text2lora", "transformers", "peft"):
-            if hasattr(module := importlib.import_module(package), name):
-                return getattr(module, name)
-        return Any
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
-
-    def __len__(self) -> int:
-        return len(self._known)
+def _resolve(annotation: str, known: Mapping[str, Any]) -> Any:
+    """What an annotation means in a module. A name that the module imports for type checking alone is looked up."""
+    names = dict(known)
+    while True:
+        try:
+            return eval(annotation, names)
+        except NameError as error:
+            places = (importlib.import_module(package) for package in ("text2lora", "transformers", "peft"))
+            names[error.name] = next(
+                (getattr(place, error.name) for place in places if hasattr(place, error.name)), Any
+            )
 
 
 def fits(value: Any, hint: Any) -> bool:

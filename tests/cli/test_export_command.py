@@ -88,7 +88,7 @@ def test_what_is_there_stays_without_force(t2l_command, folder: Path) -> None:
         (["gguf", "moon/moon"], 1, "moon/moon"),
         (["gguf", "city", "--base", "moon/moon"], 1, "the base model 'moon/moon' cannot be loaded"),
         (["gguf", "city", "--base", "nano"], 1, "pass the base model that it was made for"),
-        (["gguf", "city", "--dtype", "int4"], 2, "'int4' is not one of f32, f16, bf16, q8_0, q4_0"),
+        (["gguf", "city", "--dtype", "int4"], 2, "'int4' is not one of"),
         (["gguf", "city", "--scale", "nan"], 1, "scale is nan"),
         (["gguf", "city", "--ollama", " "], 2, "expected an Ollama model"),
         (["zip", "city", "-o", "city", "--force"], 1, "city is not a file"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -18,16 +18,9 @@ app = App(
     help="Export an adapter for llama.cpp, as one merged model, or as a zip.\n\nExample: t2l export gguf city-upper"
 )
 
-TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
-
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="File to write (default: named after the adapter).")
 ]
-
-
-def _complete_type(incomplete: str) -> list[str]:
-    """For the shell: types of GGUF files."""
-    return [name for name in TYPES if name.startswith(incomplete)]
 
 
 @app.command()
@@ -37,13 +30,12 @@ def gguf(
     output: Output = None,
     base: opt.Base = None,
     dtype: Annotated[
-        str | None,
+        Literal["f32", "f16", "bf16", "q8_0", "q4_0", "float32", "float16", "bfloat16"] | None,
         typer.Option(
             "--type",
             "--dtype",
             metavar="TYPE",
             help="f32, f16, bf16, or quantised: q8_0 or q4_0 (default: the adapter's).",
-            autocompletion=_complete_type,
         ),
     ] = None,
     scale: opt.Scale = 1.0,
@@ -62,8 +54,6 @@ def gguf(
     target = _free(output or Path(f"{_name(adapter, subfolder)}.gguf"), force)
     if ollama:
         _free(target.with_suffix(".Modelfile"), force)
-    if dtype not in (None, *TYPES, *opt.DTYPES):
-        raise typer.BadParameter(f"{dtype!r} is not one of {', '.join(TYPES)}", param_hint="--type")
     quiet()
     from text2lora.export import export_gguf, write_modelfile
 

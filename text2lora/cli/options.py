@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from text2lora.modeling import Text2LoraModel
 
 
-DTYPES = ("float32", "bfloat16", "float16")
-
-
 def folders_with(marker: str, incomplete: str) -> list[str]:
     """Folders whose names begin like this and that contain a file of that name."""
     return sorted(str(path.parent) for path in Path().glob(f"{incomplete}*/{marker}")) if incomplete[:1] != "/" else []
@@ -49,11 +46,6 @@ def complete_recipe(incomplete: str) -> list[str]:
 def complete_device(incomplete: str) -> list[str]:
     """For the shell: devices that PyTorch may have."""
     return [name for name in ("auto", "cpu", "cuda", "mps") if name.startswith(incomplete)]
-
-
-def complete_dtype(incomplete: str) -> list[str]:
-    """For the shell: dtypes of weights."""
-    return [name for name in DTYPES if name.startswith(incomplete)]
 
 
 Adapter = Annotated[str, typer.Argument(help="Folder or Hub id of a LoRA adapter.", autocompletion=complete_adapter)]
@@ -100,10 +92,8 @@ CreatePr = Annotated[
 ]
 Subfolder = Annotated[str | None, typer.Option(help="Folder inside the given folder or repository.")]
 Dtype = Annotated[
-    str | None,
-    typer.Option(
-        help="dtype of the weights: float32, bfloat16 or float16 (default: unchanged).", autocompletion=complete_dtype
-    ),
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option(metavar="DTYPE", help="dtype of the weights: float32, bfloat16 or float16 (default: unchanged)."),
 ]
 Scale = Annotated[float, typer.Option(help="Strength of the adapter; 1.0 is as trained.")]
 Server = Annotated[
@@ -211,13 +201,9 @@ def check_texts(texts: Iterable[str], hint: str) -> None:
 
 def parse_dtype(name: str | None) -> Any:
     """A torch dtype by its name; None stays None."""
-    if name is None:
-        return None
-    if name not in DTYPES:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(DTYPES)}", param_hint="--dtype")
     import torch
 
-    return getattr(torch, name)
+    return name and getattr(torch, name)
 
 
 def parse_device(name: str) -> str:
