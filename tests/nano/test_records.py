@@ -31,9 +31,9 @@ def test_fields_agree_with_each_other():
 
 
 def test_half_of_the_names_are_invented():
-    from text2lora.nano.records import FIRST
+    from text2lora.nano.records import WORDS
 
-    known = sum(sample_record("order", seed)[1]["first"] in FIRST for seed in range(400))
+    known = sum(sample_record("order", seed)[1]["first"] in WORDS["first"] for seed in range(400))
     assert 140 < known < 260
 
 

@@ -7,48 +7,18 @@ copy them instead of remembering them.
 from __future__ import annotations
 
 import datetime
+import json
 import random
 from collections.abc import Callable
+from pathlib import Path
 
-FIRST = """Anna Ben Carla David Elena Felix Grace Hugo Ines Jonas Karin Liam Maria Nils Olga Paul Rosa Simon Tara
-Victor Wanda Yusuf Zoe Amir Bianca Chen Dana Emil Fatima George Hana Ivan Julia Kofi Leila Marco Nadia Oscar Priya
-Quinn Ravi Sofia Tom Uma Vera Will Ximena Yara Zane Aiko Bruno Clara Dmitri Esther""".split()
-LAST = """Smith Weber Rossi Novak Silva Kim Patel Okafor Jensen Moreau Garcia Tanaka Brown Fischer Costa Larsen Khan
-Dubois Mendes Ivanov Clark Schmidt Ricci Horvat Santos Park Singh Mensah Olsen Laurent Lopez Sato Green Wagner Conti
-Berg Ali Girard Alves Petrov Young Keller Greco Kovac Ramos Cho Shah Diallo Holm Blanc""".split()
-CITIES = """Berlin Paris Madrid Rome Vienna Lisbon Oslo Dublin Prague Athens Boston Chicago Denver Austin Seattle
-Toronto Lima Quito Cairo Nairobi Lagos Delhi Mumbai Tokyo Osaka Seoul Sydney Perth Geneva Zurich Munich Hamburg Lyon
-Porto Turin Krakow Riga Bergen Malmo Ghent|New York|San Diego|Hong Kong|Cape Town|Buenos Aires|Kuala Lumpur|Tel Aviv"""
-ITEMS = """desk lamp|office chair|notebook|keyboard|coffee mug|backpack|phone case|water bottle|headphones|monitor|
-printer|usb cable|mouse pad|tea kettle|wall clock|bookshelf|camera|tripod|blanket|umbrella|toaster|blender|rug|pillow|
-garden hose|tool box|drill|paint set|yoga mat|bike helmet|tent|sleeping bag|puzzle|board game|guitar|speaker|webcam|
-router|battery|candle|picture frame|mirror|plant pot|laptop stand|gift card|lunch box|jacket|scarf|gloves|sneakers"""
-JOBS = """engineer|sales manager|nurse|teacher|architect|data analyst|designer|lawyer|accountant|project manager|
-product owner|chef|pilot|editor|account manager|consultant|translator|office manager|pharmacist|researcher|
-team lead|electrician|marketing director|librarian|plumber|developer|photographer|recruiter|financial advisor|dentist"""
-SERVICES = """billing|login|search|checkout|payments|mailer|reports|uploads|backup|auth|cache|gateway|inventory|
-shipping|webhooks|database|scheduler|analytics|chat|profile|exports|notifications|proxy|storage|catalog"""
-COMPANY_WORDS = """Acme Globex Initech Umbra Vertex Nimbus Orion Delta Harbor Summit Cobalt Maple Falcon Lumen Quartz
-Pioneer Atlas Beacon Cedar Zenith""".split()
-COMPANY_TYPES = "Ltd Inc GmbH Corp Group Labs Partners Foods Media Systems Bank Logistics".split()
-MONTHS = "January February March April May June July August September October November December".split()
-ONSETS = "b br c d dr f fl g gr h j k kr l m n p pr qu r s st t tr v w y z sh th ch".split()
-VOWELS = "a e i o u a e i o ai ea io ou".split()
-CODAS = ["n", "r", "l", "s", "t", "m", "x", "nd", "rk", "ck", "", "", "", ""]
-
-
-def _words(text: str) -> list[str]:
-    """Split a list above at its bars."""
-    return [part.strip() for part in text.replace("\n", " ").split("|") if part.strip()]
-
-
-CITY_NAMES = [*_words(CITIES)[0].split(), *_words(CITIES)[1:]]
-ITEM_NAMES, JOB_NAMES, SERVICE_NAMES = _words(ITEMS), _words(JOBS), _words(SERVICES)
+WORDS: dict[str, list[str]] = json.loads(Path(__file__).with_name("words.json").read_text(encoding="utf-8"))
+"""Names, the words of records, and the syllables of invented names, by kind."""
 
 
 def _invent(rng: random.Random, syllables: int) -> str:
-    parts = [rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(syllables)]
-    return ("".join(parts) + rng.choice(CODAS)).capitalize()
+    parts = [rng.choice(WORDS["onsets"]) + rng.choice(WORDS["vowels"]) for _ in range(syllables)]
+    return ("".join(parts) + rng.choice(WORDS["codas"])).capitalize()
 
 
 def _proper(rng: random.Random, known: list[str], syllables: tuple[int, int] = (2, 3)) -> str:
@@ -57,21 +27,22 @@ def _proper(rng: random.Random, known: list[str], syllables: tuple[int, int] = (
 
 
 def _person(rng: random.Random) -> dict[str, str]:
-    first, last = _proper(rng, FIRST, (1, 2)), _proper(rng, LAST, (2, 2))
+    first, last = _proper(rng, WORDS["first"], (1, 2)), _proper(rng, WORDS["last"], (2, 2))
     return {"first": first, "last": last, "name": f"{first} {last}"}
 
 
 def _city(rng: random.Random) -> dict[str, str]:
-    return {"city": _proper(rng, CITY_NAMES)}
+    return {"city": _proper(rng, WORDS["cities"])}
 
 
 def _company(rng: random.Random) -> dict[str, str]:
-    return {"company": f"{_proper(rng, COMPANY_WORDS, (1, 2))} {rng.choice(COMPANY_TYPES)}"}
+    name, form = _proper(rng, WORDS["companies"], (1, 2)), rng.choice(WORDS["company types"])
+    return {"company": f"{name} {form}"}
 
 
 def _date(rng: random.Random) -> dict[str, str]:
     day = datetime.date(rng.randint(2015, 2026), 1, 1) + datetime.timedelta(days=rng.randrange(365))
-    month = MONTHS[day.month - 1]
+    month = WORDS["months"][day.month - 1]
     style = rng.randrange(3)
     written = (day.isoformat(), f"{day.day} {month[:3]} {day.year}", f"{month} {day.day}, {day.year}")[style]
     return {
@@ -93,10 +64,10 @@ def _time(rng: random.Random) -> dict[str, str]:
 
 
 def _email(rng: random.Random, user: str | None = None) -> dict[str, str]:
-    user = (user or _proper(rng, FIRST, (1, 2))).lower()
+    user = (user or _proper(rng, WORDS["first"], (1, 2))).lower()
     if rng.random() < 0.4:
         user += str(rng.randrange(1, 100))
-    host = _proper(rng, COMPANY_WORDS, (1, 2)).lower()
+    host = _proper(rng, WORDS["companies"], (1, 2)).lower()
     domain = f"{host}.{rng.choice(('com', 'com', 'com', 'org', 'net', 'de'))}"
     return {"email": f"{user}@{domain}", "email_user": user, "email_domain": domain}
 
@@ -116,7 +87,7 @@ def _order(rng: random.Random) -> dict[str, str]:
         | _person(rng)
         | _city(rng)
         | _quantity(rng)
-        | {"item": rng.choice(ITEM_NAMES)}
+        | {"item": rng.choice(WORDS["items"])}
         | _price(rng)
         | _date(rng)
     )
@@ -124,13 +95,13 @@ def _order(rng: random.Random) -> dict[str, str]:
 
 def _ticket(rng: random.Random) -> dict[str, str]:
     level = rng.choice(("low", "normal", "high", "urgent"))
-    service = {"id": f"T-{rng.randrange(100, 10000)}", "service": rng.choice(SERVICE_NAMES), "level": level}
+    service = {"id": f"T-{rng.randrange(100, 10000)}", "service": rng.choice(WORDS["services"]), "level": level}
     return service | _person(rng) | _date(rng)
 
 
 def _contact(rng: random.Random) -> dict[str, str]:
     person = _person(rng)
-    job = {"job": rng.choice(JOB_NAMES)}
+    job = {"job": rng.choice(WORDS["jobs"])}
     return person | job | _company(rng) | _city(rng) | _email(rng, rng.choice((person["first"], person["last"], None)))
 
 
@@ -140,7 +111,7 @@ def _event(rng: random.Random) -> dict[str, str]:
 
 
 def _log(rng: random.Random) -> dict[str, str]:
-    source = {"service": rng.choice(SERVICE_NAMES), "level": rng.choice(("DEBUG", "INFO", "WARN", "ERROR"))}
+    source = {"service": rng.choice(WORDS["services"]), "level": rng.choice(("DEBUG", "INFO", "WARN", "ERROR"))}
     return _time(rng) | source | {"id": f"{rng.choice('abcdef')}{rng.randrange(100, 10000)}"} | _email(rng)
 
 

@@ -20,6 +20,8 @@ from text2lora.ui.layout import Page, lay_out
 from text2lora.ui.service import Service
 
 STYLE = Path(__file__).with_name("style.css")
+THEME = Path(__file__).with_name("theme.json")
+"""Text has a contrast of at least 4.5 and input boxes one of 3 (WCAG AA), as the browser tests measure."""
 SCRIPT = Path(__file__).with_name("page.js")
 CLICK_DOWNLOAD = "() => document.getElementById('download-file').click()"
 SESSIONS = 200
@@ -202,45 +204,7 @@ OPTIONS: dict[str, Any] = {
         neutral_hue="slate",
         font=("system-ui", "sans-serif"),
         font_mono=("ui-monospace", "monospace"),
-    ).set(
-        # text has a contrast of at least 4.5 and input boxes one of 3 (WCAG AA), as the browser tests measure
-        body_text_color_subdued="*neutral_600",
-        body_text_color_subdued_dark="*neutral_300",
-        block_info_text_color="*body_text_color_subdued",
-        block_info_text_color_dark="*body_text_color_subdued",
-        block_title_text_color="*body_text_color_subdued",
-        block_title_text_color_dark="*body_text_color_subdued",
-        block_label_text_color="*body_text_color_subdued",
-        block_label_text_color_dark="*body_text_color_subdued",
-        input_placeholder_color="*neutral_500",
-        input_placeholder_color_dark="*neutral_300",
-        input_border_color="*neutral_500",
-        input_border_color_dark="*neutral_400",
-        checkbox_border_color="*neutral_500",
-        checkbox_border_color_dark="*neutral_400",
-        slider_color="*primary_600",
-        button_primary_background_fill="*primary_600",
-        button_primary_background_fill_dark="*primary_600",
-        button_primary_background_fill_hover="*primary_700",
-        button_primary_background_fill_hover_dark="*primary_700",
-        button_secondary_background_fill_hover="*neutral_200",
-        button_secondary_background_fill_hover_dark="*neutral_700",
-        button_secondary_border_color="*neutral_400",
-        block_title_background_fill="transparent",
-        block_title_padding="0",
-        block_title_text_size="*text_sm",
-        block_label_background_fill="transparent",
-        block_label_background_fill_dark="transparent",
-        block_label_border_width="0px",
-        block_label_shadow="none",
-        body_background_fill="*neutral_50",
-        block_border_width="1px",
-        block_border_color="*neutral_200",
-        block_shadow="none",
-        input_border_width="1px",
-        input_shadow="none",
-        button_border_width="1px",
-    ),
+    ).set(**json.loads(THEME.read_text(encoding="utf-8"))),
     "css_paths": STYLE,
     "js": SCRIPT.read_text(encoding="utf-8"),
     "run_history": False,  # it would store what visitors type
