@@ -76,10 +76,8 @@ def _resolve(annotation: str, known: Mapping[str, Any]) -> Any:
         try:
             return eval(annotation, names)
         except NameError as error:
-            places = (importlib.import_module(package) for package in ("text2lora", "transformers", "peft"))
-            names[error.name] = next(
-                (getattr(place, error.name) for place in places if hasattr(place, error.name)), Any
-            )
+            name, modules = str(error.name), map(importlib.import_module, ("text2lora", "transformers", "peft"))
+            names[name] = next((getattr(module, name) for module in modules if hasattr(module, name)), Any)
 
 
 def fits(value: Any, hint: Any) -> bool:
