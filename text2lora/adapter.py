@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from text2lora.arguments import checked_class
 from text2lora.cards import adapter_card, card_metadata
 from text2lora.errors import CheckpointError, InvalidArgumentError, OutputError, shown
 from text2lora.files import atomic_folder, check_contents, check_path, first_line
@@ -37,6 +38,7 @@ NARROWING = ("exclude_modules", "layers_pattern", "layers_to_transform")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
+@checked_class(InvalidArgumentError)
 @dataclass(frozen=True, repr=False)
 class LoraAdapter(Lora):
     """One LoRA adapter.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from text2lora.arguments import checked_class
 from text2lora.configuration import Text2LoraConfig, find_unplain
 from text2lora.errors import CheckpointError, InvalidArgumentError, shown
 from text2lora.files import check_model_name
@@ -131,6 +132,7 @@ class LoraSpec:
         return fields | {name: value for name, value in given.items() if value not in (None, False)}
 
 
+@checked_class(InvalidArgumentError)
 @dataclass(frozen=True, repr=False)
 class Lora:
     """One LoRA in memory; `LoraAdapter` adds files, the Hub and models.
@@ -145,16 +147,6 @@ class Lora:
     weights: Mapping[str, torch.Tensor]
     spec: LoraSpec
     metadata: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, kind in (("weights", torch.Tensor), ("metadata", str)):
-            given = getattr(self, name)
-            if not isinstance(given, Mapping) or not all(
-                isinstance(key, str) and isinstance(value, kind) for key, value in given.items()
-            ):
-                raise InvalidArgumentError(f"{name} is {shown(given)}: expected {kind.__name__}s by name")
-        if not isinstance(self.spec, LoraSpec):
-            raise InvalidArgumentError(f"spec is {shown(self.spec)}: expected a LoraSpec")
 
     @property
     def module_paths(self) -> set[str]:
