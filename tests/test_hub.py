@@ -288,6 +288,17 @@ def test_what_is_no_card_of_ours_has_no_metadata() -> None:
         assert card_metadata(text) == {}
 
 
+def test_a_damaged_card_is_not_taken_for_none(tmp_path: Path) -> None:
+    """A colon in a text that someone wrote by hand: the description would be lost."""
+    spec = LoraSpec(8, 16.0, ("q_proj",))
+    folder = LoraAdapter({}, spec, {"description": "Return the city."}).save_pretrained(tmp_path / "city")
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("Return the city.", "Return: the city."))
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"README\.md cannot be read: .* not YAML .*; correct it, or delete it"):
+        LoraAdapter.from_pretrained(folder)
+
+
 def test_cards_show_no_path_of_this_machine(tmp_path: Path) -> None:
     spec = LoraSpec(8, 16.0, ("q_proj",), base_model_name_or_path=str(tmp_path / "base"))
     metadata = {"checkpoint": "runs/mine/t2l", "encoder": "~/enc", "description": "/as/it/is"}

@@ -229,7 +229,10 @@ class LoraAdapter(Lora):
         source = Source.of(directory, subfolder, revision, **hub)
         files = source.fetch((CONFIG_NAME, WEIGHTS_NAME))
         card = source.find(CARD_NAME)
-        metadata = card_metadata(card.read_text(encoding="utf-8", errors="replace")) if card else {}
+        try:
+            metadata = card_metadata(card.read_text(encoding="utf-8", errors="replace")) if card else {}
+        except CheckpointError as error:
+            raise CheckpointError(f"{card} cannot be read: {error}; correct it, or delete it") from error
         if source.commit:
             metadata |= {"adapter": directory, "adapter_commit": source.commit}
         try:

@@ -78,7 +78,7 @@ def read_descriptions(path: Path) -> list[str]:
             found.append(check_description(row))
         except InvalidDescriptionError as error:
             raise InvalidDescriptionError(f"{path} line {number}: {error}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InvalidDescriptionError(
                 f'{path} line {number} is not a JSON object with a "description": {line[:60]!r}'
             ) from error

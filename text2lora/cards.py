@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from text2lora.bundled import BASES
-from text2lora.errors import InvalidArgumentError, shown
+from text2lora.errors import CheckpointError, InvalidArgumentError, shown
 from text2lora.names import is_public, library_version, public_name
 
 if TYPE_CHECKING:
@@ -122,13 +122,19 @@ def _card_of_lora(
 
 
 def card_metadata(card: str) -> dict[str, str]:
-    """The metadata that `adapter_card` wrote; empty for any other card."""
+    """The metadata that `adapter_card` wrote; empty for any other card.
+
+    Raises:
+        CheckpointError: they are damaged, as by an edit.
+    """
     from huggingface_hub import ModelCard
     from yaml import YAMLError
 
     try:
         found = ModelCard(card, ignore_metadata_errors=True).data.to_dict().get("text2lora")
-    except (ValueError, YAMLError):
+    except (ValueError, YAMLError, RecursionError) as error:
+        if re.search(r"^text2lora:", card, re.M):
+            raise CheckpointError(f"the card's front matter is not YAML ({error})") from error
         return {}
     return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 

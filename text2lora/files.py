@@ -395,6 +395,25 @@ def read_text(path: Path, kind: type[Text2LoraError] = TaskError) -> str:
         raise kind(f"{path} cannot be read (line {line} is not UTF-8 text): save it as UTF-8") from error
 
 
+def parse_yaml(text: str, wrong: str, kind: type[Text2LoraError]) -> Any:
+    """The values in a YAML text, of plain types only.
+
+    Args:
+        text: the text.
+        wrong: what to say of a text that is not YAML, before the reason.
+        kind: the error to raise.
+
+    Raises:
+        Text2LoraError: of the given kind, if the text is not such YAML.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the second from dates that no calendar has
+        raise kind(f"{wrong} ({error})") from error
+
+
 def read_json_lines(path: Path, kind: type[Text2LoraError] = TaskError) -> list[Any]:
     """Read the values of a JSON lines file; empty lines are skipped.
 
@@ -406,6 +425,6 @@ def read_json_lines(path: Path, kind: type[Text2LoraError] = TaskError) -> list[
         if line.strip():
             try:
                 values.append(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise kind(f"{path}, line {number} is not JSON ({error})") from error
     return values

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from text2lora.arguments import checked
 from text2lora.cards import card_metadata
-from text2lora.errors import HubError
+from text2lora.errors import CheckpointError, HubError
 from text2lora.hub import CARD_NAME, MARKERS, Source, hub_errors, patiently
 
 if TYPE_CHECKING:
@@ -103,7 +104,9 @@ def check_description_of(target: PushTarget, description: str, token: bool | str
     if target.head is None:
         return
     card = Source.of(target.repo_id, revision=target.head, token=token).find(CARD_NAME)
-    theirs = card_metadata(card.read_text(encoding="utf-8", errors="replace")).get("description") if card else None
+    theirs = None
+    with contextlib.suppress(CheckpointError):  # of a card that is not as we wrote it
+        theirs = card_metadata(card.read_text(encoding="utf-8", errors="replace")).get("description") if card else None
     if card and theirs != description:
         raise HubError(
             f"{target.repo_id} contains the adapter for {theirs or 'another description'!r}: choose another name with "

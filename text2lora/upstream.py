@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import PreTrainedConfig
 
 from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import CheckpointError
-from text2lora.files import first_line
+from text2lora.files import first_line, parse_yaml, read_text
 from text2lora.hub import MARKERS, UPSTREAM_WEIGHTS, Source
 from text2lora.hypernetwork import build_hypernetwork
 from text2lora.lora import LoraSpec
@@ -124,10 +123,7 @@ def read_upstream(
 
 
 def _read_args(path: Path) -> UpstreamArgs:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path} cannot be read as plain YAML ({error})") from error
+    raw = parse_yaml(read_text(path, CheckpointError), f"{path} cannot be read as plain YAML", CheckpointError)
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} is not a mapping of settings")
     values: dict[str, Any] = {}

@@ -67,7 +67,8 @@ def test_mistakes_are_named(recipe: Path, settings: list[str], message: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [", "cannot be read"), ("- a", "is not a mapping"), ("", "mapping")]
+    ("text", "message"),
+    [("a: [", "cannot be read"), ("a: 2024-13-45", "cannot be read"), ("- a", "is not a mapping"), ("", "mapping")],
 )
 def test_files_that_are_no_recipe_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
@@ -77,7 +78,7 @@ def test_files_that_are_no_recipe_are_refused(tmp_path: Path, text: str, message
         read_recipe(tmp_path / "nothing.yaml")
 
 
-@pytest.mark.parametrize("setting", ["sft.tasks.more=1", "kind.x=1", "sft.tasks=["])
+@pytest.mark.parametrize("setting", ["sft.tasks.more=1", "kind.x=1", "sft.tasks=[", "sft.tasks=2024-13-45"])
 def test_overrides_that_cannot_be_applied_are_named(recipe: Path, setting: str) -> None:
     with pytest.raises(TrainingError):
         read_recipe(recipe, [setting])

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from text2lora.errors import TaskError, TrainingError
+from text2lora.batch import read_descriptions
+from text2lora.errors import InvalidDescriptionError, TaskError, TrainingError
 from text2lora.language import prompt_batch
 from text2lora.training.hub_tasks import HubTasks, load_hub_tasks
 from text2lora.training.task_files import read_tasks, task_to_dict
@@ -35,6 +36,15 @@ def make_tasks(count: int = 5, examples: int = 12) -> list[Task]:
         )
         for number in range(count)
     ]
+
+
+def test_lines_of_any_depth_are_refused_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"name": "a", "descriptions": ' + "[" * 100_000)
+    with pytest.raises(TaskError, match=r"t\.jsonl, line 1 is not JSON"):
+        read_tasks(tmp_path)
+    (tmp_path / "d.jsonl").write_text("[" * 100_000)
+    with pytest.raises(InvalidDescriptionError, match=r"d\.jsonl line 1 is not a JSON object"):
+        read_descriptions(tmp_path / "d.jsonl")
 
 
 def test_a_folder_of_yaml_files_is_read(tmp_path: Path) -> None:
@@ -72,6 +82,8 @@ def test_json_lines_hold_a_task_a_line(tmp_path: Path, name: str) -> None:
         ("descriptions: [a]\nexample: [[a, b]]\nexamples: [[a, b]]", "has no setting 'example'"),
         ("descriptions: [a]\nexamples: none.jsonl", "none.jsonl cannot be read"),
         ("a: [", "cannot be read"),
+        ("descriptions: [a]\nexamples: [[2024-13-45, b]]", r"t\.yaml cannot be read \(month must be in 1"),
+        ("[" * 3000, "cannot be read"),
         ("descriptions: [a]\nexamples: [{prompt: x, answer: 010}]", "numbers, yes and no need quotes"),
     ],
 )

@@ -12,12 +12,11 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, dataclass_transform
 
-import yaml
 from huggingface_hub.dataclasses import strict, validated_field
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
 from text2lora.errors import TrainingError, shown
-from text2lora.files import read_text
+from text2lora.files import parse_yaml, read_text
 
 T = TypeVar("T")
 
@@ -28,10 +27,7 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> dict[str, Any
     Raises:
         TrainingError: the recipe cannot be read, or an override is not KEY=VALUE.
     """
-    try:
-        recipe = yaml.safe_load(read_text(path, TrainingError))
-    except yaml.YAMLError as error:
-        raise TrainingError(f"the recipe {path} cannot be read ({error})") from error
+    recipe = parse_yaml(read_text(path, TrainingError), f"the recipe {path} cannot be read", TrainingError)
     if not isinstance(recipe, dict):
         raise TrainingError(f"the recipe {path} is not a mapping of settings")
     for override in overrides or []:
@@ -39,10 +35,7 @@ def read_recipe(path: Path, overrides: list[str] | None = None) -> dict[str, Any
         if not equals:
             raise TrainingError(f"--set {override!r}: expected KEY=VALUE, such as sft.fit.steps=100")
         *parents, last = key.split(".")
-        try:
-            content = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise TrainingError(f"--set {override!r}: the value is not YAML") from error
+        content = parse_yaml(value, f"--set {override!r}: the value is not YAML", TrainingError)
         place: Any = recipe
         for parent in parents:
             place = place[_index(place, parent, override)] if isinstance(place, list) else place.setdefault(parent, {})

@@ -6,12 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from text2lora.arguments import checked
 from text2lora.encoder import check_description
 from text2lora.errors import InvalidDescriptionError, TaskError
-from text2lora.files import read_json_lines, read_text
+from text2lora.files import parse_yaml, read_json_lines, read_text
 from text2lora.training.recipe import settings
 from text2lora.training.tasks import Task, TaskExample
 
@@ -52,10 +50,8 @@ def read_tasks(path: Path, described: bool = True) -> list[Task]:
             raise TaskError(f"{path} holds no tasks: expected YAML or JSON lines files")
         return [task for file in found for task in read_tasks(file, described)]
     if path.suffix in YAML:
-        try:
-            return [_task(yaml.safe_load(read_text(path)), path, path.stem, described)]
-        except yaml.YAMLError as error:
-            raise TaskError(f"the task {path} cannot be read ({error})") from error
+        content = parse_yaml(read_text(path), f"the task {path} cannot be read", TaskError)
+        return [_task(content, path, path.stem, described)]
     if not (rows := read_json_lines(path)):
         raise TaskError(f"{path} holds no tasks: expected a task or an example on each line")
     if not _is_example(rows[0]):
