@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from functools import partialmethod
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +15,12 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from text2lora import TrainingError
 from text2lora.injection import LoraInjector
 from text2lora.language import answer_loss, prompt_batch
+from text2lora.training.data import Probe
 from text2lora.training.engine import EngineConfig, prepare_base, start_engine
+from text2lora.training.fit import FitConfig
 from text2lora.training.quantized import Int8Linear
+from text2lora.training.sft import SftConfig, train_sft
+from text2lora.training.tasks import Task, TaskExample, TaskSet
 
 
 def prepare(base: PreTrainedModel, tmp_path, **options: object) -> PreTrainedModel:
@@ -106,3 +112,19 @@ def test_options_that_exclude_each_other_are_refused(load_base, tmp_path, monkey
     monkeypatch.setattr("text2lora.training.engine._shard", lambda base, accelerator: None)
     with pytest.raises(TrainingError, match="shard_base does not work with compile or int8"):
         prepare(load_base(), tmp_path, compile=True, shard_base=True)
+
+
+def test_tensorboard_gets_every_figure(make_model, base, tokenizer, tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    fit = FitConfig(steps=4, log_every=2, eval_every=2)
+    engine = EngineConfig(device="cpu", trackers=["tensorboard"], project="runs")
+    config = SftConfig(tasks=2, conditions=["matched", "junk"], fit=fit, engine=engine)
+    tasks = TaskSet([Task("a", ["say a"], [TaskExample("x", "a"), TaskExample("y", "a")])])
+    probes = {"seen": [Probe("say a", [("x", "a")])]}
+    train_sft(make_model(), base, tokenizer, tasks, config, tmp_path, probes, lambda line: None)
+    found = events.EventAccumulator(str(tmp_path / "runs")).Reload()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    wanted = {(name, row["step"]): value for row in rows for name, value in row.items() if name != "step"}
+    scalars = {(name, event.step): event.value for name in found.Tags()["scalars"] for event in found.Scalars(name)}
+    assert scalars == pytest.approx(wanted)
+    assert {name for name, _ in wanted} >= {"loss", "seen/exact_match", "seen (junk)/loss"}
