@@ -12,7 +12,7 @@ SMOL = Path(__file__).parents[1] / "examples/smol"
 SOURCES = SMOL / "sources.py"
 sys.path.append(str(SMOL))
 
-from public import core, facts, rules, utterances  # noqa: E402
+from public import core, facts, rules, sets, utterances, words  # noqa: E402
 
 COLOURS = "red green blue yellow black white brown pink gold grey".split()
 
@@ -264,6 +264,129 @@ def test_every_task_by_rule_has_wordings() -> None:
     names = [f"code_{rule.name}" for rule in [*rules.RULES, rules.QUESTIONS]]
     assert len(set(names)) == len(names) == 102
     assert set(names) <= described
+
+
+def write_words(root: Path) -> None:
+    entries = {
+        "a": """abruptly:
+  r:
+    pronunciation:
+    - value: x
+    sense:
+    - id: 'abruptly%4:02:00::'
+      pertainym:
+      - 'abrupt%3:01:00::'
+      synset: 00000001-r
+bake:
+  v:
+    sense:
+    - derivation:
+      - 'baker%1:18:00::'
+      - 'bakery%1:06:00::'
+      id: 'bake%2:30:00::'
+      subcat:
+      - vtai
+      synset: 00000002-v
+""",
+        "b": """baker:
+  n:
+    sense:
+    - id: 'baker%1:18:00::'
+      synset: 00000003-n
+feather:
+  n:
+    sense:
+    - id: 'feather%1:18:00::'
+      synset: 00000003-n
+finch:
+  n:
+    sense:
+    - id: 'finch%1:05:00::'
+      synset: 00000004-n
+    - id: 'finch%1:18:00::'
+      synset: 00000003-n
+""",
+    }
+    for letter, text in entries.items():
+        put(root, f"english-wordnet/src/yaml/entries-{letter}.yaml", text)
+    noun = "{}:\n  definition:\n  - {}\n{}  members:\n  - {}\n  partOfSpeech: n\n"
+    bird = "  hypernym:\n  - 00000005-n\n"
+    files = {
+        "adv.all": "00000001-r:\n  definition:\n  - in a hurry\n  members:\n  - abruptly\n",
+        "verb.change": "00000002-v:\n  definition:\n  - heat in an oven\n  members:\n  - bake\n",
+        "noun.person": noun.format("00000003-n", "'someone who heats dough, and\n    sells it'", "", "baker"),
+        "noun.animal": noun.format("00000004-n", "small and it sings", bird, "finch")
+        + noun.format("00000005-n", "it has wings", "", "bird"),
+    }
+    for name, text in files.items():
+        put(root, f"english-wordnet/src/yaml/{name}.yaml", text)
+    lines = [
+        "abruptly AH0 B R AH1 P T L IY0", "bake B EY1 K # a comment", "baker B EY1 K ER0", "finch F IH1 N CH",
+        "feather F EH1 DH ER0", "bird B ER1 D", "baked B EY1 K T", "wanted W AO1 N T AH0 D", "wanted(2) W AA1 N T IH0 D", "smith S M IH1 TH",
+    ]  # fmt: skip
+    put(root, "cmudict/cmudict.dict", "\n".join(lines) + "\n")
+
+
+def test_words_of_dictionaries(tmp_path: Path) -> None:
+    write_words(tmp_path)
+    dictionary, sounds = source(words.WORDNET, tmp_path), source(words.CMUDICT, tmp_path)
+    tasks = {task.name: task.pairs for task in words.wordnet(dictionary, sounds)}
+    assert len(tasks) == 14
+    assert tasks["wordnet_adverb_to_adjective"] == [("abruptly", "abrupt")]
+    assert tasks["wordnet_verb_to_doer"] == [("bake", "baker")]
+    assert tasks["wordnet_verb_kind"] == [("bake", "change")]
+    assert tasks["wordnet_animal_class"] == [("finch", "bird")]
+    assert tasks["wordnet_hypernym"] == [("finch", "bird")]
+    assert ("someone who heats dough, and sells it", "baker") in tasks["wordnet_definition_to_noun"]
+    assert ("small and it sings", "animal") in tasks["wordnet_definition_kind"]
+    tasks = {task.name: dict(task.pairs) for task in words.cmudict(sounds, dictionary)}
+    assert tasks["cmudict_a_or_an"] == {"baker": "a baker", "feather": "a feather", "finch": "a finch"}
+    assert tasks["cmudict_stressed_syllable"]["abruptly"] == "second"
+    assert (tasks["cmudict_ed_sound"]["baked"], tasks["cmudict_ed_sound"]["wanted"]) == ("t", "id")
+
+
+def test_prompts_without_their_instruction(tmp_path: Path) -> None:
+    prompts = {
+        "paws_labeled_final_Meaning": ("Sentence 1: A .\nSentence 2: B .\nQuestion: Same? Yes or No?\n", "No"),
+        "qasc_is_correct_1": (
+            'If I tell you that Cats eat, and ask you the question "what eats?", is the correct answer "cats"?\n',
+            "Yes",
+        ),
+        "qasc_qa_with_separated_facts_3": (
+            "Fact 1: Cats eat.\n\nFact 2: Eating is fun.\n\nGiven the two facts above, who has fun?\n", "cats",
+        ),
+        "quarel_heres_a_story": (
+            "Here's a short story: Ann ran, Bo walked. Who was slow? (A) Ann (B) Bo.\n\n"
+            'What is the most sensical answer between "bo" and  "ann"?\n', "bo",
+        ),
+        "quartz_use_info_from_paragraph_question": (
+            "Use information from the paragraph to answer the question.\n\nParagraph :\n\nIce is cold.\n\n"
+            "Question:\n\n\nIs ice cold or hot?\n", "cold",
+        ),
+    }  # fmt: skip
+    for name, (prompt, answer) in prompts.items():
+        row = json.dumps({"prompt": prompt, "completion": f"{answer}<|endoftext|>"})
+        put(tmp_path, f"self-instruct/data/finetuning/t0_train_50k/data_per_template/{name}.jsonl", row + "\n")
+    tasks = {task.name: task.pairs for task in sets.self_instruct(source(sets.SELF_INSTRUCT, tmp_path))}
+    assert tasks == {
+        "p3_paws_paraphrase": [("Sentence 1: A .\nSentence 2: B .", "No")],
+        "p3_qasc_is_answer_correct": [("Fact: Cats eat\nQuestion: what eats?\nAnswer: cats", "Yes")],
+        "p3_qasc_two_facts": [("Fact 1: Cats eat.\nFact 2: Eating is fun.\nQuestion: who has fun?", "cats")],
+        "p3_quarel": [("Ann ran, Bo walked. Who was slow?\nA) Ann\nB) Bo", "Bo")],
+        "p3_quartz": [("Ice is cold.\nQuestion: Is ice cold or hot?", "cold")],
+    }
+
+
+def test_function_vectors_have_their_own_file(tmp_path: Path) -> None:
+    folder = "function_vectors/dataset_files"
+    rows = [{"input": f"word {i}", "output": i % 2} for i in range(40)]
+    put(tmp_path, f"{folder}/abstractive/parity.json", rows)
+    put(tmp_path, f"{folder}/extractive/squad_val.json", "not read")
+    found = built(tmp_path, tmp_path / "out", "function_vectors")
+    assert set(found) == {"parity"}
+    assert found["parity"]["family"] == "function vectors, abstractive"
+    assert found["parity"]["labels"] == ["0", "1"]
+    assert ["word 1", "1"] in found["parity"]["examples"]
 
 
 def test_samples_are_even_and_clean() -> None:

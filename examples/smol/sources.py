@@ -18,23 +18,28 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from public import facts, rules, utterances
-from public.core import FEWEST, Repository, Source, SourceError, Task
+from public import facts, rules, sets, utterances, words
+from public.core import FEWEST, Repository, Source, SourceError, Task, checked
 
-Reader = Callable[[Source], Iterator[Task]]
-READERS: dict[str, list[tuple[Repository, Reader]]] = {
+Reader = Callable[..., Iterator[Task]]
+READERS: dict[str, list[tuple[Reader, tuple[Repository, ...]]]] = {
     "real_tasks": [
-        (facts.CORPORA, facts.corpora),
-        (utterances.SNIPS, utterances.snips),
-        (utterances.POLYAI, utterances.polyai),
-        (utterances.CLINC, utterances.clinc),
-        (facts.RELATIONS, facts.relations),
-        (facts.COUNTRIES, facts.countries),
-        (facts.EMOJI, facts.emoji),
+        (facts.corpora, (facts.CORPORA,)),
+        (utterances.snips, (utterances.SNIPS,)),
+        (utterances.polyai, (utterances.POLYAI,)),
+        (utterances.clinc, (utterances.CLINC,)),
+        (facts.relations, (facts.RELATIONS,)),
+        (words.wordnet, (words.WORDNET, words.CMUDICT)),
+        (facts.countries, (facts.COUNTRIES,)),
+        (words.cmudict, (words.CMUDICT, words.WORDNET)),
+        (sets.self_instruct, (sets.SELF_INSTRUCT,)),
+        (facts.emoji, (facts.EMOJI,)),
+        (rules.rules, rules.SOURCES),
     ],
+    "function_vectors": [(sets.function_vectors, (sets.FUNCTION_VECTORS,))],
 }
-"""Which repositories a file is made from, and what reads them."""
-REPOSITORIES = [repository for readers in READERS.values() for repository, _ in readers]
+"""What makes the tasks of a file, and the repositories that it reads."""
+REPOSITORIES = list(dict.fromkeys(r for readers in READERS.values() for _, own in readers for r in own))
 
 
 def write_tasks(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
@@ -48,29 +53,19 @@ def write_tasks(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
 def read_tasks(name: str, folder: Path, report: Callable[[str], None] = print) -> list[dict[str, Any]]:
     """The rows of a file, from the repositories that are there; those with few pairs are left out."""
     rows: list[dict[str, Any]] = []
-    sources: dict[str, Source] = {}
-
-    def add(title: str, tasks: Iterator[Task]) -> None:
-        own = [task.row() for task in tasks]
-        few = [row["name"] for row in own if len(row["examples"]) < FEWEST]
-        kept = [row for row in own if len(row["examples"]) >= FEWEST]
-        rows.extend(kept)
-        left = f"; with fewer than {FEWEST} pairs, and left out: {', '.join(few)}" if few else ""
-        report(f"{title}: {len(kept)} tasks, {sum(len(row['examples']) for row in kept)} pairs{left}")
-
-    for repository, reader in READERS[name]:
-        clone = folder / repository.folder
-        if not clone.is_dir():
-            report(f"{repository.name}: left out, for {clone} is not there (--clone makes it)")
-            continue
-        source = sources[repository.name] = Source(repository, clone)
-        add(repository.name, source.checked(reader(source)))
-    if name == "real_tasks":
-        missing = [repository.name for repository in rules.SOURCES if repository.name not in sources]
+    for reader, repositories in READERS[name]:
+        title = f"{reader.__name__} ({', '.join(repository.name for repository in repositories)})"
+        missing = [path for repository in repositories if not (path := folder / repository.folder).is_dir()]
         if missing:
-            report(f"tasks by rule: left out, for they need {', '.join(missing)}")
-        else:
-            add("tasks by rule", rules.rules({r.name: sources[r.name] for r in rules.SOURCES}))
+            report(f"{title}: left out, without {', '.join(map(str, missing))}, which --clone makes")
+            continue
+        sources = [Source(repository, folder / repository.folder) for repository in repositories]
+        made = [task.row() for task in checked(sources, reader)]
+        few = [row["name"] for row in made if len(row["examples"]) < FEWEST]
+        kept = [row for row in made if len(row["examples"]) >= FEWEST]
+        rows += kept
+        left = f"; left out, with fewer than {FEWEST} pairs: {', '.join(few)}" if few else ""
+        report(f"{title}: {len(kept)} tasks, {sum(len(row['examples']) for row in kept)} pairs{left}")
     return rows
 
 

@@ -7,11 +7,12 @@ import random
 import re
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from statistics import median_low
+from time import perf_counter
 from typing import Any
 
 Pair = tuple[str, str]
@@ -101,9 +102,10 @@ class Source:
     repository: Repository
     folder: Path
     last: str = field(default="", init=False)
+    read_at: float = field(default=0.0, init=False)
 
     def path(self, file: str) -> Path:
-        self.last = file
+        self.last, self.read_at = file, perf_counter()
         path = self.folder / file
         if not path.exists():
             raise SourceError(
@@ -130,15 +132,17 @@ class Source:
         source = self.repository.name + (f": {part}" if part else "")
         return Task(name, source, self.repository.licence, family, list(pairs), labels)
 
-    def checked(self, tasks: Iterator[Task]) -> Iterator[Task]:
-        """The tasks of a reader, its stumbling over a file turned into an error that names the file."""
-        try:
-            yield from tasks
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise SourceError(
-                f"{self.repository.name}: {self.last} looks different from what it is at commit "
-                f"{self.repository.commit[:12]}: {type(error).__name__}: {error}"
-            ) from error
+
+def checked(sources: Sequence[Source], reader: Callable[..., Iterator[Task]]) -> Iterator[Task]:
+    """The tasks of a reader, its stumbling over a file turned into an error that names the file read last."""
+    try:
+        yield from reader(*sources)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        source = max(sources, key=lambda source: source.read_at)
+        raise SourceError(
+            f"{source.repository.name}: {source.last} looks different from what it is at commit "
+            f"{source.repository.commit[:12]}: {type(error).__name__}: {error}"
+        ) from error
 
 
 @cache
@@ -149,15 +153,19 @@ def readable(text: str) -> bool:
 
 
 def clean(pairs: Iterable[Pair]) -> list[Pair]:
-    """The pairs within the limits, each input once, none that has several answers."""
+    """The pairs within the limits, each input once, none that has several answers.
+
+    Texts that differ in case alone are the same input; words are not, for their case may be what the task is about.
+    """
     answers: dict[str, set[str]] = defaultdict(set)
     first: dict[str, Pair] = {}
     for prompt, answer in pairs:
         prompt, answer = prompt.strip(), answer.strip()
         fits = prompt and answer and len(prompt) <= LONGEST_INPUT and len(answer) <= LONGEST_OUTPUT
         if fits and readable(prompt) and readable(answer):
-            answers[prompt.casefold()].add(answer)
-            first.setdefault(prompt.casefold(), (prompt, answer))
+            key = prompt.casefold() if " " in prompt else prompt
+            answers[key].add(answer)
+            first.setdefault(key, (prompt, answer))
     return [pair for key, pair in first.items() if len(answers[key]) == 1]
 
 

@@ -446,11 +446,10 @@ def date_texts(rng: random.Random) -> list[str]:
     return [f"{rng.randint(1900, 2029)}-{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d}" for _ in range(MADE)]
 
 
-def pools(sources: Mapping[str, Source]) -> dict[str, list[str]]:
+def pools(corpora: Source, requests: Source, polyai: Source, intents: Source) -> dict[str, list[str]]:
     """The inputs by kind, each once, in an order that is the same each time."""
-    corpora, polyai = sources[CORPORA.name], sources[POLYAI.name]
-    clinc = [text for text, _ in clinc_utterances(sources[CLINC.name])]
-    snips = [u.text for own in snips_utterances(sources[SNIPS.name]).values() for u in own]
+    clinc = [text for text, _ in clinc_utterances(intents)]
+    snips = [u.text for own in snips_utterances(requests).values() for u in own]
     banking = [u.text for u in banking_utterances(polyai)]
     spoken = [u.text for own in nlupp_utterances(polyai).values() for u in own]
     tables = [u.text for u in restaurant_utterances(polyai)]
@@ -469,7 +468,7 @@ def pools(sources: Mapping[str, Source]) -> dict[str, list[str]]:
         "plain": plain,
         "named": [t for t in [*plain, *snips] if re.fullmatch(r"[A-Za-z ]+", t) and 3 <= len(t.split()) <= 8],
         "request": [t for t in snips if re.match(r"(Add|Book|Find|Give|Play|Put|Rate|Search|Show) ", t)],
-        "dated": sources[CLINC.name].text("data/all_wiki_sents.txt").splitlines(),
+        "dated": intents.text("data/all_wiki_sents.txt").splitlines(),
         "word": [w for w, n in counts.items() if n > 1 and re.fullmatch(r"[a-z]{4,9}", w) and VOWELS & set(w)],
         "items": [", ".join(i) for i in random_lists(corpora, ("animal", "room", "clothing", "fruit"), 3, 3, rng)],
         "iso date": dates,
@@ -487,9 +486,10 @@ def pools(sources: Mapping[str, Source]) -> dict[str, list[str]]:
     return found
 
 
-def rules(sources: Mapping[str, Source]) -> Iterator[Task]:
-    licence = ", ".join(sorted({source.repository.licence for source in sources.values()}))
-    kinds = pools(sources)
+def rules(*sources: Source) -> Iterator[Task]:
+    licence = ", ".join(sorted({source.repository.licence for source in sources}))
+    origin = f"rule over {', '.join(source.repository.name for source in sources)}"
+    kinds = pools(*sources)
     for rule in [*RULES, QUESTIONS]:
         pairs: list[Pair] = []
         for text in kinds[rule.pool]:
@@ -501,5 +501,4 @@ def rules(sources: Mapping[str, Source]) -> Iterator[Task]:
             pairs += [made] if made else []
             if len(pairs) == TRIED:
                 break
-        origin = f"rule over {', '.join(sources)}"
         yield Task(f"code_{rule.name}", origin, licence, rule.family, pairs, rule.labels)
