@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.adapter import LoraAdapter
@@ -84,7 +85,7 @@ class TransformersBackend:
         adapters: Sequence[str] | Mapping[str, LoraAdapter] = (),
         batch_size: int = 16,
         device: str = "cpu",
-        dtype: Any = "auto",
+        dtype: str | torch.dtype = "auto",
         token: str | None = None,
     ) -> TransformersBackend:
         """Load adapters and their base model from folders or Hub ids, or a base model that ships with the package.
