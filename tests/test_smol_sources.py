@@ -322,7 +322,8 @@ finch:
         put(root, f"english-wordnet/src/yaml/{name}.yaml", text)
     lines = [
         "abruptly AH0 B R AH1 P T L IY0", "bake B EY1 K # a comment", "baker B EY1 K ER0", "finch F IH1 N CH",
-        "feather F EH1 DH ER0", "bird B ER1 D", "baked B EY1 K T", "wanted W AO1 N T AH0 D", "wanted(2) W AA1 N T IH0 D", "smith S M IH1 TH",
+        "feather F EH1 DH ER0",
+        "bird B ER1 D", "baked B EY1 K T", "wanted W AO1 N T AH0 D", "wanted(2) W AA1 N T IH0 D", "smith S M IH1 TH",
     ]  # fmt: skip
     put(root, "cmudict/cmudict.dict", "\n".join(lines) + "\n")
 
