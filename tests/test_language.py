@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from documents import AnswerCollator, exact_match
 from transformers import (
     Gemma2ForCausalLM,
     GPT2LMHeadModel,
@@ -14,7 +15,7 @@ from transformers import (
 
 from text2lora.errors import InvalidArgumentError
 from text2lora.inference import generate_answers
-from text2lora.language import AnswerCollator, answer_logits, answer_loss, exact_match, prompt_batch
+from text2lora.language import answer_logits, answer_loss, prompt_batch
 from text2lora.turns import as_turn
 
 EXAMPLES = [("city?", "Oslo"), ("a much longer question", "no"), ("x", "")]

@@ -89,27 +89,6 @@ class AnswerBatch:
         return int((self.is_target if weighting == "token" else self.starts).sum())
 
 
-class AnswerCollator:
-    """Tokenises documents with special tokens in them; the loss is on what is between two marks.
-
-    Args:
-        tokenizer: the base model's tokenizer.
-        begin: the token before an answer.
-        end: the token that ends an answer, which is itself predicted.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, begin: str, end: str):
-        self._encode = tokenizer.backend_tokenizer.encode_batch
-        self._begin, self._end = tokenizer.convert_tokens_to_ids([begin, end])
-        self._pad = padding_id(tokenizer)
-
-    def __call__(self, documents: Sequence[str]) -> AnswerBatch:
-        rows = [torch.tensor(e.ids) for e in self._encode(list(documents), add_special_tokens=False)]
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self._pad)
-        depth = (ids == self._begin).cumsum(1) - (ids == self._end).cumsum(1)
-        return AnswerBatch(ids, depth[:, :-1] > 0)
-
-
 def answer_logits(model: PreTrainedModel, batch: AnswerBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [targets, vocabulary] and labels [targets] of all answer tokens of the batch.
 
@@ -148,35 +127,18 @@ def answer_loss(
     return (losses / batch.owners.bincount()[batch.owners]).sum()
 
 
-@torch.no_grad()
-def exact_match(model: PreTrainedModel, batch: AnswerBatch, last_only: bool = False) -> torch.Tensor:
+def count_matches(logits: torch.Tensor, batch: AnswerBatch) -> torch.Tensor:
     """Whether greedy decoding gives each answer, end token included; one boolean per answer, in reading order.
 
     One forward pass over the gold text: greedy decoding gives the gold answer if and only if each of its tokens is
     the most likely one after the gold tokens before it.
 
     Args:
-        model: the base model.
+        logits: the logits [targets, vocabulary] of the answer tokens, see `answer_logits`.
         batch: the answers, with their prompts.
-        last_only: judge the last answer of each row only.
     """
-    logits, _ = answer_logits(model, batch)
-    return count_matches(logits, batch, last_only)
-
-
-def count_matches(logits: torch.Tensor, batch: AnswerBatch, last_only: bool = False) -> torch.Tensor:
-    """`exact_match` from the logits [targets, vocabulary] of the answer tokens."""
-    wrong = torch.zeros_like(batch.ids[:, 1:])
-    wrong[batch.is_target] = (logits.argmax(-1) != batch.ids[:, 1:][batch.is_target]).long()
-    number = batch.starts.cumsum(1)
-    counts = number[:, -1]
-    per_answer = torch.zeros(len(counts), int(counts.max()) + 1, dtype=torch.long, device=counts.device)
-    per_answer.scatter_add_(1, number, wrong * batch.is_target)
-    if last_only:
-        return per_answer.gather(1, counts[:, None])[:, 0] == 0
-    exists = torch.arange(per_answer.shape[1], device=counts.device)[None] <= counts[:, None]
-    exists[:, 0] = False
-    return per_answer[exists] == 0
+    right = logits.argmax(-1) == batch.ids[:, 1:][batch.is_target]
+    return batch.owners[~right].bincount(minlength=int(batch.starts.sum())) == 0
 
 
 def answer_form(tokenizer: PreTrainedTokenizerBase) -> AnswerForm:

@@ -13,6 +13,7 @@ import argparse
 import gzip
 import json
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +22,11 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from text2lora.language import AnswerCollator, answer_loss, exact_match
+from text2lora.language import answer_loss
 from text2lora.training.fit import FitConfig, fit, step_rng, summed
+
+sys.path.append(str(Path(__file__).parents[1] / "nano"))
+from documents import AnswerCollator, exact_match
 
 HERE = Path(__file__).parent
 INPUT, ANSWER, END, PAD = "<|in|>", "<|out|>", "<|end|>", "<|pad|>"

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 import yaml
-from prepare import ANSWER, END, HERE, SHOTS, demonstrations
+from prepare import ANSWER, END, HERE, SHOTS, AnswerCollator, demonstrations, exact_match
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from text2lora import LoraAdapter, Text2LoraModel
 from text2lora.evaluation.check import CheckTask, check_conditioning
 from text2lora.evaluation.metrics import bootstrap
-from text2lora.language import AnswerCollator, exact_match, prompt_batch
+from text2lora.language import prompt_batch
 from text2lora.names import slug
 from text2lora.training.task_files import read_tasks
 from text2lora.training.tasks import Task

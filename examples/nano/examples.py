@@ -12,12 +12,13 @@ from collections.abc import Sequence
 
 import torch
 from catalogue import TASKS
+from documents import exact_match
 from rich.console import Console
 from rich.table import Table
 from source import FIRST_SEED, evaluation_examples, read_split
 from table import NanoEvaluation
 
-from text2lora.language import exact_match, prompt_batch
+from text2lora.language import prompt_batch
 from text2lora.tuning import spell_out, tune
 
 STARTS = ("the description", "junk", "the examples alone")

@@ -11,10 +11,11 @@ from typing import Literal
 import torch
 from catalogue import TASKS, UNSEEN, header
 from corpus import GROUP_WEIGHTS, PretrainingDocuments, sample_example
+from documents import AnswerCollator, exact_match
 from tokenizer import ANSWER, END, RECORD, build_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from text2lora.language import AnswerCollator, answer_loss, exact_match
+from text2lora.language import answer_loss
 from text2lora.nano import sample_record
 from text2lora.training.fit import FitConfig, fit, step_rng, summed
 from text2lora.training.recipe import settings

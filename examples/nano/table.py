@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from catalogue import TASKS
+from documents import AnswerCollator, exact_match
 from pretrain import shots_document
 from results import Row, as_markdown, make_row, write_results
 from safetensors import safe_open
@@ -25,7 +26,7 @@ from wording import describe
 
 from text2lora.bundled import BASES
 from text2lora.injection import LoraInjector
-from text2lora.language import AnswerCollator, exact_match, prompt_batch
+from text2lora.language import prompt_batch
 from text2lora.lora import LoraWeights
 from text2lora.modeling import Text2LoraModel
 from text2lora.scoring import score_examples
