@@ -76,10 +76,7 @@ def function(
             'expected an adapter (a folder, a Hub id or a LoraAdapter), or a description as do="..." or examples, got '
             f"{'both' if made else 'neither'} of them: pass one"
         )
-    if not isinstance(device, str):
-        raise InvalidArgumentError(f"device is {shown(device)}: expected a name such as 'auto' or 'cuda:0'")
-    if device == "auto":
-        device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+    device = _device(device)
     options: dict[str, Any] = {"labels": labels, "max_new_tokens": max_new_tokens, "stop": stop}
     if made:
         options["examples"] = examples
@@ -89,6 +86,15 @@ def function(
         return made_function
     lora = adapter if isinstance(adapter, LoraAdapter) else LoraAdapter.from_pretrained(adapter or "", subfolder, **hub)
     return Function(_runner(lora, base, device), lora, **options)
+
+
+def _device(name: str) -> str:
+    """The name of a device; `auto` is the GPU if there is one."""
+    if not isinstance(name, str):
+        raise InvalidArgumentError(f"device is {shown(name)}: expected a name such as 'auto' or 'cuda:0'")
+    if name != "auto":
+        return name
+    return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
 
 def _runner(lora: LoraAdapter, base: str | os.PathLike[str] | None, device: str) -> Runner:

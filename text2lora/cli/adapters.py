@@ -86,7 +86,7 @@ def _facts(name: str, subfolder: str | None) -> dict[str, Any]:
     if not source.find(hub.MARKERS["adapter"]) or find_upstream(source):
         from text2lora.modeling import Text2LoraModel
 
-        t2l = Text2LoraModel.from_pretrained(name, subfolder=subfolder or "")
+        t2l = Text2LoraModel.from_pretrained(name, subfolder=subfolder)
         config = t2l.config
         return {
             "what": "text2lora checkpoint",

@@ -48,7 +48,7 @@ def compare(
     from text2lora.samples import BY_BASE
 
     with err.status("loading") as status:
-        t2l = Text2LoraModel.from_pretrained(model, subfolder=subfolder or "", device_map=opt.parse_device(device))
+        t2l = Text2LoraModel.from_pretrained(model, subfolder=subfolder, device_map=opt.parse_device(device))
         name = t2l.config.base_model_name_or_path
         chosen = load_check_tasks(tasks, name, examples, described=False) if tasks else []
         prompts = prompt or []

@@ -51,7 +51,7 @@ def convert(
 
     names, texts = read_wordings(tasks) if tasks else ([], [])
     with err.status("loading the checkpoint") as status:
-        options = {"subfolder": subfolder or "", "revision": revision, "token": token}
+        options = {"subfolder": subfolder, "revision": revision, "token": token}
         model = Text2LoraModel.from_pretrained(source, **options | ({"dtype": torch_dtype} if torch_dtype else {}))
         if tasks:
             status.update("reading the descriptions")

@@ -134,7 +134,7 @@ def _load(model: str, subfolder: str | None, encoder: str | None, device: str, t
     from text2lora.modeling import Text2LoraModel
 
     return Text2LoraModel.from_pretrained(
-        model, subfolder=subfolder or "", device_map=opt.parse_device(device), token=token, encoder=encoder
+        model, subfolder=subfolder, device_map=opt.parse_device(device), token=token, encoder=encoder
     )
 
 

@@ -72,11 +72,7 @@ def evaluate(
     check_tasks(sets, allow_code_execution)
     manager = find_tasks(theirs, data if data and data.is_dir() else None) if theirs else None
     report("loading the model")
-    if server:
-        backend: Backend = ServerBackend(server, model, [*places], batch_size, seed=seed)
-    else:
-        loras = {name: LoraAdapter.from_pretrained(*place, token=token) for name, place in places.items()}
-        backend = TransformersBackend.from_names(model, loras, batch_size, device, dtype or "auto", token)
+    backend = _open(model, places, server, batch_size, device, dtype, token, seed)
     samples = evaluate_tasks(backend, sets, conditions, allow_code_execution, max_new_tokens, report)
     if manager and isinstance(backend, TransformersBackend):
         samples += evaluate_with_lm_eval(backend, manager, theirs, conditions, limit, seed, report)
@@ -94,3 +90,20 @@ def _by_owner(tasks: Sequence[str], server: str | None) -> tuple[list[str], list
     if theirs and server:
         raise EvaluationError(f"{theirs[0]} cannot be run on a server: leave out --server")
     return [name for name in tasks if name not in theirs], [name.removeprefix(HARNESS_PREFIX) for name in theirs]
+
+
+def _open(
+    model: str,
+    places: Places,
+    server: str | None,
+    batch_size: int,
+    device: str,
+    dtype: torch.dtype | None,
+    token: str | None,
+    seed: int,
+) -> Backend:
+    """What answers the questions: a server, or the base model in this process."""
+    if server:
+        return ServerBackend(server, model, [*places], batch_size, seed=seed)
+    loras = {name: LoraAdapter.from_pretrained(*place, token=token) for name, place in places.items()}
+    return TransformersBackend.from_names(model, loras, batch_size, device, dtype or "auto", token)

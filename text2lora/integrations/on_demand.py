@@ -194,7 +194,7 @@ class AdaptersOnDemand:
 
         return Text2LoraModel.from_pretrained(
             self.settings.checkpoint,
-            subfolder=self.settings.subfolder or "",
+            subfolder=self.settings.subfolder,
             revision=self.settings.revision,
             device_map=self.settings.device,
         )
