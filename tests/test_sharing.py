@@ -12,10 +12,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from test_adapter import logits, make_adapter
 from test_attach import pack
 from torch import nn
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from text2lora import CheckpointError, Text2LoraModel
 from text2lora.attach import WRAPPER
+from text2lora.functions import Function, Runner
+from text2lora.inference import generate_answers
 from text2lora.sharing import SharedLoraModel, apply_apart, share
 
 CITY, CASE = "upper case the city", "the case, twice"
@@ -151,6 +153,34 @@ def test_offloaded_layers_keep_their_hooks_and_share_what_they_load(
     torch.testing.assert_close(logits(made[0].merge_and_unload(), ids), expected[0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(logits(made[1], ids), expected[1], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logits(base, ids), logits(load_base(), ids), rtol=1e-5, atol=1e-5)
+
+
+def test_everything_works_on_a_base_that_is_partly_on_a_disk(t2l: Text2LoraModel, base_dir, load_base, tmp_path, ids):
+    """Models of its own, a merge, functions with and without labels, and tuning on examples."""
+    places = dict.fromkeys(["model.embed_tokens", "model.layers.0", "model.norm", "model.rotary_emb", "lm_head"], "cpu")
+    places["model.layers.1"] = "disk"
+    base = AutoModelForCausalLM.from_pretrained(base_dir, device_map=places, offload_folder=tmp_path).eval()
+    tokenizer, adapters = AutoTokenizer.from_pretrained(base_dir), [make_adapter(1), make_adapter(2)]
+    made = [apply_apart(adapter, base) for adapter in adapters]
+    expected = [logits(adapter.apply_to(load_base()), ids) for adapter in adapters]
+    for model, wanted in zip(made, expected, strict=True):
+        torch.testing.assert_close(logits(model, ids), wanted)
+    torch.testing.assert_close(logits(made[0].merge_and_unload(), ids), expected[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits(made[1], ids), expected[1])
+    torch.testing.assert_close(logits(base, ids), logits(load_base(), ids))
+
+    runner = Runner(share(base), tokenizer)
+    answers = generate_answers(adapters[0].apply_to(load_base()), tokenizer, ["x", "yy"], 6)
+    assert Function(runner, adapters[0], max_new_tokens=6).many(["x", "yy"]) == answers
+    found, wanted = (
+        Function(each, adapters[0], labels=["yes", "no"]).scores("x")
+        for each in (runner, Runner(load_base(), tokenizer))
+    )
+    assert found == pytest.approx(wanted, rel=1e-4)
+    pairs = [("x", "y"), ("a", "b")]
+    tuned, plain = (t2l.generate_lora(CITY, examples=pairs, base_model=model) for model in (base, load_base()))
+    for key, weight in plain.weights.items():
+        torch.testing.assert_close(tuned.weights[key], weight, rtol=1e-3, atol=1e-4)
 
 
 def test_packed_weights_are_shared(load_base, ids) -> None:
