@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from typer.testing import CliRunner
 
 from text2lora import LoraAdapter, Text2LoraModel
 from text2lora.base import find_packaged, packaged_model
@@ -128,3 +130,18 @@ def test_the_small_program_answers_without_text2lora_and_torch(t2l: Text2LoraMod
     done = subprocess.run(command, input=texts, capture_output=True, text=True, check=True)
     assert done.stdout == "Lisbon\nOslo\n"
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_the_check_finds_that_the_description_decides(tmp_path: Path) -> None:
+    """On four of the tasks that come with the checkpoint."""
+    from text2lora.bundled import TASKS
+    from text2lora.cli import app
+
+    lines = TASKS[BASE].read_text(encoding="utf-8").splitlines()
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text(
+        "\n".join(line for line in lines if '"city' in line or '"weekday' in line or '"capital le' in line)
+    )
+    result = CliRunner().invoke(app, ["check", "smol", "--tasks", str(tasks), "--examples", "4", "--json"])
+    found = json.loads(result.output)["conditions"]
+    assert found["matched"]["exact_match"]["mean"] > 0.5 + found["shuffled"]["exact_match"]["mean"]

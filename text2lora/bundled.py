@@ -9,5 +9,8 @@ DEFAULT = "nano"
 """What commands use where no checkpoint is named."""
 CHECKPOINTS = {name: PACKAGE / name / "checkpoint" for name in ("nano", "smol")}
 BASES = {"nano": PACKAGE / "nano" / "base"}
-TASKS = {"nano": PACKAGE / "nano" / "tasks.jsonl"}
-"""Tasks that no training saw, by base model."""
+TASKS = {
+    "nano": PACKAGE / "nano" / "tasks.jsonl",
+    "HuggingFaceTB/SmolLM2-135M-Instruct": PACKAGE / "smol" / "tasks.jsonl",
+}
+"""Tasks to check a checkpoint with, by base model. No training saw their examples and descriptions."""

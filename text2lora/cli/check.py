@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Tasks = Annotated[
     str | None,
     typer.Option(
-        help="YAML or JSON lines file of tasks, or a folder of them (default: the tasks that come with `nano`)."
+        help="YAML or JSON lines file of tasks, or a folder of them (default: those that come with `nano` and `smol`)."
     ),
 ]
 Examples = Annotated[int, typer.Option(min=1, help="Use at most this many examples of each task.")]
@@ -28,7 +28,10 @@ Examples = Annotated[int, typer.Option(min=1, help="Use at most this many exampl
 
 def check(
     checkpoint: Annotated[
-        str, typer.Argument(help="Checkpoint: `nano`, a folder or a Hub id.", autocompletion=opt.complete_checkpoint)
+        str,
+        typer.Argument(
+            help="Checkpoint: `nano`, `smol`, a folder or a Hub id.", autocompletion=opt.complete_checkpoint
+        ),
     ] = DEFAULT,
     tasks: Tasks = None,
     examples: Examples = 8,
@@ -108,7 +111,8 @@ def load_check_tasks(tasks: str | None, base: str | None, examples: int, describ
 
     if tasks is None and base not in TASKS:
         raise typer.BadParameter(
-            f"needed, because only {', '.join(TASKS)} comes with tasks: give a file or folder", param_hint="--tasks"
+            f"needed, because only the base models {' and '.join(TASKS)} come with tasks: give a file or folder",
+            param_hint="--tasks",
         )
     path = Path(tasks) if tasks is not None else TASKS[base or ""]
     return prepare_tasks(read_tasks(path, described), examples)
