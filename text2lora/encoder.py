@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedM
 from transformers.utils import logging
 from transformers.utils.hub import resolve_revision
 
-from text2lora.arguments import checked
+from text2lora.arguments import check_count, checked
 from text2lora.base import PACKAGED, packaged_model
 from text2lora.configuration import Text2LoraConfig, check_reading
 from text2lora.digest import config_values, digest, tokenizer_values
@@ -195,11 +195,11 @@ class TextEncoder:
             rows of zeros.
 
         Raises:
-            InvalidDescriptionError: a description cannot be used, see `check_descriptions`, or `batch_size` cannot.
+            InvalidDescriptionError: a description cannot be used, see `check_descriptions`.
+            InvalidInputError: `batch_size` is not a whole number from 1 upwards.
         """
         texts = check_descriptions(descriptions)
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise InvalidArgumentError(f"batch_size is {shown(batch_size)}: expected a whole number from 1 upwards")
+        check_count(batch_size, "batch_size")
         if not texts:
             return self._nothing()
         if self.full_stop:

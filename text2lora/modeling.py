@@ -304,9 +304,8 @@ class Text2LoraModel(PreTrainedModel):
         return self._companions.encoder(self.config, self.device)
 
     @encoder.setter
+    @checked(InvalidArgumentError)
     def encoder(self, encoder: TextEncoder) -> None:
-        if not isinstance(encoder, TextEncoder):
-            raise InvalidArgumentError(f"encoder is {shown(encoder)}: expected a TextEncoder")
         self._companions.set_encoder(encoder)
 
     @property
@@ -319,9 +318,8 @@ class Text2LoraModel(PreTrainedModel):
         return self._companions.beside(STATISTICS_FILE, DescriptionStatistics.load)
 
     @description_statistics.setter
+    @checked(InvalidArgumentError)
     def description_statistics(self, statistics: DescriptionStatistics | None) -> None:
-        if not isinstance(statistics, DescriptionStatistics | None):
-            raise InvalidArgumentError(f"statistics are {shown(statistics)}: expected DescriptionStatistics or None")
         self._companions.set_beside(STATISTICS_FILE, statistics)
 
     @property
@@ -334,9 +332,8 @@ class Text2LoraModel(PreTrainedModel):
         return self._companions.beside(CALIBRATION_FILE, Calibration.load)
 
     @calibration.setter
+    @checked(InvalidArgumentError)
     def calibration(self, calibration: Calibration | None) -> None:
-        if not isinstance(calibration, Calibration | None):
-            raise InvalidArgumentError(f"calibration is {shown(calibration)}: expected a Calibration or None")
         self._companions.set_beside(CALIBRATION_FILE, calibration)
 
     @property
