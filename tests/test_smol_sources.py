@@ -12,7 +12,7 @@ SMOL = Path(__file__).parents[1] / "examples/smol"
 SOURCES = SMOL / "sources.py"
 sys.path.append(str(SMOL))
 
-from public import core, facts, rules, sets, utterances, words  # noqa: E402
+from public import bigbench, core, facts, rules, sets, utterances, words  # noqa: E402
 
 COLOURS = "red green blue yellow black white brown pink gold grey".split()
 
@@ -388,6 +388,50 @@ def test_function_vectors_have_their_own_file(tmp_path: Path) -> None:
     assert found["parity"]["family"] == "function vectors, abstractive"
     assert found["parity"]["labels"] == ["0", "1"]
     assert ["word 1", "1"] in found["parity"]["examples"]
+
+
+def big(name: str, row: dict) -> tuple[str, str] | None:
+    read = {read.name: read for read in bigbench.TASKS}[name]
+    return read.pair(row, "", core.random.Random(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "pair"),
+    [
+        ("add_plus_one", {"input": "The symbol -> ...\n1 + 1 -> 3\n2 + 3 ->", "target": "6"}, ("2, 3", "6")),
+        ("anachronisms", {"input": "Ann’s  tea.", "target_scores": {"Yes": 0, "No": 1}}, ("Ann's tea.", "no")),
+        ("snarks", {"input": "Which? (a) Ann. (b) Bo.", "target_scores": {"(a)": 0, "(b)": 1}},
+         ("A) Ann.\nB) Bo.", "B")),
+        ("answer_from_fact", {"input": "Fact: A. \nQuestion: B?", "target": ["C."]}, ("Fact: A.\nQuestion: B?", "C")),
+        ("known_unknowns", {"input": "Who?", "target_scores": {"Ann": 1, "Unknown": 0}}, ("Who?", "known")),
+        ("navigate", {"input": "Go.", "target_scores": {"True": 1, "False": 1}}, None),
+        ("object_counting", {"input": "I have tea. How many cups do I have?", "target": ["two", "2"]},
+         ("I have tea. [cups]", "2")),
+        ("si_unit_conversion", {"input": "When converted to units of g, 1 kg is ", "target_scores": {"1000 g.": 1}},
+         ("1 kg -> g", "1000 g")),
+        ("temporal_question_type", {"input": "Sentence: A.\nQuestion: When?\nCategory: Frequency.", "target": ["Yes."]},
+         ("When?", "frequency")),
+        ("tense", {"input": "I ran. Change tense to SIMPLE FUTURE: ", "target": "I will run."},
+         ("I ran. [simple future]", "I will run.")),
+    ],
+)  # fmt: skip
+def test_big_bench(name: str, row: dict, pair: tuple[str, str] | None) -> None:
+    assert big(name, row) == pair
+
+
+def test_options_of_big_bench_are_lines() -> None:
+    row = {"input": "It is wet. What is it?", "target_scores": {"tea": 0, "rain": 1, "sand": 0, "milk": 0}}
+    text, answer = big("riddle_sense", row)
+    assert sorted(line[3:] for line in text.split("\n")[1:]) == ["milk", "rain", "sand", "tea"]
+    assert answer == "rain"
+    text, letter = big("social_iqa", {**row, "target_scores": {"tea": 0, "rain": 1, "sand": 0}})
+    assert f"\n{letter}) rain" in text
+
+
+def test_big_bench_has_the_tasks_that_have_wordings() -> None:
+    described = {json.loads(line)["name"] for line in (SMOL / "wordings/bigbench.jsonl").open()}
+    assert described == {f"bb_{read.name}" for read in bigbench.reads()}
+    assert bigbench.unquoted("'it', 'is'") == "it, is"
 
 
 def test_samples_are_even_and_clean() -> None:

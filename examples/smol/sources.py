@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from public import facts, rules, sets, utterances, words
+from public import bigbench, facts, rules, sets, utterances, words
 from public.core import FEWEST, Repository, Source, SourceError, Task, checked
 
 Reader = Callable[..., Iterator[Task]]
@@ -37,6 +37,7 @@ READERS: dict[str, list[tuple[Reader, tuple[Repository, ...]]]] = {
         (rules.rules, rules.SOURCES),
     ],
     "function_vectors": [(sets.function_vectors, (sets.FUNCTION_VECTORS,))],
+    "bigbench_tasks": [(bigbench.bigbench, (bigbench.BIG_BENCH,))],
 }
 """What makes the tasks of a file, and the repositories that it reads."""
 REPOSITORIES = list(dict.fromkeys(r for readers in READERS.values() for _, own in readers for r in own))

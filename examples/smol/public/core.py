@@ -39,7 +39,7 @@ class Repository:
 
     Attributes:
         name: owner/name on GitHub.
-        commit: that the readers were written for.
+        commit: that the readers were written for; the newest where there is none.
         licence: as the repository states it.
         paths: the files and folders that are read; a clone that is made here holds no others.
     """
@@ -52,6 +52,10 @@ class Repository:
     @property
     def folder(self) -> str:
         return self.name.split("/")[1]
+
+    @property
+    def version(self) -> str:
+        return f"commit {self.commit[:12]}" if self.commit else "the newest commit"
 
     def clone(self, into: Path, url: str = "https://github.com") -> None:
         """A shallow clone at the commit, with the files that are read."""
@@ -109,8 +113,7 @@ class Source:
         path = self.folder / file
         if not path.exists():
             raise SourceError(
-                f"{self.repository.name}: {file} is missing in {self.folder}; it is there at commit "
-                f"{self.repository.commit[:12]}"
+                f"{self.repository.name}: {file} is missing in {self.folder}; it is there at {self.repository.version}"
             )
         return path
 
@@ -140,8 +143,8 @@ def checked(sources: Sequence[Source], reader: Callable[..., Iterator[Task]]) ->
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         source = max(sources, key=lambda source: source.read_at)
         raise SourceError(
-            f"{source.repository.name}: {source.last} looks different from what it is at commit "
-            f"{source.repository.commit[:12]}: {type(error).__name__}: {error}"
+            f"{source.repository.name}: {source.last} looks different from what it is at "
+            f"{source.repository.version}: {type(error).__name__}: {error}"
         ) from error
 
 
