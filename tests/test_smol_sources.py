@@ -442,6 +442,7 @@ def test_samples_are_even_and_clean() -> None:
     assert ("good 1", "yes") not in kept  # with two answers
     open_ended = core.sample("x", [*pairs, *[(f"other {i}", f"{i}") for i in range(20)]])
     assert [answer for _, answer in open_ended].count("yes") == 40
+    assert len(core.sample("x", pairs[:90])) == 90  # with one answer to everything
 
 
 def test_clones_hold_the_files_that_are_read(tmp_path: Path) -> None:

@@ -173,7 +173,10 @@ def clean(pairs: Iterable[Pair]) -> list[Pair]:
 
 
 def sample(name: str, pairs: Iterable[Pair], labels: Sequence[str] = ()) -> list[Pair]:
-    """At most `MOST` clean pairs in random order, labels evenly; elsewhere no answer makes up more than a third."""
+    """At most `MOST` clean pairs in random order, labels evenly; elsewhere no answer makes up more than a third.
+
+    A task with one answer to everything keeps it.
+    """
     rng = random.Random(name)
     kept = [pair for pair in clean(pairs) if not labels or pair[1] in labels]
     rng.shuffle(kept)
@@ -183,7 +186,7 @@ def sample(name: str, pairs: Iterable[Pair], labels: Sequence[str] = ()) -> list
     sizes = [len(group) for group in groups.values() if group]
     if not sizes:
         return []
-    most = 2 * median_low(sizes) if labels else max(1, min(len(kept), MOST) // 3)
+    most = 2 * median_low(sizes) if labels else max(1, min(len(kept), MOST) // 3) if len(sizes) > 1 else MOST
     queues = [group[:most] for group in groups.values()]
     if labels:  # in turns, so that what is cut off is cut off evenly
         kept = [pair for turn in range(max(map(len, queues))) for pair in (q[turn] for q in queues if turn < len(q))]
