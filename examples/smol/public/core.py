@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -62,13 +63,15 @@ class Repository:
         target = into / self.folder
         if target.exists():
             return
+        if not shutil.which("git"):
+            raise SourceError(f"git is not installed: put a clone of {url}/{self.name} at {target} yourself")
         partial = into / f"{self.folder}.partial"
         partial.mkdir(parents=True, exist_ok=True)
         for command in (
             ["init", "--quiet"],
             ["sparse-checkout", "set", "--no-cone", *self.paths],
             ["fetch", "--quiet", "--depth", "1", "--filter=blob:none", f"{url}/{self.name}", self.commit or "HEAD"],
-            ["-c", f"remote.origin.url={url}/{self.name}", "checkout", "--quiet", "FETCH_HEAD"],
+            ["checkout", "--quiet", "FETCH_HEAD"],
         ):
             done = subprocess.run(["git", *command], cwd=partial, capture_output=True, text=True)
             if done.returncode:

@@ -191,7 +191,7 @@ def wordnet(source: Source, pronunciations: Source) -> Iterator[Task]:
     animals = [s for s in nouns if synsets[s.synset].file == "noun.animal"]
     pairs = [(s.lemma, found.pop()) for s in animals if len(found := roots(s.synset, tuple(ANIMALS))) == 1]
     yield task("animal_class", "classification", pairs, tuple(ANIMALS))
-    topics = defaultdict(list)
+    topics: dict[str, list[str]] = defaultdict(list)
     for s in first.values():
         for above in synsets[s.synset]["domain_topic"]:
             for name in set(FIELDS) & set(synsets[above]["members"]):
