@@ -242,6 +242,7 @@ def test_places_and_made_lists() -> None:
         ("next_letter_shift", "zebra", "afcsb"),
         ("number_words_to_digits", "tea for two people", "tea for 2 people"),
         ("proper_name", "We saw Rita Moss there.", "Rita Moss"),
+        ("proper_name", "Well, I'd like my PIN.", None),
         ("remove_numbers", "Rate it 4 out of 6.", "Rate it out of."),
         ("repeated_word", "The cat and the dog", "the"),
         ("roman_numeral", "149", "CXLIX"),

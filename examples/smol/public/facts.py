@@ -332,8 +332,9 @@ KINDS = ("animal", "food", "face", "vehicle", "weather", "body", "plant", "sport
 
 
 def emoji(source: Source) -> Iterator[Task]:
-    """The emoji that have exactly one of the keywords."""
-    rows: dict[str, list[str]] = source.json("dist/emoji-en-US.json")
+    """The emoji that have exactly one of the keywords, and none that isn't fit."""
+    found: dict[str, list[str]] = source.json("dist/emoji-en-US.json")
+    rows = {e: words for e, words in found.items() if readable(" ".join(words))}
     pairs = [
         (e.replace("\ufe0f", ""), own[0])
         for e, words in rows.items()

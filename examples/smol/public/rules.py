@@ -169,7 +169,9 @@ def month(text: str) -> str | None:
 def proper_name(text: str) -> str | None:
     """The only run of capitalised words, not counting the first word of the sentence."""
     rest = text.rstrip(".!?").split()[1:]
-    runs = re.findall(r"(?:\x01\S+ ?)+", " ".join(f"\x01{w}" if w[0].isupper() and len(w) > 1 else w for w in rest))
+    runs = re.findall(
+        r"(?:\x01\S+ ?)+", " ".join(f"\x01{w}" if re.match(r"(?!I')[A-Z].*[a-z]", w) else w for w in rest)
+    )
     names = [run.replace("\x01", "").strip().strip(",;:") for run in runs]
     found = only(names)
     return found if found and re.fullmatch(r"[A-Za-z .'-]+", found) and not found.endswith("'s") else None
@@ -468,7 +470,9 @@ def pools(corpora: Source, requests: Source, polyai: Source, intents: Source) ->
         "plain": plain,
         "named": [t for t in [*plain, *snips] if re.fullmatch(r"[A-Za-z ]+", t) and 3 <= len(t.split()) <= 8],
         "request": [t for t in snips if re.match(r"(Add|Book|Find|Give|Play|Put|Rate|Search|Show) ", t)],
-        "dated": intents.text("data/all_wiki_sents.txt").splitlines(),
+        "dated": re.findall(
+            r"^.*\b(?:in|since|until) \d{4}\b.*$", intents.text("data/all_wiki_sents.txt"), re.MULTILINE
+        ),
         "word": [w for w, n in counts.items() if n > 1 and re.fullmatch(r"[a-z]{4,9}", w) and VOWELS & set(w)],
         "items": [", ".join(i) for i in random_lists(corpora, ("animal", "room", "clothing", "fruit"), 3, 3, rng)],
         "iso date": dates,

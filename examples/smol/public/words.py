@@ -23,10 +23,11 @@ CMUDICT = Repository(
 
 @dataclass
 class Sense:
-    """A sense of a lemma: its synset, and the keys of the senses it is derived from or pertains to."""
+    """A sense of a lemma: its key and synset, and the keys of the senses it is derived from or pertains to."""
 
     lemma: str
     pos: str
+    id: str = ""
     synset: str = ""
     derivation: list[str] = field(default_factory=list)
     pertainym: list[str] = field(default_factory=list)
@@ -102,8 +103,8 @@ def read_senses(source: Source) -> list[Sense]:
                         line = f"      {line[6:]}"
                     if match := re.match(r"      (\w+):(?: (.*))?$", line):
                         name = match[1]
-                        if name == "synset":
-                            found[-1].synset = unquoted(match[2])
+                        if name in ("id", "synset"):
+                            setattr(found[-1], name, unquoted(match[2]))
                     elif line.startswith("      - ") and name in ("derivation", "pertainym"):
                         getattr(found[-1], name).append(unquoted(line[8:]))
     return found
@@ -234,6 +235,8 @@ def defined(synset: Synset) -> bool:
 
 # -- cmusphinx/cmudict ------------------------------------------------------------------------------------------------
 
+COUNTED = re.compile(r"(?<!s)%1:(05|06|13|18|20):")
+"""Keys of senses in the files of animals, things, food, people and plants, but for plurals."""
 SYLLABLES = ("first", "second", "third")
 
 
@@ -269,14 +272,14 @@ def agreed(values: Sequence[str]) -> str:
 def cmudict(source: Source, dictionary: Source) -> Iterator[Task]:
     """Tasks of CMUdict, on words that WordNet has too (so no names), but for those in -ed."""
     sounds = {word: own for word, own in read_sounds(source).items() if is_plain(word)}
-    known = {sense.lemma: sense.pos for sense in reversed(read_senses(dictionary))}
+    known = {sense.lemma: sense.id for sense in reversed(read_senses(dictionary))}
     words = {word: own for word, own in sounds.items() if word in known}
 
     def task(name: str, pairs: Sequence[Pair], labels: Sequence[str] = ()) -> Task:
         return source.task(f"cmudict_{name}", "", "word", pairs, labels)
 
     articles = {w: agreed(["an" if p[0][-1].isdigit() else "a" for p in own]) for w, own in words.items()}
-    yield task("a_or_an", [(w, f"{a} {w}") for w, a in articles.items() if a and known[w] == "n"])
+    yield task("a_or_an", [(w, f"{a} {w}") for w, a in articles.items() if a and COUNTED.search(known[w])])
     past = [(w, agreed([ed_sound(w, p) for p in own])) for w, own in sounds.items()]
     yield task("ed_sound", past, ("t", "d", "id"))
     yield task("stressed_syllable", [(w, agreed([stress(p) for p in own])) for w, own in words.items()], SYLLABLES)
