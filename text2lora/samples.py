@@ -45,13 +45,13 @@ SMOL = Samples(
         "Which city is mentioned? Just the name.",
         "the day of the week",
         "Extract the tracking number from the customer's mail.",
-        "Is the review positive or negative?",
-        "Put the text in square brackets.",
+        "extract the colour",
+        "name of the person please",
     ],
     [
         "Will it rain in Lisbon on Sunday morning?",
         "Hello, parcel ZX4471093 never arrived, what now?",
-        "Best pizza in town, and the waiter even remembered my name!",
+        "Please send the green lamp to Anna in Porto on Tuesday.",
     ],
     "This model reads one short English text, up to about 100 characters, and answers in a few words. It is at an "
     "early stage of training and often wrong.",
