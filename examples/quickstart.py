@@ -42,7 +42,8 @@ SENTENCES = [
 ]
 """Descriptions and inputs for smol, chosen because they work; docs/concepts/smol.md says how often that is so."""
 
-MAX_NEW_TOKENS = 24
+BASE_TOKENS = 24
+"""Tokens of the base model's answers that are shown; a chat model goes on and on."""
 
 warnings.filterwarnings("ignore", category=FutureWarning)
 logging.disable_progress_bar()
@@ -63,14 +64,14 @@ def show(t2l: Text2LoraModel, cases: Iterable[tuple[str, Sequence[str]]], told: 
     with tempfile.TemporaryDirectory() as folder:
         for number, (description, inputs) in enumerate(cases):
             prompts = [f"{description}\n\n{text}" if told else text for text in inputs]
-            before = generate_answers(base, tokenizer, prompts, MAX_NEW_TOKENS)
+            before = generate_answers(base, tokenizer, prompts, BASE_TOKENS)
             begin = time.perf_counter()
             adapter = t2l.generate_lora(description)
             seconds = time.perf_counter() - begin
             path = adapter.save_pretrained(Path(folder) / f"adapter-{number}")
 
             model = PeftModel.from_pretrained(base, path)  # plain PEFT from here on
-            after = generate_answers(model, tokenizer, inputs, MAX_NEW_TOKENS)
+            after = generate_answers(model, tokenizer, inputs)
             base = model.unload()
 
             console.print(f'\n[bold]"{description}"[/]  ({adapter.num_bytes / 1e6:.1f} MB in {seconds * 1000:.0f} ms)')
@@ -88,7 +89,7 @@ records = [sample_record("order", seed)[0] for seed in (1, 2, 3)]
 make, use = 't2l make "Return the city in capital letters." --output city', records[0]
 smol = Text2LoraModel.from_pretrained("smol")
 if find_packaged(str(smol.config.base_model_name_or_path)):
-    say("smol makes adapters for SmolLM2-135M-Instruct, a chat model that is asked in its prompt.")
+    say("smol makes adapters for SmolLM2-135M-Instruct. The chat model itself gets the task in its prompt.")
     show(smol, [(description, SMOL.inputs) for description in own] or SENTENCES, told=True)
     if not own:
         say(
