@@ -528,3 +528,13 @@ def test_files_say_only_what_is_not_usual_so_that_earlier_pefts_read_them(tmp_pa
     more = make_adapter(base_model_name_or_path="my/base", revision="abc").save_pretrained(tmp_path / "more")
     found = json.loads((more / "adapter_config.json").read_text())
     assert (found["use_rslora"], found["revision"], len(found)) == (True, "abc", 9)
+
+
+def test_adapters_are_equal_if_all_of_them_is(make_model) -> None:
+    model = make_model()
+    one, same = (model.generate_lora(task_emb=torch.ones(1, 24))[0] for _ in range(2))
+    other = model.generate_lora(task_emb=torch.zeros(1, 24))[0]
+    assert one == same
+    assert one != other
+    assert one != one.scaled(2)
+    assert one != "adapter"

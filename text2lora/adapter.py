@@ -39,7 +39,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @checked_class(InvalidArgumentError)
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class LoraAdapter(Lora):
     """One LoRA adapter.
 

@@ -40,7 +40,8 @@ class Answer:
 
     Attributes:
         text: the answer.
-        confidence: how likely the answer is to be right, from 0 to 1, estimated from the probabilities of its tokens.
+        confidence: how likely the answer is to be right, from 0 to 1, estimated from the probabilities of its tokens;
+            with labels, the probability of the chosen one among them.
         probabilities: the probability of each label, most likely first; None for a function without labels.
     """
 
@@ -344,13 +345,10 @@ class Runner:
             with self._adapted([questions[i].function for i in rows]):
                 logits, targets = answer_logits(self.model, batch)
             each = -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").double()
-            parts = [part.tolist() for part in each.split(batch.owners.bincount().tolist())]  # by label
             sums = each.new_zeros(len(examples)).index_add_(0, batch.owners, each)
-            for row, (i, values) in enumerate(zip(rows, sums.view(len(rows), -1).softmax(1).tolist(), strict=True)):
+            for i, values in zip(rows, sums.view(len(rows), -1).softmax(1).tolist(), strict=True):
                 ranked = sorted(zip(labels, values, strict=True), key=operator.itemgetter(1), reverse=True)
-                best = ranked[0][0]
-                log_probs = parts[row * len(labels) + labels.index(best)]
-                found[i] = Answer(best, confidence(log_probs, questions[i].function.calibration), dict(ranked))
+                found[i] = Answer(*ranked[0], dict(ranked))
         return found
 
     def submit(self, question: Question) -> Future[Answer]:

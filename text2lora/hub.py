@@ -281,6 +281,8 @@ def _without_tokens(text: str) -> str:
 
 def _no_name(name: str) -> str:
     hint = _did_you_mean(name)
+    if " " in name:
+        hint += "to make an adapter from a sentence, pass it as do= or with --do; "
     return f"{name} is neither an existing folder nor a valid Hub id: {hint}expected a folder or USER/NAME"
 
 

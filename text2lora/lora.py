@@ -133,7 +133,7 @@ class LoraSpec:
 
 
 @checked_class(InvalidArgumentError)
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Lora:
     """One LoRA in memory; `LoraAdapter` adds files, the Hub and models.
 
@@ -147,6 +147,15 @@ class Lora:
     weights: Mapping[str, torch.Tensor]
     spec: LoraSpec
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other one has the same weights, bit for bit, and the same spec and metadata."""
+        if not isinstance(other, Lora) or (self.spec, self.metadata) != (other.spec, other.metadata):
+            return False
+        same = self.weights.keys() == other.weights.keys()
+        return same and all(torch.equal(weight, other.weights[key]) for key, weight in self.weights.items())
+
+    __hash__ = None  # type: ignore[assignment]  # the weights can be changed in place
 
     @property
     def module_paths(self) -> set[str]:

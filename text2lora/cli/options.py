@@ -111,7 +111,7 @@ ExampleFile = Annotated[
     Path | None,
     typer.Option(
         "--examples",
-        help='Examples to learn from: a .jsonl with one [input, answer] or {"prompt", "answer"} on each line.',
+        help='.jsonl file of examples to learn from, {"prompt": "INPUT", "answer": "ANSWER"} on each line.',
         rich_help_panel=EXAMPLES,
     ),
 ]
