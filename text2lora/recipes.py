@@ -15,7 +15,7 @@ from text2lora.training.engine import is_main_process
 from text2lora.training.plot import plot_training
 from text2lora.training.recipe import parse, read_recipe
 from text2lora.training.runs import LoraRecipe, ReconRecipe, SftRecipe, run_lora, run_recon, run_sft
-from text2lora.training.state import find_states
+from text2lora.training.state import find_states, remove_states
 
 FOLDER = Path(__file__).parent / "training" / "recipes"
 
@@ -30,6 +30,8 @@ KINDS: dict[str, Kind] = {
 
 
 RECIPE_NAME = "recipe.json"
+FINISHED_NAME = "finished"
+"""An empty file that a run leaves in its folder when it has ended."""
 FREE = ("log_every", "save_every", "keep", "buckets", "engine")
 """Settings that may change when a run is resumed: its steps stay the same."""
 
@@ -55,6 +57,7 @@ def run_recipe(
     report: Callable[[str], None] = print,
     resume: bool = False,
     kinds: Mapping[str, Kind] = KINDS,
+    force: bool = False,
 ) -> Path:
     """Run a recipe: the name of one that ships with the package, or a path.
 
@@ -64,17 +67,20 @@ def run_recipe(
         output_dir: the folder in which a folder named after the recipe is made.
         overrides: settings to change, as `KEY=VALUE`.
         report: receives progress, line by line.
-        resume: whether to continue an interrupted run of this recipe in `output_dir`.
+        resume: whether to continue an interrupted run of this recipe in `output_dir`; a finished one stays as it is.
         kinds: the expected kinds of recipes, by name.
+        force: whether to start again where there is a run already.
 
     Returns:
         The folder with the result, the resolved settings in `recipe.json`, and the picture `training.png`.
 
     Raises:
-        TrainingError: the recipe is unknown, cannot be read or is of another kind; or an unfinished run is in the way,
-            or a run is resumed with settings that would make it another one.
+        TrainingError: the recipe is unknown, cannot be read or is of another kind; or another run is in the way, or a
+            run is resumed with settings that would make it another one.
         CheckpointError: a model or an adapter that it names cannot be loaded.
     """
+    if resume and force:
+        raise TrainingError("a run can be resumed or replaced, not both: choose --resume or --force")
     path = find_recipe(name)
     data = read_recipe(path, overrides)
     kind = data.pop("kind", None)
@@ -84,13 +90,26 @@ def run_recipe(
     recipe: Any = parse(settings, data)
     target = output_dir / path.stem
     resolved = {"kind": kind, **dataclasses.asdict(recipe)}
-    main = is_main_process()
+    main, finished = is_main_process(), target / FINISHED_NAME
+    if main and force:
+        for state in find_states(target):
+            remove_states(state.parent.parent)
+    elif finished.is_file() and not (force or resume):
+        raise TrainingError(
+            f"{target} holds a finished run: choose another folder, or replace it with --force (force=True)"
+        )
     if main:
         _check_resumption(target, settings, resolved, resume)
+    if finished.is_file() and resume:
+        report(f"{target} is finished already, so there is nothing to resume")
+        return target
+    if main:
+        finished.unlink(missing_ok=True)
         write_atomically(target / RECIPE_NAME, json.dumps(resolved, indent=2) + "\n")
     runner(recipe, target, report, resume, path.parent.resolve())
     if main:
         plot_training(target)
+        finished.touch()
     return target
 
 
@@ -99,8 +118,8 @@ def _check_resumption(target: Path, recipe: type, settings: dict[str, Any], resu
     states, path = find_states(target), target / RECIPE_NAME
     if states and not resume:
         raise TrainingError(
-            f"{target} holds an unfinished run ({states[-1].name}): resume it, choose another folder, or delete "
-            f"{states[-1].parent}"
+            f"{target} holds an unfinished run ({states[-1].name}): resume it, choose another folder, or replace it with "
+            "--force (force=True)"
         )
     if not resume or not (states or path.exists()):
         return

@@ -107,6 +107,7 @@ def test_a_class_draws_examples_and_says_what_to_validate_on(folder: Path) -> No
 
 def test_a_run_is_not_resumed_with_other_answers(folder: Path) -> None:
     run_recipe(str(folder / "recipe.yaml"), folder / "runs", [], silent)
+    (folder / "runs" / "recipe" / "finished").unlink()  # interrupted
     (folder / "my_tasks.py").write_text(SOURCE.replace('suffix: str = ""', 'suffix: str = "!"'))
     with pytest.raises(TrainingError, match="the files named in the recipe have changed"):
         run_recipe(str(folder / "recipe.yaml"), folder / "runs", [], silent, resume=True)

@@ -17,7 +17,7 @@ import torch
 import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from text2lora import LoraAdapter, Text2LoraConfig, Text2LoraModel, base_model_path
 from text2lora.cli import app
@@ -235,14 +235,41 @@ def test_a_run_is_resumed_with_its_own_settings_only(
     assert written.read_text() == before
     old = {key: value for key, value in json.loads(before).items() if key in recipe or key == "kind"}
     written.write_text(json.dumps(old))  # as of a version that had fewer settings
+    (tmp_path / "mine" / "finished").unlink()  # interrupted
     run_recipe(str(path), tmp_path, [], silent, resume=True)
-    run_recipe(str(path), tmp_path, [change], silent)  # anew
+    run_recipe(str(path), tmp_path, [change], silent, force=True)
     assert resumed == [True, True, False]
     for damaged in ("", before[:-9], "[]"):
         written.write_text(damaged)
         with pytest.raises(TrainingError, match=r"recipe\.json cannot be read \(.*start again in another folder"):
             run_recipe(str(path), tmp_path, [], silent, resume=True)
         assert written.read_text() == damaged
+
+
+def test_a_run_in_the_way_is_kept_unless_it_is_to_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(recipe: object, target: Path, *_: object) -> None:
+        begun.append([path.name for path in target.glob("**/step-*")])
+
+    begun: list[list[str]] = []
+    monkeypatch.setitem(KINDS, "lora", (KINDS["lora"][0], begin))
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"kind": "lora", "base": {"name": "nano"}, "tasks": []}))
+
+    def train(*options: str) -> Result:
+        return CliRunner().invoke(app, ["train", str(tmp_path / "mine.yaml"), "-o", str(tmp_path), *options])
+
+    assert train().exit_code == 0
+    with pytest.raises(TrainingError, match=r"mine holds a finished run: .* with --force"):
+        raise train().exception or AssertionError
+    assert "mine is finished already" in train("--resume").stderr
+    assert len(begun) == 1
+    state = tmp_path / "mine" / "part-0" / "state" / "step-00000001.pt"
+    state.parent.mkdir(parents=True)
+    state.touch()
+    with pytest.raises(TrainingError, match="resumed or replaced, not both"):
+        raise train("--resume", "--force").exception or AssertionError
+    assert train("--force").exit_code == 0
+    assert begun == [[], []]
+    assert not state.exists()
 
 
 def test_loras_of_other_content_under_the_same_names_are_not_taken_for_done(tmp_path: Path) -> None:
@@ -257,6 +284,7 @@ def test_loras_of_other_content_under_the_same_names_are_not_taken_for_done(tmp_
 
     def run(resume: bool) -> list[str]:
         said.clear()
+        (tmp_path / "mine" / "finished").unlink(missing_ok=True)  # interrupted after the last LoRA
         run_recipe(str(tmp_path / "mine.yaml"), tmp_path, [], said.append, resume)
         return [line for line in said if line.startswith("training LoRAs of")]
 

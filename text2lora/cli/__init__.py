@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Annotated
 
@@ -78,7 +79,7 @@ def main() -> None:
         fault = proxy_fault(error)
         if "--debug" in sys.argv or not (fault or isinstance(error, Text2LoraError | OSError)):
             raise
-        line = fault or " ".join(str(error).split())
+        line = re.sub(r" \(\w+=True\)", "", fault or " ".join(str(error).split()))  # for Python, beside the option
         err.print(f"[bold red]Error:[/] {escape(line)}", highlight=False)
         sys.exit(130 if isinstance(error, TrainingInterrupted) else 1)
     except KeyboardInterrupt:

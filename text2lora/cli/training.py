@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from text2lora.cli.options import complete_recipe
+from text2lora.cli import options as opt
 from text2lora.cli.terminal import err, quiet, result, say, suggest
 from text2lora.hub import MARKERS, is_checkpoint
 
@@ -17,7 +17,7 @@ def train(
     recipes: Annotated[
         list[str],
         typer.Argument(
-            help="Names of bundled recipes, or YAML files; they run in the given order.", autocompletion=complete_recipe
+            help="Names of bundled recipes, or YAML files; they run in the given order.", autocompletion=opt.complete_recipe
         ),
     ],
     settings: Annotated[
@@ -27,7 +27,10 @@ def train(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the results, with one folder per recipe.")
     ] = Path("runs"),
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted run; a finished one stays as it is.")
+    ] = False,
+    force: opt.Force = False,
 ) -> None:
     """Run a training recipe: for a hypernetwork (kind `sft` or `recon`), or for LoRAs without one (kind `lora`).
 
@@ -45,7 +48,7 @@ def train(
             err.print(line, highlight=False)
 
     for recipe in recipes:
-        folder = run_recipe(recipe, output, settings or [], report, resume)
+        folder = run_recipe(recipe, output, settings or [], report, resume, force=force)
         if main:
             say(f"[bold green]Trained[/] {escape(str(folder))}")
             result(folder)
