@@ -118,8 +118,8 @@ def _check_resumption(target: Path, recipe: type, settings: dict[str, Any], resu
     states, path = find_states(target), target / RECIPE_NAME
     if states and not resume:
         raise TrainingError(
-            f"{target} holds an unfinished run ({states[-1].name}): resume it, choose another folder, or replace it with "
-            "--force (force=True)"
+            f"{target} holds an unfinished run ({states[-1].name}): resume it, choose another folder, or replace it "
+            "with --force (force=True)"
         )
     if not resume or not (states or path.exists()):
         return

@@ -17,7 +17,8 @@ def train(
     recipes: Annotated[
         list[str],
         typer.Argument(
-            help="Names of bundled recipes, or YAML files; they run in the given order.", autocompletion=opt.complete_recipe
+            help="Names of bundled recipes, or YAML files; they run in the given order.",
+            autocompletion=opt.complete_recipe,
         ),
     ],
     settings: Annotated[
