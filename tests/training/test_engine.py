@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
@@ -128,3 +129,9 @@ def test_tensorboard_gets_every_figure(make_model, base, tokenizer, tmp_path: Pa
     scalars = {(name, event.step): event.value for name in found.Tags()["scalars"] for event in found.Scalars(name)}
     assert scalars == pytest.approx(wanted)
     assert {name for name, _ in wanted} >= {"loss", "seen/exact_match", "seen (junk)/loss"}
+    (shown,) = (tmp_path / "runs").glob("*/hparams.yml")
+    settings = yaml.safe_load(shown.read_text())
+    assert (settings["tasks"], settings["fit.log_every"], settings["conditions"]) == (2, 2, '["matched", "junk"]')
+    (session,) = (tmp_path / "runs").glob("*/events*")
+    about = events.EventAccumulator(str(session)).Reload().SummaryMetadata("_hparams_/session_start_info")
+    assert b"fit.log_every" in about.plugin_data.content

@@ -104,6 +104,23 @@ def test_tasks_by_name_are_a_baseline_that_cannot_read(tmp_path: Path) -> None:
         model.generate_lora("the year")
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "shown"),
+    [
+        ("recipe", [*SHORT, "sft.engine.trackers=[tensorboard]"], {"sft.fit.steps": 2, "sft.noise": 0.1}),
+        ("oracles", ["fit.steps=2", "per_task=false", "engine.trackers=[tensorboard]"], {"fit.steps": 2}),
+    ],
+)
+def test_trackers_show_the_settings_of_the_recipe(
+    tmp_path: Path, name: str, settings: list[str], shown: dict[str, object]
+) -> None:
+    pytest.importorskip("tensorboard")
+    folder = run_recipe(str(TEN_TASKS / f"{name}.yaml"), tmp_path, settings, silent)
+    (file,) = folder.rglob("hparams.yml")
+    found = yaml.safe_load(file.read_text())
+    assert found.items() >= (shown | {"base.name": "nano", "target_modules": '["all-linear"]'}).items()
+
+
 def test_loras_are_saved_for_peft(lora_run: Path, tmp_path: Path) -> None:
     base = AutoModelForCausalLM.from_pretrained(base_model_path())
     model = PeftModel.from_pretrained(base, lora_run / "multitask")

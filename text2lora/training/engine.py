@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import warnings
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -60,8 +62,13 @@ def is_main_process() -> bool:
     return not several or os.environ.get("RANK", "") in ("", "0")
 
 
-def start_engine(config: EngineConfig, output_dir: Path) -> Accelerator:
+def start_engine(config: EngineConfig, output_dir: Path, settings: object = None) -> Accelerator:
     """Create the accelerator of this process and start its trackers, whose files go into `output_dir`.
+
+    Args:
+        config: Where and how training runs.
+        output_dir: The folder for the trackers' files.
+        settings: The settings of the run, a dataclass, which the trackers show as its hyper-parameters.
 
     Raises:
         MissingExtraError: a tracker is not installed.
@@ -90,8 +97,21 @@ def start_engine(config: EngineConfig, output_dir: Path) -> Accelerator:
         names = " ".join(sorted(missing))
         raise MissingExtraError(f"the tracker {names} is not installed: pip install {names}")
     if trackers:
-        accelerator.init_trackers(config.project)
+        accelerator.init_trackers(config.project, plain_settings(settings))
     return accelerator
+
+
+def plain_settings(settings: object, name: str = "") -> dict[str, Any]:
+    """The settings of a run by the names that `--set` takes, such as `sft.fit.lr`; a list of values becomes text."""
+    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        settings = dataclasses.asdict(settings)
+    if isinstance(settings, list) and any(isinstance(value, dict) for value in settings):
+        settings = dict(enumerate(settings))
+    if isinstance(settings, dict):
+        parts = [plain_settings(value, f"{name}.{key}" if name else str(key)) for key, value in settings.items()]
+        return {key: value for part in parts for key, value in part.items()}
+    plain = settings is None or isinstance(settings, bool | int | float | str)
+    return {name: settings if plain else json.dumps(settings)} if name else {}
 
 
 def prepare_base(base: PreTrainedModel, config: EngineConfig, accelerator: Accelerator) -> PreTrainedModel:

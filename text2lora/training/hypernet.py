@@ -22,15 +22,15 @@ SCORE = "score"
 """The figure of a validation that selects the weights to keep; it is not reported."""
 
 
-def begin_run(engine: EngineConfig, seed: int, tasks: int, output_dir: Path) -> Accelerator:
-    """Seed torch, make the folder and start the engine.
+def begin_run(engine: EngineConfig, seed: int, tasks: int, output_dir: Path, settings: object) -> Accelerator:
+    """Seed torch, make the folder and start the engine, whose trackers show the settings.
 
     Raises:
         TrainingError: there are fewer tasks per step than processes.
     """
     torch.manual_seed(seed)
     output_dir.mkdir(parents=True, exist_ok=True)
-    accelerator = start_engine(engine, output_dir)
+    accelerator = start_engine(engine, output_dir, settings)
     if tasks < accelerator.num_processes:
         raise TrainingError(
             f"tasks is {tasks}: expected at least one for each of the {accelerator.num_processes} processes"

@@ -57,6 +57,7 @@ def train_loras(
     engine: EngineConfig | None = None,
     max_length: int | None = None,
     pack: int = 1,
+    settings: object = None,
 ) -> LoraTable:
     """Train one LoRA for each entry of `draws`, all of them in every step, through one frozen base.
 
@@ -72,6 +73,7 @@ def train_loras(
         engine: Where to train; in one process only.
         max_length: The maximum length of a prompt and its response; see `prompt_batch`.
         pack: The number of a LoRA's examples that share a row; see `prompt_batch`.
+        settings: A dataclass that the trackers show as hyper-parameters; None for `fit_config`.
 
     Raises:
         TrainingError: there are several processes, or training fails (see `fit`).
@@ -79,7 +81,7 @@ def train_loras(
     torch.manual_seed(fit_config.seed)
     engine = engine or EngineConfig()
     output_dir.mkdir(parents=True, exist_ok=True)
-    accelerator = start_engine(engine, output_dir)
+    accelerator = start_engine(engine, output_dir, settings or fit_config)
     if accelerator.num_processes > 1:
         raise TrainingError(
             f"LoRAs are trained in one process, got {accelerator.num_processes}: give each process its own tasks"

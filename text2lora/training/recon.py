@@ -214,6 +214,7 @@ def train_recon(
     report: Callable[[str], None] = print,
     cache: Path | None = None,
     resume: bool = False,
+    settings: object = None,
 ) -> dict[str, float]:
     """Train a hypernetwork to generate the adapters of a library.
 
@@ -226,6 +227,7 @@ def train_recon(
         report: A function that receives progress, line by line.
         cache: A file that stores the embedded descriptions for the next run.
         resume: Whether to continue an interrupted run in `output_dir`.
+        settings: A dataclass that the trackers show as hyper-parameters; None for `config`.
 
     Returns:
         For each split (`seen`, `unseen_descriptions`, `unseen_tasks`), `SPLIT/error`, the relative error
@@ -242,7 +244,7 @@ def train_recon(
         raise TrainingError(
             f"unseen is {config.unseen}: expected at most {len(library) - 2} of {len(library)} adapters"
         )
-    accelerator = begin_run(config.engine, config.fit.seed, config.tasks, output_dir)
+    accelerator = begin_run(config.engine, config.fit.seed, config.tasks, output_dir, settings or config)
     unseen = sorted(random.Random(f"unseen {config.fit.seed}").sample(range(len(library)), config.unseen))
     seen = [i for i in range(len(library)) if i not in unseen]
     start_from_library(model, library.rows(seen))

@@ -280,7 +280,7 @@ def run_sft(recipe: SftRecipe, target: Path, report: Report, resume: bool, folde
         if recipe.offset_from:
             set_offset(model, LoraAdapter.from_pretrained(locate(recipe.offset_from, folder)), recipe.train_offset)
     cache = target / "descriptions.safetensors"
-    train_sft(model, base, tokenizer, source, sft, target, probes, report, cache, resume)
+    train_sft(model, base, tokenizer, source, sft, target, probes, report, cache, resume, recipe)
     cache.unlink(missing_ok=True)
 
 
@@ -359,6 +359,7 @@ def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, fol
             engine=recipe.engine,
             max_length=recipe.max_length,
             pack=recipe.pack,
+            settings=recipe,
         )
         notes = [{"description": task.descriptions[0]} for task in group] if recipe.per_task else [{}]
         with torch.no_grad():
@@ -448,5 +449,5 @@ def run_recon(recipe: ReconRecipe, target: Path, report: Report, resume: bool, f
     check_inputs(target, resume, [library.names, library.descriptions, library.held_out_descriptions], weights)
     torch.manual_seed(recipe.recon.fit.seed)
     cache = target / "descriptions.safetensors"
-    train_recon(Text2LoraModel(config), library, recipe.recon, target, report, cache, resume)
+    train_recon(Text2LoraModel(config), library, recipe.recon, target, report, cache, resume, recipe)
     cache.unlink(missing_ok=True)

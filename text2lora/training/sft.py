@@ -92,6 +92,7 @@ def train_sft(
     report: Callable[[str], None] = print,
     cache: Path | None = None,
     resume: bool = False,
+    settings: object = None,
 ) -> dict[str, float]:
     """Train a hypernetwork so that the adapter of a description makes the frozen base answer that task's examples.
 
@@ -110,6 +111,7 @@ def train_sft(
         report: A function that receives progress, line by line.
         cache: A file that stores the embedded descriptions for the next run.
         resume: Whether to continue an interrupted run in `output_dir`.
+        settings: A dataclass that the trackers show as hyper-parameters; None for `config`.
 
     Returns:
         The figures of the weights that were kept: `SPLIT/exact_match` and `SPLIT/loss` with matched descriptions, and
@@ -118,7 +120,7 @@ def train_sft(
     Raises:
         TrainingError: there are fewer tasks per step than processes, or training fails (see `fit`).
     """
-    accelerator = begin_run(config.engine, config.fit.seed, config.tasks, output_dir)
+    accelerator = begin_run(config.engine, config.fit.seed, config.tasks, output_dir, settings or config)
     world = accelerator.num_processes
     if config.engine.shard_base and config.tasks % world:  # all processes must run the base equally often
         raise TrainingError(f"tasks is {config.tasks}: shard_base needs a multiple of {world}, the number of processes")
