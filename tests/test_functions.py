@@ -323,7 +323,7 @@ def test_an_input_that_is_no_text_is_refused(functions, text, message: str) -> N
     [
         ({"labels": "yes"}, "labels are 'yes': expected two or more"),
         ({"labels": ["yes"]}, "expected two or more"),
-        ({"labels": ["yes", ""]}, "expected two or more"),
+        ({"labels": ["yes", ""]}, "expected two or more texts, none of them empty"),
         ({"labels": ["yes", 1]}, "expected two or more"),
         ({"labels": ["yes", "no", "yes"]}, "'yes' more than once"),
         ({"stop": [""]}, "stop is"),
@@ -335,6 +335,8 @@ def test_an_input_that_is_no_text_is_refused(functions, text, message: str) -> N
 def test_a_setting_that_cannot_be_used_is_refused(maker, options, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         maker.function("the price", **options)
+    with pytest.raises(InvalidInputError, match=message):  # before anything is loaded
+        text2lora.function("absent", **options)
 
 
 def test_other_wrong_calls_are_refused(functions, maker, make_model, base_dir) -> None:
@@ -350,6 +352,12 @@ def test_other_wrong_calls_are_refused(functions, maker, make_model, base_dir) -
         text2lora.function()
     with pytest.raises(InvalidArgumentError, match="got both of them"):
         text2lora.function(functions[0].adapter, do="the price")
+    with pytest.raises(InvalidArgumentError, match="got model with an adapter, pass base instead"):
+        text2lora.function(functions[0].adapter, model="smol")
+    with pytest.raises(InvalidArgumentError, match="got base with do or examples, pass model instead"):
+        text2lora.function(do="the price", base="smol")
+    with pytest.raises(InvalidArgumentError, match="'lables' is of no use with a LoraAdapter"):
+        text2lora.function(functions[0].adapter, lables=["yes", "no"])
     weights = {key: torch.ones(4, 5) if "_A" in key else torch.ones(5, 4) for key in functions[0].adapter.weights}
     with pytest.raises(CheckpointError, match="5 features for"):
         text2lora.function(LoraAdapter(weights, functions[0].adapter.spec))

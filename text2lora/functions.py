@@ -87,9 +87,7 @@ class Function:
                 f"expected a Runner and a LoraAdapter, got {shown(runner)} and {shown(adapter)}: make a function with "
                 "Text2LoraModel.function or text2lora.function"
             )
-        self.labels = None if labels is None else _check_labels(labels)
-        self.max_new_tokens = check_count(max_new_tokens, "max_new_tokens")
-        self.stop = _check_stop(stop)
+        self.labels, self.max_new_tokens, self.stop = check_settings(labels, max_new_tokens, stop)
         self.calibration = carried_calibration(adapter.metadata)
         self._runner = runner
         self._factors = factors_of(fit_modules(adapter, runner.model), input_device(runner.model))
@@ -393,10 +391,24 @@ def _in_groups(items: Sequence[Any], key: Callable[[Any], object], run: Callable
     return results
 
 
+def check_settings(
+    labels: Sequence[str] | None, max_new_tokens: int, stop: str | Sequence[str]
+) -> tuple[tuple[str, ...] | None, int, tuple[str, ...]]:
+    """How a function answers, as it keeps it.
+
+    Raises:
+        InvalidInputError: labels, `max_new_tokens` or `stop` cannot be used.
+    """
+    checked = None if labels is None else _check_labels(labels)
+    return checked, check_count(max_new_tokens, "max_new_tokens"), _check_stop(stop)
+
+
 def _check_labels(labels: Sequence[str]) -> tuple[str, ...]:
     given = () if isinstance(labels, str | bytes) else _as_tuple(labels, "labels")
     if len(given) < 2 or not all(isinstance(label, str) and label.strip() for label in given):
-        raise InvalidInputError(f'labels are {shown(labels)}: expected two or more texts, such as ["urgent", "later"]')
+        raise InvalidInputError(
+            f'labels are {shown(labels)}: expected two or more texts, none of them empty, such as ["urgent", "later"]'
+        )
     if len(set(given)) < len(given):
         twice = next(label for label in given if given.count(label) > 1)
         raise InvalidInputError(f"labels contain {shown(twice)} more than once: give each label once")

@@ -755,8 +755,9 @@ class Text2LoraModel(PreTrainedModel):
             InvalidInputError: examples, labels, `max_new_tokens` or `stop` cannot be used.
             CheckpointError: the base model cannot be loaded, or is not the one that the checkpoint is for.
         """
-        from text2lora.functions import Function
+        from text2lora.functions import Function, check_settings
 
+        check_settings(labels, max_new_tokens, stop)  # before an adapter is made
         adapter = self._generate_one(description, scale, examples, on_step)
         return Function(self._companions.runner(self.config, self.device), adapter, labels, max_new_tokens, stop)
 

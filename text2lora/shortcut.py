@@ -15,7 +15,7 @@ from text2lora.base import base_source, load_base_with_tokenizer
 from text2lora.bundled import DEFAULT
 from text2lora.errors import InvalidArgumentError, shown
 from text2lora.files import check_model_name, check_subfolder, folder_state
-from text2lora.functions import Function, Runner
+from text2lora.functions import Function, Runner, check_settings
 from text2lora.modeling import Text2LoraModel
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def function(
     *,
     do: str | None = None,
     examples: Examples | None = None,
-    model: str | os.PathLike[str] = DEFAULT,
+    model: str | os.PathLike[str] | None = None,
     subfolder: str | None = None,
     base: str | os.PathLike[str] | None = None,
     labels: Sequence[str] | None = None,
@@ -42,8 +42,8 @@ def function(
 ) -> Function:
     """Make a function from text to text, from an adapter or from a sentence.
 
-    Functions share what they load: all functions of a base model use one copy of its weights in memory, and all
-    functions made by a checkpoint use one hypernetwork.
+    Functions share what they load as long as one of them is in use: all functions of a base model use one copy of its
+    weights in memory, and all functions made by a checkpoint use one hypernetwork.
 
     ```python
     import text2lora
@@ -57,7 +57,7 @@ def function(
         adapter: a folder or Hub id with an adapter, or a `LoraAdapter`.
         do: what the function should do, in plain words, instead of an adapter.
         examples: pairs of an input and its right answer, beside `do` or instead of it; see `generate_lora`.
-        model: the checkpoint that makes the adapter for `do`: `nano`, `smol`, a folder or a Hub id.
+        model: the checkpoint that makes the adapter for `do`: `nano` (None), `smol`, a folder or a Hub id.
         subfolder: the folder of the adapter or checkpoint inside the given folder or repository.
         base: the base model of an adapter: a folder or Hub id; None uses the one that the adapter names.
         labels, max_new_tokens, stop: see `Text2LoraModel.function`.
@@ -65,7 +65,8 @@ def function(
         **hub: options for the Hub: `revision`, `token`, `cache_dir`, `local_files_only`.
 
     Raises:
-        InvalidArgumentError: both or neither of `adapter` and `do` are given, or `device` is not a name.
+        InvalidArgumentError: both or neither of `adapter` and `do` are given, an argument belongs to the other one of
+            them, or `device` is not a name.
         CheckpointError: the adapter, the checkpoint or the base model cannot be loaded.
         InvalidDescriptionError: see `generate_lora`.
         InvalidInputError: see `Text2LoraModel.function`.
@@ -76,11 +77,23 @@ def function(
             'expected an adapter (a folder, a Hub id or a LoraAdapter), or a description as do="..." or examples, got '
             f"{'both' if made else 'neither'} of them: pass one"
         )
+    if base is not None if made else model is not None:
+        raise InvalidArgumentError(
+            "model is the checkpoint that makes an adapter for do or examples, and base is the base model of a given "
+            f"adapter: got {'base with do or examples' if made else 'model with an adapter'}, pass "
+            f"{'model' if made else 'base'} instead"
+        )
+    if isinstance(adapter, LoraAdapter) and (subfolder or hub):
+        given = shown("subfolder" if subfolder else next(iter(hub)))
+        raise InvalidArgumentError(f"{given} is of no use with a LoraAdapter, which is loaded already: leave it out")
+    check_settings(labels, max_new_tokens, stop)  # before anything is loaded
     device = _device(device)
     options: dict[str, Any] = {"labels": labels, "max_new_tokens": max_new_tokens, "stop": stop}
     if made:
         options["examples"] = examples
-        maker = _checkpoint(check_model_name(model), check_subfolder(subfolder), device, hub)
+        maker = _checkpoint(
+            check_model_name(DEFAULT if model is None else model), check_subfolder(subfolder), device, hub
+        )
         made_function = maker.function(do, **options)
         _MAKERS[made_function] = maker
         return made_function

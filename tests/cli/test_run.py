@@ -103,6 +103,18 @@ def test_lines_that_cannot_be_answered_keep_their_place(pipe, answer) -> None:
     assert [row["answer"] is None for row in rows] == [False, True, True, False]
 
 
+def test_a_pipe_beside_inputs_is_not_ignored_in_silence(t2l_command, answer, monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("y\n")
+    with open(tmp_path / "lines.txt") as lines:
+        monkeypatch.setattr(sys, "stdin", lines)
+        result = t2l_command("run", "mine", "x", *OPTIONS)
+    assert result.err.startswith("Standard input is not read: the command names inputs")
+    with open(os.devnull) as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        assert t2l_command("run", "mine", "x", *OPTIONS) == (0, result.out, "")
+    assert result.out == one_line(answer("x")) + "\n"
+
+
 def test_lines_that_are_there_do_not_wait_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     end, start = os.pipe()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(os.fdopen(end, "rb"), encoding="utf-8"))
@@ -137,6 +149,8 @@ def test_no_more_lines_are_read_than_are_answered(monkeypatch: pytest.MonkeyPatc
     [
         ([], "name an adapter, or say what to do with --do"),
         (["--do", "the city", "--base", "nano", "x"], "works only with an adapter"),
+        (["mine", "--model", "nano", "x"], "works only with --do"),
+        (["mine", "--example", "a => b", "x"], "--example / --examples: works only with --do"),
         (["mine", "x", "--labels", "yes"], "expected two or more"),
         (["--do", " ", "x"], "the description is empty"),
     ],

@@ -109,10 +109,10 @@ def make(
     part = _parse_shard(shard) if shard else None
     many = file is not None or (len(descriptions or []) > 1 and mix is None)
     if many and (push or mix or pairs):
-        hint = "--push" if push else "--mix" if mix else "--examples"
+        hint = "--push" if push else "--mix" if mix else opt.EXAMPLES_HINT
         raise typer.BadParameter("works with one adapter at a time", param_hint=hint)
     if mix and pairs:
-        raise typer.BadParameter("works without --mix", param_hint="--examples")
+        raise typer.BadParameter("works without --mix", param_hint=opt.EXAMPLES_HINT)
     if pairs and not descriptions and not (output or repo_id):
         raise typer.BadParameter("needed with examples and no description, to name the adapter", param_hint="--output")
     wanted = opt.parse_dtype(dtype)

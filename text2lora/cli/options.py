@@ -61,6 +61,7 @@ Device = Annotated[
 ]
 HUB = "On the Hub"
 EXAMPLES = "Examples"
+EXAMPLES_HINT = "--example / --examples"
 
 
 def _clean_token(token: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
@@ -44,6 +45,15 @@ Inputs = Annotated[
     list[str] | None, typer.Argument(help="Inputs to answer (default: the lines of a pipe).", metavar="input")
 ]
 Do = Annotated[str | None, typer.Option(help="What to do, in plain words, instead of an adapter.")]
+Maker = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help=f"Checkpoint for --do: `nano`, `smol`, a folder or a Hub id (default: {DEFAULT}).",
+        autocompletion=opt.complete_checkpoint,
+    ),
+]
 
 
 def run(
@@ -52,7 +62,7 @@ def run(
     do: Do = None,
     example: opt.Example = None,
     examples: opt.ExampleFile = None,
-    model: opt.Model = DEFAULT,
+    model: Maker = None,
     labels: Labels = None,
     subfolder: opt.Subfolder = None,
     base: opt.Base = None,
@@ -73,10 +83,14 @@ def run(
     pairs = opt.parse_examples(example, examples)
     if do is not None or (pairs and adapter is None):
         inputs, adapter = [*([] if adapter is None else [adapter]), *(inputs or [])], None
-    _check_source(adapter, do, bool(pairs), base)
+    _check_source(adapter, do, bool(pairs), model, base)
     opt.check_texts([do or "", *(inputs or []), *(labels or [])], "INPUT")
     if not inputs and sys.stdin.isatty():
         raise typer.BadParameter("missing: give an input, or pipe lines in", param_hint="INPUT")
+    if inputs and _has_unread_input():
+        err.print(
+            "[yellow]Standard input is not read:[/] the command names inputs; to answer its lines, leave them out"
+        )
     quiet()
     import text2lora
 
@@ -104,15 +118,17 @@ def run(
         _answer_pipe(function, batch_size, as_json)
 
 
-def _check_source(adapter: str | None, do: str | None, examples: bool, base: str | None) -> None:
+def _check_source(adapter: str | None, do: str | None, examples: bool, model: str | None, base: str | None) -> None:
     """Refuse options that do not go together with an adapter, or with a sentence in its place."""
     wrong = None
     if adapter is None and do is None and not examples:
         wrong = "ADAPTER", "missing: name an adapter, or say what to do with --do"
     elif adapter is None and base:
         wrong = "--base", "works only with an adapter; with --do, --model decides the base model"
+    elif adapter is not None and model:
+        wrong = "--model", "works only with --do; an adapter's own base model is used, or the one of --base"
     elif adapter is not None and examples:
-        wrong = "--examples", "works only with --do"
+        wrong = opt.EXAMPLES_HINT, "works only with --do"
     if wrong:
         raise typer.BadParameter(wrong[1], param_hint=wrong[0])
 
@@ -196,6 +212,16 @@ def _size_of_input() -> int | None:
     except (OSError, ValueError):
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _has_unread_input() -> bool:
+    """Whether a file or a pipe waits at standard input, as far as the system says."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import fcntl
+        import termios
+
+        return any(fcntl.ioctl(sys.stdin, termios.FIONREAD, bytes(4)))
+    return False
 
 
 def _windows(size: int) -> Iterator[list[str]]:
