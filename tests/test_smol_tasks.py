@@ -54,6 +54,7 @@ def write_data(folder: Path) -> None:
     vectors = {"name": "capitalize", "group": "abstractive", "train": pairs[:150], "test": pairs[150:]}
     write([vectors], folder / "function_vectors.jsonl.gz")
     sorting = [[f"bigbench {text}", "sorted"] for text in (sentence(rng) for _ in range(40))]
+    sorting += [[f"{text.capitalize()}.", "sorted"] for text, _ in tasks["code_first_word"][:30]]
     names = ["bb_word_sorting", "bb_navigate"]
     write([{"name": name, "examples": sorting, **row} for name in names], folder / "bigbench_tasks.jsonl.gz")
 
@@ -124,6 +125,35 @@ def test_same_files_whatever_the_hash_seed(folder: Path) -> None:
     assert prepare(folder / "data", folder / "second", "2").returncode == 0
     for path in (folder / "first").iterdir():
         assert (folder / "second" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_inputs_of_tasks_for_evaluation_alone_are_not_trained_on(folder: Path, rows: dict) -> None:
+    known = {
+        prompt
+        for name in ("bb_word_sorting", "bb_navigate")
+        for row in ("dev_unseen", "test_unseen")
+        if name in rows[row]
+        for key in ("examples", "held_out_examples")
+        for prompt in inputs(rows[row][name], key)
+    }
+    assert known
+    assert not any(
+        f"{prompt.capitalize()}." in known for row in rows["train"].values() for prompt in inputs(row, "examples")
+    )
+    assert "evaluation alone have their inputs" in (folder / "said").read_text()
+
+
+def test_what_comes_with_smol_for_checks_is_described_nowhere_in_training() -> None:
+    folder = PREPARE.parent / "wordings"
+    trained = {
+        text.casefold()
+        for path in folder.rglob("*.jsonl")
+        for line in path.read_text("utf-8").splitlines()
+        for text in json.loads(line).get("descriptions", [])
+    }
+    tasks = (PREPARE.parents[2] / "text2lora/smol/tasks.jsonl").read_text("utf-8").splitlines()
+    assert trained
+    assert not trained & {text.casefold() for line in tasks for text in json.loads(line)["descriptions"]}
 
 
 def test_what_is_scored_was_not_trained_on(rows: dict) -> None:

@@ -15,6 +15,7 @@ import argparse
 import gzip
 import json
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -32,6 +33,8 @@ SHORT_INPUT, SHORT_OUTPUT = 100, 48
 """Characters of an input and of an output that training reads; evaluation reads longer ones too."""
 SCORED = 24
 """Pairs of a task for evaluation, at most."""
+CHECKED = HERE.parents[1] / "text2lora/smol/tasks.jsonl"
+"""Tasks that come with smol, for `t2l check smol`."""
 GIVEN = 240
 """Pairs of a given task, at most."""
 
@@ -58,6 +61,11 @@ def read_pairs(path: Path) -> dict[str, dict[str, Any]]:
             "pairs": kept[:GIVEN],
         }
     return found
+
+
+def plain(text: str) -> str:
+    """A text without what does not tell two apart: case, space and marks."""
+    return " ".join(re.findall(r"\w+", text.casefold())) or text
 
 
 def read_wordings(*paths: Path) -> dict[str, list[str]]:
@@ -182,6 +190,21 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     partial.replace(path)
 
 
+def drop_evaluated(tasks: Iterable[Task], data: Path, report: Any) -> None:
+    """Take the inputs that BIG-bench and the tasks of `t2l check smol` have out of what training reads."""
+    rows = [*read_lines(data / "bigbench_tasks.jsonl.gz"), *read_lines(CHECKED)]
+    known = {plain(prompt) for row in rows for prompt, _ in row["examples"]}
+    dropped: list[str] = []
+    for task in tasks:
+        dropped += [prompt for prompt, _ in task.pairs["train"] if plain(prompt) in known]
+        task.pairs["train"] = [pair for pair in task.pairs["train"] if plain(pair[0]) not in known]
+    if dropped:
+        report(
+            f"left out of training, for tasks that are for evaluation alone have their inputs: {len(dropped)} pairs "
+            f"with {len(set(dropped))} inputs"
+        )
+
+
 def summary(tasks: Mapping[str, Sequence[Task]]) -> str:
     """Tasks, wordings and pairs by split and family."""
     lines = [
@@ -210,6 +233,7 @@ def prepare(
         for name, task in given.items()
     ]
     train = [*varied, *maker.make()]
+    drop_evaluated(train, data, report)
     output.mkdir(parents=True, exist_ok=True)
     write_rows(filter(None, map(training_row, train)), output / "train.jsonl")
     for side in ("dev", "test"):
