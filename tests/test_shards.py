@@ -206,3 +206,12 @@ def test_folders_of_adapters_and_shards_may_lie_side_by_side(model, tmp_path: Pa
     assert LoraAdapter.from_pretrained(tmp_path, "alone").metadata["description"] == TEXTS[2]
     assert LoraAdapter.from_pretrained(tmp_path, writer.name(TEXTS[0])).metadata["description"] == TEXTS[0]
     shutil.rmtree(tmp_path / "alone")
+
+
+def test_a_description_that_occurs_twice_has_one_row(model, tmp_path: Path) -> None:
+    writer = ShardWriter(model, str(tmp_path))
+    writer.write([TEXTS[0], f"{TEXTS[0]} ", TEXTS[1], TEXTS[0]])
+    assert names(tmp_path) == list(map(writer.name, TEXTS[:2]))
+    read, alone = LoraAdapter.from_pretrained(tmp_path, writer.name(TEXTS[1])), model.generate_lora(TEXTS[1])
+    for key, weight in alone.weights.items():
+        torch.testing.assert_close(read.weights[key], weight, rtol=1e-5, atol=1e-6)

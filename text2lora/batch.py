@@ -201,7 +201,7 @@ class ShardWriter:
 
     @checked(InvalidDescriptionError)
     def write(self, descriptions: Sequence[str]) -> str:
-        """Write the adapters of descriptions, none twice, as one shard, or leave the one that is there.
+        """Write the adapters of descriptions as one shard, or leave the one that is there.
 
         Returns:
             The shard's path or URL.
@@ -210,15 +210,16 @@ class ShardWriter:
             InvalidDescriptionError: there is no description, or see `check_description`.
             OutputError: it cannot be written.
         """
-        if not descriptions:
+        texts = list(dict.fromkeys(check_description(text) for text in descriptions))
+        if not texts:
             raise InvalidDescriptionError("a shard of no descriptions: expected at least one")
-        names = [self.name(text) for text in descriptions]
+        names = [self.name(text) for text in texts]
         path = f"{self.output}/{PATTERN.format(digest(names)[:16])}"
         with contextlib.suppress(CheckpointError):  # there is none yet, or no whole one
             return Shard.open(path).path
         parts = [
             {module: tuple(factor.to("cpu", self.settings.dtype) for factor in pair) for module, pair in part.items()}
-            for part in self.model.generate_stacked(descriptions)
+            for part in self.model.generate_stacked(texts)
         ]
         weights = {
             module: (torch.cat([part[module][0] for part in parts]), torch.cat([part[module][1] for part in parts]))
@@ -231,7 +232,7 @@ class ShardWriter:
             (like.folded() if self.settings.fold_rslora else like).spec,
             {module: self.model.config.module_paths[module] for module in weights},
             self.model.provenance(self.settings.scale),
-            dict(zip(names, descriptions, strict=True)),
+            dict(zip(names, texts, strict=True)),
         )
         write_shard(path, weights, facts)
         return path
