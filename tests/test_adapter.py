@@ -121,7 +121,7 @@ def test_an_adapter_shows_what_it_is_in_a_line() -> None:
     adapter = replace(make_adapter(), metadata={"description": "Return the <city>, " + "and the name " * 20})
     shown = repr(adapter)
     assert shown.startswith("LoraAdapter(description='Return the <city>, and the name")
-    assert "target_modules='v_proj, q_proj', r='2'" in shown
+    assert "target_modules='q_proj, v_proj', r='2'" in shown
     assert len(shown) < 300
     assert "\n" not in shown
     table = adapter._repr_html_()
@@ -538,3 +538,25 @@ def test_adapters_are_equal_if_all_of_them_is(make_model) -> None:
     assert one != other
     assert one != one.scaled(2)
     assert one != "adapter"
+
+
+def test_an_adapter_is_equal_to_what_is_read_back_whatever_the_order_of_its_modules(tmp_path: Path) -> None:
+    adapter = make_adapter(target_modules=("v_proj", "q_proj"))
+    assert LoraAdapter.from_pretrained(adapter.save_pretrained(tmp_path / "one")) == adapter
+    assert adapter.spec == replace(SPEC, target_modules=("q_proj", "v_proj"))
+
+
+def test_weights_can_be_changed_and_trained(make_model) -> None:
+    model = make_model()
+    made = [model.generate_lora("the city"), model.generate_lora(task_emb=torch.ones(1, 24))[0]]
+    for adapter in [*made, model.interpolate(["the city", "the price"], [1, 1])]:
+        weight = next(iter(adapter.weights.values()))
+        weight.mul_(2)
+        (weight.requires_grad_() ** 2).sum().backward()
+        assert torch.equal(weight.grad, 2 * weight)
+
+
+def test_unknown_options_are_refused(tmp_path: Path) -> None:
+    folder = make_adapter().save_pretrained(tmp_path / "one")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'adapter_name'"):
+        LoraAdapter.from_pretrained(folder, adapter_name="legal")

@@ -55,7 +55,7 @@ class LoraSpec:
                 wrong = f"{name} is {shown(getattr(self, name))}: expected a string or None"
         if wrong:
             raise CheckpointError(wrong)
-        object.__setattr__(self, "target_modules", tuple(names))
+        object.__setattr__(self, "target_modules", tuple(sorted(names)))  # which PEFT keeps as a set
 
     @property
     def scaling(self) -> float:
@@ -125,7 +125,7 @@ class LoraSpec:
             "lora_alpha": self.lora_alpha,
             "peft_type": "LORA",
             "r": self.r,
-            "target_modules": sorted(self.target_modules),
+            "target_modules": list(self.target_modules),
             "task_type": "CAUSAL_LM",
         }
         given = {"use_rslora": self.use_rslora, "revision": self.revision}
@@ -149,11 +149,12 @@ class Lora:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __eq__(self, other: object) -> bool:
-        """Whether the other one has the same weights, bit for bit, and the same spec and metadata."""
+        """Whether the other one has the same weights, bit for bit, on any device, and the same spec and metadata."""
         if not isinstance(other, Lora) or (self.spec, self.metadata) != (other.spec, other.metadata):
             return False
         same = self.weights.keys() == other.weights.keys()
-        return same and all(torch.equal(weight, other.weights[key]) for key, weight in self.weights.items())
+        pairs = ((weight, other.weights[key]) for key, weight in self.weights.items()) if same else ()
+        return same and all(torch.equal(mine, theirs.to(mine.device)) for mine, theirs in pairs)
 
     __hash__ = None  # type: ignore[assignment]  # the weights can be changed in place
 
