@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -453,6 +454,27 @@ def test_threads_load_the_base_once(t2l: Text2LoraModel) -> None:
 def test_a_model_in_use_can_be_copied(t2l: Text2LoraModel) -> None:
     t2l.generate_adapter(TEXTS[0])
     close(copy.deepcopy(t2l).generate_lora(TEXTS[0]), t2l.generate_lora(TEXTS[0]))
+
+
+def test_copies_of_a_model_share_what_is_loaded_and_nothing_else(checkpoint_dir: Path) -> None:
+    t2l = Text2LoraModel.from_pretrained(checkpoint_dir)
+    answer = t2l.function(TEXTS[0], max_new_tokens=4)("x")
+    copied, pickled = copy.deepcopy(t2l), pickle.loads(pickle.dumps(t2l))
+    assert copied.encoder is t2l.encoder
+    for other in (copied, pickled):
+        other.calibration = Calibration(1.0, 0.0, 0.0, 0.0)
+        assert other.function(TEXTS[0], max_new_tokens=4)("x") == answer
+    assert t2l.calibration is None
+    with torch.no_grad():
+        next(copied.parameters()).zero_()
+    assert copied.generate_lora(TEXTS[0]) != t2l.generate_lora(TEXTS[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_forward_reads_embeddings_of_any_dtype(checkpoint_dir: Path, dtype: torch.dtype) -> None:
+    t2l = Text2LoraModel.from_pretrained(checkpoint_dir, dtype=dtype)
+    for task_emb in (t2l.encoder.encode(TEXTS), t2l.encoder.encode(TEXTS).bfloat16()):
+        assert {factor.dtype for factors in t2l(task_emb).values() for factor in factors} == {dtype}
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o007, 0o660)])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from transformers.utils.hub import resolve_revision
 
@@ -54,6 +55,14 @@ class Companions:
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._base_hub: dict[str, Any] | None = None
         self._runner: Runner | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copies of a model share the encoder and the base model, as long as neither is set anew."""
+        return copy.copy(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy starts with: all but the runner, whose thread and lock cannot be copied."""
+        return vars(self) | {"_beside": dict(self._beside), "_runner": None}
 
     def origin(self, config: Text2LoraConfig) -> dict[str, str]:
         """The checkpoint's name, subfolder and commit, for metadata; without those that it does not have."""
