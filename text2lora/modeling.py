@@ -390,7 +390,8 @@ class Text2LoraModel(PreTrainedModel):
         """Turn task embeddings into LoRA weights, differentiably.
 
         Args:
-            task_emb: task embeddings [n, d], or token states [n, tokens, d] if `config.task_encoder` is `tokens`.
+            task_emb: task embeddings [n, d], or token states [n, tokens, d] if `config.task_encoder` is `tokens`; of
+                any float dtype, on any device.
 
         Returns:
             By target module: A [n, layers, r, in] and B [n, layers, out, r].
@@ -401,7 +402,7 @@ class Text2LoraModel(PreTrainedModel):
         self._check_task_emb(task_emb)
         if not len(task_emb):
             raise InvalidArgumentError(f"task embeddings of shape {list(task_emb.shape)}: expected at least one")
-        return self.hypernet(task_emb)
+        return self.hypernet(task_emb.to(self.device, self.dtype))
 
     @overload
     def generate_lora(
@@ -427,7 +428,7 @@ class Text2LoraModel(PreTrainedModel):
         base_model: PreTrainedModel | PeftModel | None = None,
     ) -> list[LoraAdapter]: ...
 
-    @torch.inference_mode()
+    @torch.no_grad()  # in inference mode, nobody could train or change the weights
     def generate_lora(
         self,
         description: str | Sequence[str] | None = None,
@@ -544,7 +545,7 @@ class Text2LoraModel(PreTrainedModel):
         given = [examples[row] for row in rows]
         yield from zip(rows, tune(self.hypernet, base, self.base_tokenizer, latents[rows], given, on_step), strict=True)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # in inference mode, nobody could train or change the weights
     def generate_stacked(self, descriptions: Sequence[str]) -> Iterator[LoraWeights]:
         """Make LoRAs as `generate_lora` does, as stacks: those of one pass of the hypernetwork after another.
 
@@ -581,7 +582,7 @@ class Text2LoraModel(PreTrainedModel):
         for part in latents.split(self.tasks_per_pass):
             yield _finite(self.hypernet.decode(part))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # in inference mode, nobody could train or change the weights
     def interpolate(
         self,
         descriptions: Sequence[str],

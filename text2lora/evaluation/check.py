@@ -243,9 +243,8 @@ def check_conditioning(
             continue
         report(name)
         make = partial(_repeat, average) if name == "average" else model
-        emb = embs[name].to(model.device, model.dtype) if name in embs else None
         examples = [tasks[i].examples for i in chosen]
-        found = score_examples(make, emb, examples, injector, base, tokenizer, rows, context_length(base))
+        found = score_examples(make, embs.get(name), examples, injector, base, tokenizer, rows, context_length(base))
         scores = dict(zip(chosen, found, strict=True))
         made[name] = _condition(name, [scores.get(i) for i in everyone], draws, seed)
 

@@ -104,7 +104,7 @@ def compare_descriptions(
     novelties: Sequence[Novelty | None] = model.novelty(texts, task_emb) or [None] * len(texts)
 
     def wording(row: int | None) -> Wording:
-        emb = None if row is None else task_emb[row : row + 1].to(model.device, model.dtype)
+        emb = None if row is None else task_emb[row : row + 1]
         each = None if emb is None else emb.expand(len(tasks), *emb.shape[1:])
         examples = [task.examples for task in tasks]
         limit = context_length(base)
