@@ -82,3 +82,14 @@ def test_share_of_tokens_is_left_out() -> None:
 def test_without_noise_nothing_changes() -> None:
     task_emb = torch.randn(3, 8)
     assert torch.equal(perturb(task_emb, 0.0, 0.0), task_emb)
+
+
+def test_embeddings_too_large_for_half_precision_are_kept(make_config) -> None:
+    encoder = TextEncoder.from_config(make_config(encoder_normalize=False))
+    with torch.no_grad():
+        for norm in encoder.model.modules():
+            if isinstance(norm, torch.nn.LayerNorm):
+                norm.weight.mul_(1e6)
+    bank = DescriptionBank(encoder, TEXTS)
+    assert encoder.encode(TEXTS).abs().max() > torch.finfo(torch.half).max
+    assert torch.equal(bank[[0, 1, 2]], encoder.encode(TEXTS))

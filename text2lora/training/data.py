@@ -49,7 +49,7 @@ class TaskSource(Protocol):
 
 
 class DescriptionBank:
-    """The embeddings of many descriptions in half precision, computed once.
+    """The embeddings of many descriptions, computed once; in half precision if that can hold them.
 
     Args:
         encoder: The text encoder; it may return one vector for each text or the states of all tokens.
@@ -67,7 +67,7 @@ class DescriptionBank:
             for start in range(0, len(descriptions), 512):
                 for row in encoder.encode(descriptions[start : start + 512]):
                     flat = row if row.ndim == 1 else row[row.ne(0).any(-1)]
-                    rows.append(flat.reshape(-1, row.shape[-1]).half().clone())
+                    rows.append(_narrow(flat.reshape(-1, row.shape[-1])))
             self._lengths = torch.tensor([len(row) for row in rows])
             self._states = torch.cat(rows)  # [all tokens, d]
             if cache:
@@ -93,6 +93,12 @@ class DescriptionBank:
         rows = choose_descriptions(task_names)
         vectors = [mean_over_tokens(self[rows[start : start + 512]]) for start in range(0, len(rows), 512)]
         return summarise(torch.cat(vectors), [task_names[row] for row in rows])
+
+
+def _narrow(states: torch.Tensor) -> torch.Tensor:
+    """A copy in half precision, or in full if a number is too large, as some encoders write without normalisation."""
+    half = states.half()
+    return half if half.isfinite().all() else states.clone()
 
 
 def _cache_key(cache: Path) -> str | None:
