@@ -356,8 +356,25 @@ def test_other_wrong_calls_are_refused(functions, maker, make_model, base_dir) -
         text2lora.function(functions[0].adapter, model="smol")
     with pytest.raises(InvalidArgumentError, match="got base with do or examples, pass model instead"):
         text2lora.function(do="the price", base="smol")
-    with pytest.raises(InvalidArgumentError, match="'lables' is of no use with a LoraAdapter"):
+    with pytest.raises(InvalidArgumentError, match="'revision' is of no use with a LoraAdapter"):
+        text2lora.function(functions[0].adapter, revision="main")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'lables'"):
         text2lora.function(functions[0].adapter, lables=["yes", "no"])
     weights = {key: torch.ones(4, 5) if "_A" in key else torch.ones(5, 4) for key in functions[0].adapter.weights}
     with pytest.raises(CheckpointError, match="5 features for"):
         text2lora.function(LoraAdapter(weights, functions[0].adapter.spec))
+
+
+def test_the_options_of_the_hub_are_used_for_the_base_of_an_adapter_too(functions, monkeypatch, tmp_path) -> None:
+    asked = []
+    load, hub = AutoModelForCausalLM.from_pretrained, {"token": "hf_x", "cache_dir": "c", "local_files_only": True}
+
+    def note(*args, **options):
+        asked.append(options)
+        return load(*args, **options)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", note)
+    adapter = functions[0].adapter
+    shutil.copytree(adapter.spec.base_model_name_or_path, tmp_path / "base")
+    text2lora.function(adapter, base=tmp_path / "base", **hub)
+    assert asked[0].items() >= hub.items()

@@ -196,7 +196,7 @@ def rows(world: World) -> dict[str, Row]:
         "function": Row(
             lambda **arguments: answers_of(text2lora.function, **arguments),
             {"adapter": None, "do": "the city", "examples": pairs, "model": world.checkpoint, "subfolder": None,
-             "base": None, "device": "cpu"} | answers,
+             "base": None, "device": "cpu"} | from_hub | answers,
             is_text,
         ),
         "Text2LoraModel.function": Row(

@@ -205,7 +205,10 @@ class LoraAdapter(Lora):
         directory: str | os.PathLike[str],
         subfolder: str | None = None,
         revision: str | None = None,
-        **hub: Any,
+        *,
+        token: bool | str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
     ) -> LoraAdapter:
         """Read an adapter in PEFT's format, or one adapter from a file of many.
 
@@ -214,7 +217,7 @@ class LoraAdapter(Lora):
                 `s3://bucket/adapters` (any that fsspec knows).
             subfolder: the folder of the adapter inside `directory`; with shard files, the name of the adapter.
             revision: a branch, tag or commit; configuration and weights come from the commit that it points to.
-            **hub: options for the Hub: `token`, `cache_dir`, `local_files_only`.
+            token, cache_dir, local_files_only: as in transformers.
 
         Returns:
             The adapter. Its metadata come from its model card, with the repository and commit of one from the Hub.
@@ -226,6 +229,7 @@ class LoraAdapter(Lora):
         if shard := find_in_shards(directory, subfolder):
             facts, name = shard.facts, str(subfolder)
             return cls(shard.read(name), facts.spec, {"description": facts.descriptions[name], **facts.metadata})
+        hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         source = Source.of(directory, subfolder, revision, **hub)
         files = source.fetch((CONFIG_NAME, WEIGHTS_NAME))
         card = source.find(CARD_NAME)

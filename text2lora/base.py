@@ -152,7 +152,7 @@ def load_base(auto_class: Any, name: str | None, revision: str | None = None, **
 
 
 def load_base_with_tokenizer(
-    name: str | None, revision: str | None = None, device: str = "cpu", *, token: str | None = None, dtype: Any = None
+    name: str | None, revision: str | None = None, device: str = "cpu", *, dtype: Any = None, **hub: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a base model in eval mode, and its tokenizer.
 
@@ -162,8 +162,8 @@ def load_base_with_tokenizer(
         name: the base model: a folder, a Hub id or a built-in name.
         revision: a branch, tag or commit of the base model.
         device: the device of the base model.
-        token: a Hub token.
         dtype: the dtype of the weights; None is their own or, if that is slow here, float32.
+        **hub: options for the Hub: `token`, `cache_dir`, `local_files_only`.
 
     Raises:
         CheckpointError: see `load_base`.
@@ -173,8 +173,8 @@ def load_base_with_tokenizer(
     from text2lora.processor import widen
     from text2lora.turns import keep_ends
 
-    tokenizer = load_base(AutoTokenizer, name, revision, token=token)
-    model = load_base(AutoModelForCausalLM, name, revision, device_map=device, token=token, dtype=dtype or "auto")
+    tokenizer = load_base(AutoTokenizer, name, revision, **hub)
+    model = load_base(AutoModelForCausalLM, name, revision, device_map=device, dtype=dtype or "auto", **hub)
     keep_ends(model, tokenizer)
     return (model if dtype else widen(model)).eval(), tokenizer
 

@@ -38,7 +38,10 @@ def function(
     max_new_tokens: int = 64,
     stop: str | Sequence[str] = (),
     device: str = "auto",
-    **hub: Any,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
 ) -> Function:
     """Make a function from text to text, from an adapter or from a sentence.
 
@@ -62,7 +65,8 @@ def function(
         base: the base model of an adapter: a folder or Hub id; None uses the one that the adapter names.
         labels, max_new_tokens, stop: see `Text2LoraModel.function`.
         device: where to run: `cpu`, `cuda`, ...; `auto` is the GPU if there is one.
-        **hub: options for the Hub: `revision`, `token`, `cache_dir`, `local_files_only`.
+        revision: a branch, tag or commit of the adapter or checkpoint.
+        token, cache_dir, local_files_only: as in transformers; they are also used for the base model.
 
     Raises:
         InvalidArgumentError: both or neither of `adapter` and `do` are given, an argument belongs to the other one of
@@ -83,22 +87,23 @@ def function(
             f"adapter: got {'base with do or examples' if made else 'model with an adapter'}, pass "
             f"{'model' if made else 'base'} instead"
         )
-    if isinstance(adapter, LoraAdapter) and (subfolder or hub):
-        given = shown("subfolder" if subfolder else next(iter(hub)))
+    if isinstance(adapter, LoraAdapter) and (subfolder or revision):
+        given = shown("subfolder" if subfolder else "revision")
         raise InvalidArgumentError(f"{given} is of no use with a LoraAdapter, which is loaded already: leave it out")
     check_settings(labels, max_new_tokens, stop)  # before anything is loaded
     device = _device(device)
     options: dict[str, Any] = {"labels": labels, "max_new_tokens": max_new_tokens, "stop": stop}
+    hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     if made:
         options["examples"] = examples
-        maker = _checkpoint(
-            check_model_name(DEFAULT if model is None else model), check_subfolder(subfolder), device, hub
-        )
+        name = check_model_name(DEFAULT if model is None else model)
+        maker = _checkpoint(name, check_subfolder(subfolder), device, {"revision": revision, **hub})
         made_function = maker.function(do, **options)
         _MAKERS[made_function] = maker
         return made_function
-    lora = adapter if isinstance(adapter, LoraAdapter) else LoraAdapter.from_pretrained(adapter or "", subfolder, **hub)
-    return Function(_runner(lora, base, device), lora, **options)
+    if not isinstance(adapter, LoraAdapter):
+        adapter = LoraAdapter.from_pretrained(adapter or "", subfolder, revision, **hub)
+    return Function(_runner(adapter, base, device, hub), adapter, **options)
 
 
 def _device(name: str) -> str:
@@ -110,11 +115,11 @@ def _device(name: str) -> str:
     return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
 
-def _runner(lora: LoraAdapter, base: str | os.PathLike[str] | None, device: str) -> Runner:
+def _runner(lora: LoraAdapter, base: str | os.PathLike[str] | None, device: str, hub: dict[str, Any]) -> Runner:
     """The base model of an adapter, or another one, which all of its functions share."""
     name, revision = lora.spec.base(base)
     key = (folder_state(base_source(name or "")), revision or "", device)
-    return Runner.shared(key, lambda: Runner(*load_base_with_tokenizer(name, revision, device)))
+    return Runner.shared(key, lambda: Runner(*load_base_with_tokenizer(name, revision, device, **hub)))
 
 
 def _checkpoint(name: str, subfolder: str, device: str, hub: dict[str, Any]) -> Text2LoraModel:
