@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,18 @@ def test_adapters_start_from_a_multi_task_lora(lora_run: Path, tmp_path: Path) -
     model = Text2LoraModel.from_pretrained(run_recipe(recipe, tmp_path, [*SHORT, *offset], silent))
     made, multitask = model.generate_lora("Give me the town."), LoraAdapter.from_pretrained(lora_run / "multitask")
     assert all(torch.equal(made.weights[key], value) for key, value in multitask.weights.items())
+
+
+def test_a_run_is_not_resumed_from_another_offset(lora_run: Path, tmp_path: Path) -> None:
+    offset = LoraAdapter.from_pretrained(lora_run / "multitask")
+    offset.save_pretrained(tmp_path / "offset")
+    settings = [*SHORT, "sft.fit.steps=1", f"offset_from={tmp_path / 'offset'}", "train_offset=false"]
+    folder = run_recipe(str(TEN_TASKS / "recipe.yaml"), tmp_path, settings, silent)
+    (folder / "finished").unlink()
+    changed = {key: 2 * weight for key, weight in offset.weights.items()}
+    replace(offset, weights=changed).save_pretrained(tmp_path / "offset")
+    with pytest.raises(TrainingError, match="files named in the recipe have changed"):
+        run_recipe(str(TEN_TASKS / "recipe.yaml"), tmp_path, settings, silent, resume=True)
 
 
 def test_a_checkpoint_is_trained_further(tmp_path: Path) -> None:

@@ -253,6 +253,8 @@ def run_sft(recipe: SftRecipe, target: Path, report: Report, resume: bool, folde
     sft, settings = recipe.sft, dict(recipe.model)
     base, tokenizer = load_base_of_recipe(recipe.base)
     commit, weights = _weights(base)
+    offset = LoraAdapter.from_pretrained(locate(recipe.offset_from, folder)) if recipe.offset_from else None
+    weights |= offset.weights if offset else {}
     source: TaskSource
     if isinstance(tasks, list):
         if recipe.one_hot:
@@ -277,8 +279,8 @@ def run_sft(recipe: SftRecipe, target: Path, report: Report, resume: bool, folde
         names = {"base_model_name_or_path": recipe.base.name, "base_model_revision": recipe.base.revision or None}
         config = Text2LoraConfig.from_base_config(base.config, recipe.target_modules, **names | settings)
         model = Text2LoraModel(config)
-        if recipe.offset_from:
-            set_offset(model, LoraAdapter.from_pretrained(locate(recipe.offset_from, folder)), recipe.train_offset)
+        if offset:
+            set_offset(model, offset, recipe.train_offset)
     cache = target / "descriptions.safetensors"
     train_sft(model, base, tokenizer, source, sft, target, probes, report, cache, resume, recipe)
     cache.unlink(missing_ok=True)
