@@ -43,6 +43,13 @@ def test_built_in_bases_have_a_path() -> None:
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 
 
+def test_a_checkpoint_or_an_adapter_is_no_base(checkpoint_dir: Path, make_model, tmp_path: Path) -> None:
+    make_model().generate_lora("the city").save_pretrained(tmp_path / "mine")
+    for name, what in (("smol", "a checkpoint"), (checkpoint_dir, "a checkpoint"), (tmp_path / "mine", "an adapter")):
+        with pytest.raises(CheckpointError, match=f"{name} is {what}, not a base model: .* which `t2l info {name}`"):
+            load_base(AutoTokenizer, str(name))
+
+
 def test_a_clone_without_git_lfs_is_told_to_pull(make_model, base_dir: Path, encoder_dir: Path, tmp_path: Path) -> None:
     model = make_model()
     shutil.copytree(base_dir, tmp_path / "base")

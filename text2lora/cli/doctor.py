@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import platform
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 import typer
 from rich.markup import escape
 
+from text2lora.base import find_packaged, unpacking_folder
 from text2lora.bundled import BASES, CHECKPOINTS
 from text2lora.cli.options import AsJson
 from text2lora.cli.terminal import err, out, print_json, quiet, say, show_facts, size, suggest
@@ -36,6 +38,7 @@ def doctor(
         if not broken:
             quiet()
             report |= {"device": find_device(), "proxies": proxies(), "hub": ask_hub(), "cache": measure_cache()}
+            report["smol_needs"] = find_models_of("smol")
             report["fits"] = estimate_fits(report["device"]["memory"])
     if as_json:
         print_json(report, indent=2)
@@ -147,16 +150,31 @@ def ask_hub(timeout: float = 5.0) -> dict[str, Any]:
     return answer | {"reachable": status == 401, "status": told}
 
 
+def find_models_of(checkpoint: str) -> list[str]:
+    """The encoder and the base model of a bundled checkpoint, as far as they must come from the Hub first."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = json.loads((CHECKPOINTS[checkpoint] / "config.json").read_text(encoding="utf-8"))
+    return [
+        name
+        for name in (config["encoder_name_or_path"], config["base_model_name_or_path"])
+        if not (find_packaged(name) or isinstance(try_to_load_from_cache(name, "model.safetensors"), str))
+    ]
+
+
 def measure_cache() -> dict[str, Any]:
-    """Where downloads are kept, how many bytes they are, and for how many there is room."""
+    """Where models are kept that were downloaded or unpacked, how many bytes they are, and for how many there is room.
+
+    The first folder is that of the Hub.
+    """
     from huggingface_hub import constants
 
-    folder = Path(constants.HF_HUB_CACHE)
+    folders = [Path(constants.HF_HUB_CACHE), unpacking_folder()]
     # blobs are linked to, and links are not followed
-    files = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    files = (Path(parent, name) for folder in folders for parent, _, names in os.walk(folder) for name in names)
     size = sum(file.lstat().st_size for file in files if not file.is_symlink())
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    return {"folder": str(folder), "bytes": size, "free": shutil.disk_usage(there).free}
+    there = next(parent for parent in (folders[0], *folders[0].parents) if parent.exists())
+    return {"folders": [*map(str, folders)], "bytes": size, "free": shutil.disk_usage(there).free}
 
 
 def estimate_fits(memory: int) -> dict[str, float]:
@@ -202,7 +220,9 @@ def _show(report: dict[str, Any]) -> None:
             told = ", ".join(f"{name}={value}" for name, value in report["proxies"].items())
             row("proxy", told, hub["reachable"])
         row("Hub", f"{hub['status']}, {hub['endpoint']}", bool(hub["user"]))
-        row("cache", f"{size(cache['bytes'])} in {cache['folder']}, {size(cache['free'])} free")
+        row("cache", f"{size(cache['bytes'])} in {' and '.join(cache['folders'])}, {size(cache['free'])} free")
+        needs = f"needs {' and '.join(report['smol_needs'])} from the Hub, or {install_command('smol')}"
+        row("smol", needs if report["smol_needs"] else "works without the Hub", not report["smol_needs"])
     for name, missing in report["extras"].items():
         row(
             f"extra {name}",
