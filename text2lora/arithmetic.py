@@ -38,14 +38,15 @@ def combine(adapters: Sequence[LoraAdapter], weights: Sequence[float], method: M
         InvalidArgumentError: the method is unknown, or there is not one number for each adapter.
         CheckpointError: the adapters do not fit together.
     """
-    if not isinstance(adapters, Sequence) or not all(isinstance(adapter, LoraAdapter) for adapter in adapters):
-        raise InvalidArgumentError(f"adapters are {shown(adapters)}: expected a list of LoraAdapters")
+    listed = isinstance(adapters, Sequence) and all(isinstance(adapter, LoraAdapter) for adapter in adapters)
+    if not listed or not adapters:
+        raise InvalidArgumentError(f"adapters are {shown(adapters)}: expected a list of LoraAdapters, at least one")
     if not isinstance(method, str) or method not in get_args(Method):
         raise InvalidArgumentError(f"method is {shown(method)}: expected 'cat', 'linear' or 'svd'")
     factors = numbers(weights)
-    if not adapters or len(adapters) != len(factors) or not all(map(math.isfinite, factors)):
+    if len(adapters) != len(factors) or not all(map(math.isfinite, factors)):
         raise InvalidArgumentError(
-            f"weights are {shown(weights)}: expected a number for each of the {len(adapters)} adapters"
+            f"weights are {shown(weights)}: expected a finite number for each of the {len(adapters)} adapters"
         )
     _check(adapters, method)
     first, ranks = adapters[0], [adapter.spec.r for adapter in adapters]

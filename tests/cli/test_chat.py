@@ -153,6 +153,11 @@ def test_bytes_that_are_no_text_are_replaced(say) -> None:
     assert [json.loads(line)["input"] for line in result.out.splitlines()] == ["x", "\ufffdx\x00", "y"]
 
 
+def test_the_words_of_other_chats_leave_a_terminal_and_are_input_in_a_pipe(say, terminal) -> None:
+    assert "never" not in say("exit\nnever\n").out
+    assert say("exit\n", "--json").out.startswith('{"input": "exit"')
+
+
 def test_terminal_shows_sides_and_what_comes_next(say, terminal) -> None:
     result = say("[bold]x\n")
     assert "upper case the city" in result.out

@@ -115,6 +115,13 @@ def test_a_pipe_beside_inputs_is_not_ignored_in_silence(t2l_command, answer, mon
     assert result.out == one_line(answer("x")) + "\n"
 
 
+def test_bytes_that_are_no_text_are_told(pipe, answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text2lora.cli.run.input_lines", lambda live: ["x", "\ufffd"])
+    result = pipe("", "mine")
+    assert result.out.splitlines() == [one_line(answer("x")), one_line(answer("\ufffd"))]
+    assert result.err == "Line 2: bytes that are not UTF-8 are read as \ufffd: save it as UTF-8"
+
+
 def test_lines_that_are_there_do_not_wait_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     end, start = os.pipe()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(os.fdopen(end, "rb"), encoding="utf-8"))
@@ -186,8 +193,12 @@ def test_list_shows_the_adapters_that_were_made_here(t2l_command, mine, t2l, ter
     assert rows[1]["base_model"] == str(base_dir)
     shown = t2l_command("list")
     assert "[bold]two" in shown.out
-    assert "cannot be read" in shown.out
+    assert "cannot be read: t2l info broken says" in " ".join(shown.out.split())
+    assert "Next: t2l run mine" in shown.out
     assert [row["path"] for row in json.loads(t2l_command("list", "adapters", "--json").out)] == ["adapters/two"]
     Path("empty").mkdir()
     assert "No adapters in" in t2l_command("list", "empty").out
+    assert t2l_command("info", "empty").err == (
+        "Error: empty is neither an adapter nor a checkpoint: it has no adapter_config.json and no config.json"
+    )
     assert "is not a folder" in t2l_command("list", "nothing").err

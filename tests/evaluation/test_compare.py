@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from text2lora.cli import app
+from text2lora.errors import InvalidInputError
 from text2lora.evaluation.check import CheckTask
 from text2lora.evaluation.compare import compare_descriptions
 from text2lora.inference import generate_answers
@@ -57,6 +58,11 @@ def test_command_shows_outputs_scores_and_cosines(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["compare", *wordings, *given], env={"COLUMNS": "200"})
     assert "exact match" in shown.output
     assert "cosine" in shown.output
+
+
+def test_an_empty_prompt_is_refused(make_model, base, tokenizer) -> None:
+    with pytest.raises(InvalidInputError, match="a prompt is empty: pass the text to answer"):
+        compare_descriptions(make_model(), base, tokenizer, TEXTS, ["x", " "])
 
 
 def test_one_wording_is_nothing_to_compare() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -27,11 +28,7 @@ from text2lora.cli.terminal import (
     suggest,
 )
 from text2lora.errors import CheckpointError
-from text2lora.files import first_line
 from text2lora.names import resolve_name
-
-if TYPE_CHECKING:
-    pass
 
 
 def answer_table(rows: list[dict[str, str]], header: bool = True) -> FoldedTable:
@@ -82,6 +79,10 @@ def _facts(name: str, subfolder: str | None) -> dict[str, Any]:
 
     path = resolve_name(name, CHECKPOINTS)
     source = hub.Source.of(path, subfolder)
+    if not any(source.find(file) for file in (*hub.MARKERS.values(), hub.UPSTREAM_WEIGHTS)):
+        raise CheckpointError(
+            f"{name} is neither an adapter nor a checkpoint: it has no {' and no '.join(hub.MARKERS.values())}"
+        )
     # the reference's checkpoints hold such a file too
     if not source.find(hub.MARKERS["adapter"]) or find_upstream(source):
         from text2lora.modeling import Text2LoraModel
@@ -142,7 +143,8 @@ def list_adapters(
         told = entry["error"] or entry["description"] or ""
         table.add_row(escape(entry["path"]), escape(told), escape(entry["base_model"] or ""), size(entry["bytes"]))
     show(table)
-    suggest("t2l", "run", found[0]["path"], sample_input(found[0]["base_model"]))
+    if good := [entry for entry in found if not entry["error"]]:
+        suggest("t2l", "run", good[0]["path"], sample_input(good[0]["base_model"]))
 
 
 def _entry(folder: Path) -> dict[str, Any]:
@@ -155,6 +157,6 @@ def _entry(folder: Path) -> dict[str, Any]:
         if card.exists():
             metadata = card_metadata(card.read_text(encoding="utf-8", errors="replace"))
             entry["description"] = metadata.get("description")
-    except (OSError, ValueError, AttributeError) as error:
-        entry["error"] = f"cannot be read ({first_line(error)})"
+    except (OSError, ValueError, AttributeError):
+        entry["error"] = f"cannot be read: t2l info {shlex.quote(str(folder))} says why"
     return entry

@@ -63,9 +63,9 @@ def chat(
     if live:
         _greet(pair)
     for line in input_lines(live):
+        if line.split()[:1] == ["/quit"] or (live and line in ("exit", "quit")):
+            break
         if line.startswith("/"):
-            if line.split()[0] == "/quit":
-                break
             _obey(pair, line)
         elif line := line.strip():
             try:

@@ -146,8 +146,8 @@ def _show_side_by_side(
 
     show(answer_table([{"input": i, "base": b, "adapter": a} for i, b, a in zip(inputs, before, after, strict=True)]))
     known = BY_BASE.get(base or function.adapter.spec.base_model_name_or_path or "")
-    if known and known.note:
-        out.print(f"[dim]{escape(known.note)}[/]", highlight=False)
+    if known:
+        out.print(f"[dim]{escape(f'{known.reads} {known.note}')}[/]", highlight=False)
 
 
 def _answers(function: Function, texts: Sequence[str], batch_size: int) -> list[dict[str, Any]]:
@@ -185,6 +185,8 @@ def _answer_pipe(function: Function, batch_size: int, as_json: bool) -> None:
             answers = iter(_answers(function, good, batch_size))
             for line, problem in zip(lines, problems, strict=True):
                 count += 1
+                if "\ufffd" in line:
+                    err.print(f"[yellow]Line {count}:[/] bytes that are not UTF-8 are read as \ufffd: save it as UTF-8")
                 if problem is None:
                     _print(line, next(answers), as_json)
                     continue

@@ -13,7 +13,7 @@ from text2lora.arguments import checked
 from text2lora.arithmetic import cosine_matrix
 from text2lora.base import context_length
 from text2lora.encoder import check_description
-from text2lora.errors import EvaluationError
+from text2lora.errors import EvaluationError, InvalidInputError
 from text2lora.evaluation.check import CheckTask
 from text2lora.inference import generate_answers
 from text2lora.injection import LoraInjector
@@ -96,8 +96,11 @@ def compare_descriptions(
 
     Raises:
         InvalidDescriptionError: see `generate_lora`.
+        InvalidInputError: a prompt is empty.
     """
     texts = [check_description(text) for text in descriptions]
+    if not all(prompt.strip() for prompt in prompts):
+        raise InvalidInputError("a prompt is empty: pass the text to answer")
     model.eval()
     injector = LoraInjector(base.eval(), model.config)
     task_emb = model.encoder.encode(texts)

@@ -225,7 +225,7 @@ def prepare_tasks(
     train, splits = split_tasks(kept, split)
     held_out = [example for probes in splits.values() for probe in probes for example in probe.examples]
     train = decontaminate(train, held_out, report)
-    counts = ", ".join(f"{name} {len(probes)}" for name, probes in splits.items())
+    counts = ", ".join(f"{len(probes)} for {name}" for name, probes in splits.items())
     report(f"{len(train)} tasks to train on; descriptions to validate with: {counts}")
     return train, splits
 
