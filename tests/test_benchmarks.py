@@ -13,12 +13,12 @@ import pytest
 import recon
 import torch
 from generation import SHAPES, relative_error, shape_config, time_generation, time_replacement
-from measuring import medians, show
+from measuring import medians, rounds, show
 from separation import roc_auc
 from start import time_start
 from step import StepShape, make_batch, make_step
 
-from text2lora import LoraAdapter, LoraSpec
+from text2lora import LoraAdapter, LoraSpec, Text2LoraModel
 
 SCRIPTS = Path(__file__).parents[1] / "examples" / "benchmarks"
 TINY = StepShape(batch=3, tokens=5, hidden=64, layers=2, r=4)
@@ -42,12 +42,29 @@ def test_a_slow_machine_takes_fewer_turns_and_is_still_measured(monkeypatch: pyt
     def take(seconds: float) -> Callable[[], None]:
         return lambda: now.__setitem__(0, now[0] + seconds)
 
-    assert medians([take(1), take(3)], repeat=100, limit=10) == [1, 3]
+    assert rounds([take(1), take(3)], repeat=100, limit=10) == [[1, 3], [1, 3]]
     assert now == [12]
-    assert medians([take(20)], repeat=100, limit=10) == [20]
+    assert rounds([take(20)], repeat=100, limit=10) == [[20]]
     assert now == [32]
-    assert medians([take(1)], repeat=2) == [1]
+    assert rounds([take(1)], repeat=2) == [[1], [1]]
     assert now == [35]
+    assert medians([[1, 5], [3, 5], [2, 6]]) == [2, 5]
+
+
+def test_the_shapes_are_measured_within_a_budget(make_config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that takes a second for each adapter, and twenty for the products."""
+    now, inner = [0.0], Text2LoraModel.generate_lora
+
+    def generate(self: Text2LoraModel, *, task_emb: torch.Tensor) -> list[LoraAdapter]:
+        now[0] += len(task_emb)
+        return inner(self, task_emb=task_emb)
+
+    monkeypatch.setattr("measuring.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr(Text2LoraModel, "generate_lora", generate)
+    monkeypatch.setattr("generation._products", lambda model: lambda: now.__setitem__(0, now[0] + 20))
+    rows = list(time_generation(make_config(head="small", offset=False), batch=64, repeat=20))
+    assert [(row.products, row.one, row.batched, row.batch, row.repeats) for row in rows] == [(20, 1, 1, 8, (1, 1))] * 2
+    assert now[0] < 120
 
 
 def test_a_table_is_printed_row_by_row(capsys) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from measuring import markdown, medians
+from measuring import markdown, medians, rounds
 from torch.nn.functional import cosine_similarity
 
 from text2lora import Text2LoraModel
@@ -60,7 +60,7 @@ def main() -> None:
     model = Text2LoraModel.from_pretrained(args.model)
     steps = [make_step(model, WAYS[way], args.rows) for way in args.ways]
     gradients = [step() for step in steps]
-    times = medians(steps, args.repeat)
+    times = medians(rounds(steps, args.repeat))
     rows = [["Base", "Forward and backward", "Times as fast", "Cosine of the gradients"]]
     for way, seconds, gradient in zip(args.ways, times, gradients, strict=True):
         alike = cosine_similarity(gradient.double(), gradients[0].double(), dim=0).item()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from measuring import medians, show
+from measuring import medians, rounds, show
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from text2lora.adapter import LoraAdapter
@@ -26,8 +26,8 @@ SHAPES: dict[str, tuple[int, dict[str, list[int]]]] = {
     "gemma-2b": (26, {"q_proj": [2304, 2048], "v_proj": [2304, 1024]}),
 }
 """Layers, and (in, out) features of the target modules. Mistral-7B's are Llama-8B's."""
-LIMIT = 15.0
-"""Seconds after which a measurement takes no further turn."""
+BUDGET = 80.0
+"""Seconds for all measurements together; PyTorch and the weights take a while before that."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class GenerationTimes:
         products: PyTorch's bare matrix products of the heads, for one adapter.
         one: `generate_lora` of one task embedding.
         batched: `generate_lora` of a batch, per adapter.
+        batch: the adapters in a batch, fewer than asked for on a slow machine.
+        repeats: how often the first two and the batch were measured, less often than asked for on a slow machine.
         error: of the adapter against the float32 one, |difference| / |adapter|.
     """
 
@@ -46,6 +48,8 @@ class GenerationTimes:
     products: float
     one: float
     batched: float
+    batch: int
+    repeats: tuple[int, int]
     error: float
 
 
@@ -63,20 +67,30 @@ def shape_config(name: str) -> Text2LoraConfig:
 def time_generation(config: Text2LoraConfig, batch: int = 64, repeat: int = 20) -> Iterator[GenerationTimes]:
     """Time a hypernetwork of random weights in float32 and in bfloat16, on the CPU and without the text encoder.
 
-    Products and generation take turns, so that what else the machine does falls on both. On a slow machine there are
-    fewer turns, so that all is done in two minutes.
+    Products and generation take turns, so that what else the machine does falls on both. Each measurement takes a share
+    of the `BUDGET`: where one adapter takes long, there are fewer turns and smaller batches.
     """
     model = Text2LoraModel(config).eval()
     tokens = () if config.task_encoder == "pooled" else (16,)
     task_emb = torch.randn(batch, *tokens, config.task_emb_size)
     (exact,) = model.generate_lora(task_emb=task_emb[:1])
+    limit = BUDGET / 5  # two of each dtype, and the replacement
     for dtype in (torch.float32, torch.bfloat16):
         model.to(dtype)
         (adapter,) = model.generate_lora(task_emb=task_emb[:1])
-        products, one = medians([_products(model), lambda: model.generate_lora(task_emb=task_emb[:1])], repeat, LIMIT)
-        (many,) = medians([lambda: model.generate_lora(task_emb=task_emb)], max(1, repeat // 5), LIMIT)
-        name = str(dtype).removeprefix("torch.")
-        yield GenerationTimes(name, products, one, many / batch, relative_error(adapter, exact))
+        singles = rounds([_products(model), lambda: model.generate_lora(task_emb=task_emb[:1])], repeat, limit)
+        products, one = medians(singles)
+        some = task_emb[: max(1, int(limit / 2 / one))]
+        batches = rounds([lambda some=some: model.generate_lora(task_emb=some)], max(1, repeat // 5), limit)
+        yield GenerationTimes(
+            dtype=str(dtype).removeprefix("torch."),
+            products=products,
+            one=one,
+            batched=medians(batches)[0] / len(some),
+            batch=len(some),
+            repeats=(len(singles), len(batches)),
+            error=relative_error(adapter, exact),
+        )
 
 
 def time_replacement(layers: int = 32, hidden: int = 256, repeat: int = 100) -> float:
@@ -93,7 +107,8 @@ def time_replacement(layers: int = 32, hidden: int = 256, repeat: int = 100) -> 
     spec = Text2LoraConfig.from_base_config(config, latent_size=16, head_input_size=16, task_emb_size=16)
     adapters = Text2LoraModel(spec).eval().generate_lora(task_emb=torch.randn(2, 16))
     model = adapters[0].apply_to(LlamaForCausalLM(config))
-    return medians([lambda: [adapter.apply_to(model) for adapter in adapters]], repeat, LIMIT)[0] / len(adapters)
+    taken = rounds([lambda: [adapter.apply_to(model) for adapter in adapters]], repeat, BUDGET / 5)
+    return medians(taken)[0] / len(adapters)
 
 
 def relative_error(adapter: LoraAdapter, exact: LoraAdapter) -> float:
@@ -117,9 +132,20 @@ def _products(model: Text2LoraModel) -> Callable[[], object]:
     return run
 
 
-def _table(found: Iterable[GenerationTimes], batch: int) -> Iterator[list[str]]:
-    yield ["Threads", "Dtype", "Products", "One adapter", "Of products", f"Each of {batch}", "Of one", "Error"]
+def _table(found: Iterable[GenerationTimes], batch: int, repeat: int) -> Iterator[list[str]]:
+    yield [
+        "Threads",
+        "Dtype",
+        "Products",
+        "One adapter",
+        "Of products",
+        "Each of many",
+        "Of one",
+        "Error",
+        "Reached",
+    ]
     for row in found:
+        turns, batches = row.repeats
         yield [
             str(torch.get_num_threads()),
             row.dtype,
@@ -129,6 +155,7 @@ def _table(found: Iterable[GenerationTimes], batch: int) -> Iterator[list[str]]:
             f"{row.batched * 1000:.1f} ms",
             f"{row.batched / row.one:.2f}x",
             f"{row.error:.4f}",
+            f"{turns} of {repeat} turns, {batches} of {max(1, repeat // 5)} with {row.batch} of {batch}",
         ]
 
 
@@ -138,7 +165,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64, help="adapters in a batch")
     parser.add_argument("--repeat", type=int, default=20, help="times to measure one adapter; batches a fifth of it")
     options = parser.parse_args()
-    show(_table(time_generation(shape_config(options.shape), options.batch, options.repeat), options.batch))
+    show(
+        _table(
+            time_generation(shape_config(options.shape), options.batch, options.repeat), options.batch, options.repeat
+        )
+    )
     print(f"\nReplacing the live adapter of a small Llama with 64 LoRA modules: {time_replacement() * 1000:.2f} ms")
 
 

@@ -39,20 +39,25 @@ def peak_of(code: str, **env: str) -> int:
     return int(done.stdout.strip().split("\n")[-1])
 
 
-def medians(calls: list[Callable[[], object]], repeat: int, limit: float = math.inf) -> list[float]:
-    """The median seconds of each call, measured in turns after one round to warm up.
+def rounds(calls: list[Callable[[], object]], repeat: int, limit: float = math.inf) -> list[list[float]]:
+    """The seconds of each call in each round, measured in turns after one round to warm up.
 
     After `limit` seconds no further round begins; if that is in the first one, its times are what is returned.
     """
-    rounds: list[list[float]] = []
+    taken: list[list[float]] = []
     start = time.perf_counter()
-    while len(rounds) <= repeat and (not rounds or time.perf_counter() - start < limit):
-        rounds.append([])
+    while len(taken) <= repeat and (not taken or time.perf_counter() - start < limit):
+        taken.append([])
         for call in calls:
             begin = time.perf_counter()
             call()
-            rounds[-1].append(time.perf_counter() - begin)
-    return [statistics.median(taken) for taken in zip(*(rounds[1:] or rounds), strict=True)]
+            taken[-1].append(time.perf_counter() - begin)
+    return taken[1:] or taken
+
+
+def medians(taken: list[list[float]]) -> list[float]:
+    """The median seconds of each call over all rounds."""
+    return [statistics.median(seconds) for seconds in zip(*taken, strict=True)]
 
 
 def size(num_bytes: int) -> str:

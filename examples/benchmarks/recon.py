@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from measuring import markdown, medians, peak_of, size
+from measuring import markdown, medians, peak_of, rounds, size
 
 from text2lora.training.recon import squared_error
 
@@ -56,7 +56,7 @@ def make_recon(batch: int, layers: int, hidden: int, r: int) -> dict[str, Callab
 def time_recon(batch: int = 8, layers: int = 8, hidden: int = 2048, r: int = 8, repeat: int = 5) -> ReconCosts:
     """Measure both ways in turns; memory in fresh processes."""
     calls = make_recon(batch, layers, hidden, r)
-    ours, naive = medians([calls["ours"], calls["naive"]], repeat)
+    ours, naive = medians(rounds([calls["ours"], calls["naive"]], repeat))
     sizes = (batch, layers, hidden, r)
     memory = {
         way: peak_of(
