@@ -20,6 +20,8 @@ from text2lora.integrations.on_demand import AdaptersOnDemand, OnDemandSettings
 
 NAME = "text2lora"
 DESCRIPTION_PREFIX = "t2l:"
+THREADS = 32
+"""How many requests for new adapters are taken at once; the threads hardly do more than wait for each other."""
 
 logger = init_logger("vllm.text2lora")  # below vLLM's own logger, which has its handlers
 
@@ -48,7 +50,7 @@ class Text2LoraResolver(LoRAResolver):
 
     def __init__(self, settings: OnDemandSettings):
         self.adapters = AdaptersOnDemand(settings)
-        self._thread = ThreadPoolExecutor(1, NAME)  # one: adapters are made one after the other, off the event loop
+        self._threads = ThreadPoolExecutor(THREADS, NAME)  # off the event loop; adapters are made together
 
     async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
         """The adapter of a name, made if necessary; None for a name that does not begin with `t2l:`.
@@ -61,7 +63,7 @@ class Text2LoraResolver(LoRAResolver):
             return None
         loop, description = asyncio.get_running_loop(), lora_name.removeprefix(DESCRIPTION_PREFIX)
         try:
-            lease = await loop.run_in_executor(self._thread, self.adapters.lend, description, base_model_name)
+            lease = await loop.run_in_executor(self._threads, self.adapters.lend, description, base_model_name)
         except InvalidDescriptionError as error:
             raise HTTPException(400, str(error)) from error
         except LimitError as error:
