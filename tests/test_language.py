@@ -10,6 +10,8 @@ from transformers import (
     GPT2LMHeadModel,
     GraniteForCausalLM,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     Qwen3ForCausalLM,
 )
 
@@ -110,6 +112,22 @@ def test_packed_examples_are_read_as_if_each_stood_alone(tokenizer, name: str, p
         expected = answer_loss(model, alone, weighting)
         torch.testing.assert_close(answer_loss(model, packed, weighting), expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(exact_match(model, packed), exact_match(model, alone))
+
+
+@torch.no_grad()
+def test_examples_longer_than_a_models_window_have_their_own_rows(tokenizer) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = MistralConfig(vocab_size=261, num_key_value_heads=2, pad_token_id=0, sliding_window=16, **sizes)
+    model = MistralForCausalLM(config).eval()
+    model.get_output_embeddings().weight.normal_()
+    for prompt, rows in (("short", 1), ("one that is longer than sixteen tokens", 2)):
+        examples = [(prompt, "yes"), (prompt, "no")]
+        batch = prompt_batch(tokenizer, examples, pack=2, model=model)
+        assert batch.ids.shape[0] == rows
+        expected = answer_loss(model, prompt_batch(tokenizer, examples))
+        torch.testing.assert_close(answer_loss(model, batch), expected, rtol=1e-4, atol=1e-4)
+    model.config._attn_implementation = "flash_attention_2"
+    assert prompt_batch(tokenizer, [("a", "b"), ("c", "d")], pack=2, model=model).ids.shape[0] == 2
 
 
 def test_one_prompt_that_begins_another_can_be_packed(base, tokenizer) -> None:

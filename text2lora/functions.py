@@ -333,13 +333,12 @@ class Runner:
         if not questions:
             return []
         labels = questions[0].function.labels or ()
-        # a prompt is read once for all of its labels where the model lets a mask say what sees what
-        pack = 1 if getattr(self.model, "_is_stateful", False) else len(labels)
         at_a_time = min(batch_size, max(1, TARGETS // len(labels)))
         found = [Answer("", 0.0)] * len(questions)
         for rows in batches_by_length([question.prompt.ids for question in questions], at_a_time):
             examples = [(questions[i].text, label) for i in rows for label in labels]
-            batch = prompt_batch(self.tokenizer, examples, pack=pack).to(input_device(self.model))
+            batch = prompt_batch(self.tokenizer, examples, pack=len(labels), model=self.model)
+            batch = batch.to(input_device(self.model))
             with self._adapted([questions[i].function for i in rows]):
                 logits, targets = answer_logits(self.model, batch)
             each = -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").double()

@@ -154,7 +154,11 @@ def answer_form(tokenizer: PreTrainedTokenizerBase) -> AnswerForm:
 
 
 def prompt_batch(
-    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], max_length: int | None = None, pack: int = 1
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    max_length: int | None = None,
+    pack: int = 1,
+    model: PreTrainedModel | None = None,
 ) -> AnswerBatch:
     """Prompts and responses in the tokenizer's chat format; the loss is on the response and its end, see `AnswerForm`.
 
@@ -166,6 +170,7 @@ def prompt_batch(
             format stay; a response is never cut.
         pack: how many neighbouring examples share a row. What their prompts have in common at the beginning, such as
             the system turn of a chat template, is then read once for all of them.
+        model: the base model, which decides whether they can share one: otherwise, each has its own. None lets them.
 
     Raises:
         TaskError: a response is longer than that.
@@ -188,6 +193,8 @@ def prompt_batch(
                 )
             prompt = prompt[: room // 2] + prompt[len(prompt) - (room - room // 2) :]
         pairs.append((prompt, response))
+    if model is not None and not _can_pack(model, max(len(prompt) + len(response) for prompt, response in pairs)):
+        pack = 1
     rows = [_pack(pairs[start : start + pack]) for start in range(0, len(pairs), pack)]
 
     def padded(column: int, value: int) -> torch.Tensor:
@@ -197,6 +204,15 @@ def prompt_batch(
     return AnswerBatch(
         padded(0, padding_id(tokenizer)), padded(1, 0)[:, 1:].bool(), padded(2, -1) if pack > 1 else None
     )
+
+
+def _can_pack(model: PreTrainedModel, longest: int) -> bool:
+    """Whether examples of this many tokens can share a row: our mask takes the place of a layer's own window."""
+    config = model.config.get_text_config()
+    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    takes_mask = "flash" not in str(model.config._attn_implementation)
+    stateful = getattr(model, "_is_stateful", False)  # a state would run from one example into the next
+    return takes_mask and not stateful and all(longest <= window for window in windows if window)
 
 
 def _pack(pairs: Sequence[tuple[list[int], list[int]]]) -> tuple[list[int], list[int], list[int]]:

@@ -56,7 +56,7 @@ def score_examples(
         size = max(1, rows // count)
         for chosen in (alike[start : start + size] for start in range(0, len(alike), size)):
             flat = [example for i in chosen for example in examples[i]]
-            batch = prompt_batch(tokenizer, flat, max_length, count if pack else 1).to(input_device(base))
+            batch = prompt_batch(tokenizer, flat, max_length, count if pack else 1, base).to(input_device(base))
             weights = model(task_emb[chosen]) if model is not None and task_emb is not None else {}
             with injector.inject(weights):
                 logits, labels = answer_logits(base, batch)

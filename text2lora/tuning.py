@@ -256,16 +256,14 @@ class _Pass:
 
 def _plan(tasks: Sequence[_Task], base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[_Pass]:
     """Passes of about `TOKENS` tokens for tasks, those with the same number of examples together."""
-    packs = not getattr(base, "_is_stateful", False)  # a state would run from one packed example into the next
     passes = []
     for count in sorted({len(task.examples) for task in tasks}):
         alike = [task for task in tasks if len(task.examples) == count]
         rows = len(alike[0].rows)
-        batch = prompt_batch(tokenizer, [e for task in alike for e in task.examples], pack=count if packs else 1)
-        longest = batch.ids.shape[1] * rows * (1 if packs else count)
-        size = max(1, TOKENS // longest)
+        batch = prompt_batch(tokenizer, [e for task in alike for e in task.examples], pack=count, model=base)
+        size = max(1, TOKENS // (batch.ids.numel() // len(alike) * rows))
         for start in range(0, len(alike), size):
             some = alike[start : start + size]
-            batch = prompt_batch(tokenizer, [e for task in some for e in task.examples], pack=count if packs else 1)
+            batch = prompt_batch(tokenizer, [e for task in some for e in task.examples], pack=count, model=base)
             passes.append(_Pass(some, batch.repeat(rows, len(some)).to(input_device(base))))
     return passes

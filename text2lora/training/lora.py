@@ -92,7 +92,7 @@ def train_loras(
     def losses(step: int) -> Iterator[torch.Tensor]:
         rng = step_rng(fit_config.seed, step)
         examples = [example for draw in draws for example in draw(rng)]
-        batch = prompt_batch(tokenizer, examples, max_length, pack).to(accelerator.device)
+        batch = prompt_batch(tokenizer, examples, max_length, pack, base).to(accelerator.device)
         with injector.inject(table(range(len(draws)))), accelerator.autocast():
             yield answer_loss(base, batch) / batch.is_target.sum() * len(draws)
 

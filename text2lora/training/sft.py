@@ -46,8 +46,8 @@ class SftConfig:
         weighting: What the loss weights equally: every answer `token`, or every `answer`.
         max_length: The maximum length of a prompt and its response, in tokens; longer prompts lose their middle.
         pack: Whether to put the examples of a task into one row, so that the base reads the common beginning of their
-            prompts, such as a system turn, only once. The base's tokens may interact only in attention, and its window
-            must not be shorter than a row.
+            prompts, such as a system turn, only once. Examples that are longer than the base's attention window have
+            their own rows, and so have all examples of a base whose tokens interact outside of attention.
         label_smoothing: The share of each label that is spread over the vocabulary.
         neftune: The noise scale alpha for the base's input embeddings (Jain et al. 2023); 0 for no noise.
         l2: The weight of the mean square of the generated weights in the loss.
@@ -218,7 +218,8 @@ class _Step:
 
     def _batch(self, draws: Sequence[TaskDraw]) -> AnswerBatch:
         config, examples = self.config, [example for draw in draws for example in draw.examples]
-        batch = prompt_batch(self.tokenizer, examples, config.max_length, config.examples if config.pack else 1)
+        pack = config.examples if config.pack else 1
+        batch = prompt_batch(self.tokenizer, examples, config.max_length, pack, self.base)
         return batch.to(self.accelerator.device)
 
     def _through_base(
