@@ -45,7 +45,7 @@ def embed_descriptions(
     cache: Path | None,
     accelerator: Accelerator,
 ) -> DescriptionBank:
-    """Embed the descriptions of all tasks, and give the model their statistics.
+    """Move the model to its device, embed the descriptions of all tasks there, and give the model their statistics.
 
     Args:
         model: The model, which is trained.
@@ -54,6 +54,7 @@ def embed_descriptions(
         cache: A file that stores the embeddings for the next run.
         accelerator: The accelerator; if there is a cache, its other processes read what the first one embedded.
     """
+    model.to(accelerator.device)  # before it loads its encoder there, too
     with accelerator.main_process_first():
         bank = DescriptionBank(model.encoder, descriptions, cache)
     model.calibration = None  # that of a checkpoint that is trained further was fitted to its old weights

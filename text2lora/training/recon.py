@@ -254,7 +254,6 @@ def train_recon(
     if accelerator.is_main_process:
         report(f"{len(seen)} adapters to train on, {len(unseen)} unseen; embedding {len(texts)} descriptions")
     bank = embed_descriptions(model, texts, [library.names[i] for i in owners], cache, accelerator)
-    model.to(accelerator.device)
     sizes = inner_product(library.weights, library.weights)  # [n]
     step = _Step(model, accelerator.prepare_model(model), library, seen, first, sizes, bank, config, accelerator)
     best = config.select == "best"

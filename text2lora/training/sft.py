@@ -129,7 +129,6 @@ def train_sft(
     if accelerator.is_main_process:
         report(f"embedding {len(tasks.descriptions)} descriptions")
     bank = embed_descriptions(model, tasks.descriptions, getattr(tasks, "task_names", None), cache, accelerator)
-    model.to(accelerator.device)
     step = _Step(accelerator.prepare_model(model), base, tokenizer, injector, tasks, bank, config, accelerator)
     validate = _validation(model, base, tokenizer, injector, probes or {}, config, accelerator, output_dir)
     select = config.select != "last" and bool(probes)
