@@ -116,7 +116,7 @@ def module_rows(world: World) -> dict[str, Row]:
         "evaluation.check.prepare_tasks": row(prepare_tasks, tasks=tasks, examples=1),
         "evaluation.check.check_conditioning": row(
             check_conditioning, lambda found: bool(found.verdict), model=t2l, base=base, tokenizer=tokenizer,
-            tasks=prepare_tasks(tasks), rows=4, draws=9, seed=0, report=print,
+            tasks=prepare_tasks(tasks), rows=4, seed=0, report=print,
         ),
         "evaluation.compare.compare_descriptions": row(
             compare_descriptions, lambda found: bool(found.as_dict()), model=t2l, base=base, tokenizer=tokenizer,

@@ -178,17 +178,16 @@ class DescriptionStatistics:
             ) from error
 
 
-def choose_descriptions(tasks: Sequence[str], seed: int = 0) -> list[int]:
+def choose_descriptions(tasks: Sequence[str]) -> list[int]:
     """Choose the descriptions for the statistics: at most 16 of each task, of the 2,048 tasks with the most.
 
     Args:
         tasks: the task of each description.
-        seed: the random seed of the choice.
     """
     rows: dict[str, list[int]] = {}
     for row, task in enumerate(tasks):
         rows.setdefault(task, []).append(row)
-    rng = random.Random(f"standing {seed}")
+    rng = random.Random("standing 0")
     names = sorted(rng.sample(sorted(rows), len(rows)), key=lambda task: -len(rows[task]))[:MAX_TASKS]
     return [row for task in names for row in sorted(rng.sample(rows[task], min(len(rows[task]), MAX_WORDINGS)))]
 

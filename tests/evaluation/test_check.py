@@ -99,22 +99,22 @@ def losses(matched, shuffled, none) -> dict[str, torch.Tensor]:
 
 
 def test_share_explained_is_what_shuffling_takes_away() -> None:
-    gain, explained = _explained(losses([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], [3.0, 3.0, 3.0]), 200, 0)
+    gain, explained = _explained(losses([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], [3.0, 3.0, 3.0]), 0)
     assert gain == Interval(2.0, 2.0, 2.0)
     assert explained == Interval(0.5, 0.5, 0.5)
 
 
 def test_a_description_that_does_harm_explains_no_more_than_the_whole_gain() -> None:
-    gain, explained = _explained(losses([1.0, 1.0, 1.0], [9.0, 9.0, 9.0], [3.0, 3.0, 3.0]), 200, 0)
+    gain, explained = _explained(losses([1.0, 1.0, 1.0], [9.0, 9.0, 9.0], [3.0, 3.0, 3.0]), 0)
     assert (gain.value, explained) == (2.0, Interval(1.0, 1.0, 1.0))
-    _, explained = _explained(losses([1.0] * 4, [100.0, 1.0, 1.0, 1.0], [3.0] * 4), 200, 0)
+    _, explained = _explained(losses([1.0] * 4, [100.0, 1.0, 1.0, 1.0], [3.0] * 4), 0)
     assert explained.value == 0.25  # that one task loses its gain says nothing of the other three
     assert 0 <= explained.low <= 0.25 <= explained.high <= 1
 
 
 def test_no_share_is_given_where_there_is_no_gain() -> None:
     for none in ([1.0, 1.0, 1.0], [0.5, 0.5, 0.5], [4.0, 1.1, -1.5]):
-        _, explained = _explained(losses([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], none), 200, 0)
+        _, explained = _explained(losses([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], none), 0)
         assert explained is None
 
 
@@ -225,5 +225,5 @@ def test_correlations_on_known_numbers() -> None:
 
 
 def test_picks_are_the_same_for_all_who_ask() -> None:
-    assert torch.equal(resample(7, 5), resample(7, 5))
+    assert torch.equal(resample(7), resample(7))
     assert percentile_interval(torch.tensor([1.0, float("nan"), 1.0])) == (1.0, 1.0)

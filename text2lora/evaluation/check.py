@@ -202,7 +202,6 @@ def check_conditioning(
     tokenizer: PreTrainedTokenizerBase,
     tasks: Sequence[CheckTask],
     rows: int = 64,
-    draws: int = 2000,
     seed: int = 0,
     report: Callable[[str], None] = lambda name: None,
 ) -> ConditioningReport:
@@ -221,7 +220,6 @@ def check_conditioning(
             the base model can read, its middle is left out.
         tasks: two or more tasks; a task with one description is left out of the paraphrased row.
         rows: the number of examples in a batch; a batch holds at least the examples of one task.
-        draws: the number of bootstrap samples.
         seed: the random seed of the bootstrap and of the cycle.
         report: receives the name of each condition when it starts.
 
@@ -229,8 +227,7 @@ def check_conditioning(
         EvaluationError: there are fewer than two tasks, or one has no description.
     """
     _check_tasks(tasks)
-    for number, option in ((rows, "rows"), (draws, "draws")):
-        check_count(number, option)
+    check_count(rows, "rows")
     injector = LoraInjector(base.eval(), model.eval().config)
     everyone = list(range(len(tasks)))
     reworded = [i for i in everyone if len(tasks[i].descriptions) > 1]
@@ -246,11 +243,11 @@ def check_conditioning(
         examples = [tasks[i].examples for i in chosen]
         found = score_examples(make, embs.get(name), examples, injector, base, tokenizer, rows, context_length(base))
         scores = dict(zip(chosen, found, strict=True))
-        made[name] = _condition(name, [scores.get(i) for i in everyone], draws, seed)
+        made[name] = _condition(name, [scores.get(i) for i in everyone], seed)
 
     report("similarities")
     losses = {name: torch.tensor(condition.losses, dtype=torch.double) for name, condition in made.items()}
-    gain, explained = _explained(losses, draws, seed)
+    gain, explained = _explained(losses, seed)
     similarities = _similarities(model, embs["matched"], embs.get("paraphrased"), reworded)
     return ConditioningReport([task.name for task in tasks], made, gain, explained, similarities)
 
@@ -281,12 +278,12 @@ def _embed(
     return embs
 
 
-def _condition(name: str, found: Sequence[TaskScore | None], draws: int, seed: int) -> ConditionScore:
+def _condition(name: str, found: Sequence[TaskScore | None], seed: int) -> ConditionScore:
     nan = float("nan")
     losses = [nan if score is None else score.loss for score in found]
     matches = [nan if score is None else score.matches.double().mean().item() for score in found]
     samples = sum(len(score.matches) for score in found if score is not None)
-    picks = resample(len(found), draws, seed)
+    picks = resample(len(found), seed)
 
     def estimate(values: list[float]) -> Estimate:
         by_task = torch.tensor(values, dtype=torch.double)
@@ -296,10 +293,10 @@ def _condition(name: str, found: Sequence[TaskScore | None], draws: int, seed: i
     return ConditionScore(name, estimate(losses), estimate(matches), losses, matches)
 
 
-def _explained(losses: dict[str, torch.Tensor], draws: int, seed: int) -> tuple[Interval, Interval | None]:
+def _explained(losses: dict[str, torch.Tensor], seed: int) -> tuple[Interval, Interval | None]:
     """The gain in loss of matched over none, and the share of it that is lost when descriptions are shuffled."""
     matched, shuffled, none = (losses[name] for name in ("matched", "shuffled", "none"))
-    picks = resample(len(matched), draws, seed)
+    picks = resample(len(matched), seed)
     gained, lost = none - matched, torch.minimum(shuffled, none) - matched
     gains = gained[picks].mean(1)
     gain = Interval(gained.mean().item(), *percentile_interval(gains))

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import torch
 
+DRAWS = 2000
+"""The number of bootstrap samples."""
+
 
 class Estimate(NamedTuple):
     """A mean with its 95 % bootstrap interval, and what it was taken over."""
@@ -18,22 +21,21 @@ class Estimate(NamedTuple):
     samples: int
 
 
-def bootstrap(scores: Sequence[torch.Tensor], draws: int = 2000, seed: int = 0) -> Estimate:
+def bootstrap(scores: Sequence[torch.Tensor], seed: int = 0) -> Estimate:
     """Mean over tasks of the mean over a task's samples, with a percentile interval that resamples whole tasks.
 
     Args:
         scores: the scores (0 or 1) of each task's samples.
-        draws: the number of bootstrap samples.
         seed: the random seed.
     """
     means = torch.stack([s.double().mean() for s in scores])
-    low, high = percentile_interval(means[resample(len(means), draws, seed)].mean(1))
+    low, high = percentile_interval(means[resample(len(means), seed)].mean(1))
     return Estimate(means.mean().item(), low, high, len(scores), sum(len(s) for s in scores))
 
 
-def resample(count: int, draws: int = 2000, seed: int = 0) -> torch.Tensor:
-    """The tasks, out of `count`, in each bootstrap sample, [draws, count]; the same for the same arguments."""
-    return torch.randint(count, (draws, count), generator=torch.Generator().manual_seed(seed))
+def resample(count: int, seed: int = 0) -> torch.Tensor:
+    """The tasks, out of `count`, in each bootstrap sample, [DRAWS, count]; the same for the same arguments."""
+    return torch.randint(count, (DRAWS, count), generator=torch.Generator().manual_seed(seed))
 
 
 def percentile_interval(values: torch.Tensor) -> tuple[float, float]:
@@ -60,22 +62,21 @@ def ranks(values: torch.Tensor) -> torch.Tensor:
     return (counts.cumsum(0) - (counts - 1) / 2).double()[which]
 
 
-def bootstrap_samples(scores: Sequence[torch.Tensor], draws: int = 2000, seed: int = 0) -> Estimate:
+def bootstrap_samples(scores: Sequence[torch.Tensor], seed: int = 0) -> Estimate:
     """Mean over tasks of the mean over a task's samples, with a percentile interval that resamples within each task.
 
     For given tasks, as a benchmark's; `bootstrap` is for tasks that stand for others.
 
     Args:
         scores: the scores of each task's samples, or the differences of two conditions sample by sample.
-        draws: the number of bootstrap samples.
         seed: the random seed.
     """
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.zeros(draws, dtype=torch.double)
+    drawn = torch.zeros(DRAWS, dtype=torch.double)
     for sample in scores:
         values, rows = sample.double(), max(1, 2**22 // len(sample))
-        for start in range(0, draws, rows):
-            picks = torch.randint(len(values), (min(rows, draws - start), len(values)), generator=generator)
+        for start in range(0, DRAWS, rows):
+            picks = torch.randint(len(values), (min(rows, DRAWS - start), len(values)), generator=generator)
             drawn[start : start + rows] += values[picks].mean(1) / len(scores)
     low, high = percentile_interval(drawn)
     mean = torch.stack([sample.double().mean() for sample in scores]).mean().item()

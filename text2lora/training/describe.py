@@ -21,6 +21,8 @@ from text2lora.turns import Stops, as_turn, padding_id
 Chat = Callable[[str, int], str]
 """A function that takes a request and a seed, and returns the model's answer."""
 
+TEMPERATURE, MAX_NEW_TOKENS = 0.9, 512
+
 STYLES = (
     "as an instruction to an assistant, in one sentence",
     "as a user would ask for it, casually",
@@ -177,7 +179,7 @@ def check_share(share: float) -> None:
         raise InvalidArgumentError(f"the held-out share is {share}: expected a number from 0 to below 1")
 
 
-def server_chat(url: str, model: str = "", temperature: float = 0.9, max_new_tokens: int = 512) -> Chat:
+def server_chat(url: str, model: str = "") -> Chat:
     """Wrap a model of a server; without a name, the first one that the server lists.
 
     Raises:
@@ -188,13 +190,13 @@ def server_chat(url: str, model: str = "", temperature: float = 0.9, max_new_tok
 
     def chat(request: str, seed: int) -> str:
         messages = [{"role": "user", "content": request}]
-        return client.chat(name, messages, temperature=temperature, max_tokens=max_new_tokens, seed=seed)
+        return client.chat(name, messages, temperature=TEMPERATURE, max_tokens=MAX_NEW_TOKENS, seed=seed)
 
     return chat
 
 
 def local_chat(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, temperature: float = 0.9, max_new_tokens: int = 512
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int = MAX_NEW_TOKENS
 ) -> Chat:
     """Wrap a transformers chat model; it samples with the seed of each request."""
     stops = Stops.of(tokenizer, model)
@@ -208,7 +210,7 @@ def local_chat(
                 **inputs.to(input_device(model)),
                 max_new_tokens=max_new_tokens,
                 do_sample=True,
-                temperature=temperature,
+                temperature=TEMPERATURE,
                 pad_token_id=padding_id(tokenizer),
                 eos_token_id=list(stops.ids) or None,
             )

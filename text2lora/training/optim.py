@@ -12,6 +12,10 @@ from text2lora.processor import is_slow
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """The coefficients a, b, c of one step: a X + b (X X^T) X + c (X X^T)^2 X."""
 NEWTON_SCHULZ_STEPS = 5
+MOMENTUM = 0.95
+"""The decay rate of Muon's momentum buffer."""
+BETAS = (0.9, 0.98)
+"""Of AdamW."""
 
 
 class Muon(torch.optim.Optimizer):
@@ -24,11 +28,10 @@ class Muon(torch.optim.Optimizer):
         params: The matrices to train.
         lr: The learning rate, for updates whose entries have a root mean square of about 0.2.
         weight_decay: Decoupled weight decay, relative to `lr`.
-        momentum: The decay rate of the momentum buffer.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95):
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -38,32 +41,26 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            lr, momentum = group["lr"], group["momentum"]
+            lr = group["lr"]
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
                 state = self.state[parameter]
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(parameter.grad)
-                buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
-                update = orthogonalise(parameter.grad.lerp(buffer, momentum))
+                buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - MOMENTUM)
+                update = orthogonalise(parameter.grad.lerp(buffer, MOMENTUM))
                 parameter.mul_(1 - lr * group["weight_decay"])
                 parameter.add_(update, alpha=-lr * (0.2 * max(parameter.shape) ** 0.5))
         return loss
 
 
-def orthogonalise(matrix: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
     """Approximate U V^T of a matrix [rows, columns] = U S V^T, with singular values between 0.5 and 1.5.
 
-    Args:
-        matrix: The matrix, of any dtype.
-        dtype: The dtype to compute in; None uses bfloat16 if the device multiplies it natively, else float32.
-
-    Returns:
-        A matrix [rows, columns] of that dtype.
+    It is computed and returned in bfloat16 if the device multiplies it natively, else in float32.
     """
-    if dtype is None:
-        dtype = torch.float32 if is_slow(torch.bfloat16, matrix.device.type) else torch.bfloat16
+    dtype = torch.float32 if is_slow(torch.bfloat16, matrix.device.type) else torch.bfloat16
     a, b, c = NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).to(dtype)
@@ -75,7 +72,7 @@ def orthogonalise(matrix: torch.Tensor, dtype: torch.dtype | None = None) -> tor
 
 
 def build_optimizers(
-    module: nn.Module, lr: float, adamw_lr: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.98)
+    module: nn.Module, lr: float, adamw_lr: float, weight_decay: float = 0.0
 ) -> list[torch.optim.Optimizer]:
     """Build optimisers: Muon for hidden matrices, AdamW for all other parameters.
 
@@ -84,7 +81,6 @@ def build_optimizers(
         lr: The learning rate of the matrices; 0 gives all parameters to AdamW.
         adamw_lr: The learning rate of embeddings, gains and biases.
         weight_decay: Decoupled weight decay, for the matrices only.
-        betas: The betas of AdamW.
     """
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
@@ -97,7 +93,7 @@ def build_optimizers(
     if matrices:
         optimizers.append(Muon(matrices, lr, weight_decay))
     if rest:
-        optimizers.append(torch.optim.AdamW(rest, lr=adamw_lr, betas=betas, weight_decay=0.0))
+        optimizers.append(torch.optim.AdamW(rest, lr=adamw_lr, betas=BETAS, weight_decay=0.0))
     return optimizers
 
 

@@ -225,12 +225,11 @@ def decontaminate(
     train: Sequence[Task],
     held_out: Iterable[Example],
     report: Callable[[str], None] = print,
-    ngram: int = 13,
 ) -> list[Task]:
     """Remove training examples that also occur in the evaluation data.
 
     An example is removed if an evaluation example has the same prompt and response, ignoring case and punctuation, or
-    if their prompts share `ngram` words in a row. Sequences that occur in more than ten training examples, or in more
+    if their prompts share 13 words in a row. Sequences that occur in more than ten training examples, or in more
     than half of a task's, are regarded as templates and ignored (as in Brown et al. 2020, appendix C, except for the
     rule about half of a task's examples).
 
@@ -242,9 +241,9 @@ def decontaminate(
     for prompt, response in held_out:
         words = _words(prompt)
         pairs.add((" ".join(words), " ".join(_words(response))))
-        grams |= _grams(words, ngram)
+        grams |= _grams(words)
     everywhere: Counter[tuple[str, ...]] = Counter()
-    shared = [[_grams(_words(example.prompt), ngram) & grams for example in task.examples] for task in train]
+    shared = [[_grams(_words(example.prompt)) & grams for example in task.examples] for task in train]
     for found in shared:
         everywhere.update(gram for own in found for gram in own)
     clean, gone = [], 0
@@ -265,5 +264,6 @@ def decontaminate(
     return clean
 
 
-def _grams(words: Sequence[str], size: int) -> set[tuple[str, ...]]:
-    return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
+def _grams(words: Sequence[str]) -> set[tuple[str, ...]]:
+    """All sequences of 13 words."""
+    return {tuple(words[i : i + 13]) for i in range(len(words) - 12)}
