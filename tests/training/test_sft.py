@@ -82,6 +82,30 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(make_model, t
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_run_whose_checkpoint_cannot_be_written_can_be_resumed(
+    make_config, base, tokenizer, tmp_path: Path, monkeypatch
+) -> None:
+    torch.manual_seed(0)
+    model = Text2LoraModel(make_config())
+    probes = {"seen": [Probe(text, [("x", answer)]) for text, answer in ANSWERS.items()]}
+    fit = FitConfig(steps=2, eval_every=1)
+    config = dataclasses.replace(CONFIG, fit=fit, select="loss")
+
+    def train(resume: bool) -> dict[str, float]:
+        return train_sft(model, base, tokenizer, Tasks(), config, tmp_path, probes, lambda line: None, resume=resume)
+
+    def full(*args: object, **options: object) -> None:
+        raise TrainingError("No space left on device")
+
+    monkeypatch.setattr("text2lora.training.hypernet.save_checkpoint", full)
+    with pytest.raises(TrainingError, match="No space left"):
+        train(resume=False)
+    monkeypatch.undo()
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["best.pt", "step-00000001.pt"]
+    assert set(train(resume=True)) == {"seen/exact_match", "seen/loss"}
+    assert not (tmp_path / "state").exists()
+
+
 @torch.no_grad()
 def test_matches_of_all_tasks_equal_one_at_a_time(make_model, base, tokenizer) -> None:
     model = make_model()

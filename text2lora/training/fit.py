@@ -7,7 +7,7 @@ import math
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -112,6 +112,7 @@ def fit(
     report: Callable[[str], None] = print,
     *,
     best: str | None = None,
+    save: Callable[[Mapping[str, float]], None] | None = None,
     resume: bool = False,
     accelerator: Accelerator | None = None,
 ) -> dict[str, float]:
@@ -130,6 +131,7 @@ def fit(
         validate: Computes the figures of a validation; it runs without gradients and in eval mode.
         report: A function that receives one line of text for each logged step.
         best: The figure, higher being better, that selects the weights to keep at the end; None keeps the last ones.
+        save: Saves the trained module, given the figures of its weights; the states of the run are removed afterwards.
         resume: Whether to continue from the newest state in `output_dir`; without one, training starts anew.
         accelerator: The accelerator, with its processes and trackers; None trains in this process alone. The first
             process writes the files and all read them, so all machines must share `output_dir`.
@@ -160,7 +162,7 @@ def fit(
                     wait_for_all(accelerator)  # a launcher stops all processes when the first one exits
                     done = f"{run.step} of {config.steps}"
                     raise TrainingInterrupted(f"stopped at step {done}, saved to {saved}: resume it")
-    _finish(module, output_dir, best is not None, accelerator)
+    _finish(fitting, save, accelerator)
     return dict(run.figures)
 
 
@@ -220,14 +222,18 @@ def wait_for_all(accelerator: Accelerator | None) -> None:
         accelerator.wait_for_everyone()
 
 
-def _finish(module: nn.Module, output_dir: Path, best: bool, accelerator: Accelerator | None) -> None:
-    """Restore the best weights, if they were saved, and remove what only an unfinished run needs."""
+def _finish(
+    fitting: _Fitting, save: Callable[[Mapping[str, float]], None] | None, accelerator: Accelerator | None
+) -> None:
+    """Restore the best weights, save what was trained, and only then remove what an unfinished run needs."""
     wait_for_all(accelerator)
-    if best:
-        load_best(output_dir, module)
+    if fitting.best is not None:
+        load_best(fitting.output_dir, fitting.module)
     wait_for_all(accelerator)
-    if accelerator is None or accelerator.is_main_process:
-        remove_states(output_dir)
+    if fitting.main:
+        if save:
+            save(fitting.run.figures)
+        remove_states(fitting.output_dir)
 
 
 def _check_finite(loss: float, norm: float, step: int, config: FitConfig, output_dir: Path) -> None:

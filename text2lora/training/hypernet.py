@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,7 +74,7 @@ def fit_and_save(
     resume: bool,
     accelerator: Accelerator,
 ) -> dict[str, float]:
-    """Run `fit`, then write the checkpoint with the figures of the weights that are kept, and return those.
+    """Run `fit`, write the checkpoint with the figures of the weights that are kept, and return those.
 
     Args:
         model: The model, which is trained in place.
@@ -90,13 +90,25 @@ def fit_and_save(
     Raises:
         TrainingError: training fails (see `fit`).
     """
-    best = SCORE if select else None
+
+    def save(figures: Mapping[str, float]) -> None:
+        """Write the checkpoint with the figures of its card."""
+        shown = {name: value for name, value in figures.items() if name != SCORE}
+        save_checkpoint(output_dir, model, eval_results=shown)
+
     figures = fit(
-        model, backward, config, output_dir, validate, report, best=best, resume=resume, accelerator=accelerator
+        model,
+        backward,
+        config,
+        output_dir,
+        validate,
+        report,
+        best=SCORE if select else None,
+        save=save,
+        resume=resume,
+        accelerator=accelerator,
     )
     figures.pop(SCORE, None)
-    if accelerator.is_main_process:
-        save_checkpoint(output_dir, model, eval_results=figures)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return figures
