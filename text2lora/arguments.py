@@ -22,12 +22,13 @@ T = TypeVar("T")
 
 
 def checked(error: type[Text2LoraError]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let a function refuse arguments of other types than it says, in one line, before it does anything.
+    """Let a function refuse arguments whose types differ from its annotations, in one line, before it does anything.
 
-    Where it expects a `Path`, it gets one of a text, too. A float is finite, and an int has 64 bits and is no bool.
+    A string is accepted for a `Path` and converted. Floats must be finite; integers must fit into 64 bits, and a bool
+    does not count as one.
 
     Args:
-        error: what is raised.
+        error: the error to raise.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -107,7 +108,7 @@ def fits(value: Any, hint: Any) -> bool:
         return True
     if origin is Iterable:
         try:
-            iter(content)  # which a scalar of torch has no use for, though it has the method
+            iter(content)  # a scalar of torch has the method, but cannot be iterated over
         except TypeError:
             return False
     if origin is tuple and inner[-1] is not ...:
@@ -121,7 +122,7 @@ def check_count(value: int, name: str) -> int:
     """The value of an argument that is a number of things.
 
     Raises:
-        InvalidInputError: it is no whole number from 1 upwards.
+        InvalidInputError: it is not a whole number from 1 upwards.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InvalidInputError(f"{name} is {shown(value)}: expected a whole number from 1 upwards")

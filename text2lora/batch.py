@@ -179,15 +179,15 @@ class ShardWriter:
 
     @checked(InvalidDescriptionError)
     def plan(self, descriptions: Iterable[str], per_shard: int | None = None) -> list[list[str]]:
-        """What is still to be made, by shards: no description twice, and none whose adapter is in a shard there.
+        """Split the descriptions whose adapters are not in a shard yet into shards, each description once.
 
         Args:
-            descriptions: all of them; every one is checked.
-            per_shard: adapters in a shard; None is as many as take a quarter of a GB.
+            descriptions: all descriptions; every one is checked.
+            per_shard: the number of adapters in a shard; None is as many as take a quarter of a GB.
 
         Raises:
             InvalidDescriptionError: see `check_description`.
-            InvalidInputError: `per_shard` is no such number.
+            InvalidInputError: `per_shard` is not a whole number from 1 upwards.
             CheckpointError: the output cannot be listed.
         """
         if per_shard is None:

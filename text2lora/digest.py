@@ -1,4 +1,4 @@
-"""A digest of what decides a result, so that the names of files and caches depend on all of it."""
+"""Digests of everything that decides a result, for the names of files and the keys of caches."""
 
 from __future__ import annotations
 

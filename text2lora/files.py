@@ -44,7 +44,7 @@ def check_path(value: object, kind: type[Text2LoraError] = CheckpointError) -> s
 
 
 def check_model_name(value: object) -> str:
-    """The path or Hub id of a model as a string, see `check_path`; a Path is no built-in name.
+    """The path or Hub id of a model as a string, see `check_path`. A `Path` never means a built-in name.
 
     Raises:
         CheckpointError: it is neither.
@@ -66,9 +66,9 @@ def check_subfolder(subfolder: object) -> str:
 
 
 def folder_state(source: str) -> str:
-    """Names what is in a folder now, in keys of what stays in memory, since a model may be trained further in place.
+    """A key for what a folder contains now, because a model on disk may be trained further while it is in memory.
 
-    Any other name stays as it is.
+    Any other name is returned unchanged.
     """
     if not os.path.isdir(source):
         return source
@@ -263,7 +263,7 @@ def check_contents(target: Path, names: Iterable[str], what: str) -> None:
         what: what these files are, for the message.
 
     Raises:
-        OutputError: it is so.
+        OutputError: the target is such a file or folder.
     """
     if target.exists() and not target.is_dir():
         raise OutputError(f"{target} is a file: choose another folder")
@@ -309,7 +309,7 @@ def file_system(path: str, kind: type[Text2LoraError]) -> tuple[AbstractFileSyst
     """The file system of a path or URL, as `s3://bucket/name`, and the path in it.
 
     Raises:
-        Text2LoraError: of that kind; fsspec knows no such URL, or the package for it is not installed.
+        Text2LoraError: of the given kind, if fsspec does not know such URLs or lacks a package for them.
     """
     from fsspec.core import url_to_fs
     from fsspec.implementations.local import LocalFileSystem

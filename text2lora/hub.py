@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 CARD_NAME = "README.md"
 MARKERS = {"adapter": "adapter_config.json", "checkpoint": "config.json"}
-"""The file by which a repository is known for what it is."""
+"""The file that marks a repository as an adapter or as a checkpoint."""
 HUB_OPTIONS = ("token", "local_files_only", "cache_dir")
 """The options of `from_pretrained` that say how the Hub is asked."""
 UPSTREAM_WEIGHTS = "hypermod.pt"
-"""By which a checkpoint of the reference is known; `adapter_config.json` is in its folder, too."""
+"""The file that marks a checkpoint of the reference, whose folder also contains an `adapter_config.json`."""
 ADAPTER_FILES = (MARKERS["adapter"], "adapter_model.safetensors", CARD_NAME)
 CHECKPOINT_FILES = (CARD_NAME, MARKERS["checkpoint"], "model*.safetensors*", "novelty.safetensors", "confidence.json")
 MERGED_FILES = (

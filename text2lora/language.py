@@ -112,7 +112,7 @@ def answer_loss(
 ) -> torch.Tensor:
     """Cross-entropy, summed over the answer tokens (`token`) or over the means of the answers (`answer`).
 
-    By answer, a yes or no counts as much as a line of text.
+    With `answer`, a yes or no counts as much as a line of text.
 
     Args:
         model: the base model.

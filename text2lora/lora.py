@@ -178,7 +178,7 @@ class LoraKey(NamedTuple):
 
     @classmethod
     def parse(cls, key: str) -> LoraKey:
-        """The parts of a key; for any other text, whatever is in their places."""
+        """Split a key into its parts. Any other text is split in the same places, without a check."""
         path, _, factor = key.removeprefix(PEFT_PREFIX).rpartition(".lora_")
         return cls(path, factor.removesuffix(".weight"))
 

@@ -183,7 +183,7 @@ class Text2LoraModel(PreTrainedModel):
 
     @classmethod
     def _read(cls, source: Source, name: str, *args: Any, **kwargs: Any) -> tuple[Self, dict[str, Any]]:
-        """Read a checkpoint of the reference implementation or of text2lora, and what transformers says of it."""
+        """Read a checkpoint of the reference implementation or of text2lora; also return transformers' loading info."""
         path, hub = str(source.path), source.hub
         if files := find_upstream(source):
             config, state = read_upstream(
@@ -324,7 +324,7 @@ class Text2LoraModel(PreTrainedModel):
 
     @property
     def calibration(self) -> Calibration | None:
-        """What the confidence of answers is computed with, which adapters carry; None of a checkpoint that holds none.
+        """The calibration of the confidence of answers, or None if the checkpoint has none. Adapters carry it along.
 
         Raises:
             CheckpointError: its file is damaged, or the Hub cannot be reached.
@@ -506,7 +506,7 @@ class Text2LoraModel(PreTrainedModel):
         return ["" if text is None and unsaid else check_description(text) for text in given], pairs
 
     def _embed(self, texts: Sequence[str], examples: Sequence[Sequence[Pair]]) -> torch.Tensor:
-        """The task embeddings of descriptions; examples speak for themselves where there is no description."""
+        """The task embeddings of descriptions, or of the examples spelled out if there are no descriptions."""
         if all(texts):
             task_emb = self.encoder.encode(texts)
             self._warn_far(texts, task_emb)
@@ -557,7 +557,7 @@ class Text2LoraModel(PreTrainedModel):
 
         Raises:
             InvalidDescriptionError: see `generate_lora`.
-            CheckpointError: weights that are no numbers.
+            CheckpointError: the weights are NaN or infinite.
         """
         checked = check_descriptions(descriptions)
         if not checked:
@@ -801,7 +801,7 @@ class Text2LoraModel(PreTrainedModel):
         return [adapter.scaled(scale) for adapter in to_adapters(self.config, weights, noted)]
 
     def provenance(self, scale: float = 1.0) -> dict[str, str]:
-        """What the metadata of an adapter say besides its description."""
+        """The metadata of an adapter except its description: checkpoint, encoder, version, scale and calibration."""
         source = {
             **self.origin,
             "encoder": public_name(self.encoder_name),  # none of a checkpoint that reads the names of tasks

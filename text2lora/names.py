@@ -1,4 +1,4 @@
-"""Names: paths against Hub ids, what may be published of them, and short names made from descriptions or paths."""
+"""Names: tells paths from Hub ids and what may be published, and makes short names from descriptions or paths."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def is_public(name: str) -> bool:
 
 
 def public_name(name: str) -> str:
-    """A name for cards: of a path on this machine the last part only."""
+    """A name for cards: only the last part of a path on this machine; any other name is not changed."""
     return ntpath.basename(ntpath.normpath(name)) if is_local(name) else name
 
 

@@ -40,15 +40,15 @@ def find_target_modules(base_config: PreTrainedConfig, names: Sequence[str] | No
 
     PEFT says which ones: it puts a LoRA on each of them in a model without weights. So experts that are one tensor,
     routers, and layers whose weights are read past them are found before anything is trained. Of a model that also sees
-    or hears, the modules are those of its language model. A name such as GPT-2's `c_proj`, in attention and in MLP,
-    cannot stand for one of the two.
+    or hears, the modules are those of its language model. A name that occurs twice in a layer cannot be used, such as
+    GPT-2's `c_proj`, which is in attention and in the MLP.
 
     Args:
         base_config: the base model's config; no weights are loaded.
-        names: the modules; None takes all that there are.
+        names: the modules to use; None is all of them.
 
     Raises:
-        CheckpointError: a name is none of them, or there are none.
+        CheckpointError: a name is not one of these modules, or the model has none.
     """
     model = empty_model(base_config)
     found = _uniform_modules(model)
@@ -147,7 +147,7 @@ def _uncalled(model: PreTrainedModel, modules: Mapping[str, nn.Module]) -> set[s
         module.register_forward_hook(lambda *_, path=path: left.discard(path))
     try:
         model(input_ids=torch.zeros(1, 2, dtype=torch.long), use_cache=False)
-    except Exception:  # of models that decide by values, which the meta device has not
+    except Exception:  # some models branch on values, and the meta device has none
         return set()
     return left
 

@@ -69,7 +69,7 @@ def _end(tokenizer: PreTrainedTokenizerBase, after: str) -> tuple[str, str, int 
     """The text that a template writes after an answer, up to the first special token; or else the end token."""
     special = set(tokenizer.all_special_tokens)
     tokens = {str(token): (id_, token.special) for id_, token in tokenizer.added_tokens_decoder.items()}
-    # an ordinary word may be an added token, too: such a one counts at the beginning only
+    # an added token may also be an ordinary word, which counts only at the beginning
     places = [
         (after.find(token), -len(token), token)
         for token, (_, is_special) in tokens.items()

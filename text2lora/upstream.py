@@ -360,7 +360,7 @@ def _dead_buffers(config: Text2LoraConfig) -> dict[str, list[int]]:
 
 
 def _upstream_names(key: str, config: Text2LoraConfig) -> list[str]:
-    """The tensors of the reference that one of ours is made of."""
+    """The names of the reference's tensors from which one of our tensors is made."""
     if key == "factor_embedding":
         return [f"out_emb.{name}.{letter}" for name in config.target_modules for letter in "AB"]
     if key.startswith("task_encoder.norm."):
@@ -375,7 +375,7 @@ def _upstream_names(key: str, config: Text2LoraConfig) -> list[str]:
 
 
 def _upstream_shape(key: str, shape: list[int], config: Text2LoraConfig) -> list[int]:
-    """The shape that the parts of one of our tensors have there."""
+    """The shape that those tensors have in the reference."""
     if key == "factor_embedding":
         return shape[2:]  # one vector per module and factor
     return shape[::-1] if key == VQ_CODEBOOK and config.task_encoder == "vq" else shape

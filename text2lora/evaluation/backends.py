@@ -23,7 +23,7 @@ from text2lora.turns import as_turn
 
 @dataclass(frozen=True)
 class Request:
-    """A question in its conversation: what user and assistant say by turns, and how the answer is made to begin."""
+    """A question at the end of a conversation: the turns of user and assistant, and a text that begins the answer."""
 
     turns: tuple[str, ...]
     prefill: str = ""

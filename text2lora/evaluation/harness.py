@@ -117,7 +117,7 @@ def check_tasks(tasks: Sequence[TaskData], allow_code_execution: bool) -> None:
     """Refuse tasks whose figures could be mixed up, that run code without leave, or on a system that cannot confine it.
 
     Raises:
-        EvaluationError: it is so.
+        EvaluationError: there is such a task.
     """
     names = [data.task.name for data in tasks]
     if twice := [name for name in names if names.count(name) > 1]:

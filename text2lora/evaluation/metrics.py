@@ -65,7 +65,7 @@ def ranks(values: torch.Tensor) -> torch.Tensor:
 def bootstrap_samples(scores: Sequence[torch.Tensor], seed: int = 0) -> Estimate:
     """Mean over tasks of the mean over a task's samples, with a percentile interval that resamples within each task.
 
-    For given tasks, as a benchmark's; `bootstrap` is for tasks that stand for others.
+    Use it if the tasks themselves are of interest, such as those of a benchmark, and `bootstrap` if they are a sample.
 
     Args:
         scores: the scores of each task's samples, or the differences of two conditions sample by sample.

@@ -96,7 +96,7 @@ class EvalTask:
         return Verdict(parsed, *self.score(parsed, example))
 
     def read(self, row: Row) -> EvalItem:
-        """A row to a question: of the data set, or in instruction form (`prompt`, `answer` and perhaps `response`).
+        """Turn a row into a question: a row of the data set, or `prompt`, `answer` and optionally `response`.
 
         Raises:
             EvaluationError: it is neither.

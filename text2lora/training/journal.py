@@ -1,4 +1,4 @@
-"""What a training run says while it goes: figures for files and trackers, lines and a progress bar for people."""
+"""The progress of a training run: figures for files and trackers, lines and a progress bar for people."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ def _validation(
 
 @dataclass(frozen=True)
 class _Step:
-    """The backward pass of a step: of the base for each micro-batch, then once of the hypernetwork."""
+    """The backward pass of a step: through the base for each micro-batch, then once through the hypernetwork."""
 
     forward: Callable[[torch.Tensor], LoraWeights]
     base: PreTrainedModel
