@@ -35,8 +35,7 @@ NANO = Samples(
         "Suppose they ordered twice as many. How many would that be?",
     ],
     [sample_record("order", seed)[0] for seed in (1, 3, 7)],
-    f"nano reads one line like the examples: an {', '.join(KINDS[:-1])} or {KINDS[-1]} record. It cannot read other "
-    "text.",
+    f"nano reads one line: an {', '.join(KINDS[:-1])} or {KINDS[-1]} record. It cannot read other text.",
     "Names and orders are invented. The base model does not know the task, so its answers, often just 1, mean nothing.",
     single=True,
 )

@@ -153,7 +153,9 @@ def _entry(folder: Path) -> dict[str, Any]:
     entry: dict[str, Any] = {"path": str(folder), "description": None, "base_model": None, "bytes": 0, "error": None}
     try:
         config = json.loads((folder / hub.MARKERS["adapter"]).read_text(encoding="utf-8"))
-        entry |= {"base_model": config.get("base_model_name_or_path"), "bytes": weights.stat().st_size}
+        with weights.open("rb") as file:  # which begins with the length of its header
+            entry["bytes"] = max(0, weights.stat().st_size - 8 - int.from_bytes(file.read(8), "little"))
+        entry["base_model"] = config.get("base_model_name_or_path")
         if card.exists():
             metadata = card_metadata(card.read_text(encoding="utf-8", errors="replace"))
             entry["description"] = metadata.get("description")
