@@ -96,6 +96,19 @@ def test_validation_is_in_eval_mode_without_gradients(tmp_path: Path) -> None:
     assert seen == [(False, False)]
 
 
+def test_noise_depends_on_the_seed_and_on_the_step(tmp_path: Path) -> None:
+    drawn: dict[int, list[float]] = {}
+    for seed in (0, 1, 2**40, -1):
+        net = Net()
+
+        def losses(step: int, seed: int = seed, net: Net = net) -> list[torch.Tensor]:
+            drawn.setdefault(seed, []).append(torch.rand(()).item())
+            return [net()]
+
+        fit(net, summed(losses), FitConfig(steps=2, seed=seed), tmp_path / str(seed), report=lambda line: None)
+    assert len({value for values in drawn.values() for value in values}) == 8
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, value: float) -> None:
     net = Net()

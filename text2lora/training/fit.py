@@ -146,7 +146,7 @@ def fit(
     journal = Journal(path, report, accelerator, run, config.steps, config.minutes, config.log_every)
     with journal, _interruptions() as interrupted:
         while run.step < config.steps and used < 1:
-            torch.manual_seed(config.seed * 2**32 + run.step)
+            torch.manual_seed(step_rng(config.seed, run.step).getrandbits(63))  # of which the CPU reads 32 bits
             module.train()
             rate = schedule(max(run.step, used * config.steps), config.steps, config.warmup)
             begun = journal.time_used
