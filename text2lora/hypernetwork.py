@@ -126,11 +126,9 @@ class TrunkHyperNetwork(HyperNetwork):
 
     @property
     def rows_per_task(self) -> int:
-        """Rows that pass through the heads for one task."""
         return self.config.num_layers * self.factors * self.ranks
 
     def decode(self, task: torch.Tensor) -> LoraWeights:
-        """The task encoder's output [n, its width] to A [n, N, r, in] and B [n, N, out, r] by module."""
         task = task[:, None, None]  # [n, 1, 1, task's width]
         layer = self.layer_embedding(self._indices(self.config.num_layers))[:, None]  # [N, 1, layer's width]
         module = self.module_embedding(self._indices(len(self.shapes)))  # [M, module's width]
@@ -208,11 +206,9 @@ class MixtureHyperNetwork(HyperNetwork):
 
     @property
     def rows_per_task(self) -> int:
-        """Rows that pass through the heads for one task."""
         return 2 * self.config.num_layers
 
     def decode(self, task: torch.Tensor) -> LoraWeights:
-        """The task encoder's output [n, its width] to A [n, N, r, in] and B [n, N, out, r] by module."""
         config, n = self.config, len(task)
         axes = (n, config.num_layers, len(self.shapes), 2, config.head_input_size)
         mixing = self.coefficients(task).view(axes)

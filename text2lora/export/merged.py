@@ -61,7 +61,7 @@ def export_merged(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if dtype is not None and not dtype.is_floating_point:
-        raise CheckpointError(f"dtype is {dtype}: expected one of numbers with a point, as torch.bfloat16")
+        raise CheckpointError(f"dtype is {dtype}: expected a floating-point dtype, such as torch.bfloat16")
     target = Path(path)
     if not re.fullmatch(r"[1-9]\d*(\.\d+)?[KMGT]B", max_shard_size):
         raise OutputError(f"max_shard_size is {max_shard_size!r}: expected a size such as 5GB or 500MB")
