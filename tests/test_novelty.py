@@ -167,7 +167,6 @@ def warned(call: Callable[[], object]) -> list[str]:
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         call()
-    found = [warning for warning in found if warning.category is not FutureWarning]  # of PEFT
     assert all(warning.category is DescriptionWarning for warning in found)
     assert all(warning.filename == __file__ for warning in found)  # where text2lora was called
     return [str(warning.message) for warning in found]

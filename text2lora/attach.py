@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import re
 import threading
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -87,7 +88,9 @@ def attach(adapter: Lora, model: PreTrainedModel | PeftModel, name: str) -> Peft
         wrapper = model if isinstance(model, PeftModel) else _wrapper_of(model)
         if wrapper is None:
             fitted = fit_modules(adapter, model)
-            wrapper = get_peft_model(model, _config(fitted, model), name, low_cpu_mem_usage=True)
+            with warnings.catch_warnings():  # PEFT reads what transformers has renamed
+                warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+                wrapper = get_peft_model(model, _config(fitted, model), name, low_cpu_mem_usage=True)
             model.__dict__[WRAPPER] = wrapper  # past nn.Module's __setattr__, which would make it a submodule
             _assign(fitted, wrapper, name)
         else:
