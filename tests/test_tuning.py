@@ -37,7 +37,8 @@ def loss(adapter: LoraAdapter, base, tokenizer, examples) -> float:
 @pytest.fixture
 def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps that a model with random weights can follow; their latents give answers in no order."""
-    monkeypatch.setattr(tuning, "LEARNING_RATE", 0.001)
+    monkeypatch.setattr(tuning, "LATENT_RATE", 0.001)
+    monkeypatch.setattr(tuning, "OFFSET_RATE", 0.0001)
 
 
 def quoted_users(count: int, seed: int) -> list[tuple[str, str]]:

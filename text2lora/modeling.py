@@ -481,11 +481,16 @@ class Text2LoraModel(PreTrainedModel):
         self._check_task_emb(task_emb, len(texts))
         metadata = [{"description": text} if text else {} for text in texts]
         latents = self._latents(task_emb)
-        for row, tuned in self._tune(latents, pairs, base_model, on_step) if any(pairs) else ():
-            latents[row], metadata[row] = tuned.latent, metadata[row] | tuned.as_metadata()
         made: list[LoraAdapter] = []
         for weights in self._decode(latents):
             made += self._adapters(weights, metadata[len(made) : len(made) + self.tasks_per_pass], scale)
+        for row, tuned in self._tune(latents, pairs, base_model, on_step) if any(pairs) else ():
+            found = metadata[row] | tuned.as_metadata()
+            if tuned.steps:
+                weights = {name: (a[None], b[None]) for name, (a, b) in tuned.weights.items()}
+                made[row] = self._adapters(_finite(weights), [found], scale)[0]
+            else:
+                made[row].metadata.update(found)
         return made[0] if single else made
 
     def _check_request(

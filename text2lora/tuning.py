@@ -1,16 +1,18 @@
-"""Adapters from a description and a few examples: gradient steps on the task's latent.
+"""Adapters from a description and a few examples: gradient steps on the task's latent and on the adapter itself.
 
-The latent [d] is what the task encoder hands to the heads of the hypernetwork, a few hundred numbers for each task.
-The hypernetwork stays as it is, so every step gives an adapter of the kind that it was trained to write. This is why a
-handful of examples improves it without overfitting, as steps on the adapter's own factors do.
+The latent [d] is what the task encoder hands to the heads of the hypernetwork, a few hundred numbers for each task. A
+step on it gives an adapter of the kind that the hypernetwork was trained to write, which a handful of examples cannot
+overfit. What no latent gives comes from the second part, an offset that is added to A and B and starts at zero: steps
+on it are those of ordinary LoRA training. Both are tuned at once, and the hypernetwork stays as it is.
 
-Examples that are left out decide how far to go: each latent is tuned several times, each time without a part of its
-examples, and the number of steps is the one after which the left-out examples are answered best.
+Examples that are left out decide how far to go: each task is tuned several times, each time without a part of its
+examples. The number of steps is the one after which most answers are right, those of the adapters that did not see an
+example and those of the adapter that saw all together, and never fewer of the former than before tuning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -23,6 +25,7 @@ from text2lora.errors import InvalidInputError, shown
 from text2lora.hypernetwork import HyperNetwork
 from text2lora.injection import LoraInjector
 from text2lora.language import AnswerBatch, answer_logits, count_matches, prompt_batch
+from text2lora.lora import LoraWeights
 
 Pair = tuple[str, str]
 """An input and its right answer."""
@@ -33,19 +36,23 @@ Examples = Sequence[Pair | Sequence[str]]
 OnStep = Callable[[int, int], None]
 """Receives the number of steps taken and the maximum."""
 
-LEARNING_RATE = 0.1
-"""Of Adam, for latents whose numbers have a standard deviation of about 1."""
+LATENT_RATE = 0.1
+"""Adam's learning rate of latents, whose numbers have a standard deviation of about 1."""
+OFFSET_RATE = 0.001
+"""Adam's learning rate of offsets."""
 STEPS = 20
 """The maximum number of steps."""
 PATIENCE = 4
-"""Steps without a gain on the left-out examples after which tuning stops."""
+"""Steps without a gain after which tuning stops."""
 WORTH = 0.9
-"""A gain is another right answer, or a loss below this share of the loss at the last gain."""
+"""A gain is another right answer, or a left-out loss below this share of that at the last gain."""
 FOLDS = 2
 """The number of parts that are left out in turn; more take longer and choose hardly better."""
 MAX_EXAMPLES = 64
 TOKENS = 2048
 """Tokens that are read in one pass; a task that has more is read in a pass of its own."""
+NUMBERS = 2**27
+"""Numbers that are tuned at once; a task that has more is tuned alone."""
 
 
 TUNING = ("examples", "tuning_steps", "left_out_correct_before", "left_out_correct_after")
@@ -54,17 +61,17 @@ TUNING = ("examples", "tuning_steps", "left_out_correct_before", "left_out_corre
 
 @dataclass(frozen=True)
 class Tuned:
-    """How a latent was tuned.
+    """How an adapter was tuned.
 
     Attributes:
-        latent: The result [d].
+        weights: The tuned A [layers, r, in] and B [layers, out, r] by target module; empty if no step was taken.
         examples: The number of examples.
         steps: The number of steps taken; 0 if the adapter stays as the description gave it.
         before: How many left-out examples the adapter answers right before tuning. A single example is never left out.
         after: How many it answers right after tuning.
     """
 
-    latent: torch.Tensor
+    weights: LoraWeights
     examples: int = 0
     steps: int = 0
     before: int = 0
@@ -138,43 +145,58 @@ def spell_out(examples: Sequence[Pair]) -> str:
 
 
 class _Task:
-    """One latent and its copies: a row for each part of the examples that is left out, and one that sees all of them.
+    """One adapter and its copies: a row for each part of the examples that is left out, and one that sees all of them.
 
     Attributes:
-        rows: The latents [d] that are tuned; the last sees all examples.
+        latents: [rows, d]: the latents, one a row; the last row sees all examples.
+        offsets: By target module, what is added to A [rows, layers, r, in] and to B [rows, layers, out, r].
         trains: [rows, examples]: the examples whose loss a row is tuned on.
         judges: [rows, examples]: the examples that a row is judged by.
     """
 
-    def __init__(self, latent: torch.Tensor, examples: Sequence[Pair]):
+    def __init__(self, latent: torch.Tensor, like: LoraWeights, examples: Sequence[Pair]):
         count = len(examples)
         folds = FOLDS if count > 1 else 0
-        self.rows = [latent.clone().requires_grad_() for _ in range(folds + 1)]
+        rows = folds + 1
+        self.latents = latent.expand(rows, -1).clone().requires_grad_()
+
+        def zeros(factor: torch.Tensor) -> torch.Tensor:
+            return factor.new_zeros(rows, *factor.shape[1:], dtype=torch.float32).requires_grad_()
+
+        self.offsets: LoraWeights = {name: (zeros(a), zeros(b)) for name, (a, b) in like.items()}
         part = torch.arange(count, device=latent.device) % max(folds, 1)
         left_out = torch.stack([part == fold for fold in range(folds)] + [torch.zeros_like(part, dtype=torch.bool)])
         self.trains = ~left_out
         self.judges = left_out if folds else self.trains
-        self.examples, self.latent, self.loss = examples, latent, 0.0
-        self.steps, self.before, self.after, self.done = 0, 0, 0, False
+        self.examples, self.loss = examples, 0.0
+        self.weights: LoraWeights = {}
+        self.steps, self.before, self.after, self.total, self.done = 0, 0, 0, 0, False
         self.start = 0.0  # the loss on all examples before tuning
         self.last_gain = 0, 0.0  # the step at which more was answered right or the loss fell clearly, and that loss
 
-    def judge(self, step: int, right: torch.Tensor, losses: torch.Tensor) -> None:
-        """Keep the latent of this step if it is the best so far.
+    @property
+    def parameters(self) -> list[torch.Tensor]:
+        """What is tuned: the latents, then the offsets."""
+        return [self.latents, *chain.from_iterable(self.offsets.values())]
+
+    def judge(self, step: int, right: torch.Tensor, losses: torch.Tensor, weights: LoraWeights) -> None:
+        """Keep the weights of this step if they are the best so far.
 
         Args:
             step: The number of steps taken.
             right: [rows, examples]: whether a row's adapter gives an example's answer.
             losses: [rows, examples].
+            weights: A [rows, layers, r, in] and B [rows, layers, out, r] by target module.
         """
         count, loss, fit = int(right[self.judges].sum()), float(losses[self.judges].mean()), float(losses[-1].mean())
+        total = count + int(right[-1].sum())
         if step == 0:
-            self.before, self.start = count, fit
-        if step == 0 or count > self.after or loss < WORTH * self.last_gain[1]:
+            self.before, self.after, self.total, self.loss, self.start = count, count, total, loss, fit
+        if step == 0 or total > self.total or loss < WORTH * self.last_gain[1]:
             self.last_gain = step, loss
-        better = fit < self.start and (count > self.after or (count == self.after and loss < self.loss))
-        if step == 0 or better:
-            self.after, self.loss, self.steps, self.latent = count, loss, step, self.rows[-1].detach().clone()
+        if fit < self.start and count >= self.before and (total, -loss) > (self.total, -self.loss):
+            self.after, self.total, self.loss, self.steps = count, total, loss, step
+            self.weights = {name: (a[-1].detach().clone(), b[-1].detach().clone()) for name, (a, b) in weights.items()}
         enough = bool(right[-1].all()) and (step == 0 or len(self.examples) == 1)
         self.done = enough or step == STEPS or step - self.last_gain[0] >= PATIENCE
 
@@ -186,11 +208,10 @@ def tune(
     latents: torch.Tensor,
     examples: Sequence[Sequence[Pair]],
     on_step: OnStep | None = None,
-) -> list[Tuned]:
-    """Tune latents on examples, many tasks side by side. The same input gives the same result.
+) -> Iterator[Tuned]:
+    """Tune adapters on examples, many tasks side by side. The same input gives the same result.
 
-    A latent whose adapter answers all of its examples stays as it is, bit for bit. No latent becomes worse on the
-    left-out examples.
+    An adapter that answers all of its examples stays as it is. No adapter becomes worse on the left-out examples.
 
     Args:
         hypernet: Turns latents into adapters; it is not changed.
@@ -206,24 +227,43 @@ def tune(
     """
     if on_step is not None and not callable(on_step):
         raise InvalidInputError(f"on_step is {shown(on_step)}: expected a function of two numbers")
+    like = hypernet.decode(latents[:1])
+    numbers = (FOLDS + 1) * sum(factor.numel() for factor in chain.from_iterable(like.values()))
+    size = max(1, NUMBERS // numbers)
+    for start in range(0, len(latents), size):
+        given = zip(latents[start : start + size].float(), examples[start : start + size], strict=True)
+        with torch.inference_mode(False), torch.enable_grad():
+            tasks = [_Task(latent.clone(), like, pairs) for latent, pairs in given]
+            _tune(tasks, hypernet, base, tokenizer, on_step)
+        dtype = next(hypernet.parameters()).dtype
+        for task in tasks:
+            weights = {name: (a.to(dtype), b.to(dtype)) for name, (a, b) in task.weights.items()}
+            yield Tuned(weights, len(task.examples), task.steps, task.before, task.after)
+
+
+def _tune(
+    tasks: Sequence[_Task],
+    hypernet: HyperNetwork,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    on_step: OnStep | None,
+) -> None:
     injector = LoraInjector(base, hypernet.config)
-    with torch.inference_mode(False), torch.enable_grad():
-        tasks = [_Task(latent, pairs) for latent, pairs in zip(latents.float().clone(), examples, strict=True)]
-        optimizer = torch.optim.Adam(list(chain.from_iterable(task.rows for task in tasks)), LEARNING_RATE)
-        passes: list[_Pass] = []
-        for step in range(STEPS + 1):
-            active = [task for task in tasks if not task.done]
-            if sum(len(one.tasks) for one in passes) != len(active):
-                passes = _plan(active, base, tokenizer)
-            for one in passes:
-                one.run(step, hypernet, base, injector)
-            if all(task.done for task in active):
-                break
-            optimizer.step()
-            optimizer.zero_grad()  # rows of tasks that are done keep no gradient, and Adam passes over them
-            if on_step:
-                on_step(step + 1, STEPS)
-    return [Tuned(task.latent.to(latents), len(task.examples), task.steps, task.before, task.after) for task in tasks]
+    latents, offsets = [task.latents for task in tasks], [p for task in tasks for p in task.parameters[1:]]
+    optimizer = torch.optim.Adam([{"params": latents, "lr": LATENT_RATE}, {"params": offsets, "lr": OFFSET_RATE}])
+    passes: list[_Pass] = []
+    for step in range(STEPS + 1):
+        active = [task for task in tasks if not task.done]
+        if sum(len(one.tasks) for one in passes) != len(active):
+            passes = _plan(active, base, tokenizer)
+        for one in passes:
+            one.run(step, hypernet, base, injector)
+        if all(task.done for task in active):
+            break
+        optimizer.step()
+        optimizer.zero_grad()  # tasks that are done keep no gradient, and Adam passes over them
+        if on_step:
+            on_step(step + 1, STEPS)
 
 
 @dataclass(frozen=True)
@@ -234,24 +274,33 @@ class _Pass:
     batch: AnswerBatch
 
     def run(self, step: int, hypernet: HyperNetwork, base: PreTrainedModel, injector: LoraInjector) -> None:
-        """Judge the tasks at their latents, and give the rows of those that go on their gradients."""
-        rows = [row for task in self.tasks for row in task.rows]
-        weights = hypernet.decode(torch.stack(rows).to(next(hypernet.parameters()).dtype))
+        """Judge the tasks as they are, and give those that go on their gradients."""
+        tuned = [parameter for task in self.tasks for parameter in task.parameters]
+        latents = torch.cat([task.latents for task in self.tasks])
+        weights = hypernet.decode(latents.to(next(hypernet.parameters()).dtype))
+        for name, (a, b) in weights.items():
+            offsets = zip(*(task.offsets[name] for task in self.tasks), strict=True)
+            a_offset, b_offset = (torch.cat(parts) for parts in offsets)
+            weights[name] = a + a_offset, b + b_offset
         with injector.inject(weights):
             logits, labels = answer_logits(base, self.batch)
             each = F.cross_entropy(logits.float(), labels, reduction="none")
             lengths = self.batch.owners.bincount()
-            losses = (each.new_zeros(len(lengths)).index_add(0, self.batch.owners, each) / lengths).view(len(rows), -1)
-            right = count_matches(logits.detach(), self.batch).view(len(rows), -1)
+            losses = each.new_zeros(len(lengths)).index_add(0, self.batch.owners, each) / lengths
+            losses = losses.view(len(latents), -1)
+            right = count_matches(logits.detach(), self.batch).view(len(latents), -1)
             trains = torch.cat([task.trains for task in self.tasks])
-            gradients = torch.autograd.grad((losses * trains).sum(1).div(trains.sum(1)).sum(), rows)
-        parts = [len(task.rows) for task in self.tasks]
-        for task, *found in zip(self.tasks, right.split(parts), losses.detach().split(parts), strict=True):
-            task.judge(step, *found)
-        for row, gradient in zip(rows, gradients, strict=True):
-            row.grad = gradient
-        for row in chain.from_iterable(task.rows for task in self.tasks if task.done):
-            row.grad = None
+            gradients = torch.autograd.grad((losses * trains).sum(1).div(trains.sum(1)).sum(), tuned)
+        for parameter, gradient in zip(tuned, gradients, strict=True):
+            parameter.grad = gradient
+        start = 0
+        for task in self.tasks:
+            rows = slice(start, start := start + len(task.latents))
+            own = {name: (a[rows], b[rows]) for name, (a, b) in weights.items()}
+            task.judge(step, right[rows], losses.detach()[rows], own)
+            if task.done:
+                for parameter in task.parameters:
+                    parameter.grad = None
 
 
 def _plan(tasks: Sequence[_Task], base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[_Pass]:
@@ -259,7 +308,7 @@ def _plan(tasks: Sequence[_Task], base: PreTrainedModel, tokenizer: PreTrainedTo
     passes = []
     for count in sorted({len(task.examples) for task in tasks}):
         alike = [task for task in tasks if len(task.examples) == count]
-        rows = len(alike[0].rows)
+        rows = len(alike[0].latents)
         batch = prompt_batch(tokenizer, [e for task in alike for e in task.examples], pack=count, model=base)
         size = max(1, TOKENS // (batch.ids.numel() // len(alike) * rows))
         for start in range(0, len(alike), size):
