@@ -444,9 +444,8 @@ class Text2LoraModel(PreTrainedModel):
         A description that is unlike all training descriptions causes a `DescriptionWarning`, if the checkpoint has
         statistics of them (see `novelty`). With `task_emb`, there is no warning.
 
-        A few examples make an adapter better than the description alone: the task's latent, from which the
-        hypernetwork writes the adapter, is tuned on them (see `text2lora.tuning`). An adapter that already answers
-        all examples right stays as it is. The metadata says how many steps were taken and what they changed.
+        A few examples make an adapter better than the description alone: it is tuned on them (see
+        `text2lora.tuning`). An adapter that already answers all examples right stays as it is. The metadata says how many steps were taken and what they changed.
 
         ```python
         t2l.generate_lora("Return the city.", examples=[("ship to Oslo today", "Oslo"), ("flights to Rome", "Rome")])
@@ -481,16 +480,16 @@ class Text2LoraModel(PreTrainedModel):
         self._check_task_emb(task_emb, len(texts))
         metadata = [{"description": text} if text else {} for text in texts]
         latents = self._latents(task_emb)
+        tuned = dict(self._tune(latents, pairs, base_model, on_step) if any(pairs) else ())
+        for row, result in tuned.items():
+            metadata[row] |= result.as_metadata()
         made: list[LoraAdapter] = []
         for weights in self._decode(latents):
             made += self._adapters(weights, metadata[len(made) : len(made) + self.tasks_per_pass], scale)
-        for row, tuned in self._tune(latents, pairs, base_model, on_step) if any(pairs) else ():
-            found = metadata[row] | tuned.as_metadata()
-            if tuned.steps:
-                weights = {name: (a[None], b[None]) for name, (a, b) in tuned.weights.items()}
-                made[row] = self._adapters(_finite(weights), [found], scale)[0]
-            else:
-                made[row].metadata.update(found)
+        for row, result in tuned.items():
+            if result.steps:
+                weights = {name: (a[None], b[None]) for name, (a, b) in result.weights.items()}
+                made[row] = self._adapters(_finite(weights), [metadata[row]], scale)[0]
         return made[0] if single else made
 
     def _check_request(
