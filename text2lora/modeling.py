@@ -445,7 +445,8 @@ class Text2LoraModel(PreTrainedModel):
         statistics of them (see `novelty`). With `task_emb`, there is no warning.
 
         A few examples make an adapter better than the description alone: it is tuned on them (see
-        `text2lora.tuning`). An adapter that already answers all examples right stays as it is. The metadata says how many steps were taken and what they changed.
+        `text2lora.tuning`). An adapter that already answers all examples right stays as it is. The metadata says
+        how many steps were taken and what they changed.
 
         ```python
         t2l.generate_lora("Return the city.", examples=[("ship to Oslo today", "Oslo"), ("flights to Rome", "Rome")])
