@@ -260,8 +260,9 @@ class LoraAdapter(Lora):
             adapter_name: the adapter's name in the model, a word without dots or parts of `lora_`.
 
         Raises:
-            CheckpointError: the model does not have the modules or shapes of this adapter or is wrapped for something
-                else, or the name cannot be used.
+            CheckpointError: the model does not have the modules or shapes of this adapter, or is wrapped for something
+                else.
+            InvalidArgumentError: `model` is not a model, or the name cannot be used.
         """
         from text2lora.attach import attach
 

@@ -703,7 +703,8 @@ class Text2LoraModel(PreTrainedModel):
         Args:
             description: what the adapter should do.
             base_model: the model to adapt. A PeftModel gets the adapter; a base model, whether loaded or given as a
-                folder or Hub id, stays as it is. None loads the checkpoint's base model once and keeps it.
+                folder or Hub id, stays as it is. A folder or Hub id is loaded anew by each call. None loads the
+                checkpoint's base model once and keeps it.
             adapter_name: the adapter's name in the model. On a PeftModel, a new name adds an adapter and a known name
                 replaces one in place. The adapter becomes the active one.
             scale: the strength of the adapter; 1.0 is as trained.
