@@ -546,6 +546,15 @@ def test_an_adapter_is_equal_to_what_is_read_back_whatever_the_order_of_its_modu
     assert adapter.spec == replace(SPEC, target_modules=("q_proj", "v_proj"))
 
 
+def test_the_card_says_how_an_adapter_was_scaled(make_model, tmp_path: Path) -> None:
+    model = make_model()
+    made = [model.generate_lora("the city", scale=scale) for scale in (1.0, 0.5)]
+    assert made[0].scaled(0.5) == made[1]
+    assert made[1].scaled(1.0) == made[1]
+    folder = made[1].scaled(3).save_pretrained(tmp_path / "one")
+    assert r"| scale | 0\.5 x 3 |" in (folder / "README.md").read_text()
+
+
 def test_weights_can_be_changed_and_trained(make_model) -> None:
     model = make_model()
     made = [model.generate_lora("the city"), model.generate_lora(task_emb=torch.ones(1, 24))[0]]

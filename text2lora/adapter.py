@@ -100,7 +100,7 @@ class LoraAdapter(Lora):
         return dataclasses.replace(self, weights=weights)
 
     def scaled(self, scale: float) -> LoraAdapter:
-        """The adapter with its effect on the base model multiplied by `scale`; only `lora_alpha` changes.
+        """The adapter with its effect on the base model multiplied by `scale`, which its metadata note.
 
         1.0 is as trained. The tables of the Text-to-LoRA paper were measured without the rsLoRA that the released
         checkpoints were trained with, at alpha / r instead of alpha / sqrt(r). For that strength, use a scale of
@@ -113,7 +113,10 @@ class LoraAdapter(Lora):
         alpha = self.spec.lora_alpha * factor
         if alpha > FLOAT_MAX:
             raise InvalidArgumentError(f"scale is {scale:g}: the adapter's strength would overflow")
-        return dataclasses.replace(self, spec=dataclasses.replace(self.spec, lora_alpha=alpha))
+        before = self.metadata.get("scale", "1")
+        noted = {"scale": f"{factor:g}" if before == "1" else f"{before} x {factor:g}"} if factor != 1 else {}
+        spec = dataclasses.replace(self.spec, lora_alpha=alpha)
+        return dataclasses.replace(self, spec=spec, metadata={**self.metadata, **noted})
 
     def folded(self) -> LoraAdapter:
         """The same adapter without rsLoRA, for engines that ignore it: alpha becomes alpha sqrt(r), delta W stays."""

@@ -803,7 +803,7 @@ class Text2LoraModel(PreTrainedModel):
 
     def _adapters(self, weights: LoraWeights, metadata: Sequence[Mapping[str, str]], scale: float) -> list[LoraAdapter]:
         """The hypernetwork's output as one adapter per task."""
-        noted = [{**own, **self.provenance(scale)} for own in metadata]
+        noted = [{**own, **self.provenance()} for own in metadata]
         return [adapter.scaled(scale) for adapter in to_adapters(self.config, weights, noted)]
 
     def provenance(self, scale: float = 1.0) -> dict[str, str]:

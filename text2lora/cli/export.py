@@ -130,15 +130,9 @@ def _free(path: Path, force: bool) -> Path:
 
 
 def _load(adapter: str, subfolder: str | None, scale: float) -> LoraAdapter:
-    import dataclasses
-
     from text2lora.adapter import LoraAdapter
 
-    lora = LoraAdapter.from_pretrained(adapter, subfolder).scaled(scale)
-    if scale == 1:
-        return lora
-    told = f"{lora.metadata.get('scale', '1')} x {scale:g}"
-    return dataclasses.replace(lora, metadata={**lora.metadata, "scale": told})
+    return LoraAdapter.from_pretrained(adapter, subfolder).scaled(scale)
 
 
 def _written(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import threading
 import time
@@ -78,8 +77,7 @@ class VisitorAdapter:
 
     def at(self, scale: float) -> LoraAdapter:
         """The adapter at another scale, the same as `generate_lora` would make it."""
-        metadata = {**self.adapter.metadata, "scale": f"{scale:g}"}
-        return dataclasses.replace(self.adapter.scaled(scale), metadata=metadata)
+        return self.adapter.scaled(scale)
 
 
 @dataclass(frozen=True)
