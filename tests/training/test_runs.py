@@ -133,6 +133,27 @@ def test_loras_are_saved_for_peft(lora_run: Path, tmp_path: Path) -> None:
     assert LoraAdapter.from_pretrained(folder / "year").metadata["description"].startswith("Say in which year")
 
 
+def test_loras_that_cannot_be_written_are_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {"name": "one", "descriptions": ["x"], "examples": [[f"apple {i}", str(i)] for i in range(4)]}
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(rows))
+    recipe = {"kind": "lora", "base": {"name": "nano"}, "tasks": [{"path": "tasks.jsonl"}], "examples": 1}
+    fit = {"steps": 2, "save_every": 1}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe | {"fit": fit, "target_modules": ["q_proj"]}))
+
+    def full(self: LoraAdapter, folder: Path) -> None:
+        raise Text2LoraError("No space left on device")
+
+    monkeypatch.setattr(LoraAdapter, "save_pretrained", full)
+    with pytest.raises(Text2LoraError, match="No space left"):
+        run_recipe(str(tmp_path / "mine.yaml"), tmp_path, [], silent)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.glob("mine/state/*")] == ["step-00000001.pt"]
+    monkeypatch.setattr("text2lora.recipes.plot_training", lambda folder: None)
+    folder = run_recipe(str(tmp_path / "mine.yaml"), tmp_path, [], silent, resume=True)
+    assert LoraAdapter.from_pretrained(folder / "one").metadata["description"] == "x"
+    assert not (folder / "state").exists()
+
+
 def test_one_lora_for_all_tasks_sees_all_of_them_in_a_step() -> None:
     tasks = [Task(f"t{i}", ["d"], [TaskExample(f"q{i}", "a", "what to do")] * 9) for i in range(6)]
     mixed = _examples(TaskSet(tasks, definition_dropout=0.0), 100, random.Random(0))

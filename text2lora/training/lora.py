@@ -58,6 +58,7 @@ def train_loras(
     max_length: int | None = None,
     pack: int = 1,
     settings: object = None,
+    save: Callable[[LoraTable], None] | None = None,
 ) -> LoraTable:
     """Train one LoRA for each entry of `draws`, all of them in every step, through one frozen base.
 
@@ -74,6 +75,7 @@ def train_loras(
         max_length: The maximum length of a prompt and its response; see `prompt_batch`.
         pack: The number of a LoRA's examples that share a row; see `prompt_batch`.
         settings: A dataclass that the trackers show as hyper-parameters; None for `fit_config`.
+        save: Saves the trained LoRAs; the states of the run are removed afterwards.
 
     Raises:
         TrainingError: there are several processes, or training fails (see `fit`).
@@ -96,6 +98,7 @@ def train_loras(
         with injector.inject(table(range(len(draws)))), accelerator.autocast():
             yield answer_loss(base, batch) / batch.is_target.sum() * len(draws)
 
-    fit(table, summed(losses), fit_config, output_dir, report=report, resume=resume, accelerator=accelerator)
+    end = None if save is None else lambda figures: save(table)
+    fit(table, summed(losses), fit_config, output_dir, None, report, save=end, resume=resume, accelerator=accelerator)
     accelerator.end_training()
     return table.eval()

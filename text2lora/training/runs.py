@@ -27,7 +27,7 @@ from text2lora.names import slug
 from text2lora.training.data import Probe, TaskSource
 from text2lora.training.engine import EngineConfig, is_main_process
 from text2lora.training.fit import FitConfig
-from text2lora.training.lora import train_loras
+from text2lora.training.lora import LoraTable, train_loras
 from text2lora.training.recipe import at_least, parse, settings, share
 from text2lora.training.recon import LibraryEntry, ReconConfig, library_names, load_library, train_recon
 from text2lora.training.sft import SftConfig, train_sft
@@ -348,8 +348,16 @@ def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, fol
         if all((folders[name] / MARKERS["adapter"]).is_file() for name in names) and resume:
             continue
         sets = [[task] for task in group] if recipe.per_task else [group]
+        notes = [{"description": task.descriptions[0]} for task in group] if recipe.per_task else [{}]
+
+        @torch.no_grad()
+        def save(table: LoraTable, names: list[str] = names, notes: list[dict[str, str]] = notes) -> None:
+            """Write the adapters of a group."""
+            for name, adapter in zip(names, to_adapters(config, table(range(len(names))), notes), strict=True):
+                adapter.save_pretrained(folders[name])
+
         report(f"training LoRAs of {', '.join(names)}")
-        table = train_loras(
+        train_loras(
             base,
             tokenizer,
             config,
@@ -362,12 +370,8 @@ def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, fol
             max_length=recipe.max_length,
             pack=recipe.pack,
             settings=recipe,
+            save=save,
         )
-        notes = [{"description": task.descriptions[0]} for task in group] if recipe.per_task else [{}]
-        with torch.no_grad():
-            adapters = to_adapters(config, table(range(len(names))), notes)
-        for name, adapter in zip(names, adapters, strict=True):
-            adapter.save_pretrained(folders[name])
 
 
 def _folders(names: Sequence[str], target: Path) -> dict[str, Path]:
