@@ -73,9 +73,10 @@ def test_a_model_that_is_partly_elsewhere_stays(capabilities: dict[str, bool]) -
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("slow", [True, False])
-@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("rows", [1, 40, 300])
 def test_half_precision_products_are_right(monkeypatch: pytest.MonkeyPatch, bias: bool, slow: bool, rows: int) -> None:
     monkeypatch.setattr("text2lora.linear.is_slow", lambda dtype: slow)
+    monkeypatch.setattr("text2lora.linear.WIDENED", 256 * 30)  # three pieces, the last one smaller
     layer = Linear(30, 600, bias=bias).to(torch.bfloat16)
     x = torch.randn(2, rows, 30).to(torch.bfloat16)
     with torch.no_grad():
