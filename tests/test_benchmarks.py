@@ -11,6 +11,7 @@ import generation
 import memory
 import pytest
 import recon
+import serving
 import torch
 from generation import SHAPES, relative_error, shape_config, time_generation, time_replacement
 from measuring import medians, rounds, show
@@ -124,6 +125,35 @@ def test_the_data_has_the_shape_of_the_step() -> None:
 def test_both_ways_of_reconstruction_give_the_same_error() -> None:
     calls = recon.make_recon(2, 2, 16, 4)
     torch.testing.assert_close(calls["ours"](), calls["naive"](), rtol=1e-4, atol=1e-4)
+
+
+class _Upper:
+    """A client whose server answers in capitals."""
+
+    def __init__(self) -> None:
+        self.unloaded: list[str] = []
+
+    def ask(self, model: str, record: str) -> serving.Ask:
+        return serving.Ask(model, record, record.upper(), 0.5)
+
+    def unload(self, name: str) -> None:
+        self.unloaded.append(name)
+
+
+def test_a_load_on_a_server_counts_the_wrong_answers() -> None:
+    client, names = _Upper(), [f"t2l:{i}" for i in range(5)]
+    visits, _ = serving.run_load(client, names, clients=3, unload=True)
+    assert [[ask.model for ask in visit] for visit in visits] == [[name] * len(serving.RECORDS) for name in names]
+    assert sorted(client.unloaded) == names
+    right = lambda model, records: [record.upper() if model != "t2l:2" else "?" for record in records]  # noqa: E731
+    assert [ask.model for ask in serving.wrong_answers(visits, right)] == ["t2l:2"] * len(serving.RECORDS)
+    assert serving.percentiles([float(n) for n in range(101)]) == ["50.00 s", "95.00 s", "99.00 s"]
+
+
+def test_a_load_has_different_descriptions() -> None:
+    assert len(set(serving.descriptions(1024))) == 1024
+    with pytest.raises(ValueError, match="expected at most"):
+        serving.descriptions(10_000)
 
 
 def test_area_under_the_curve_on_known_numbers() -> None:
