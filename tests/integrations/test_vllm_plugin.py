@@ -143,9 +143,9 @@ def test_the_event_loop_goes_on_while_adapters_are_made(resolver, monkeypatch: p
         assert turns.acquire(timeout=60), "the event loop stands still"
         return lend(text, base)
 
+    resolve(resolver, "t2l:city")  # loads
     lend = resolver.adapters.lend
     monkeypatch.setattr(resolver.adapters, "lend", slow)
-    resolve(resolver, "t2l:city")  # loads
 
     async def run() -> None:
         tasks = [asyncio.create_task(resolver.resolve_lora(BASE, f"t2l:city{' ' * n}")) for n in range(3)]
