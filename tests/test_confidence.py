@@ -49,7 +49,7 @@ def test_a_calibration_is_the_same_after_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"total": 1, "mean": 1, "least": 1, "bias": NaN, "more": 2}', "{"])
 def test_what_is_no_calibration_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "confidence.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"confidence\.json holds no calibration of answers"):
+    with pytest.raises(CheckpointError, match=r"confidence\.json does not contain a calibration of answers"):
         Calibration.load(tmp_path / "confidence.json")
     with pytest.raises(CheckpointError, match="has a damaged `confidence`"):
         carried_calibration({"confidence": text})

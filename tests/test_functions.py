@@ -249,10 +249,10 @@ def test_a_calibration_goes_with_the_checkpoint_and_its_adapters(checkpoint_dir,
     assert answer.confidence != plain("x", with_confidence=True).confidence
     (tmp_path / "checkpoint" / "confidence.json").write_text('{"total": "much"}')
     damaged = Text2LoraModel.from_pretrained(tmp_path / "checkpoint")
-    with pytest.raises(CheckpointError, match=r"confidence\.json holds no calibration"):
+    with pytest.raises(CheckpointError, match=r"confidence\.json does not contain a calibration"):
         _ = damaged.calibration
     with pytest.raises(
-        CheckpointError, match=r"confidence\.json holds no calibration of answers .*: download it again"
+        CheckpointError, match=r"confidence\.json does not contain a calibration of answers .*: download it again"
     ):
         damaged.function(DESCRIPTIONS[0])  # and none whose confidence nobody can trust
     with pytest.raises(InvalidArgumentError, match=r"calibration is 1: expected Calibration \| None"):

@@ -66,7 +66,7 @@ class Calibration:
                 raise ValueError("not an object of numbers")
             return cls(**{name: float(value) for name, value in values.items()})
         except (TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError(f"{shown(text)} is no calibration ({first_line(error)})") from error
+            raise CheckpointError(f"{shown(text)} is not a calibration ({first_line(error)})") from error
 
     @checked(OutputError)
     def save(self, folder: Path) -> Path:
@@ -90,7 +90,7 @@ class Calibration:
             return cls.parse(read_text(path, CheckpointError))
         except CheckpointError as error:
             raise CheckpointError(
-                f"{path} holds no calibration of answers ({error}): download it again, or delete it"
+                f"{path} does not contain a calibration of answers ({error}): download it again, or delete it"
             ) from error
 
     @classmethod

@@ -282,7 +282,6 @@ class Runner:
         self._lock = threading.Lock()  # of the model: adapters are on it for a batch
         self._waiting: deque[tuple[Question, Future[Answer]]] = deque()
         self._worker = ThreadPoolExecutor(1, "text2lora")
-        self._labels: dict[tuple[str, ...], list[list[int]]] = {}
 
     @classmethod
     def shared(cls, key: tuple[str, ...], make: Callable[[], Runner]) -> Runner:
@@ -295,11 +294,11 @@ class Runner:
 
     def tokens_of_labels(self, labels: tuple[str, ...]) -> list[list[int]]:
         """What the base writes for each label, up to the end of the answer."""
-        if labels not in self._labels:
-            form = AnswerForm.of(self.tokenizer)
-            texts = [form.space + label + form.end for label in labels]
-            self._labels[labels] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return self._labels[labels]
+        form = AnswerForm.of(self.tokenizer)
+        found: list[list[int]] = self.tokenizer(
+            [form.space + label + form.end for label in labels], add_special_tokens=False
+        )["input_ids"]
+        return found
 
     def answer(self, questions: Sequence[Question], batch_size: int = 32) -> list[Answer]:
         """The answers to questions, in their order."""

@@ -222,7 +222,7 @@ def tune(
         on_step: Receives the number of steps taken and the maximum, after each step.
 
     Raises:
-        TrainingError: the tokenizer has no token that ends an answer.
+        CheckpointError: the tokenizer has no token that ends an answer.
         InvalidInputError: `on_step` is not a function, or the chat template takes no user messages.
     """
     if on_step is not None and not callable(on_step):

@@ -44,6 +44,17 @@ def test_a_terminal_gets_a_table_and_no_markdown(tasks: Path, monkeypatch: pytes
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
+def test_figures_are_shown_though_they_cannot_be_written(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("text2lora.evaluation.report.write_report", full)
+    result = t2l("eval", "-m", "nano", "-t", "mine.jsonl", "--limit", 2, "--shots", 0, "-o", "out", "--device", "cpu")
+    assert "No space left" in str(result.exception)
+    assert "accuracy, 95 % interval" in " ".join(result.stdout.split())
+    assert "Written" not in result.output
+
+
 def test_json_holds_the_figures(tasks: Path) -> None:
     result = t2l("eval", "-m", "nano", "-t", "mine.jsonl", "--limit", 2, "--json", "-o", "out", "--device", "cpu")
     assert result.exit_code == 0, result.output

@@ -63,16 +63,23 @@ def check(
         report = check_conditioning(
             model, model.load_base_model(), model.base_tokenizer, chosen, batch_size, report=status.update
         )
-        if output:
-            status.update("drawing")
-            with atomic_folder(output) as folder:
-                text = json.dumps(report.as_dict(), ensure_ascii=False, indent=2)
-                (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-                plot_conditions(report, folder / "conditions.png")
-                plot_similarities(report, folder / "similarity.png")
     if as_json:
         print_json(report.as_dict(), indent=2)
-        return
+    else:
+        _tell(report)
+    if output:
+        with atomic_folder(output) as folder:
+            text = json.dumps(report.as_dict(), ensure_ascii=False, indent=2)
+            (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+            plot_conditions(report, folder / "conditions.png")
+            plot_similarities(report, folder / "similarity.png")
+        say(f"Report and pictures are in {escape(str(output))}")
+    if not as_json:
+        suggest("t2l", "compare", "one wording", "another wording", "--model", checkpoint, *inside(subfolder))
+
+
+def _tell(report: ConditioningReport) -> None:
+    """Show the figures and the verdict."""
     show(condition_table(report))
     found = report.similarities
     if found.pearson == found.pearson:
@@ -82,9 +89,6 @@ def check(
             highlight=False,
         )
     out.print(f"[bold green]Verdict[/] {report.verdict}", highlight=False)
-    if output:
-        say(f"Report and pictures are in {escape(str(output))}")
-    suggest("t2l", "compare", "one wording", "another wording", "--model", checkpoint, *inside(subfolder))
 
 
 def condition_table(report: ConditioningReport) -> FoldedTable:

@@ -19,8 +19,6 @@ from text2lora.names import is_local
 from text2lora.push import push_target
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
-
     from text2lora.evaluation.evaluate import Places
     from text2lora.evaluation.report import EvalReport
 
@@ -136,10 +134,21 @@ def evaluate(
             token=token,
             report=status.update,
         )
+    urls: dict[str, str] = {}
+    try:
+        if output:
+            write_report(report, output)
+        for name in places if push else ():
+            commit = push_report(report, name, token, create_pr)
+            urls[name] = str(commit.pr_url or commit.repo_url)
+    finally:  # figures that took hours are shown even if the disk is full or the Hub fails
+        _tell(report, urls, as_json)
+    if as_json:
+        return
     if output:
-        write_report(report, output)
-    commits = {name: push_report(report, name, token, create_pr) for name in places} if push else {}
-    _tell(report, commits, output, {} if server else places, as_json)
+        say(f"[bold green]Written[/] {escape(str(output))}")
+    for source, folder in list(places.values())[:1] if not server else ():
+        suggest("t2l", "chat", source, *inside(folder))
 
 
 def _names(tasks: str) -> list[str]:
@@ -182,21 +191,14 @@ def _check_push(places: Places, limit: int | None, token: str | None, create_pr:
             raise HubError(f"{name} is not on the Hub: pass the id of an adapter that is there")
 
 
-def _tell(
-    report: EvalReport, commits: Mapping[str, CommitInfo], output: Path | None, adapters: Places, as_json: bool
-) -> None:
-    """Show the figures, and how to go on with one of the adapters."""
-    urls = {name: str(commit.pr_url or commit.repo_url) for name, commit in commits.items()}
+def _tell(report: EvalReport, urls: Mapping[str, str], as_json: bool) -> None:
+    """Show the figures, and where they were pushed to."""
     if as_json:
-        print_json({"figures": report.summary(), "pushed": urls}, indent=2)
+        print_json({"figures": report.summary(), "pushed": dict(urls)}, indent=2)
         return
     show(_table(report))
     for url in urls.values():
         say(f"[bold green]Pushed[/] {url}")
-    if output:
-        say(f"[bold green]Written[/] {escape(str(output))}")
-    for source, folder in list(adapters.values())[:1]:
-        suggest("t2l", "chat", source, *inside(folder))
 
 
 def _table(report: EvalReport) -> FoldedTable:

@@ -172,12 +172,6 @@ def check_inputs(target: Path, resume: bool, values: object, tensors: Mapping[st
     write_atomically(path, now + "\n")
 
 
-def _weights(base: PreTrainedModel) -> tuple[str | None, dict[str, torch.Tensor]]:
-    """What identifies a base besides its name: its commit on the Hub, or else its weights."""
-    commit = getattr(base.config, "_commit_hash", None)
-    return (commit, {}) if commit else (None, base.state_dict())
-
-
 def _quantization(kind: str) -> Any:
     from importlib.util import find_spec
 
@@ -252,15 +246,14 @@ def run_sft(recipe: SftRecipe, target: Path, report: Report, resume: bool, folde
     tasks = load_sources(recipe.tasks, folder)
     sft, settings = recipe.sft, dict(recipe.model)
     base, tokenizer = load_base_of_recipe(recipe.base)
-    commit, weights = _weights(base)
     offset = LoraAdapter.from_pretrained(locate(recipe.offset_from, folder)) if recipe.offset_from else None
-    weights |= offset.weights if offset else {}
+    weights = base.state_dict() | (offset.weights if offset else {})
     source: TaskSource
     if isinstance(tasks, list):
         if recipe.one_hot:
             tasks = [replace(task, descriptions=[task.name], held_out_descriptions=[]) for task in tasks]
             sft = replace(sft, conditions=[name for name in sft.conditions if name != "junk"])
-        check_inputs(target, resume, [commit, tasks], weights)
+        check_inputs(target, resume, tasks, weights)
         train, probes = prepare_tasks(tasks, recipe.split, tokenizer, sft.max_length, report)
         source = TaskSet(train, recipe.definition_dropout)
         if recipe.one_hot:
@@ -270,7 +263,7 @@ def run_sft(recipe: SftRecipe, target: Path, report: Report, resume: bool, folde
         if recipe.one_hot:
             raise TrainingError("one_hot needs tasks from files, data sets or a list: this source draws its own")
         drawn = [str(tasks.draw(random.Random(seed), 1)) for seed in range(64)]  # a sample of what it may draw
-        check_inputs(target, resume, [commit, tasks.descriptions, drawn], weights)
+        check_inputs(target, resume, [tasks.descriptions, drawn], weights)
         source, probes = tasks, dict(getattr(tasks, "probes", {}))
     torch.manual_seed(sft.fit.seed)
     if recipe.start_from:
@@ -329,8 +322,7 @@ def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, fol
         raise TrainingError("LoRAs need a list of tasks: a Python source must return a list of `Task`")
     folders = _folders([task.name for task in tasks] if recipe.per_task else ["multitask"], target)
     base, tokenizer = load_base_of_recipe(recipe.base)
-    commit, weights = _weights(base)
-    check_inputs(target, resume, [commit, tasks], weights)
+    check_inputs(target, resume, tasks, base.state_dict())
     train, _ = prepare_tasks(tasks, recipe.split, tokenizer, recipe.max_length, report)
     config = Text2LoraConfig.from_base_config(
         base.config,
