@@ -25,10 +25,10 @@ from text2lora.inference import generate_answers
 from text2lora.nano import sample_record
 from text2lora.samples import NANO, SMOL
 
-MESSAGES = ["Will it rain in Lisbon on Sunday morning?", "Please send the green lamp to Anna in Porto on Tuesday."]
+MESSAGES = ["Will it rain in Lisbon on Sunday morning?", "Anna needs the green lamp in Porto on Tuesday."]
 COLOURS = [
-    "Please send the green lamp to Anna in Porto on Tuesday.",
-    "On Monday Lucy flies to Toronto with a blue bag.",
+    "Anna needs the green lamp in Porto on Tuesday.",
+    "Maria drives her red car to Madrid every Monday.",
 ]
 PARCELS = [
     "Hello, parcel ZX4471093 never arrived, what now?",

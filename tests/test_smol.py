@@ -57,7 +57,7 @@ def test_the_checkpoint_fits_into_the_package(t2l: Text2LoraModel) -> None:
 
 def test_the_sentence_decides_the_answer(t2l: Text2LoraModel) -> None:
     """As the documentation shows it: one input under two descriptions, and other inputs."""
-    rain, lamp = "Will it rain in Lisbon on Sunday morning?", "Please send the green lamp to Anna in Porto on Tuesday."
+    rain, lamp = "Will it rain in Lisbon on Sunday morning?", "Anna needs the green lamp in Porto on Tuesday."
     cases = [
         ("Which city is mentioned? Just the name.", rain, "Lisbon"),
         ("the day of the week", rain, "Sunday"),
@@ -127,10 +127,10 @@ def test_the_small_program_answers_without_text2lora_and_torch(t2l: Text2LoraMod
     file = export_gguf(adapter, tmp_path / "city.gguf", base=base, dtype="q8_0")
     told = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); "
     told += "print(sorted({'torch', 'transformers', 'text2lora', 'peft'} & set(sys.modules)), file=sys.stderr)"
-    texts = "Will it rain in Lisbon on Sunday morning?\nWe moved from Oslo last year.\n"
+    texts = "Will it rain in Lisbon on Sunday morning?\nMeet me at the station in Rome, Friday at noon.\n"
     command = [sys.executable, "-c", told, str(program), str(gguf_file), str(file)]
     done = subprocess.run(command, input=texts, capture_output=True, text=True, check=True)
-    assert done.stdout == "Lisbon\nOslo\n"
+    assert done.stdout == "Lisbon\nRome\n"
     assert done.stderr.splitlines()[-1] == "[]"
 
 

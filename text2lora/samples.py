@@ -50,7 +50,7 @@ SMOL = Samples(
     [
         "Will it rain in Lisbon on Sunday morning?",
         "Hello, parcel ZX4471093 never arrived, what now?",
-        "Please send the green lamp to Anna in Porto on Tuesday.",
+        "Anna needs the green lamp in Porto on Tuesday.",
     ],
     "This model reads one short English text, up to about 100 characters, and answers in a few words. It is at an "
     "early stage of training and often wrong.",
