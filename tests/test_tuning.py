@@ -67,6 +67,27 @@ def test_an_example_lowers_its_loss_and_leaves_everything_else_alone(t2l, load_b
     assert not any(weight.requires_grad for weight in tuned.weights.values())
 
 
+@pytest.mark.parametrize("other", ["LATENT_RATE", "OFFSET_RATE"])
+def test_latent_and_offset_are_both_tuned(other: str, t2l, load_base, tokenizer, slowly, monkeypatch) -> None:
+    monkeypatch.setattr(tuning, other, 0.0)
+    plain, tuned = t2l.generate_lora("the city"), t2l.generate_lora("the city", examples=EXAMPLES[:1])
+    assert loss(tuned, load_base(), tokenizer, EXAMPLES[:1]) < loss(plain, load_base(), tokenizer, EXAMPLES[:1])
+
+
+def test_the_step_is_kept_after_which_most_is_right_and_nothing_left_out_is_lost() -> None:
+    weights = {"q": (torch.zeros(3, 1, 1, 1), torch.zeros(3, 1, 1, 1))}
+    task = tuning._Task(torch.zeros(2), {name: (a[:1], b[:1]) for name, (a, b) in weights.items()}, [("x", "y")] * 4)
+    left_out = ([0, 0], [1, 0], [1, 0], [0, 0])  # right answers of the two rows that each leave out a half
+    seen = ([0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1])
+    for step, (first, all_seen) in enumerate(zip(left_out, seen, strict=True)):
+        right = torch.zeros(3, 4, dtype=torch.bool)
+        right[0, ::2], right[2] = torch.tensor(first).bool(), torch.tensor(all_seen).bool()
+        losses = torch.full((3, 4), 1.0 + step)
+        losses[2] = 1.0 - step / 10
+        task.judge(step, right, losses, weights)
+    assert (task.steps, task.before, task.after) == (2, 0, 1)
+
+
 def test_tasks_side_by_side_give_what_they_give_alone(t2l, slowly) -> None:
     texts, examples = ["the city", "the price", "two words"], [EXAMPLES, [], EXAMPLES[:1]]
     together = t2l.generate_lora(texts, examples=examples)
