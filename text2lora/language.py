@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,9 @@ Example = tuple[Prompt, str]
 @dataclass
 class AnswerBatch:
     """Token ids [batch, tokens], right-padded, and which of them are predicted [batch, tokens - 1].
+
+    What is derived from them is computed once, and on the CPU for a batch that goes to a GPU, which would otherwise
+    have to finish all of its work before each of these results is known.
 
     Attributes:
         ids: token ids.
@@ -58,10 +62,25 @@ class AnswerBatch:
         """[batch, tokens - 1]: where an answer begins; its `cumsum(1)` numbers the answers of a row from 1."""
         return self.is_target & ~F.pad(self.is_target, (1, 0))[:, :-1]
 
-    @property
+    @cached_property
+    def targets(self) -> torch.Tensor:
+        """[targets]: the position of each token that predicts an answer token, in rows of tokens - 1."""
+        return self.is_target.flatten().nonzero()[:, 0]
+
+    @cached_property
     def owners(self) -> torch.Tensor:
         """[targets]: the answer of each answer token, as its number from 0 in reading order over the whole batch."""
-        return self.starts.flatten().cumsum(0)[self.is_target.flatten()] - 1
+        return self.starts.flatten().cumsum(0)[self.targets] - 1
+
+    @cached_property
+    def lengths(self) -> torch.Tensor:
+        """[answers]: the number of tokens of each answer."""
+        return self.owners.bincount()
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """[targets]: the answer tokens."""
+        return self.ids[:, 1:].flatten()[self.targets]
 
     @property
     def num_tokens(self) -> int:
@@ -71,7 +90,11 @@ class AnswerBatch:
     def to(self, device: torch.device) -> AnswerBatch:
         """The batch on another device."""
         examples = None if self.examples is None else self.examples.to(device)
-        return AnswerBatch(self.ids.to(device), self.is_target.to(device), examples)
+        moved = AnswerBatch(self.ids.to(device), self.is_target.to(device), examples)
+        if moved.ids.device != self.ids.device:
+            for name in ("targets", "owners", "lengths"):
+                moved.__dict__[name] = getattr(self, name).to(device)
+        return moved
 
     def repeat(self, times: int, groups: int) -> AnswerBatch:
         """The batch with each of its groups of neighbouring rows several times, one after the other."""
@@ -86,7 +109,7 @@ class AnswerBatch:
         """How many answer tokens there are, or answers: what a loss with this weighting is divided by for a mean."""
         if weighting not in ("token", "answer"):
             raise InvalidArgumentError(f"the weighting is {weighting!r}: expected 'token' or 'answer'")
-        return int((self.is_target if weighting == "token" else self.starts).sum())
+        return len(self.targets if weighting == "token" else self.lengths)
 
 
 def answer_logits(model: PreTrainedModel, batch: AnswerBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,14 +120,14 @@ def answer_logits(model: PreTrainedModel, batch: AnswerBatch) -> tuple[torch.Ten
     """
 
     def pick(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        return (args[0][batch.is_target][None],)
+        return (args[0].flatten(0, 1)[batch.targets][None],)
 
     handle = model.get_output_embeddings().register_forward_pre_hook(pick)
     try:
         logits = model(**batch.inputs(model.dtype), use_cache=False).logits[0]
     finally:
         handle.remove()
-    return logits, batch.ids[:, 1:][batch.is_target]
+    return logits, batch.labels
 
 
 def answer_loss(
@@ -124,7 +147,7 @@ def answer_loss(
     losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
     if weighting == "token":
         return losses.sum()
-    return (losses / batch.owners.bincount()[batch.owners]).sum()
+    return (losses / batch.lengths[batch.owners]).sum()
 
 
 def count_matches(logits: torch.Tensor, batch: AnswerBatch) -> torch.Tensor:
@@ -137,8 +160,8 @@ def count_matches(logits: torch.Tensor, batch: AnswerBatch) -> torch.Tensor:
         logits: the logits [targets, vocabulary] of the answer tokens, see `answer_logits`.
         batch: the answers, with their prompts.
     """
-    right = logits.argmax(-1) == batch.ids[:, 1:][batch.is_target]
-    return batch.owners[~right].bincount(minlength=int(batch.starts.sum())) == 0
+    wrong = logits.argmax(-1) != batch.labels
+    return torch.zeros_like(batch.lengths).index_add_(0, batch.owners, wrong.to(batch.lengths.dtype)) == 0
 
 
 def answer_form(tokenizer: PreTrainedTokenizerBase) -> AnswerForm:

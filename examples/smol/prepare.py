@@ -25,11 +25,12 @@ from typing import Any
 
 import yaml
 from tasks import SPLITS, WORDINGS, Maker, Pair, Task, place
+from written import drop_twins, read_written
 
 HERE = Path(__file__).parent
 LONGEST = 220
 """Characters of an input; longer ones are left out."""
-SHORT_INPUT, SHORT_OUTPUT = 100, 48
+SHORT_INPUT, SHORT_OUTPUT = 200, 60
 """Characters of an input and of an output that training reads; evaluation reads longer ones too."""
 SCORED = 24
 """Pairs of a task for evaluation, at most."""
@@ -223,14 +224,23 @@ def summary(tasks: Mapping[str, Sequence[Task]]) -> str:
 
 
 def prepare(
-    data: Path, output: Path, wordings: Path = HERE / "wordings", seed: int = 0, report: Any = print
+    data: Path,
+    output: Path,
+    wordings: Path = HERE / "wordings",
+    written: Path = HERE / "written",
+    seed: int = 0,
+    report: Any = print,
 ) -> dict[str, list[Task]]:
     """Write the files; the tasks by split (`train`, and the unseen ones of `dev` and `test`)."""
     given, unseen = read_given(data, wordings, report)
-    maker = Maker(given, seed)
+    own = read_written(written)
+    if own:
+        own = drop_twins(own, [[*t.wordings, *t.held_out] for side in unseen.values() for t in side], report)
+    maker = Maker(given, own, seed)
     varied = [
-        replace(task, wordings=maker.voices.vary(task.wordings, maker.rng(f"voices {name}"), WORDINGS))
-        for name, task in given.items()
+        replace(task, wordings=maker.voices.vary(task.wordings, maker.rng(f"voices {name}"), count))
+        for tasks, count in ((given, WORDINGS), (own, WORDINGS // 2))
+        for name, task in tasks.items()
     ]
     train = [*varied, *maker.make()]
     drop_evaluated(train, data, report)
@@ -240,8 +250,8 @@ def prepare(
         write_rows((seen_row(task, side) for task in train), output / f"{side}_seen.jsonl")
         write_rows(map(unseen_row, unseen[side]), output / f"{side}_unseen.jsonl")
     found = {"train": train, **unseen}
-    own = yaml.safe_load((HERE / "splits.yaml").read_text(encoding="utf-8"))["oracles"]
-    chosen = [task for tasks in found.values() for task in tasks if task.name in own]
+    oracles = yaml.safe_load((HERE / "splits.yaml").read_text(encoding="utf-8"))["oracles"]
+    chosen = [task for tasks in found.values() for task in tasks if task.name in oracles]
     write_rows(
         ({**unseen_row(task), "examples": short(task.pairs["train"])} for task in chosen), output / "oracles.jsonl"
     )
@@ -260,10 +270,11 @@ def main() -> None:
         help="JSON lines files of descriptions by task; those in `held_out` are for evaluation alone",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--written", type=Path, default=HERE / "written", help="JSON lines files; see written.py")
     options = parser.parse_args()
     if not (options.data / "real_tasks.jsonl.gz").exists():
         parser.error(f"{options.data} has no real_tasks.jsonl.gz: give as --data the folder that sources.py wrote")
-    print(summary(prepare(options.data, options.output, options.wordings, options.seed)))
+    print(summary(prepare(options.data, options.output, options.wordings, options.written, options.seed)))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from operations import ONE_WORD, POOLS, THEN, Operation, in_tones, on_lists, on_
 Pair = tuple[str, str]
 SPLITS = ("train", "dev", "test")
 WORDINGS, HELD_OUT_WORDINGS = 20, 4
-FEWEST = {"train": 16, "dev": 8, "test": 8}
+FEWEST = {"train": 12, "dev": 3, "test": 3}
 """Pairs of a made task; with fewer it isn't made."""
 MOST = {"train": 120, "dev": 24, "test": 24}
 TRIED = 3000
@@ -171,15 +171,17 @@ class Condition:
 
 
 class Maker:
-    """Makes tasks from the given ones.
+    """Makes tasks from the given and the written ones.
 
     Args:
         given: by name, none that is held out whole.
+        written: by name; see `written.py`.
         seed: of all choices.
     """
 
-    def __init__(self, given: Mapping[str, Task], seed: int = 0) -> None:
+    def __init__(self, given: Mapping[str, Task], written: Mapping[str, Task] | None = None, seed: int = 0) -> None:
         self.given = dict(sorted(given.items()))
+        self.written = dict(sorted((written or {}).items()))
         self.seed = seed
         self.voices = Voices()
         self.pools: dict[str, dict[str, list[str]]] = {}
@@ -194,13 +196,15 @@ class Maker:
         conditions = self.label_conditions()
         operations = [self._operated(operation) for operation in (*on_sentences(), *on_words(), *on_lists())]
         found = [
-            *self.questions(conditions, 120),
-            *self.choices(150),
-            *self.answer_words(conditions, 60),
-            *self.forms(self.given, 250, "form"),
+            *self.questions(conditions, 160),
+            *self.choices(300),
+            *self.answer_words(conditions, 100),
+            *self.forms(self.given, 400, "form"),
+            *self.forms(self.written, 800, "written, form"),
+            *self.recodings(self.written, 600),
             *operations,
-            *self.compositions(operations, 30),
-            *self.forms({t.name: t for t in operations if t.family == "operation"}, 25, "composition"),
+            *self.compositions(operations, 60),
+            *self.forms({t.name: t for t in operations if t.family == "operation"}, 50, "composition"),
             *map(self._operated, in_tones()),
             *self.apologies(),
         ]
@@ -306,6 +310,8 @@ class Maker:
     def _answers(self, count: int, words: Mapping[str, Any], rng: random.Random) -> list[str]:
         if rng.random() < 0.5:
             return rng.sample(words["words"].split(), count)
+        if count > 3:
+            return rng.sample(words["words"].split(), count)
         answers = list(rng.choice(words["pairs" if count == 2 else "triples"]))
         rng.shuffle(answers)
         return answers
@@ -400,6 +406,35 @@ class Maker:
             return self.voices.say(patterns, values, self.rng(f"{name} {kind}"), count, kind)
 
         return Task(name, family, pairs, texts("train", WORDINGS), texts("held_out", HELD_OUT_WORDINGS))
+
+    def recodings(self, tasks: Mapping[str, Task], count: int) -> list[Task]:
+        """Tasks with two to four answers, and a code for each answer."""
+        rng, words, codes = self.rng("recodings"), read_words("recode"), read_words("choice")
+        usable = [task for task in tasks.values() if 2 <= len(task.labels) <= 4 and max(map(len, task.labels)) <= 24]
+        return [
+            self._recoded(task, dict(zip(task.labels, self._answers(len(task.labels), codes, rng), strict=True)), words)
+            for task in rng.sample(usable, min(count, len(usable)))
+        ]
+
+    def _recoded(self, task: Task, code: Mapping[str, str], words: Mapping[str, Any]) -> Task:
+        name = f"{task.name}_as_{'_'.join(map(slug, code.values()))}"
+        pairs = {split: [(prompt, code[answer]) for prompt, answer in task.pairs[split]] for split in SPLITS}
+
+        def texts(kind: str, count: int) -> list[str]:
+            said = task.held_out if kind == "held_out" else task.wordings
+
+            def values(rng: random.Random) -> dict[str, str]:
+                rule = rng.choice(words["rule"][kind])
+                order = rng.sample(list(code), len(code))
+                rules = [fill(rule, {"answer": answer, "code": code[answer]}) for answer in order]
+                text = rng.choice(said)
+                ended = text if text[-1] in ".!?:)" else f"{text}."
+                return {"ended": ended, "rules": rng.choice((", ", "; ", ", and ")).join(rules)}
+
+            return self.voices.say(words[kind], values, self.rng(f"{name} {kind}"), count, kind)
+
+        wordings, held_out = texts("train", WORDINGS), texts("held_out", HELD_OUT_WORDINGS)
+        return Task(name, "written, code", pairs, wordings, held_out, [*code.values()])
 
     # -- operations -------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,9 @@ from text2lora.files import atomic_file
 from text2lora.language import Example
 from text2lora.novelty import DescriptionStatistics, choose_descriptions, mean_over_tokens, summarise
 
+BLOCK = 4096
+"""The number of descriptions that are sorted by length and embedded together."""
+
 
 class Probe(NamedTuple):
     """A description to validate with, and examples of what its adapter should do."""
@@ -63,13 +66,15 @@ class DescriptionBank:
             stored = load_file(cache)
             self._states, self._lengths = stored["states"], stored["lengths"]
         else:
-            rows: list[torch.Tensor] = []
-            for start in range(0, len(descriptions), 512):
-                for row in encoder.encode(descriptions[start : start + 512]):
-                    flat = row if row.ndim == 1 else row[row.ne(0).any(-1)]
-                    rows.append(_narrow(flat.reshape(-1, row.shape[-1])))
-            self._lengths = torch.tensor([len(row) for row in rows])
-            self._states = torch.cat(rows)  # [all tokens, d]
+            blocks, lengths = [], []
+            for start in range(0, len(descriptions), BLOCK):
+                encoded = encoder.encode(descriptions[start : start + BLOCK], batch_size=256)
+                encoded = encoded.reshape(len(encoded), -1, encoded.shape[-1])  # [n, tokens, d], one token if pooled
+                is_token = encoded.ne(0).any(-1) | (encoded.shape[1] == 1)
+                blocks.append(_narrow(encoded[is_token]))
+                lengths.append(is_token.sum(1))
+            self._lengths = torch.cat(lengths).cpu()
+            self._states = torch.cat(blocks)  # [all tokens, d]
             if cache:
                 with atomic_file(cache) as temporary:
                     save_file({"states": self._states, "lengths": self._lengths}, temporary, metadata={"key": key})
@@ -81,8 +86,10 @@ class DescriptionBank:
 
     def __getitem__(self, rows: Sequence[int]) -> torch.Tensor:
         """Return float32 task embeddings [n, d], or token states [n, tokens, d] padded with zeros."""
+        if self._pooled:
+            return self._states[torch.as_tensor(rows, device=self._states.device)].float()
         picked = [self._states[self._starts[i] : self._starts[i] + self._lengths[i]].float() for i in rows]
-        return torch.cat(picked) if self._pooled else torch.nn.utils.rnn.pad_sequence(picked, batch_first=True)
+        return torch.nn.utils.rnn.pad_sequence(picked, batch_first=True)
 
     def summarise(self, task_names: Sequence[str]) -> DescriptionStatistics | None:
         """Compute statistics of the descriptions, for a checkpoint.

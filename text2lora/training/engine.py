@@ -6,22 +6,29 @@ import dataclasses
 import json
 import os
 import warnings
-from dataclasses import field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
 from text2lora.errors import MissingExtraError, TrainingError
 from text2lora.injection import LoraLinear
 from text2lora.processor import is_slow, widen
 from text2lora.training.quantized import Int8Linear
-from text2lora.training.recipe import settings
+from text2lora.training.recipe import at_least, settings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+T = TypeVar("T")
+
+AHEAD = 4
+"""The number of steps that each worker prepares ahead."""
 
 
 @settings
@@ -37,6 +44,8 @@ class EngineConfig:
             for short rows.
         int8: Whether the base's linear layers multiply 8-bit integers in training, in the forward and the backward
             pass; on the CPU only. Validation is in full precision. Use it with `compile`.
+        workers: The number of processes that prepare the batches of the next steps while this one computes; 0 prepares
+            each batch when it is needed. A fast GPU would otherwise wait for the tokenizer.
         shard_base: Whether to shard the frozen base over the processes (FSDP), layer by layer.
         trackers: Experiment trackers that accelerate supports: `trackio`, `tensorboard`, `wandb`, `mlflow`, ...; none
             by default.
@@ -48,6 +57,7 @@ class EngineConfig:
     gradient_checkpointing: bool = False
     compile: bool = False
     int8: bool = False
+    workers: int = at_least(0, default=0)
     shard_base: bool = False
     trackers: list[str] = field(default_factory=list)
     project: str = "text2lora"
@@ -112,6 +122,47 @@ def plain_settings(settings: object, name: str = "") -> dict[str, Any]:
         return {key: value for part in parts for key, value in part.items()}
     plain = settings is None or isinstance(settings, bool | int | float | str)
     return {name: settings if plain else json.dumps(settings)} if name else {}
+
+
+class Ahead(Generic[T]):
+    """What each step needs, by the step's number; steps are asked for in order.
+
+    Args:
+        prepare: What a step needs; a function of the step alone.
+        steps: The number of steps.
+        workers: The number of processes that prepare steps ahead of time; see `EngineConfig`.
+    """
+
+    def __init__(self, prepare: Callable[[int], T], steps: int, workers: int):
+        self._prepare, self._steps, self._workers = prepare, steps, workers
+        self._prepared: Iterator[T] | None = None
+
+    def __getitem__(self, step: int) -> T:
+        if not self._workers:
+            return self._prepare(step)
+        if self._prepared is None:
+            loader = DataLoader(
+                _ByStep(self._prepare),
+                batch_size=None,
+                sampler=range(step, self._steps),
+                num_workers=self._workers,
+                prefetch_factor=AHEAD,
+                collate_fn=_as_it_is,
+            )
+            self._prepared = iter(loader)
+        return next(self._prepared)
+
+
+@dataclass(frozen=True)
+class _ByStep(Dataset[T]):
+    prepare: Callable[[int], T]
+
+    def __getitem__(self, step: int) -> T:
+        return self.prepare(step)
+
+
+def _as_it_is(prepared: T) -> T:
+    return prepared
 
 
 def prepare_base(base: PreTrainedModel, config: EngineConfig, accelerator: Accelerator) -> PreTrainedModel:

@@ -96,7 +96,7 @@ def train_loras(
         examples = [example for draw in draws for example in draw(rng)]
         batch = prompt_batch(tokenizer, examples, max_length, pack, base).to(accelerator.device)
         with injector.inject(table(range(len(draws)))), accelerator.autocast():
-            yield answer_loss(base, batch) / batch.is_target.sum() * len(draws)
+            yield answer_loss(base, batch) / len(batch.targets) * len(draws)
 
     end = None if save is None else lambda figures: save(table)
     fit(table, summed(losses), fit_config, output_dir, None, report, save=end, resume=resume, accelerator=accelerator)

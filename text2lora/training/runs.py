@@ -225,12 +225,19 @@ def prepare_tasks(
 
 
 def check_turns(task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Render all prompts of a task as the base reads them, to find errors before training.
+    """Render the prompts of a task as the base reads them, to find errors before training.
+
+    Of the prompts that are a text alone, and so a single message of the user, the first stands for all.
 
     Raises:
         TrainingError: the chat template rejects an example.
     """
+    checked_text = False
     for number, example in enumerate((*task.examples, *task.held_out_examples), 1):
+        if isinstance(example.prompt, str) and not example.definition:
+            if checked_text:
+                continue
+            checked_text = True
         drawn = [example.without_definition(), example.with_definition()]
         for prompt, _ in drawn if example.definition else drawn[:1]:
             try:

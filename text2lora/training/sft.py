@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from text2lora.lora import LoraWeights
 from text2lora.modeling import Text2LoraModel
 from text2lora.scoring import score_examples
 from text2lora.training.data import DescriptionBank, Probe, TaskDraw, TaskSource, perturb
-from text2lora.training.engine import EngineConfig, prepare_base
+from text2lora.training.engine import Ahead, EngineConfig, prepare_base
 from text2lora.training.fit import FitConfig, StepResult, step_rng
 from text2lora.training.hypernet import SCORE, begin_run, embed_descriptions, fit_and_save
 from text2lora.training.recipe import at_least, settings, share
@@ -129,7 +129,9 @@ def train_sft(
     if accelerator.is_main_process:
         report(f"embedding {len(tasks.descriptions)} descriptions")
     bank = embed_descriptions(model, tasks.descriptions, getattr(tasks, "task_names", None), cache, accelerator)
-    step = _Step(accelerator.prepare_model(model), base, tokenizer, injector, tasks, bank, config, accelerator)
+    share = slice(accelerator.process_index, None, world)
+    data = Ahead(_Reader(tasks, tokenizer, base, config, share), config.fit.steps, config.engine.workers)
+    step = _Step(accelerator.prepare_model(model), base, injector, data, bank, config, accelerator, share)
     validate = _validation(model, base, tokenizer, injector, probes or {}, config, accelerator, output_dir)
     select = config.select != "last" and bool(probes)
     return fit_and_save(model, step, config.fit, output_dir, validate, report, select, resume, accelerator)
@@ -171,55 +173,86 @@ def _validation(
     return validate
 
 
+class _Data(NamedTuple):
+    """What a process's share of a step reads.
+
+    Attributes:
+        rows: The descriptions of all the step's tasks, as rows of the bank, from short to long examples.
+        batches: The micro-batches of this process's tasks, in the same order.
+        units: What the loss of these batches is divided by for a mean.
+        tokens: The number of tokens that pass through the base, without padding.
+    """
+
+    rows: list[int]
+    batches: list[AnswerBatch]
+    units: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Draws a step's tasks and tokenizes their examples.
+
+    Attributes:
+        share: This process's share of the tasks.
+    """
+
+    tasks: TaskSource
+    tokenizer: PreTrainedTokenizerBase
+    base: PreTrainedModel
+    config: SftConfig
+    share: slice
+
+    def __call__(self, step: int) -> _Data:
+        config, rng = self.config, step_rng(self.config.fit.seed, step)
+        draws = [self.tasks.draw(rng, config.examples) for _ in range(config.tasks)]
+        draws.sort(key=lambda draw: max(len(str(prompt)) + len(response) for prompt, response in draw.examples))
+        own = draws[self.share]
+        parts = torch.arange(len(own)).chunk(config.buckets)  # of similar length, to keep padding low
+        batches = [self._batch([own[i] for i in rows.tolist()]) for rows in parts]
+        units = sum(batch.units(config.weighting) for batch in batches)
+        return _Data([draw.description for draw in draws], batches, units, sum(batch.num_tokens for batch in batches))
+
+    def _batch(self, draws: Sequence[TaskDraw]) -> AnswerBatch:
+        config, examples = self.config, [example for draw in draws for example in draw.examples]
+        pack = config.examples if config.pack else 1
+        return prompt_batch(self.tokenizer, examples, config.max_length, pack, self.base)
+
+
 @dataclass(frozen=True)
 class _Step:
     """The backward pass of a step: through the base for each micro-batch, then once through the hypernetwork."""
 
     forward: Callable[[torch.Tensor], LoraWeights]
     base: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
     injector: LoraInjector
-    tasks: TaskSource
+    data: Ahead[_Data]
     bank: DescriptionBank
     config: SftConfig
     accelerator: Accelerator
+    share: slice
 
     def __call__(self, step: int) -> StepResult:
         config, accelerator = self.config, self.accelerator
         world, device = accelerator.num_processes, accelerator.device
-        draws, task_emb = self._draw(step)
-        parts = torch.arange(len(draws)).chunk(config.buckets)  # of similar length, to keep padding low
-        batches = [self._batch([draws[i] for i in rows.tolist()]) for rows in parts]
-        units = torch.tensor(float(sum(batch.units(config.weighting) for batch in batches)), device=device)
-        units = accelerator.reduce(units, "sum")
+        data = self.data[step]
+        task_emb = perturb(self.bank[data.rows], config.noise, config.token_dropout)[self.share]
+        units = accelerator.reduce(torch.tensor(float(data.units), device=device), "sum")
         weights = self.forward(task_emb.to(device))
-        total, gradients = torch.zeros((), device=device), []
-        for rows, batch in zip(parts, batches, strict=True):
-            loss, gradient = self._through_base(weights, slice(int(rows[0]), int(rows[-1]) + 1), batch, units)
+        total, gradients, start = torch.zeros((), device=device), [], 0
+        for batch in data.batches:
+            count = len(batch.lengths) // config.examples
+            loss, gradient = self._through_base(weights, slice(start, start + count), batch.to(device), units)
             total += loss
             gradients.append(gradient)
+            start += count
         outputs = [factor for factors in weights.values() for factor in factors]
         squares = torch.stack([factor.float().square().mean() for factor in outputs]).mean()
-        penalty = config.l2 * squares * (len(draws) * world / config.tasks)  # the processes' shares may be unequal
+        penalty = config.l2 * squares * (len(task_emb) * world / config.tasks)  # the processes' shares may be unequal
         # gradients are averaged over the processes, and their losses are shares of one sum
         upstream: list[torch.Tensor] = [torch.cat(pieces) * world for pieces in zip(*gradients, strict=True)]
         torch.autograd.backward([*outputs, penalty], [*upstream, torch.ones_like(penalty)])
-        return StepResult((total + penalty.detach() / world).item(), sum(batch.num_tokens for batch in batches))
-
-    def _draw(self, step: int) -> tuple[list[TaskDraw], torch.Tensor]:
-        """This process's share of the step's tasks, from short to long ones, and their embeddings."""
-        config, rng = self.config, step_rng(self.config.fit.seed, step)
-        draws = [self.tasks.draw(rng, config.examples) for _ in range(config.tasks)]
-        draws.sort(key=lambda draw: max(len(str(prompt)) + len(response) for prompt, response in draw.examples))
-        task_emb = perturb(self.bank[[draw.description for draw in draws]], config.noise, config.token_dropout)
-        mine = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
-        return draws[mine], task_emb[mine]
-
-    def _batch(self, draws: Sequence[TaskDraw]) -> AnswerBatch:
-        config, examples = self.config, [example for draw in draws for example in draw.examples]
-        pack = config.examples if config.pack else 1
-        batch = prompt_batch(self.tokenizer, examples, config.max_length, pack, self.base)
-        return batch.to(self.accelerator.device)
+        return StepResult((total + penalty.detach() / world).item(), data.tokens)
 
     def _through_base(
         self, weights: LoraWeights, part: slice, batch: AnswerBatch, units: torch.Tensor

@@ -1,0 +1,81 @@
+"""Tasks over invented texts, which language models wrote for this project: many questions on each text.
+
+Each line of `written/AREA.jsonl` is a domain: `domain`, `tasks` (the wordings of each task by its name) and `records`
+(a text, followed by its answer to each task, or by null where a task has none). That one text has many answers is what
+teaches the hypernetwork to obey the description.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tasks import SPLITS, Pair, Task, place, slug
+
+HELD_OUT_WORDINGS = 2
+EVALUATED = 8
+"""Of a domain's texts, development keeps back one in so many, and so does the test."""
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+TWINS = 0.8
+"""A task is left out if a description of it is as similar as this to one of an unseen task (cosine of embeddings)."""
+
+
+def read_written(folder: Path) -> dict[str, Task]:
+    """The tasks by name. A text that is held out is held out of all tasks of its domain."""
+    found: dict[str, Task] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            domain = json.loads(line)
+            records = sorted(domain["records"], key=lambda record: place(record[0]))
+            size = len(records) // EVALUATED
+            parts = dict(zip(SPLITS, (records[2 * size :], records[:size], records[size : 2 * size]), strict=True))
+            for column, (task, wordings) in enumerate(domain["tasks"].items(), 1):
+                name = f"{path.stem}_{slug(domain['domain'])}_{slug(task)}"
+                pairs = {split: _pairs(rows, column) for split, rows in parts.items()}
+                order = random.Random(name).sample(wordings, len(wordings))
+                held_out, own = order[:HELD_OUT_WORDINGS], order[HELD_OUT_WORDINGS:]
+                answers = sorted({answer for rows in pairs.values() for _, answer in rows})
+                labels = answers if len(answers) <= 5 else []
+                found[name] = Task(name, f"written, {path.stem}", pairs, own, held_out, labels)
+    return found
+
+
+def _pairs(records: Iterable[Sequence[str | None]], column: int) -> list[Pair]:
+    return [(str(record[0]), answer) for record in records if (answer := record[column]) is not None]
+
+
+def drop_twins(
+    written: Mapping[str, Task], unseen: Iterable[Sequence[str]], report: Callable[[str], None]
+) -> dict[str, Task]:
+    """Leave out the tasks that say much the same as a task that no training should see.
+
+    Args:
+        written: The tasks by name.
+        unseen: The descriptions of each unseen task.
+        report: Receives how many tasks are left out, and the nearest ones.
+    """
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    from text2lora import TextEncoder
+    from text2lora.base import load_base
+
+    encoder = TextEncoder(load_base(AutoModel, ENCODER), load_base(AutoTokenizer, ENCODER))
+
+    def embed(texts: Sequence[str]) -> torch.Tensor:
+        rows = [encoder.encode(texts[start : start + 512]) for start in range(0, len(texts), 512)]
+        return torch.nn.functional.normalize(torch.cat(rows), dim=-1)
+
+    known = [text for texts in unseen for text in texts]
+    known_emb = embed(known)
+    own = [(name, text) for name, task in written.items() for text in (*task.wordings, *task.held_out)]
+    similarity, nearest = (embed([text for _, text in own]) @ known_emb.T).max(1)
+    twins = {}
+    for (name, text), value, row in zip(own, similarity.tolist(), nearest.tolist(), strict=True):
+        if value >= TWINS and value > twins.get(name, (0.0,))[0]:
+            twins[name] = (value, text, known[row])
+    if twins:
+        report(f"left out of training, for an unseen task resembles them: {len(twins)} of {len(written)} written tasks")
+    return {name: task for name, task in written.items() if name not in twins}
