@@ -4,7 +4,9 @@
 
 writes `train.jsonl` (for training: pairs and wordings, and those for validation as held out), and `dev_seen.jsonl`,
 `dev_unseen.jsonl`, `test_seen.jsonl` and `test_unseen.jsonl` (for evaluation: `descriptions` that no training saw, the
-`held_out_examples` to score, and `examples` for demonstrations or an adapter of the task's own). The data folder holds
+`held_out_examples` to score, and `examples` for demonstrations or an adapter of the task's own). `dev_domains.jsonl` and
+`test_domains.jsonl` are for evaluation, too: the tasks of written domains that no training saw, many of which resemble
+tasks of other domains. The data folder holds
 `real_tasks.jsonl.gz`, `function_vectors.jsonl.gz` and `bigbench_tasks.jsonl.gz`, which `sources.py` makes; BIG-bench is
 for evaluation alone.
 """
@@ -233,14 +235,17 @@ def prepare(
 ) -> dict[str, list[Task]]:
     """Write the files; the tasks by split (`train`, and the unseen ones of `dev` and `test`)."""
     given, unseen = read_given(data, wordings, report)
-    own = read_written(written)
+    sides = yaml.safe_load((HERE / "splits.yaml").read_text(encoding="utf-8"))
+    domains = read_written(written)
+    new = {side: [task for name in sides["domains"][side] for task in domains.pop(name, [])] for side in unseen}
+    own = [task for tasks in domains.values() for task in tasks]
     if own:
         own = drop_twins(own, [[*t.wordings, *t.held_out] for side in unseen.values() for t in side], report)
-    maker = Maker(given, own, seed)
+    maker = Maker(given, {task.name: task for task in own}, seed)
     varied = [
-        replace(task, wordings=maker.voices.vary(task.wordings, maker.rng(f"voices {name}"), count))
-        for tasks, count in ((given, WORDINGS), (own, WORDINGS // 2))
-        for name, task in tasks.items()
+        replace(task, wordings=maker.voices.vary(task.wordings, maker.rng(f"voices {task.name}"), count))
+        for tasks, count in ((given.values(), WORDINGS), (own, WORDINGS // 2))
+        for task in tasks
     ]
     train = [*varied, *maker.make()]
     drop_evaluated(train, data, report)
@@ -249,9 +254,9 @@ def prepare(
     for side in ("dev", "test"):
         write_rows((seen_row(task, side) for task in train), output / f"{side}_seen.jsonl")
         write_rows(map(unseen_row, unseen[side]), output / f"{side}_unseen.jsonl")
-    found = {"train": train, **unseen}
-    oracles = yaml.safe_load((HERE / "splits.yaml").read_text(encoding="utf-8"))["oracles"]
-    chosen = [task for tasks in found.values() for task in tasks if task.name in oracles]
+        write_rows(map(unseen_row, new[side]), output / f"{side}_domains.jsonl")
+    found = {"train": train, **unseen, **{f"{side} domains": tasks for side, tasks in new.items()}}
+    chosen = [task for tasks in found.values() for task in tasks if task.name in sides["oracles"]]
     write_rows(
         ({**unseen_row(task), "examples": short(task.pairs["train"])} for task in chosen), output / "oracles.jsonl"
     )

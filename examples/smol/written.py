@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tasks import SPLITS, Pair, Task, place, slug
@@ -22,12 +22,13 @@ TWINS = 0.8
 """A task is left out if a description of it is as similar as this to one of an unseen task (cosine of embeddings)."""
 
 
-def read_written(folder: Path) -> dict[str, Task]:
-    """The tasks by name. A text that is held out is held out of all tasks of its domain."""
-    found: dict[str, Task] = {}
+def read_written(folder: Path) -> dict[str, list[Task]]:
+    """The tasks of each domain, by `AREA: domain`. A text that is held out is held out of all tasks of its domain."""
+    found: dict[str, list[Task]] = {}
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             domain = json.loads(line)
+            own = found.setdefault(f"{path.stem}: {domain['domain']}", [])
             records = sorted(domain["records"], key=lambda record: place(record[0]))
             size = len(records) // EVALUATED
             parts = dict(zip(SPLITS, (records[2 * size :], records[:size], records[size : 2 * size]), strict=True))
@@ -35,10 +36,10 @@ def read_written(folder: Path) -> dict[str, Task]:
                 name = f"{path.stem}_{slug(domain['domain'])}_{slug(task)}"
                 pairs = {split: _pairs(rows, column) for split, rows in parts.items()}
                 order = random.Random(name).sample(wordings, len(wordings))
-                held_out, own = order[:HELD_OUT_WORDINGS], order[HELD_OUT_WORDINGS:]
+                held_out, said = order[:HELD_OUT_WORDINGS], order[HELD_OUT_WORDINGS:]
                 answers = sorted({answer for rows in pairs.values() for _, answer in rows})
                 labels = answers if len(answers) <= 5 else []
-                found[name] = Task(name, f"written, {path.stem}", pairs, own, held_out, labels)
+                own.append(Task(name, f"written, {path.stem}", pairs, said, held_out, labels))
     return found
 
 
@@ -47,14 +48,14 @@ def _pairs(records: Iterable[Sequence[str | None]], column: int) -> list[Pair]:
 
 
 def drop_twins(
-    written: Mapping[str, Task], unseen: Iterable[Sequence[str]], report: Callable[[str], None]
-) -> dict[str, Task]:
+    written: Sequence[Task], unseen: Iterable[Sequence[str]], report: Callable[[str], None]
+) -> list[Task]:
     """Leave out the tasks that say much the same as a task that no training should see.
 
     Args:
-        written: The tasks by name.
+        written: The tasks.
         unseen: The descriptions of each unseen task.
-        report: Receives how many tasks are left out, and the nearest ones.
+        report: Receives how many tasks are left out.
     """
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -68,14 +69,16 @@ def drop_twins(
         rows = [encoder.encode(texts[start : start + 512]) for start in range(0, len(texts), 512)]
         return torch.nn.functional.normalize(torch.cat(rows), dim=-1)
 
-    known = [text for texts in unseen for text in texts]
-    known_emb = embed(known)
-    own = [(name, text) for name, task in written.items() for text in (*task.wordings, *task.held_out)]
-    similarity, nearest = (embed([text for _, text in own]) @ known_emb.T).max(1)
-    twins = {}
-    for (name, text), value, row in zip(own, similarity.tolist(), nearest.tolist(), strict=True):
-        if value >= TWINS and value > twins.get(name, (0.0,))[0]:
-            twins[name] = (value, text, known[row])
-    if twins:
-        report(f"left out of training, for an unseen task resembles them: {len(twins)} of {len(written)} written tasks")
-    return {name: task for name, task in written.items() if name not in twins}
+    known = embed([text for texts in unseen for text in texts])
+    kept = []
+    rows = iter(embed([text for task in written for text in (*task.wordings, *task.held_out)]) @ known.T)
+    for task in written:
+        own = [next(rows) for _ in (*task.wordings, *task.held_out)]
+        if max(float(row.max()) for row in own) < TWINS:
+            kept.append(task)
+    if len(kept) < len(written):
+        report(
+            f"left out of training, for an unseen task resembles them: {len(written) - len(kept)} of {len(written)} "
+            "written tasks"
+        )
+    return kept
