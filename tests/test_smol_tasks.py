@@ -49,6 +49,7 @@ def write_data(folder: Path) -> None:
     }
     row = {"family": "classification", "definitions": [""]}
     write_wordings([name for name in [*tasks, "capitalize"] if "nobody" not in name], folder / "wordings")
+    write_written(folder / "written")
     write([{"name": name, "examples": rows, **row} for name, rows in tasks.items()], folder / "real_tasks.jsonl.gz")
     pairs = [{"prompt": word, "response": word.upper()} for word in words]
     vectors = {"name": "capitalize", "group": "abstractive", "train": pairs[:150], "test": pairs[150:]}
@@ -73,6 +74,28 @@ def write_wordings(names: list[str], folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
+def write_written(folder: Path) -> None:
+    """Three tasks over two domains, one of which `splits.yaml` keeps for evaluation; "Sort." is a twin of BIG-bench's."""
+    folder.mkdir()
+    ways = [
+        "{} the first word of the line.",
+        "say {} number one",
+        "I need {} one",
+        "{}!",
+        "Do {} now.",
+        "Just {}, please.",
+    ]
+    tasks = {name: [way.format(name) for way in ways] for name in ("copy", "shout")} | {"sort": ["Sort.", *"abcde"]}
+    for domain, kept in (("lines of a play", 0), ("price signs at a farmers' market", 1)):
+        records = [
+            [f"{word} {kept} and more", word, word.upper(), f"{kept} and more {word}"]
+            for word in (f"w{chr(97 + i // 5)}{chr(97 + i % 5)}" for i in range(24))
+        ]
+        row = {"domain": domain, "tasks": tasks, "records": records}
+        with (folder / "world.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
 def prepare(data: Path, output: Path, seed: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
@@ -84,6 +107,8 @@ def prepare(data: Path, output: Path, seed: str) -> subprocess.CompletedProcess[
             str(output),
             "--wordings",
             str(data / "wordings"),
+            "--written",
+            str(data / "written"),
         ],
         capture_output=True,
         text=True,
@@ -118,7 +143,27 @@ def inputs(row: dict, key: str = "held_out_examples") -> set[str]:
 def test_files_are_those_that_training_reads(folder: Path) -> None:
     tasks = read_tasks(folder / "first/train.jsonl")
     assert len(tasks) > 100
-    assert all(len(task.held_out_examples) >= 8 and task.held_out_descriptions for task in tasks)
+    assert all(len(task.held_out_examples) >= 3 and task.held_out_descriptions for task in tasks)
+
+
+def test_written_texts_are_held_out_of_all_tasks_of_their_domain(folder: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "first/train.jsonl").open(encoding="utf-8")]
+    own = [row for row in rows if row["name"].startswith("world_lines_of_a_play")]
+    assert {"world_lines_of_a_play_copy", "world_lines_of_a_play_shout"} <= {row["name"] for row in own}
+    assert len(own) > 2, "no other form of an answer was made"
+    read = {prompt for row in own for prompt, _ in row["examples"]}
+    scored = {prompt for row in own for prompt, _ in row["held_out_examples"]}
+    assert (len(read), len(scored)) == (18, 3)
+    assert not read & scored
+
+
+def test_whole_domains_and_twins_of_unseen_tasks_are_kept_out_of_training(folder: Path) -> None:
+    trained = (folder / "first/train.jsonl").read_text(encoding="utf-8")
+    assert "farmers" not in trained
+    assert "world_lines_of_a_play_sort" not in trained
+    assert "an unseen task resembles them: 1 of 3 written tasks" in (folder / "said").read_text()
+    rows = [json.loads(line) for line in (folder / "first/dev_domains.jsonl").open(encoding="utf-8")]
+    assert [row["name"].rsplit("_", 1)[1] for row in rows] == ["copy", "shout", "sort"]
 
 
 def test_same_files_whatever_the_hash_seed(folder: Path) -> None:
@@ -160,7 +205,7 @@ def test_what_is_scored_was_not_trained_on(rows: dict) -> None:
     for name, row in rows["train"].items():
         dev, test = rows["dev_seen"][name], rows["test_seen"][name]
         assert inputs(dev) == inputs(row)
-        assert len(inputs(dev) | inputs(test)) >= 16
+        assert len(inputs(dev) | inputs(test)) >= 6
         scored = [inputs(row, "examples"), inputs(dev), inputs(test)]
         assert len(set().union(*scored)) == sum(map(len, scored)), name
         wordings = [row["descriptions"], dev["descriptions"], test["descriptions"]]

@@ -47,9 +47,7 @@ def _pairs(records: Iterable[Sequence[str | None]], column: int) -> list[Pair]:
     return [(str(record[0]), answer) for record in records if (answer := record[column]) is not None]
 
 
-def drop_twins(
-    written: Sequence[Task], unseen: Iterable[Sequence[str]], report: Callable[[str], None]
-) -> list[Task]:
+def drop_twins(written: Sequence[Task], unseen: Iterable[Sequence[str]], report: Callable[[str], None]) -> list[Task]:
     """Leave out the tasks that say much the same as a task that no training should see.
 
     Args:
