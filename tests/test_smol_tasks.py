@@ -75,7 +75,7 @@ def write_wordings(names: list[str], folder: Path) -> None:
 
 
 def write_written(folder: Path) -> None:
-    """Three tasks over two domains, one of which `splits.yaml` keeps for evaluation; "Sort." is a twin of BIG-bench's."""
+    """Three tasks over two domains: `splits.yaml` holds out the second; "Sort." is a twin of BIG-bench's."""
     folder.mkdir()
     ways = [
         "{} the first word of the line.",

@@ -4,9 +4,9 @@
 
 writes `train.jsonl` (for training: pairs and wordings, and those for validation as held out), and `dev_seen.jsonl`,
 `dev_unseen.jsonl`, `test_seen.jsonl` and `test_unseen.jsonl` (for evaluation: `descriptions` that no training saw, the
-`held_out_examples` to score, and `examples` for demonstrations or an adapter of the task's own). `dev_domains.jsonl` and
-`test_domains.jsonl` are for evaluation, too: the tasks of written domains that no training saw, many of which resemble
-tasks of other domains. The data folder holds
+`held_out_examples` to score, and `examples` for demonstrations or an adapter of the task's own). `dev_domains.jsonl`
+and `test_domains.jsonl` are for evaluation, too: the tasks of written domains that no training saw, many of which
+resemble tasks of other domains. The data folder holds
 `real_tasks.jsonl.gz`, `function_vectors.jsonl.gz` and `bigbench_tasks.jsonl.gz`, which `sources.py` makes; BIG-bench is
 for evaluation alone.
 """

@@ -13,7 +13,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from text2lora import TrainingError
+from text2lora import Text2LoraModel, TrainingError
 from text2lora.injection import LoraInjector
 from text2lora.language import answer_loss, prompt_batch
 from text2lora.training.data import Probe
@@ -135,3 +135,16 @@ def test_tensorboard_gets_every_figure(make_model, base, tokenizer, tmp_path: Pa
     (session,) = (tmp_path / "runs").glob("*/events*")
     about = events.EventAccumulator(str(session)).Reload().SummaryMetadata("_hparams_/session_start_info")
     assert b"fit.log_every" in about.plugin_data.content
+
+
+def test_batches_that_workers_prepare_are_the_same(make_config, load_base, tokenizer, tmp_path: Path) -> None:
+    tasks = TaskSet([Task(name, [name], [TaskExample(f"{c}{name}", name) for c in "xyz"]) for name in ("a", "b", "c")])
+    weights = []
+    for workers in (0, 1):
+        torch.manual_seed(0)
+        model = Text2LoraModel(make_config(("all-linear",)))
+        config = SftConfig(tasks=3, examples=2, buckets=2, engine=EngineConfig(device="cpu", workers=workers))
+        config.fit.steps = 4
+        train_sft(model, load_base(), tokenizer, tasks, config, tmp_path / str(workers), report=lambda line: None)
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in model.hypernet.parameters()]))
+    assert torch.equal(*weights)

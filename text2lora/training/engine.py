@@ -148,6 +148,7 @@ class Ahead(Generic[T]):
                 num_workers=self._workers,
                 prefetch_factor=AHEAD,
                 collate_fn=_as_it_is,
+                generator=torch.Generator(),  # leaves torch's own random numbers as they are
             )
             self._prepared = iter(loader)
         return next(self._prepared)
