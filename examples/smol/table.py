@@ -34,6 +34,8 @@ from results import Row, as_markdown, make_row, write_results
 
 Case = tuple[Task, str]
 """A task and one of its descriptions."""
+KINDS = {"seen": "seen tasks", "domains": "tasks of new domains", "unseen": "unseen tasks"}
+"""The files of `prepare.py` with the tasks that are scored, and what the table calls these."""
 
 
 class Table:
@@ -141,23 +143,23 @@ def make_table(table: Table, cases: dict[str, list[Case]], multitask: Path | Non
 
     for kind, found in cases.items():
         first = list({task.name: (task, text) for task, text in reversed(found)}.values())[::-1]
-        add(table.row(f"base, {kind} tasks", first))
-        add(table.row(f"base, description in the prompt, {kind} tasks", found, prompt=with_description))
-        add(table.row(f"base, 4 demonstrations, {kind} tasks", first, prompt=with_demonstrations))
+        add(table.row(f"base, {kind}", first))
+        add(table.row(f"base, description in the prompt, {kind}", found, prompt=with_description))
+        add(table.row(f"base, 4 demonstrations, {kind}", first, prompt=with_demonstrations))
         if multitask:
-            add(table.row(f"one LoRA for all tasks, {kind} tasks", first, weights=table.fixed(multitask)))
-        add(table.row(f"text2lora, {kind} tasks, unseen wording", found, [text for _, text in found]))
-        add(table.row(f"another task's description, {kind} tasks", found, others(found)))
-        add(table.row(f"junk as description, {kind} tasks", first, [JUNK[i % len(JUNK)] for i in range(len(first))]))
+            add(table.row(f"one LoRA for all tasks, {kind}", first, weights=table.fixed(multitask)))
+        add(table.row(f"text2lora, {kind}, unseen wording", found, [text for _, text in found]))
+        add(table.row(f"another task's description, {kind}", found, others(found)))
+        add(table.row(f"junk as description, {kind}", first, [JUNK[i % len(JUNK)] for i in range(len(first))]))
         trained = [
             case for case in found if oracles and (oracles / slug(case[0].name) / "adapter_config.json").is_file()
         ]
         if oracles and trained:
             own = list({task.name: (task, "") for task, _ in trained}.values())
             parts = [table.row("", [case], weights=table.fixed(oracles / slug(case[0].name))) for case in own]
-            add(Row(f"a LoRA trained per task, {len(own)} {kind} tasks", *_joined(parts)))
+            add(Row(f"a LoRA trained per task, {len(own)} {kind}", *_joined(parts)))
             texts = [text for _, text in trained]
-            add(table.row(f"text2lora on those {len(own)} {kind} tasks, unseen wording", trained, texts))
+            add(table.row(f"text2lora on those {len(own)} {kind}, unseen wording", trained, texts))
     return rows
 
 
@@ -175,6 +177,7 @@ def main() -> None:
     parser.add_argument("--split", choices=["dev", "test"], default="dev")
     parser.add_argument("--multitask", type=Path, help="the folder of one LoRA for all tasks")
     parser.add_argument("--oracles", type=Path, help="a folder with LoRAs named after tasks")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="tasks to score; all by default")
     parser.add_argument("--tasks", type=int, default=60, help="tasks of each kind at most")
     parser.add_argument("--wordings", type=int, default=2, help="descriptions per task at most")
     parser.add_argument("--examples", type=int, default=8, help="examples per task")
@@ -183,10 +186,11 @@ def main() -> None:
     families = json.loads((options.data / "families.json").read_text(encoding="utf-8"))
     table = Table(Text2LoraModel.from_pretrained(options.checkpoint), families, options.examples)
     cases = {
-        kind: read_cases(
+        title: read_cases(
             options.data / f"{options.split}_{kind}.jsonl", options.tasks, options.wordings, options.examples
         )
-        for kind in ("seen", "unseen")
+        for kind, title in KINDS.items()
+        if kind in options.kinds
     }
     rows = make_table(table, cases, options.multitask, options.oracles)
     if options.output:
