@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from text2lora import CheckpointError, DescriptionWarning, InvalidDescriptionErr
 from text2lora.errors import InvalidArgumentError
 from text2lora.novelty import (
     FILE_NAME,
+    MAX_TASKS,
     MAX_WORDINGS,
     DescriptionStatistics,
     Neighbour,
@@ -88,11 +90,14 @@ def test_one_task_has_no_statistics() -> None:
     assert summarise(torch.randn(3, 4), ["a"] * 3) is None
 
 
-def test_choice_is_repeatable_limited_and_prefers_tasks_with_many_wordings() -> None:
-    names = ["rare"] * 2 + ["common"] * 50
+def test_choice_is_repeatable_limited_and_takes_tasks_with_few_wordings_too() -> None:
+    names = [f"common {i}" for i in range(MAX_TASKS) for _ in range(20)] + [f"rare {i}" for i in range(MAX_TASKS)]
     rows = choose_descriptions(names)
     assert rows == choose_descriptions(names)
-    assert [names[row] for row in rows] == ["common"] * MAX_WORDINGS + ["rare"] * 2
+    counts = Counter(names[row] for row in rows)
+    assert len(counts) == MAX_TASKS
+    assert set(counts.values()) == {1, MAX_WORDINGS}
+    assert 0.4 * MAX_TASKS < list(counts.values()).count(1) < 0.6 * MAX_TASKS
     assert len(set(rows)) == len(rows)
 
 

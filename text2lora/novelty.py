@@ -179,7 +179,7 @@ class DescriptionStatistics:
 
 
 def choose_descriptions(tasks: Sequence[str]) -> list[int]:
-    """Choose the descriptions for the statistics: at most 16 of each task, of the 2,048 tasks with the most.
+    """Choose the descriptions for the statistics: at most 16 of each task, of 2,048 tasks at most, drawn at random.
 
     Args:
         tasks: the task of each description.
@@ -188,7 +188,7 @@ def choose_descriptions(tasks: Sequence[str]) -> list[int]:
     for row, task in enumerate(tasks):
         rows.setdefault(task, []).append(row)
     rng = random.Random("standing 0")
-    names = sorted(rng.sample(sorted(rows), len(rows)), key=lambda task: -len(rows[task]))[:MAX_TASKS]
+    names = rng.sample(sorted(rows), min(len(rows), MAX_TASKS))
     return [row for task in names for row in sorted(rng.sample(rows[task], min(len(rows[task]), MAX_WORDINGS)))]
 
 

@@ -16,7 +16,7 @@ from text2lora.bundled import CHECKPOINTS
 from text2lora.files import atomic_folder
 
 LIMIT = 24_000_000
-"""Bytes of the checkpoint in the package."""
+"""Bytes of the config and the weights in the package."""
 
 
 def bundle(runs: list[Path], target: Path) -> None:
@@ -32,9 +32,7 @@ def bundle(runs: list[Path], target: Path) -> None:
                 recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
                 log.write(json.dumps({"recipe": run.name, **recipe}) + "\n")
                 log.write((run / "metrics.jsonl").read_text(encoding="utf-8"))
-        size = sum(
-            (folder / name).stat().st_size for name in ("config.json", "model.safetensors", "novelty.safetensors")
-        )
+        size = sum((folder / name).stat().st_size for name in ("config.json", "model.safetensors"))
         if size > LIMIT:
             raise SystemExit(f"the checkpoint has {size:,} bytes: expected {LIMIT:,} at most")
     print(f"{target}: {size:,} bytes")

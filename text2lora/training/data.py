@@ -99,7 +99,7 @@ class DescriptionBank:
         """
         rows = choose_descriptions(task_names)
         vectors = [mean_over_tokens(self[rows[start : start + 512]]) for start in range(0, len(rows), 512)]
-        return summarise(torch.cat(vectors), [task_names[row] for row in rows])
+        return summarise(torch.cat(vectors).cpu(), [task_names[row] for row in rows])
 
 
 def _narrow(states: torch.Tensor) -> torch.Tensor:
