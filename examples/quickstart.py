@@ -26,10 +26,9 @@ from text2lora.nano import sample_record
 from text2lora.samples import NANO, SMOL
 
 MESSAGES = ["Will it rain in Lisbon on Sunday morning?", "Anna needs the green lamp in Porto on Tuesday."]
-COLOURS = [
-    "Anna needs the green lamp in Porto on Tuesday.",
-    "Maria drives her red car to Madrid every Monday.",
-]
+REVIEWS = ["The soup was cold and the waiter was rude.", "Lovely evening, we will come back!"]
+STYLES = ["gonna grab a coffee, wanna come?", "We hereby confirm receipt of your application."]
+DATES = ["March 3rd, 1999", "the 9th of June 2015"]
 PARCELS = [
     "Hello, parcel ZX4471093 never arrived, what now?",
     "The status of order track no. QP0012B has not moved since Friday.",
@@ -37,7 +36,9 @@ PARCELS = [
 SENTENCES = [
     ("Which city is mentioned? Just the name.", MESSAGES),
     ("the day of the week", MESSAGES),
-    ("extract the colour", COLOURS),
+    ("Is this review happy or angry? One word.", REVIEWS),
+    ("Is the sentence written in formal or informal English?", STYLES),
+    ("Convert the date to ISO format, like 2024-03-09.", DATES),
     ("Extract the tracking number from the customer's mail.", PARCELS),
 ]
 """Descriptions and inputs for smol, chosen because they work; docs/concepts/smol.md says how often that is so."""

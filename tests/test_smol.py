@@ -51,7 +51,7 @@ def model(t2l: Text2LoraModel, adapter: LoraAdapter) -> PeftModel:
 
 
 def test_the_checkpoint_fits_into_the_package(t2l: Text2LoraModel) -> None:
-    assert sum(path.stat().st_size for path in FOLDER.iterdir() if path.suffix != ".jsonl") <= 24_000_000
+    assert sum((FOLDER / name).stat().st_size for name in ("config.json", "model.safetensors")) <= 24_000_000
     assert (t2l.dtype, t2l.config.base_model_name_or_path) == (torch.float32, BASE)
 
 
@@ -70,6 +70,12 @@ def test_the_sentence_decides_the_answer(t2l: Text2LoraModel) -> None:
             "Hello, parcel ZX4471093 never arrived, what now?",
             "ZX4471093",
         ),
+        ("Is this review happy or angry? One word.", "The soup was cold and the waiter was rude.", "angry"),
+        ("Is this review happy or angry? One word.", "Lovely evening, we will come back!", "happy"),
+        ("Is the sentence written in formal or informal English?", "gonna grab a coffee, wanna come?", "informal"),
+        ("Which animal group: mammal, bird, fish or insect?", "trout", "fish"),
+        ("Convert the date to ISO format, like 2024-03-09.", "March 3rd, 1999", "1999-03-03"),
+        ("Write the price with a euro sign and two decimals, like €4.50.", "12 eur", "€12.00"),
     ]
     page = (Path(__file__).parents[1] / "docs/concepts/smol.md").read_text(encoding="utf-8")
     for adapter, (description, text, answer) in zip(t2l.generate_lora([c[0] for c in cases]), cases, strict=True):

@@ -16,7 +16,7 @@ TABLE = Path(__file__).parents[1] / "examples/smol/table.py"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, base_dir: Path, encoder_dir: Path) -> Path:
-    """Two seen and two unseen tasks, a checkpoint, and a LoRA for all tasks and for one of them."""
+    """Two tasks of each kind, a checkpoint, and a LoRA for all tasks and for one of them."""
     from transformers import AutoConfig
 
     folder = tmp_path_factory.mktemp("smol")
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, base_dir: Path, encoder_dir
     adapter = model.generate_lora("anything")
     for name in ("multitask", "oracles/task-0"):
         adapter.save_pretrained(folder / name)
-    for kind, numbers in (("seen", (0, 1)), ("unseen", (2, 3))):
+    for kind, numbers in (("seen", (0, 1)), ("unseen", (2, 3)), ("domains", (4, 5))):
         rows = [
             {
                 "name": f"task_{n}",
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, base_dir: Path, encoder_dir
             for n in numbers
         ]
         (folder / f"dev_{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "families.json").write_text(json.dumps({f"task_{n}": "word" for n in range(4)}))
+    (folder / "families.json").write_text(json.dumps({f"task_{n}": "word" for n in range(6)}))
     return folder
 
 
@@ -59,12 +59,12 @@ def test_every_rival_gets_a_line(folder: Path) -> None:
     results = json.loads((folder / "results/results.json").read_text())
     rivals = ["base", "base, description in the prompt", "base, 4 demonstrations", "one LoRA for all tasks"]
     expected = [
-        f"{name}, {kind} tasks{', unseen wording' if name == 'text2lora' else ''}"
-        for kind in ("seen", "unseen")
+        f"{name}, {kind}{', unseen wording' if name == 'text2lora' else ''}"
+        for kind in ("seen tasks", "tasks of new domains", "unseen tasks")
         for name in (*rivals, "text2lora", "another task's description", "junk as description")
     ]
     expected[7:7] = ["a LoRA trained per task, 1 seen tasks", "text2lora on those 1 seen tasks, unseen wording"]
     assert list(results) == expected
     row = results["text2lora, seen tasks, unseen wording"]
     assert (row["tasks"], row["samples"]) == (2, 8)  # two wordings of two tasks, two examples each
-    assert (folder / "results/table.md").read_text().splitlines()[2:] == done.stdout.splitlines()[-16:]
+    assert (folder / "results/table.md").read_text().splitlines()[2:] == done.stdout.splitlines()[-23:]

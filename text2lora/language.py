@@ -89,11 +89,13 @@ class AnswerBatch:
 
     def to(self, device: torch.device) -> AnswerBatch:
         """The batch on another device."""
+        ids = self.ids.to(device)
+        if ids.device == self.ids.device:
+            return self
         examples = None if self.examples is None else self.examples.to(device)
-        moved = AnswerBatch(self.ids.to(device), self.is_target.to(device), examples)
-        if moved.ids.device != self.ids.device:
-            for name in ("targets", "owners", "lengths"):
-                moved.__dict__[name] = getattr(self, name).to(device)
+        moved = AnswerBatch(ids, self.is_target.to(device), examples)
+        for name in ("targets", "owners", "lengths"):
+            moved.__dict__[name] = getattr(self, name).to(device)
         return moved
 
     def repeat(self, times: int, groups: int) -> AnswerBatch:

@@ -42,18 +42,20 @@ NANO = Samples(
 SMOL = Samples(
     [
         "Which city is mentioned? Just the name.",
+        "Is the review positive or negative?",
         "the day of the week",
         "Extract the tracking number from the customer's mail.",
-        "extract the colour",
-        "name of the person please",
+        "Write thumbs up for praise and thumbs down for complaints.",
     ],
     [
         "Will it rain in Lisbon on Sunday morning?",
         "Hello, parcel ZX4471093 never arrived, what now?",
         "Anna needs the green lamp in Porto on Tuesday.",
+        "The soup was cold and the waiter was rude.",
+        "Lovely evening, we will come back!",
     ],
-    "This model reads one short English text, up to about 100 characters, and answers in a few words. It is at an "
-    "early stage of training and often wrong.",
+    "This model reads one short English text, up to about 200 characters, and answers in a few words. It is often "
+    "wrong.",
     single=True,
 )
 BY_BASE = {"nano": NANO, "HuggingFaceTB/SmolLM2-135M-Instruct": SMOL}

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tasks import SPLITS, WORDINGS, Maker, Pair, Task, place
+from tasks import SPLITS, WORDINGS, Maker, Pair, Task, enough, place
 from written import drop_twins, read_written
 
 HERE = Path(__file__).parent
@@ -211,7 +211,7 @@ def drop_evaluated(tasks: Iterable[Task], data: Path, report: Any) -> None:
 def summary(tasks: Mapping[str, Sequence[Task]]) -> str:
     """Tasks, wordings and pairs by split and family."""
     lines = [
-        f"{'split':<8} {'family':<34} {'tasks':>5} {'wordings':>8} {'held out':>8} {'pairs':>7} {'dev':>6} {'test':>6}"
+        f"{'split':<12} {'family':<34} {'tasks':>5} {'wordings':>8} {'held out':>8} {'pairs':>7} {'dev':>6} {'test':>6}"
     ]
     for split, own in tasks.items():
         families = sorted({task.family for task in own})
@@ -219,7 +219,7 @@ def summary(tasks: Mapping[str, Sequence[Task]]) -> str:
             some = [task for task in own if family in (task.family, "all")]
             figures = [sum(len(task.pairs[s]) for task in some) for s in SPLITS]
             lines.append(
-                f"{split:<8} {family:<34} {len(some):>5} {sum(len(t.wordings) for t in some):>8} "
+                f"{split:<12} {family:<34} {len(some):>5} {sum(len(t.wordings) for t in some):>8} "
                 f"{sum(len(t.held_out) for t in some):>8} {figures[0]:>7} {figures[1]:>6} {figures[2]:>6}"
             )
     return "\n".join(lines)
@@ -237,10 +237,13 @@ def prepare(
     given, unseen = read_given(data, wordings, report)
     sides = yaml.safe_load((HERE / "splits.yaml").read_text(encoding="utf-8"))
     domains = read_written(written)
+    if absent := [name for side in unseen for name in sides["domains"][side] if name not in domains]:
+        report(f"to be held out, but not in {written}: {', '.join(absent)}")
     new = {side: [task for name in sides["domains"][side] for task in domains.pop(name, [])] for side in unseen}
     own = [task for tasks in domains.values() for task in tasks]
     if own:
         own = drop_twins(own, [[*t.wordings, *t.held_out] for side in unseen.values() for t in side], report)
+        own = [task for task in own if enough(task.pairs)]
     maker = Maker(given, {task.name: task for task in own}, seed)
     varied = [
         replace(task, wordings=maker.voices.vary(task.wordings, maker.rng(f"voices {task.name}"), count))

@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="tasks to score; all by default")
     parser.add_argument("--tasks", type=int, default=60, help="tasks of each kind at most")
     parser.add_argument("--wordings", type=int, default=2, help="descriptions per task at most")
-    parser.add_argument("--examples", type=int, default=8, help="examples per task")
+    parser.add_argument("--examples", type=int, default=6, help="examples per task; tasks with fewer are left out")
     parser.add_argument("--output", type=Path, help="a folder for table.md, results.json, tasks.csv and table.png")
     options = parser.parse_args()
     families = json.loads((options.data / "families.json").read_text(encoding="utf-8"))
@@ -192,6 +192,10 @@ def main() -> None:
         for kind, title in KINDS.items()
         if kind in options.kinds
     }
+    if empty := [title for title, found in cases.items() if not found]:
+        parser.error(
+            f"{options.data} has no {empty[0]} with {options.examples} examples to score: give fewer --examples"
+        )
     rows = make_table(table, cases, options.multitask, options.oracles)
     if options.output:
         write_results(rows, options.output)

@@ -308,9 +308,7 @@ class Maker:
         return list(found.values())
 
     def _answers(self, count: int, words: Mapping[str, Any], rng: random.Random) -> list[str]:
-        if rng.random() < 0.5:
-            return rng.sample(words["words"].split(), count)
-        if count > 3:
+        if rng.random() < 0.5 or count > 3:
             return rng.sample(words["words"].split(), count)
         answers = list(rng.choice(words["pairs" if count == 2 else "triples"]))
         rng.shuffle(answers)

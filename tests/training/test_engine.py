@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from functools import partialmethod
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from text2lora import Text2LoraModel, TrainingError
+from text2lora.errors import TaskError
 from text2lora.injection import LoraInjector
 from text2lora.language import answer_loss, prompt_batch
 from text2lora.training.data import Probe
-from text2lora.training.engine import EngineConfig, prepare_base, start_engine
+from text2lora.training.engine import Ahead, EngineConfig, prepare_base, start_engine
 from text2lora.training.fit import FitConfig
 from text2lora.training.quantized import Int8Linear
 from text2lora.training.sft import SftConfig, train_sft
@@ -135,6 +137,18 @@ def test_tensorboard_gets_every_figure(make_model, base, tokenizer, tmp_path: Pa
     (session,) = (tmp_path / "runs").glob("*/events*")
     about = events.EventAccumulator(str(session)).Reload().SummaryMetadata("_hparams_/session_start_info")
     assert b"fit.log_every" in about.plugin_data.content
+
+
+def test_workers_leave_signals_to_the_training_and_hand_on_errors() -> None:
+    def prepare(step: int) -> tuple[object, ...]:
+        if step == 2:
+            raise TaskError("a response has 9 tokens")
+        return step, *(signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT))
+
+    ahead = Ahead(prepare, 3, 1)
+    assert [ahead[0], ahead[1]] == [(0, signal.SIG_IGN, signal.SIG_IGN), (1, signal.SIG_IGN, signal.SIG_IGN)]
+    with pytest.raises(TaskError, match=r"^a response has 9 tokens$"):
+        ahead[2]
 
 
 def test_batches_that_workers_prepare_are_the_same(make_config, load_base, tokenizer, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from text2lora.training.fit import FitConfig
 from text2lora.training.lora import LoraTable, train_loras
 from text2lora.training.sft import SftConfig, train_sft
 from text2lora.training.state import save_checkpoint
+from text2lora.training.tasks import Task, TaskExample, TaskSet
 
 ANSWERS = {"say a": "aa", "say the city": "12"}
 
@@ -139,3 +140,10 @@ def test_fresh_loras_change_nothing_and_have_their_shapes(make_config) -> None:
         "q_proj": ((2, 2, 4, 32), (2, 2, 32, 4)),
     }
     assert not any(b.any() for _, b in weights.values())
+
+
+def test_a_task_without_any_answer_token_is_trained_as_the_others(make_model, base, tokenizer, tmp_path: Path) -> None:
+    """An empty prompt before a single token leaves nothing to predict it from."""
+    tasks = TaskSet([Task("a", ["say a"], [TaskExample("", "")]), Task("b", ["say b"], [TaskExample("x", "b")])])
+    config = SftConfig(tasks=4, buckets=2, fit=FitConfig(steps=3))
+    train_sft(make_model(), base, tokenizer, tasks, config, tmp_path, report=lambda line: None)

@@ -67,14 +67,15 @@ class DescriptionBank:
             self._states, self._lengths = stored["states"], stored["lengths"]
         else:
             blocks, lengths = [], []
-            for start in range(0, len(descriptions), BLOCK):
-                encoded = encoder.encode(descriptions[start : start + BLOCK], batch_size=256)
+            size, batch_size = (512, 64) if encoder.pooling == "none" else (BLOCK, 256)  # token states need memory
+            for start in range(0, len(descriptions), size):
+                encoded = encoder.encode(descriptions[start : start + size], batch_size)
                 encoded = encoded.reshape(len(encoded), -1, encoded.shape[-1])  # [n, tokens, d], one token if pooled
                 is_token = encoded.ne(0).any(-1) | (encoded.shape[1] == 1)
                 blocks.append(_narrow(encoded[is_token]))
                 lengths.append(is_token.sum(1))
             self._lengths = torch.cat(lengths).cpu()
-            self._states = torch.cat(blocks)  # [all tokens, d]
+            self._states = torch.cat(blocks).cpu()  # [all tokens, d]
             if cache:
                 with atomic_file(cache) as temporary:
                     save_file({"states": self._states, "lengths": self._lengths}, temporary, metadata={"key": key})
@@ -87,7 +88,7 @@ class DescriptionBank:
     def __getitem__(self, rows: Sequence[int]) -> torch.Tensor:
         """Return float32 task embeddings [n, d], or token states [n, tokens, d] padded with zeros."""
         if self._pooled:
-            return self._states[torch.as_tensor(rows, device=self._states.device)].float()
+            return self._states[torch.as_tensor(rows)].float()
         picked = [self._states[self._starts[i] : self._starts[i] + self._lengths[i]].float() for i in rows]
         return torch.nn.utils.rnn.pad_sequence(picked, batch_first=True)
 
@@ -99,7 +100,7 @@ class DescriptionBank:
         """
         rows = choose_descriptions(task_names)
         vectors = [mean_over_tokens(self[rows[start : start + 512]]) for start in range(0, len(rows), 512)]
-        return summarise(torch.cat(vectors).cpu(), [task_names[row] for row in rows])
+        return summarise(torch.cat(vectors), [task_names[row] for row in rows])
 
 
 def _narrow(states: torch.Tensor) -> torch.Tensor:

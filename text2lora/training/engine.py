@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
+import pickle
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
-from text2lora.errors import MissingExtraError, TrainingError
+from text2lora.errors import MissingExtraError, Text2LoraError, TrainingError
 from text2lora.injection import LoraLinear
 from text2lora.processor import is_slow, widen
 from text2lora.training.quantized import Int8Linear
@@ -44,8 +47,9 @@ class EngineConfig:
             for short rows.
         int8: Whether the base's linear layers multiply 8-bit integers in training, in the forward and the backward
             pass; on the CPU only. Validation is in full precision. Use it with `compile`.
-        workers: The number of processes that prepare the batches of the next steps while this one computes; 0 prepares
-            each batch when it is needed. A fast GPU would otherwise wait for the tokenizer.
+        workers: The number of processes that prepare the batches of the next steps of SFT while this one computes; 0
+            prepares each batch when it is needed. A fast GPU would otherwise wait for the tokenizer. The processes are
+            forked, so this needs Linux or macOS, and a source of tasks that does not use the GPU.
         shard_base: Whether to shard the frozen base over the processes (FSDP), layer by layer.
         trackers: Experiment trackers that accelerate supports: `trackio`, `tensorboard`, `wandb`, `mlflow`, ...; none
             by default.
@@ -141,6 +145,8 @@ class Ahead(Generic[T]):
         if not self._workers:
             return self._prepare(step)
         if self._prepared is None:
+            if "fork" not in multiprocessing.get_all_start_methods():
+                raise TrainingError(f"workers is {self._workers}: expected 0, for this system cannot fork processes")
             loader = DataLoader(
                 _ByStep(self._prepare),
                 batch_size=None,
@@ -148,22 +154,38 @@ class Ahead(Generic[T]):
                 num_workers=self._workers,
                 prefetch_factor=AHEAD,
                 collate_fn=_as_it_is,
+                worker_init_fn=_leave_signals,
+                multiprocessing_context="fork",
                 generator=torch.Generator(),  # leaves torch's own random numbers as they are
             )
-            self._prepared = iter(loader)
-        return next(self._prepared)
+            self._prepared = map(pickle.loads, loader)
+        prepared = next(self._prepared)
+        if isinstance(prepared, Exception):
+            raise prepared
+        return prepared
 
 
 @dataclass(frozen=True)
-class _ByStep(Dataset[T]):
-    prepare: Callable[[int], T]
+class _ByStep(Dataset[bytes]):
+    """What a worker prepares, or the error, as bytes: they need no shared memory, of which containers have little."""
 
-    def __getitem__(self, step: int) -> T:
-        return self.prepare(step)
+    prepare: Callable[[int], Any]
+
+    def __getitem__(self, step: int) -> bytes:
+        try:
+            return pickle.dumps(self.prepare(step))
+        except Text2LoraError as error:
+            return pickle.dumps(error)
 
 
-def _as_it_is(prepared: T) -> T:
+def _as_it_is(prepared: Any) -> Any:
     return prepared
+
+
+def _leave_signals(worker: int) -> None:
+    """Ctrl-C and SIGTERM are for the training process alone, which saves the run and then ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def prepare_base(base: PreTrainedModel, config: EngineConfig, accelerator: Accelerator) -> PreTrainedModel:

@@ -227,7 +227,8 @@ def prepare_tasks(
 def check_turns(task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
     """Render the prompts of a task as the base reads them, to find errors before training.
 
-    Of the prompts that are a text alone, and so a single message of the user, the first stands for all.
+    Of the prompts that are a text alone, and so a single message of the user, the first stands for all: what a template
+    has against a certain text is found when training reads it.
 
     Raises:
         TrainingError: the chat template rejects an example.

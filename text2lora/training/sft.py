@@ -129,9 +129,9 @@ def train_sft(
     if accelerator.is_main_process:
         report(f"embedding {len(tasks.descriptions)} descriptions")
     bank = embed_descriptions(model, tasks.descriptions, getattr(tasks, "task_names", None), cache, accelerator)
-    share = slice(accelerator.process_index, None, world)
-    data = Ahead(_Reader(tasks, tokenizer, base, config, share), config.fit.steps, config.engine.workers)
-    step = _Step(accelerator.prepare_model(model), base, injector, data, bank, config, accelerator, share)
+    own = slice(accelerator.process_index, None, world)
+    data = Ahead(_Reader(tasks, tokenizer, base, config, own), config.fit.steps, config.engine.workers)
+    step = _Step(accelerator.prepare_model(model), base, injector, data, bank, config, accelerator, own)
     validate = _validation(model, base, tokenizer, injector, probes or {}, config, accelerator, output_dir)
     select = config.select != "last" and bool(probes)
     return fit_and_save(model, step, config.fit, output_dir, validate, report, select, resume, accelerator)
@@ -178,13 +178,13 @@ class _Data(NamedTuple):
 
     Attributes:
         rows: The descriptions of all the step's tasks, as rows of the bank, from short to long examples.
-        batches: The micro-batches of this process's tasks, in the same order.
+        batches: The micro-batches of this process's tasks, in the same order, and the number of tasks in each.
         units: What the loss of these batches is divided by for a mean.
         tokens: The number of tokens that pass through the base, without padding.
     """
 
     rows: list[int]
-    batches: list[AnswerBatch]
+    batches: list[tuple[int, AnswerBatch]]
     units: int
     tokens: int
 
@@ -209,9 +209,10 @@ class _Reader:
         draws.sort(key=lambda draw: max(len(str(prompt)) + len(response) for prompt, response in draw.examples))
         own = draws[self.share]
         parts = torch.arange(len(own)).chunk(config.buckets)  # of similar length, to keep padding low
-        batches = [self._batch([own[i] for i in rows.tolist()]) for rows in parts]
-        units = sum(batch.units(config.weighting) for batch in batches)
-        return _Data([draw.description for draw in draws], batches, units, sum(batch.num_tokens for batch in batches))
+        batches = [(len(rows), self._batch([own[i] for i in rows.tolist()])) for rows in parts]
+        units = sum(batch.units(config.weighting) for _, batch in batches)
+        tokens = sum(batch.num_tokens for _, batch in batches)
+        return _Data([draw.description for draw in draws], batches, units, tokens)
 
     def _batch(self, draws: Sequence[TaskDraw]) -> AnswerBatch:
         config, examples = self.config, [example for draw in draws for example in draw.examples]
@@ -240,8 +241,7 @@ class _Step:
         units = accelerator.reduce(torch.tensor(float(data.units), device=device), "sum")
         weights = self.forward(task_emb.to(device))
         total, gradients, start = torch.zeros((), device=device), [], 0
-        for batch in data.batches:
-            count = len(batch.lengths) // config.examples
+        for count, batch in data.batches:
             loss, gradient = self._through_base(weights, slice(start, start + count), batch.to(device), units)
             total += loss
             gradients.append(gradient)
