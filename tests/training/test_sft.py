@@ -34,7 +34,7 @@ class Tasks:
 
 
 CONFIG = SftConfig(
-    tasks=4, examples=2, noise=0.0, token_dropout=0.0, fit=FitConfig(steps=60, lr=0.02, adamw_lr=0.02, log_every=5)
+    tasks=4, examples=2, noise=0.0, token_dropout=0.0, fit=FitConfig(steps=100, lr=0.01, adamw_lr=0.01, log_every=5)
 )
 
 
