@@ -84,6 +84,10 @@ def test_the_sentence_decides_the_answer(t2l: Text2LoraModel) -> None:
         with model.disable_adapter():
             assert generate_answers(model, t2l.base_tokenizer, [text], 8) != [answer]
         assert f'| "{description}" | {text} | `{answer}` |' in page
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    shown = [line for line in readme.splitlines() if line.startswith('| "')]
+    assert shown
+    assert set(shown) <= set(page.splitlines())
 
 
 def test_labels_choose_among_the_topics_that_the_documentation_shows(t2l: Text2LoraModel) -> None:
