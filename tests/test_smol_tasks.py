@@ -143,7 +143,8 @@ def inputs(row: dict, key: str = "held_out_examples") -> set[str]:
 def test_files_are_those_that_training_reads(folder: Path) -> None:
     tasks = read_tasks(folder / "first/train.jsonl")
     assert len(tasks) > 100
-    assert all(len(task.held_out_examples) >= 3 and task.held_out_descriptions for task in tasks)
+    assert all(len(task.held_out_examples) >= 4 or not task.held_out_examples for task in tasks)
+    assert all(task.held_out_descriptions for task in tasks)
 
 
 def test_written_texts_are_held_out_of_all_tasks_of_their_domain(folder: Path) -> None:
@@ -152,7 +153,9 @@ def test_written_texts_are_held_out_of_all_tasks_of_their_domain(folder: Path) -
     assert {"world_lines_of_a_play_copy", "world_lines_of_a_play_shout"} <= {row["name"] for row in own}
     assert len(own) > 2, "no other form of an answer was made"
     read = {prompt for row in own for prompt, _ in row["examples"]}
-    scored = {prompt for row in own for prompt, _ in row["held_out_examples"]}
+    evaluated = [json.loads(line) for line in (folder / "first/dev_seen.jsonl").open(encoding="utf-8")]
+    seen = [row for row in evaluated if row["name"].startswith("world_lines_of_a_play")]
+    scored = {prompt for row in seen for prompt, _ in row["held_out_examples"]}
     assert (len(read), len(scored)) == (18, 3)
     assert not read & scored
 
@@ -204,7 +207,7 @@ def test_what_comes_with_smol_for_checks_is_described_nowhere_in_training() -> N
 def test_what_is_scored_was_not_trained_on(rows: dict) -> None:
     for name, row in rows["train"].items():
         dev, test = rows["dev_seen"][name], rows["test_seen"][name]
-        assert inputs(dev) == inputs(row)
+        assert inputs(row) in (inputs(dev), set())  # none where there are too few for validation
         assert len(inputs(dev) | inputs(test)) >= 6
         scored = [inputs(row, "examples"), inputs(dev), inputs(test)]
         assert len(set().union(*scored)) == sum(map(len, scored)), name

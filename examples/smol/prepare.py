@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tasks import SPLITS, WORDINGS, Maker, Pair, Task, enough, place
+from tasks import SPLITS, WORDINGS, Maker, Pair, Task, place
 from written import drop_twins, read_written
 
 HERE = Path(__file__).parent
@@ -36,6 +36,8 @@ SHORT_INPUT, SHORT_OUTPUT = 200, 60
 """Characters of an input and of an output that training reads; evaluation reads longer ones too."""
 SCORED = 24
 """Pairs of a task for evaluation, at most."""
+VALIDATED = 4
+"""Held-out pairs of a task for validation, at least; a task with fewer keeps back some that it would train on."""
 CHECKED = HERE.parents[1] / "text2lora/smol/tasks.jsonl"
 """Tasks that come with smol, for `t2l check smol`."""
 GIVEN = 240
@@ -162,7 +164,7 @@ def training_row(task: Task) -> dict[str, Any] | None:
         "descriptions": task.wordings,
         "examples": examples,
         "held_out_descriptions": halves(task)["dev"],
-        "held_out_examples": task.pairs["dev"][:SCORED],
+        "held_out_examples": task.pairs["dev"][:SCORED] if len(task.pairs["dev"]) >= VALIDATED else [],
     }
 
 
@@ -243,7 +245,6 @@ def prepare(
     own = [task for tasks in domains.values() for task in tasks]
     if own:
         own = drop_twins(own, [[*t.wordings, *t.held_out] for side in unseen.values() for t in side], report)
-        own = [task for task in own if enough(task.pairs)]
     maker = Maker(given, {task.name: task for task in own}, seed)
     varied = [
         replace(task, wordings=maker.voices.vary(task.wordings, maker.rng(f"voices {task.name}"), count))
