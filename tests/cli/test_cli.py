@@ -12,6 +12,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -238,6 +240,31 @@ def test_debug_shows_the_traceback(forked) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     assert "Traceback" in done.stderr
     assert "InvalidDescriptionError" in done.stderr
+
+
+def test_ctrl_c_ends_with_130_even_where_a_library_makes_another_error_of_it(t2l_command, monkeypatch) -> None:
+    def interrupted(*args: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as stop:
+            raise ModuleNotFoundError("Could not import module 'PreTrainedModel'.") from stop
+
+    monkeypatch.setattr("text2lora.cli.adapters.quiet", interrupted)
+    assert t2l_command("info", "nano")[:2] == (130, "")
+
+
+def test_ctrl_c_ends_with_130_while_the_command_is_imported(monkeypatch) -> None:
+    class Interrupted:
+        def __getattr__(self, name: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "text2lora.cli", Interrupted())
+    script = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())["project"]["scripts"][
+        "t2l"
+    ]
+    with pytest.raises(SystemExit) as stop:
+        EntryPoint("t2l", project["scripts"]["t2l"], "console_scripts").load()()
+    assert stop.value.code == 130
 
 
 def test_run_takes_another_base(t2l_command, checkpoint_dir: Path, tmp_path: Path) -> None:

@@ -75,16 +75,21 @@ def main() -> None:
     use_any_encoding()
     try:
         app()
-    except (Text2LoraError, OSError, ImportError) as error:
+    except Exception as error:
         fault = proxy_fault(error)
-        if "--debug" in sys.argv or not (fault or isinstance(error, Text2LoraError | OSError)):
+        if "--debug" in sys.argv:
+            raise
+        if _is_interrupt(error):
+            sys.exit(130)
+        if not (fault or isinstance(error, Text2LoraError | OSError)):
             raise
         line = re.sub(r" \(\w+=True\)", "", fault or " ".join(str(error).split()))  # for Python, beside the option
         err.print(f"[bold red]Error:[/] {escape(line)}", highlight=False)
         sys.exit(130 if isinstance(error, TrainingInterrupted) else 1)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
-if __name__ == "__main__":
-    main()
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error; what is interrupted in the middle of an import may raise one of its own."""
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
