@@ -259,9 +259,7 @@ def test_ctrl_c_ends_with_130_while_the_command_is_imported(monkeypatch) -> None
             raise KeyboardInterrupt
 
     monkeypatch.setitem(sys.modules, "text2lora.cli", Interrupted())
-    script = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())["project"]["scripts"][
-        "t2l"
-    ]
+    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())["project"]
     with pytest.raises(SystemExit) as stop:
         EntryPoint("t2l", project["scripts"]["t2l"], "console_scripts").load()()
     assert stop.value.code == 130
