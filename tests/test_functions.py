@@ -301,6 +301,9 @@ def test_an_answer_ends_with_the_context_alone_and_in_a_batch(maker) -> None:
         function("x" * 191)
     with pytest.raises(InvalidInputError, match=r"text 2 of 2: the input has 193"):
         function.many(["x", "x" * 191])
+    labelled = maker.function(DESCRIPTIONS[0], labels=["no", "y" * 90])
+    with pytest.raises(InvalidInputError, match=r"the answer has 91 tokens, but .* 256 tokens leaves only \d+ after"):
+        labelled("x" * 180)
 
 
 @pytest.mark.parametrize(
@@ -308,8 +311,8 @@ def test_an_answer_ends_with_the_context_alone_and_in_a_batch(maker) -> None:
     [
         ("", "the input is empty"),
         (" \n", "the input is empty"),
-        (None, "takes text, got NoneType"),
-        (b"x", "takes text, got bytes"),
+        (None, "the input is NoneType: expected a string"),
+        (b"x", "the input is bytes: expected a string"),
         ("half \ud800", "not valid text"),
     ],
 )

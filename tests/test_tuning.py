@@ -127,8 +127,10 @@ def test_examples_alone_say_what_to_do(t2l) -> None:
     [
         ("x => y", "expected a list of pairs"),
         ([("x",)], "example 1 is"),
-        ([("x", "y"), ("", "y")], "example 2 is"),
-        ([("x", 3)], "example 1 is"),
+        ([("x", "y"), ("", "y")], "example 2: the input is empty"),
+        ([("x", " ")], "example 1: the answer is empty"),
+        ([("x", 3)], "example 1: the answer is int: expected a string"),
+        ([("x", "half \ud800")], "example 1: the answer is not valid text"),
         ([("x", "y")] * 65, "65 examples are too many: expected at most 64"),
     ],
 )
@@ -137,6 +139,17 @@ def test_examples_that_are_no_pairs_are_refused(t2l, examples, message: str) -> 
         t2l.generate_lora("the city", examples=examples)
     with pytest.raises(InvalidInputError, match=message):
         t2l.function("the city", examples=examples)
+
+
+def test_examples_that_the_base_cannot_read_are_refused_before_tuning(t2l, load_base, monkeypatch) -> None:
+    monkeypatch.setattr(tuning, "tune", None)  # the base reads 256 tokens
+    long, answered = [("x", "y"), ("x" * 255, "y")], [("x" * 150, "y" * 150)]
+    with pytest.raises(InvalidInputError, match=r"^example 2: the input has 257 tokens, but .* at most 254"):
+        t2l.generate_adapter("the city", load_base(), examples=long)
+    with pytest.raises(InvalidInputError, match=r"^example 2 of description 3: the input has 257 tokens"):
+        t2l.generate_lora(["the city", "x", "y"], examples=[EXAMPLES, [], long])
+    with pytest.raises(InvalidInputError, match=r"^example 1: the answer has 151 tokens, but .* leaves only 104 after"):
+        t2l.function(examples=answered)
 
 
 def test_other_wrong_calls_are_refused(t2l, tmp_path) -> None:

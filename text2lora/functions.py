@@ -24,7 +24,7 @@ from text2lora.confidence import carried_calibration, confidence
 from text2lora.errors import InvalidInputError, shown
 from text2lora.inference import complete_ids
 from text2lora.injection import factors_of, inject_rows, stack_factors
-from text2lora.language import answer_logits, prompt_batch
+from text2lora.language import answer_logits, check_text, fit_answers, prompt_batch
 from text2lora.turns import AnswerForm, FittedPrompt, batches_by_length, fit_turns
 
 TARGETS = 1024
@@ -203,18 +203,12 @@ class Function:
 
     def _ask(self, text: str) -> Question:
         """A text as the base model reads it."""
-        if not isinstance(text, str):
-            raise InvalidInputError(f"a function takes text, got {type(text).__name__}: pass a string")
-        if not text.strip():
-            raise InvalidInputError("the input is empty: pass the text to answer")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidInputError(f"the input is not valid text ({error.reason}): pass a Unicode string") from error
-        runner = self._runner
-        wanted = max(map(len, runner.tokens_of_labels(self.labels))) if self.labels else self.max_new_tokens
+        text = check_text(text)
+        tokenizer, context = self._runner.tokenizer, context_length(self._runner.model)
+        if self.labels:
+            return Question(self, text, fit_answers(tokenizer, text, self.labels, context))
         turn = {"role": "user", "content": text}
-        return Question(self, text, fit_turns(runner.tokenizer, [turn], context_length(runner.model), wanted))
+        return Question(self, text, fit_turns(tokenizer, [turn], context, self.max_new_tokens))
 
 
 @dataclass(frozen=True)
@@ -291,14 +285,6 @@ class Runner:
             if runner is None:
                 runner = _RUNNERS[key] = make()
             return runner
-
-    def tokens_of_labels(self, labels: tuple[str, ...]) -> list[list[int]]:
-        """What the base writes for each label, up to the end of the answer."""
-        form = AnswerForm.of(self.tokenizer)
-        found: list[list[int]] = self.tokenizer(
-            [form.space + label + form.end for label in labels], add_special_tokens=False
-        )["input_ids"]
-        return found
 
     def answer(self, questions: Sequence[Question], batch_size: int = 32) -> list[Answer]:
         """The answers to questions, in their order."""

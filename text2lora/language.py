@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from text2lora.errors import CheckpointError, InvalidArgumentError, TaskError
-from text2lora.turns import AnswerForm, as_turn, padding_id
+from text2lora.errors import CheckpointError, InvalidArgumentError, InvalidInputError, TaskError
+from text2lora.turns import AnswerForm, FittedPrompt, as_turn, fit_turns, padding_id
 
 Prompt = str | list[dict[str, str]]
 """What the user says, or chat messages with `role` and `content`."""
@@ -178,6 +178,49 @@ def answer_form(tokenizer: PreTrainedTokenizerBase) -> AnswerForm:
     return form
 
 
+def answer_ids(tokenizer: PreTrainedTokenizerBase, answers: Sequence[str]) -> list[list[int]]:
+    """What the base model writes for each answer, up to and with its end."""
+    form = AnswerForm.of(tokenizer)
+    texts = [form.space + answer + form.end for answer in answers]
+    found: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return found
+
+
+def check_text(text: object, what: str = "the input") -> str:
+    """A text that a tokenizer can read.
+
+    Raises:
+        InvalidInputError: it is not a string, empty, or not valid Unicode; the message calls it `what`.
+    """
+    if not isinstance(text, str):
+        raise InvalidInputError(f"{what} is {type(text).__name__}: expected a string")
+    if not text.strip():
+        raise InvalidInputError(f"{what} is empty: expected a text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"{what} is not valid text ({error.reason}): pass a Unicode string") from error
+    return text
+
+
+def fit_answers(
+    tokenizer: PreTrainedTokenizerBase, text: str, answers: Sequence[str], context: int | None
+) -> FittedPrompt:
+    """A text as the base model reads it, with room for the longest of some answers.
+
+    Raises:
+        InvalidInputError: the text and that answer are longer than the context.
+    """
+    longest = max(map(len, answer_ids(tokenizer, answers)))
+    fitted = fit_turns(tokenizer, [{"role": "user", "content": text}], context, longest)
+    if context is not None and fitted.room < longest:
+        raise InvalidInputError(
+            f"the answer has {longest:,} tokens, but this base model's context of {context:,} tokens leaves only "
+            f"{fitted.room:,} after the input"
+        )
+    return fitted
+
+
 def prompt_batch(
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
@@ -202,14 +245,12 @@ def prompt_batch(
         CheckpointError: the tokenizer has no token that ends an answer.
         InvalidInputError: the chat template does not take the messages of a prompt.
     """
-    form = answer_form(tokenizer)
+    answer_form(tokenizer)
     prompts = [as_turn(tokenizer, prompt) for prompt, _ in examples]
-    texts = prompts + [form.space + response + form.end for _, response in examples]
     special = not tokenizer.chat_template  # a template writes its own
     ids = tokenizer(prompts, add_special_tokens=special)["input_ids"]
-    ids += tokenizer(texts[len(prompts) :], add_special_tokens=False)["input_ids"]
     pairs: list[tuple[list[int], list[int]]] = []
-    for prompt, response in zip(ids[: len(examples)], ids[len(examples) :], strict=True):
+    for prompt, response in zip(ids, answer_ids(tokenizer, [answer for _, answer in examples]), strict=True):
         if max_length and len(prompt) + len(response) > max_length:
             room = max_length - len(response)
             if room < 1:

@@ -20,6 +20,7 @@ from transformers import initialization as init
 from text2lora.adapter import LoraAdapter, check_scale
 from text2lora.arguments import checked
 from text2lora.arithmetic import describe_sum, numbers
+from text2lora.base import context_length
 from text2lora.bundled import CHECKPOINTS
 from text2lora.cards import checkpoint_card
 from text2lora.companions import Companions
@@ -468,7 +469,7 @@ class Text2LoraModel(PreTrainedModel):
 
         Raises:
             InvalidDescriptionError: a description is empty, not a string, or has control characters.
-            InvalidInputError: the examples are not such pairs, or too many.
+            InvalidInputError: the examples are not such pairs, too many, or too long for the base model.
             InvalidArgumentError: the task embeddings do not have the checkpoint's size, or `scale` is not a number.
             CheckpointError: the weights are NaN or infinite, or the base model, which examples need, cannot be loaded.
         """
@@ -542,10 +543,11 @@ class Text2LoraModel(PreTrainedModel):
         """Tune the latents that have examples, side by side, and yield each with its row."""
         from text2lora.attach import fit_modules
         from text2lora.sharing import freeze
-        from text2lora.tuning import tune
+        from text2lora.tuning import check_lengths, tune
 
         base = freeze(self._companions.base(self.config, self.device) if base is None else base)
         fit_modules(self._adapters(self.hypernet.decode(latents[:1]), [{}], 1.0)[0], base)
+        check_lengths(examples, self.base_tokenizer, context_length(base))
         rows = [row for row, pairs in enumerate(examples) if pairs]
         given = [examples[row] for row in rows]
         yield from zip(rows, tune(self.hypernet, base, self.base_tokenizer, latents[rows], given, on_step), strict=True)

@@ -24,7 +24,7 @@ from text2lora.attach import input_device
 from text2lora.errors import InvalidInputError, shown
 from text2lora.hypernetwork import HyperNetwork
 from text2lora.injection import LoraInjector
-from text2lora.language import AnswerBatch, answer_logits, count_matches, prompt_batch
+from text2lora.language import AnswerBatch, answer_logits, check_text, count_matches, fit_answers, prompt_batch
 from text2lora.lora import LoraWeights
 
 Pair = tuple[str, str]
@@ -49,6 +49,7 @@ WORTH = 0.9
 FOLDS = 2
 """The number of parts that are left out in turn; more take longer and choose hardly better."""
 MAX_EXAMPLES = 64
+PARTS = ("input", "answer")
 TOKENS = 2048
 """Tokens that are read in one pass; a task that has more is read in a pass of its own."""
 NUMBERS = 2**27
@@ -101,8 +102,12 @@ def tuning_report(metadata: Mapping[str, str]) -> str | None:
     return f"{taken}: {before} left-out examples answered right before, {after} after" if before else taken
 
 
-def check_examples(examples: object) -> list[Pair]:
+def check_examples(examples: object, of: str = "") -> list[Pair]:
     """Examples as a list of pairs of texts.
+
+    Args:
+        examples: what was given.
+        of: what an error calls the task that they are of.
 
     Raises:
         InvalidInputError: they are not pairs of an input and an answer, or too many.
@@ -111,10 +116,11 @@ def check_examples(examples: object) -> list[Pair]:
         raise InvalidInputError(f"examples are {shown(examples)}: expected a list of pairs of an input and its answer")
     found: list[Pair] = []
     for number, example in enumerate(examples, 1):
-        pair = tuple(example) if isinstance(example, list | tuple) else ()
-        if len(pair) != 2 or not all(isinstance(text, str) and text.strip() for text in pair):
-            raise InvalidInputError(f"example {number} is {shown(example)}: expected a pair of an input and its answer")
-        found.append((pair[0], pair[1].strip()))
+        name = f"example {number}{of}"
+        if not isinstance(example, list | tuple) or len(example) != 2:
+            raise InvalidInputError(f"{name} is {shown(example)}: expected a pair of an input and its answer")
+        given, answer = (check_text(text, f"{name}: the {what}") for text, what in zip(example, PARTS, strict=True))
+        found.append((given, answer.strip()))
     if len(found) > MAX_EXAMPLES:
         raise InvalidInputError(
             f"{len(found)} examples are too many: expected at most {MAX_EXAMPLES}; with more, train a LoRA with "
@@ -136,7 +142,31 @@ def check_example_lists(examples: object, count: int) -> list[list[Pair]]:
         raise InvalidInputError(
             f"examples are {shown(examples)}: expected a list of pairs for each of the {count} descriptions"
         )
-    return [check_examples([] if pairs is None else pairs) for pairs in lists]
+    return [check_examples([] if pairs is None else pairs, _of(row, lists)) for row, pairs in enumerate(lists)]
+
+
+def check_lengths(examples: Sequence[Sequence[Pair]], tokenizer: PreTrainedTokenizerBase, context: int | None) -> None:
+    """Refuse examples that a base model cannot read.
+
+    Args:
+        examples: the examples of each description.
+        tokenizer: the base model's tokenizer.
+        context: the number of tokens that the base model can read and write; None for no limit.
+
+    Raises:
+        InvalidInputError: an input and its answer are too long.
+    """
+    for row, pairs in enumerate(examples):
+        for number, (given, answer) in enumerate(pairs, 1):
+            try:
+                fit_answers(tokenizer, given, [answer], context)
+            except InvalidInputError as error:
+                raise InvalidInputError(f"example {number}{_of(row, examples)}: {error}") from error
+
+
+def _of(row: int, lists: Sequence[object]) -> str:
+    """Whose examples they are, in an error; examples of a single description need no name."""
+    return f" of description {row + 1}" if len(lists) > 1 else ""
 
 
 def spell_out(examples: Sequence[Pair]) -> str:
