@@ -61,7 +61,12 @@ class Echo:
         return [Answer(request.turns[-1], request.turns[-1]) for request in requests]
 
 
-TRAINING = (train_sft, train_recon, train_loras, run_recipe)  # in order: the workers of a run must collect the same tests
+TRAINING = (
+    train_sft,
+    train_recon,
+    train_loras,
+    run_recipe,
+)  # in order: the workers of a run must collect the same tests
 """What takes long when it is right: only what is refused is tried."""
 
 

@@ -137,11 +137,15 @@ def test_the_small_program_answers_without_text2lora_and_torch(t2l: Text2LoraMod
     file = export_gguf(adapter, tmp_path / "city.gguf", base=base, dtype="q8_0")
     told = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); "
     told += "print(sorted({'torch', 'transformers', 'text2lora', 'peft'} & set(sys.modules)), file=sys.stderr)"
-    texts = "Will it rain in Lisbon on Sunday morning?\nMeet me at the station in Rome, Friday at noon.\n"
+    texts = "Will it rain in Lisbon on Sunday morning?\n \nMeet me at the station in Rome, Friday at noon.\n"
     command = [sys.executable, "-c", told, str(program), str(gguf_file), str(file)]
     done = subprocess.run(command, input=texts, capture_output=True, text=True, check=True)
-    assert done.stdout == "Lisbon\nRome\n"
+    assert done.stdout == "Lisbon\n\nRome\n"
     assert done.stderr.splitlines()[-1] == "[]"
+    for wrong, told in (("nowhere.gguf", "nowhere.gguf does not exist"), (str(program), "llama.cpp cannot use")):
+        done = subprocess.run([*command[:-1], wrong], input=texts, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert told in done.stderr.splitlines()[-1]
 
 
 def test_the_check_finds_that_the_description_decides(tmp_path: Path) -> None:

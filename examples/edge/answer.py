@@ -3,16 +3,19 @@
     pip install xllamacpp
     python answer.py BASE.gguf ADAPTER.gguf "Will it rain in Lisbon on Sunday morning?"
 
-Without a text, each line of standard input gets a line with its answer.
+Without a text, each line of standard input gets a line with its answer; an empty one stays empty.
 """
 
 import sys
+from pathlib import Path
 
 import xllamacpp
 
 
 def load(base: str, adapter: str) -> xllamacpp.Server:
     """llama.cpp with a base model and an adapter on it."""
+    if missing := [file for file in (base, adapter) if not Path(file).is_file()]:
+        sys.exit(f"{missing[0]} does not exist: pass BASE.gguf and ADAPTER.gguf")
     params = xllamacpp.CommonParams()
     params.model.path = base
     params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(adapter, 1.0)]
@@ -21,7 +24,10 @@ def load(base: str, adapter: str) -> xllamacpp.Server:
     params.cpuparams.n_threads = 1  # more are slower on cores that have other work
     params.warmup = False
     params.verbosity = -1
-    return xllamacpp.Server(params)
+    try:
+        return xllamacpp.Server(params)
+    except RuntimeError as error:
+        sys.exit(f"llama.cpp cannot use {base} with {adapter} ({error}): pass a base model and an adapter made for it")
 
 
 def answer(server: xllamacpp.Server, text: str) -> str:
@@ -37,4 +43,4 @@ if __name__ == "__main__":
     base, adapter, *texts = sys.argv[1:]
     server = load(base, adapter)
     for text in texts or map(str.strip, sys.stdin):
-        print(answer(server, text), flush=True)
+        print(text.strip() and answer(server, text), flush=True)
