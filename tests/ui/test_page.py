@@ -372,6 +372,33 @@ def test_an_answer_streams_stops_and_ends_with_its_visitor(visit, chatty, monkey
         assert len(steps) < 60
 
 
+def test_sending_ends_the_answer_that_is_being_written(visit, chatty, monkeypatch):
+    """The one that follows on making an adapter, or that was sent; a word takes a second, so neither ends by itself."""
+    step, steps, pause = chatty._base.forward, [], threading.Event()
+    monkeypatch.setattr(
+        chatty._base, "forward", lambda *args, **inputs: steps.append(pause.wait(1)) or step(*args, **inputs)
+    )
+    page = visit()
+    page.click("#checkpoint input")
+    page.get_by_role("option").nth(1).click()
+    sync_api.expect(page.locator("#description textarea")).to_have_value(re.compile("Solve the problem"))
+    page.click("#make")
+    running = page.locator("#talk .t2l-answer.adapted.running .t2l-text")
+    for text in ("second", "third"):
+        sync_api.expect(running).not_to_be_empty()
+        steps.clear()
+        page.fill("#message textarea", text)
+        page.click("#send")
+        sync_api.expect(page.locator("#talk .t2l-message").last).to_have_text(text)
+        assert len(steps) < 30
+    page.locator("#descriptions button, #descriptions .gallery-item").last.click()
+    page.wait_for_selector("#novelty .t2l-note.done")
+    assert len(steps) < 60
+    pause.set()
+    sync_api.expect(page.locator("#talk .t2l-turn")).to_have_count(1)
+    sync_api.expect(page.locator(f"#talk {ANSWER}")).not_to_be_empty()
+
+
 TOO_PALE = """() => {
     // each text with the background that it is on, both as they are painted: [r, g, b] of 0 to 255
     const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });

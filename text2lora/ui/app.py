@@ -15,8 +15,8 @@ import gradio as gr
 
 from text2lora.errors import ServerError
 from text2lora.ui import render
-from text2lora.ui.handlers import Handlers, Updates, reporting
-from text2lora.ui.layout import Page, lay_out
+from text2lora.ui.handlers import Handlers, reporting
+from text2lora.ui.layout import Page, Updates, lay_out
 from text2lora.ui.service import Service
 
 STYLE = Path(__file__).with_name("style.css")
@@ -36,12 +36,12 @@ def build(service: Service) -> gr.Blocks:
     page = lay_out(service)
     with page.blocks:
         wiring = _Wiring(page, service)
+        wiring.scrolling()
         wiring.answering()
         wiring.making()
         wiring.loading()
         wiring.comparing()
         wiring.taking()
-        wiring.scrolling()
         wiring.instant()
     return page.blocks
 
@@ -51,9 +51,8 @@ class _Wiring:
 
     def __init__(self, page: Page, service: Service):
         self._page, self._handlers = page, Handlers(page, service)
-        self._visitor: list[Any] = [page.checkpoint, page.made, page.scale, page.turns, page.message]
-        self._asking: list[Any] = []  # events that answer a message, which others cancel
-        self._making: list[Any] = []
+        self._visitor: list[Any] = [page.checkpoint, page.made, page.scale, page.turns, page.message, page.clicks]
+        self._asking: list[Any] = []  # events that answer a message, which stopping and clearing cancel
         self._comparing = [page.compare.click, page.compare_message.submit]
         self._comparing += [wording.submit for wording in page.wordings]
         self._description_chosen = page.descriptions.click(_text, page.descriptions, page.description, **QUICK)
@@ -68,20 +67,22 @@ class _Wiring:
             (self._message_chosen.then, handlers.ask_if_made),
             (page.scale.release, handlers.ask_again),
         ):
-            earlier = list(self._asking)
-            changed = [page.talk, page.turns]
-            self._asking.append(self._on(trigger, handler, self._visitor, page.chat_note, changed, cancels=earlier))
+            self._answer(trigger, handler)
 
     def making(self) -> None:
         """Make an adapter, and then answer the last message with it."""
         page, handlers = self._page, self._handlers
+        inputs = [page.checkpoint, page.description, page.examples, page.clicks]
+        changed = [page.made, page.chat_note, page.take_note]
         for trigger in (page.make.click, page.description.submit, self._description_chosen.then):
-            changed = [page.made, page.chat_note, page.take_note]
-            inputs, earlier = [page.checkpoint, page.description, page.examples], [*self._asking, *self._making]
-            self._making.append(self._on(trigger, handlers.make, inputs, page.novelty, changed, cancels=earlier))
-        for made in self._making:
-            changed = [page.talk, page.turns]
-            self._asking.append(self._on(made.then, handlers.start_again, self._visitor, page.chat_note, changed))
+            made = self._on(trigger, handlers.make, inputs, page.novelty, changed)
+            self._answer(made.then, handlers.start_again)
+
+    def _answer(self, trigger: Any, handler: Callable[..., Updates]) -> None:
+        """Answer a message at once when an event fires; the handler ends the answer that is being written."""
+        page = self._page
+        changed, mode = [page.talk, page.turns], "multiple"
+        self._asking.append(self._on(trigger, handler, self._visitor, page.chat_note, changed, trigger_mode=mode))
 
     def loading(self) -> None:
         """Load another checkpoint, which fills the page anew."""
@@ -89,9 +90,7 @@ class _Wiring:
         filled = [page.made, page.turns, page.talk, page.compared, page.code, page.description, page.descriptions]
         filled += [page.message, page.messages, page.compare_message, *page.wordings]
         filled += [page.chat_note, page.compare_note, page.take_note, page.push_note]
-        earlier = [*self._asking, *self._making]
-        trigger, inputs = page.checkpoint.input, [page.checkpoint]
-        self._on(trigger, self._handlers.load, inputs, page.novelty, filled, cancels=earlier)
+        self._on(page.checkpoint.input, self._handlers.load, [page.checkpoint, page.clicks], page.novelty, filled)
 
     def comparing(self) -> None:
         """Compare wordings."""
@@ -109,7 +108,7 @@ class _Wiring:
         self._on(trigger, handlers.push, inputs, page.push_note, [page.token], trigger_mode="once")
 
     def scrolling(self) -> None:
-        """Bring into view what a click changes."""
+        """Bring into view what a click changes: before all else, since the browser runs what a click starts in turn."""
         page = self._page
         for triggers, shown in (
             ([page.make.click, page.description.submit, page.descriptions.click], page.novelty),

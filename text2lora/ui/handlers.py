@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -16,10 +16,19 @@ from text2lora.errors import InvalidInputError, Text2LoraError
 from text2lora.export import export_zip
 from text2lora.names import slug
 from text2lora.ui import render
-from text2lora.ui.layout import Page, padded
-from text2lora.ui.service import Exchange, Service, VisitorAdapter, snippet
+from text2lora.ui.layout import Clicks, Page, Updates, padded
+from text2lora.ui.service import Engine, Exchange, Service, VisitorAdapter, snippet
 
-Updates = Iterator[dict[Any, Any]]
+
+class Asked(NamedTuple):
+    """What answering a message takes."""
+
+    checkpoint: str
+    made: VisitorAdapter | None
+    scale: float
+    turns: Sequence[Exchange]
+    message: str
+    clicks: Clicks
 
 
 class Handlers:
@@ -33,8 +42,11 @@ class Handlers:
     def __init__(self, page: Page, service: Service):
         self.page, self.service = page, service
 
-    def load(self, name: str) -> Updates:
+    def load(self, name: str, clicks: Clicks) -> Updates:
         """Load another checkpoint and discard what was made with the previous one."""
+        yield from clicks.latest(self._load(name))
+
+    def _load(self, name: str) -> Updates:
         yield {
             self.page.novelty: render.note("busy", f"Loading {name} and its base model"),
             self.page.made: None,
@@ -59,8 +71,11 @@ class Handlers:
             **dict(zip(self.page.wordings, padded(samples.descriptions, len(self.page.wordings)))),
         }
 
-    def make(self, name: str, text: str, examples: Sequence[Sequence[str]]) -> Updates:
+    def make(self, name: str, text: str, examples: Sequence[Sequence[str]], clicks: Clicks) -> Updates:
         """Make an adapter, and load its checkpoint first if necessary. Empty rows of the examples are left out."""
+        yield from clicks.latest(self._make(name, text, examples))
+
+    def _make(self, name: str, text: str, examples: Sequence[Sequence[str]]) -> Updates:
         pairs = [(given, answer) for given, answer in examples if given.strip() or answer.strip()]
         doing = f"Learning from {len(pairs)} example{'s' * (len(pairs) > 1)}" if pairs else "Making the adapter"
         doing = doing if self.service.is_loaded(name) else f"Loading {name} and its base model"
@@ -73,37 +88,39 @@ class Handlers:
             self.page.take_note: "",
         }
 
-    def ask(
-        self, name: str, found: VisitorAdapter | None, scale: float, turns: Sequence[Exchange], text: str
-    ) -> Updates:
-        """Answer a message as the next one of the conversation."""
-        adapter, engine = _adapter(found, scale), self.service.engine(name)
-        before = tuple(turns[-self.service.limits.turns :])
-        yield {self.page.chat_note: ""}
-        turn = Exchange(text)
-        for turn in engine.chat(adapter, before, text):
-            yield {self.page.talk: render.chat([*before, turn], running=True), self.page.turns: (*before, turn)}
+    def ask(self, *inputs: Any) -> Updates:
+        """Answer a message as the next one of the conversation. An answer that is still being written ends."""
+        asked = Asked(*inputs)
+        adapter, engine = _adapter(asked.made, asked.scale), self.service.engine(asked.checkpoint)
+        yield from asked.clicks.latest(self._ask(engine, adapter, asked.turns, asked.message))
+
+    def _ask(self, engine: Engine, adapter: LoraAdapter, turns: Sequence[Exchange], text: str) -> Updates:
+        before, turn = tuple(turns[-self.service.limits.turns :]), Exchange(text)
+        yield {self.page.chat_note: "", self.page.talk: render.chat([*before, turn], running=True)}
+        try:
+            for turn in engine.chat(adapter, before, text):
+                yield {self.page.talk: render.chat([*before, turn], running=True), self.page.turns: (*before, turn)}
+        except Text2LoraError:
+            yield {self.page.talk: render.chat(before)}
+            raise
         yield {self.page.talk: render.chat([*before, turn]), self.page.turns: (*before, turn)}
 
-    def ask_again(
-        self, name: str, found: VisitorAdapter | None, scale: float, turns: Sequence[Exchange], text: str
-    ) -> Updates:
+    def ask_again(self, *inputs: Any) -> Updates:
         """Answer the last message again with another adapter or strength; without one, answer the text in the box."""
-        if found:
-            yield from self.ask(name, found, scale, turns[:-1], turns[-1].message if turns else text)
+        asked = Asked(*inputs)
+        if asked.turns:
+            asked = asked._replace(turns=asked.turns[:-1], message=asked.turns[-1].message)
+        yield from self.ask_if_made(*asked)
 
-    def ask_if_made(
-        self, name: str, found: VisitorAdapter | None, scale: float, turns: Sequence[Exchange], text: str
-    ) -> Updates:
+    def ask_if_made(self, *inputs: Any) -> Updates:
         """Answer a message if there is an adapter."""
-        if found:
-            yield from self.ask(name, found, scale, turns, text)
+        if Asked(*inputs).made:
+            yield from self.ask(*inputs)
 
-    def start_again(
-        self, name: str, found: VisitorAdapter | None, scale: float, turns: Sequence[Exchange], text: str
-    ) -> Updates:
+    def start_again(self, *inputs: Any) -> Updates:
         """Answer the last message again as the first of a new conversation, since the new adapter has no history."""
-        yield from self.ask_again(name, found, scale, turns[-1:], text)
+        asked = Asked(*inputs)
+        yield from self.ask_again(*asked._replace(turns=asked.turns[-1:]))
 
     def compare(self, name: str, text: str, *wordings: str) -> Updates:
         """Answer a message under several wordings of a description, side by side."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +12,35 @@ from text2lora.samples import Samples
 from text2lora.ui import render
 from text2lora.ui.service import Limits, Service, snippet
 
+Updates = Iterator[dict[Any, Any]]
 STRENGTHS = (0.0, 2.0)
 """The smallest and the largest adapter scale that the slider offers."""
 
 
+class Clicks:
+    """How often a visitor has asked for something."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def latest(self, updates: Updates) -> Updates:
+        """The updates that answer a click, until the visitor's next one."""
+        self.count += 1
+        number = self.count
+        for update in updates:
+            if number != self.count:
+                return
+            yield update
+
+
 @dataclass(frozen=True)
 class Page:
-    """The components that handlers read or change; each visitor has their own `made` and `turns`."""
+    """The components that handlers read or change; each visitor has their own `made`, `turns` and `clicks`."""
 
     blocks: gr.Blocks
     made: gr.State
     turns: gr.State
+    clicks: gr.State
     checkpoint: gr.Dropdown
     description: gr.Textbox
     descriptions: gr.Dataset
@@ -59,7 +77,7 @@ def lay_out(service: Service) -> Page:
     samples = service.engine(name).samples
     parts: dict[str, Any] = {}
     with gr.Blocks(title="text2lora", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        parts |= {"made": gr.State(None), "turns": gr.State(())}
+        parts |= {"made": gr.State(None), "turns": gr.State(()), "clicks": gr.State(Clicks())}
         gr.HTML(render.HEADER)
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
