@@ -86,7 +86,7 @@ def test_reads_the_sizes_and_the_encoder(write: Callable[..., Path]) -> None:
         ({"emb_model": "Salesforce/SFR-Embedding-2_R"}, "Salesforce/SFR-Embedding-2_R", "last", SFR_INSTRUCTION),
         ({"emb_model": ""}, ARGS["model_dir"], "last", None),
         ({"emb_model": "org/unknown"}, None, "mean", None),
-        ({"use_one_hot_task_emb": True}, None, "mean", None),
+        ({"use_one_hot_task_emb": True}, None, "one-hot", None),
     ],
 )
 def test_knows_how_each_encoder_is_read(write, args: dict, name: str | None, pooling: str, instruction) -> None:
@@ -98,7 +98,8 @@ def test_knows_how_each_encoder_is_read(write, args: dict, name: str | None, poo
         instruction,
     )
     if name is None:
-        with pytest.raises(CheckpointError, match="does not name a text encoder"):
+        says = "one-hot tasks and reads no descriptions" if pooling == "one-hot" else "does not name a text encoder"
+        with pytest.raises(CheckpointError, match=says):
             model.generate_lora("a task")
 
 

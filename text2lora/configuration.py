@@ -51,7 +51,8 @@ class Text2LoraConfig(PreTrainedConfig):
         base_model_revision: its commit, branch or tag.
         encoder_name_or_path: the text encoder that reads descriptions; a path or a Hub id.
         encoder_revision: its commit, branch or tag.
-        encoder_pooling: how token states become one vector; `none` keeps the states of all tokens.
+        encoder_pooling: how token states become one vector; `none` keeps the states of all tokens. `one-hot` marks a
+            checkpoint that reads no text, only rows of the identity matrix as `task_emb`.
         encoder_normalize: L2-normalise the vector and multiply it by sqrt(d), so that its entries are near one.
         encoder_normalize_layers: do so for the part of each of the `encoder_layers` by itself.
         encoder_layers: hidden states to read, as in `output_hidden_states`; several are concatenated.
@@ -91,7 +92,7 @@ class Text2LoraConfig(PreTrainedConfig):
     base_model_revision: str | None = None
     encoder_name_or_path: str | None = None
     encoder_revision: str | None = None
-    encoder_pooling: Literal["mean", "cls", "last", "none"] = "mean"
+    encoder_pooling: Literal["mean", "cls", "last", "none", "one-hot"] = "mean"
     encoder_normalize: bool = True
     encoder_normalize_layers: bool = False
     encoder_layers: list[int] = field(default_factory=lambda: [-1])

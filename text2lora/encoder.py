@@ -23,7 +23,7 @@ from text2lora.configuration import Text2LoraConfig, check_reading
 from text2lora.digest import config_values, digest, tokenizer_values
 from text2lora.errors import CheckpointError, InvalidArgumentError, InvalidDescriptionError, shown
 from text2lora.files import check_path
-from text2lora.hub import HUB_OPTIONS, load_fault
+from text2lora.hub import HUB_OPTIONS, check_no_file, load_fault
 from text2lora.installation import install_command
 from text2lora.processor import widen
 from text2lora.turns import batches_by_length
@@ -141,9 +141,15 @@ class TextEncoder:
             raise InvalidArgumentError(f"config is {shown(config)}: expected a Text2LoraConfig")
         if config.one_hot_tasks:
             return OneHotEncoder(config.one_hot_tasks, kwargs.get("device_map", "cpu"))
+        if config.encoder_pooling == "one-hot":
+            raise CheckpointError(
+                "this checkpoint was trained on one-hot tasks and reads no descriptions: use "
+                "generate_lora(task_emb=...) with rows of the identity matrix"
+            )
         name = config.encoder_name_or_path if encoder is None else check_path(encoder)
         if not name:
             raise CheckpointError("this checkpoint does not name a text encoder: pass one, as a folder or a Hub id")
+        check_no_file(name)
         hub = {option: kwargs.pop(option) for option in HUB_OPTIONS if option in kwargs}
         source: str | Path = name
         if (packaged := packaged_model(name)) is not None:

@@ -274,7 +274,9 @@ def _codebook_of(
 def _encoder_settings(args: UpstreamArgs, base: str | None) -> dict[str, Any]:
     """How the reference embeds descriptions. It cannot use encoders other than these two families."""
     name = args.emb_model.rstrip("/")
-    if args.use_one_hot_task_emb or (name and "SFR" not in name and "gte" not in name):
+    if args.use_one_hot_task_emb:
+        return {"encoder_name_or_path": None, "encoder_pooling": "one-hot"}
+    if name and "SFR" not in name and "gte" not in name:
         return {"encoder_name_or_path": None}
     common = {"encoder_normalize": True, "encoder_max_length": 8192}
     more: dict[str, Any]
