@@ -280,7 +280,7 @@ def test_who_may_not_is_told_what_to_do(hub: HubServer, client: HubClient, pushe
         "me/uper-case-the-city": "CheckpointError: me/uper-case-the-city is not on the Hub, or it is private: "
         f"did you mean '{CITY}'? Otherwise check the name, or {log_in}",
         "org/t2l": "CheckpointError: org/t2l has no adapter_config.json: expected a text2lora checkpoint or a LoRA "
-        "adapter; check the name",
+        "adapter; check the name and the subfolder",
     }
     assert "org/gated is gated" in client(code, token=STRANGER, names=names)["org/gated"]
     assert client(code, token=WRITER, names=["me/secret"]) == {"me/secret": "nothing was refused"}
@@ -470,7 +470,8 @@ def test_checkpoint_in_a_subfolder_is_found(hub: HubServer, client: HubClient) -
     )
     assert result[0]["checkpoint_commit"] == commit
     assert result[0]["checkpoint_subfolder"] == "trained/gemma"
-    assert "'org/many' is a model of an unknown type, not a text2lora checkpoint" in result[1]
+    assert "org/many has no config.json: expected a text2lora checkpoint" in result[1]
+    assert "check the name and the subfolder" in result[1]
 
 
 def test_statistics_of_descriptions_come_along(hub: HubServer, client: HubClient, encoder, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from text2lora.bundled import BASES, CHECKPOINTS, DEFAULT
 from text2lora.errors import CheckpointError, shown
 from text2lora.files import atomic_folder
-from text2lora.hub import MARKERS, is_checkpoint, load_fault
+from text2lora.hub import MARKERS, check_no_file, is_checkpoint, load_fault
 from text2lora.names import resolve_name
 
 if TYPE_CHECKING:
@@ -155,6 +155,7 @@ def load_base(auto_class: Any, name: str | None, revision: str | None = None, **
     if not name:
         raise CheckpointError("no base model is named: pass a base model (a folder or a Hub id)")
     folder = resolve_name(name, CHECKPOINTS | BASES)
+    check_no_file(folder)
     if os.path.isdir(folder) and (what := _in_its_place(Path(folder))):
         raise CheckpointError(
             f"{name} is {what}, not a base model: pass the one that it is for, which `t2l info {name}` shows"

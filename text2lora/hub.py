@@ -77,6 +77,7 @@ class Source:
             return cls(name, inside, revision, hub)
         if name in CHECKPOINTS:
             raise CheckpointError(_no_adapter(name))
+        check_no_file(name)
         if is_local(name):
             raise CheckpointError(f"{name} does not exist: {_did_you_mean(name)}pass a folder or a Hub id")
         if "/" not in name:
@@ -134,7 +135,7 @@ class Source:
                 if wanted and is_checkpoint(path.parent):
                     raise CheckpointError(_no_adapter(str(path.parent)))
                 raise CheckpointError(
-                    f"{path.parent} has no {path.name}: {_look_inside(path.parent, path.name)}expected a folder with "
+                    f"{path.parent} has no {path.name}: {look_inside(path.parent, path.name)}expected a folder with "
                     f"{' and '.join(names)}"
                 )
         return paths
@@ -195,7 +196,9 @@ def hub_fault(error: BaseException, name: str, revision: str | None = None) -> s
         return f"{name} has no revision {revision or 'main'!r}: pass one of its branches, tags or commits"
     if missing := first(errors.RemoteEntryNotFoundError):
         file = str(missing.response.url).partition("/resolve/")[2].partition("/")[2] or "such file"
-        return f"{name} has no {file}: expected a text2lora checkpoint or a LoRA adapter; check the name"
+        return (
+            f"{name} has no {file}: expected a text2lora checkpoint or a LoRA adapter; check the name and the subfolder"
+        )
     if first(errors.LocalTokenNotFoundError):
         return f"you are not logged in to the Hub: {log_in}; create a token with write access at {site}/settings/tokens"
     if refused := first(errors.HfHubHTTPError):
@@ -301,6 +304,16 @@ def is_checkpoint(folder: Path) -> bool:
     return isinstance(config, dict) and config.get("model_type") == "text2lora"
 
 
+def check_no_file(name: str) -> None:
+    """Refuse the path of a file where a folder is expected.
+
+    Raises:
+        CheckpointError: there is such a file.
+    """
+    if os.path.isfile(name):
+        raise CheckpointError(f"{name} is a file: pass its folder, {os.path.dirname(name) or '.'!r}")
+
+
 def check_no_adapter(folder: Path) -> None:
     """Refuse an adapter where a checkpoint is expected: transformers would load the adapter's base model.
 
@@ -311,9 +324,14 @@ def check_no_adapter(folder: Path) -> None:
         raise CheckpointError(f"{folder} is an adapter, not a checkpoint: `t2l run`, `t2l chat` and LoraAdapter use it")
 
 
-def _look_inside(folder: Path, name: str) -> str:
-    """A hint at a folder inside the given one that contains a file of that name."""
-    inside = sorted(path.parent for path in folder.glob(f"*/{name}"))
+def look_inside(folder: Path, name: str) -> str:
+    """A hint at a folder inside the given one, up to two levels down, that contains a file of that name.
+
+    Checkpoints of the reference have their own file in place of `config.json`.
+    """
+    names = (name, UPSTREAM_WEIGHTS) if name == MARKERS["checkpoint"] else (name,)
+    deep = [sorted({path.parent for file in names for path in folder.glob(level + file)}) for level in ("*/", "*/*/")]
+    inside = deep[0] or deep[1]
     return f"did you mean {str(inside[0])!r}? Otherwise " if inside else ""
 
 

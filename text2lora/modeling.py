@@ -38,7 +38,16 @@ from text2lora.errors import (
     shown,
 )
 from text2lora.files import check_path, check_subfolder, first_line, make_readable
-from text2lora.hub import CARD_NAME, CHECKPOINT_FILES, HUB_OPTIONS, Source, check_no_adapter, hub_fault, load_fault
+from text2lora.hub import (
+    CARD_NAME,
+    CHECKPOINT_FILES,
+    HUB_OPTIONS,
+    MARKERS,
+    Source,
+    check_no_adapter,
+    hub_fault,
+    load_fault,
+)
 from text2lora.hypernetwork import TrunkHyperNetwork, build_hypernetwork
 from text2lora.lora import LoraWeights, spec_of, unstack
 from text2lora.names import library_version, public_name, resolve_name, without_paths
@@ -857,8 +866,9 @@ def _check_kind(source: Source, name: str) -> None:
     """Refuse a model of another kind before transformers tries to load it as a checkpoint of text2lora.
 
     Raises:
-        CheckpointError: it is such a model.
+        CheckpointError: it is such a model, or nothing that transformers could load.
     """
+    source.fetch([MARKERS["checkpoint"]])
     values, _ = PreTrainedConfig.get_config_dict(
         source.path, subfolder=source.subfolder, revision=source.revision, **source.hub
     )

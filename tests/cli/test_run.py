@@ -199,5 +199,5 @@ def test_list_shows_the_adapters_that_were_made_here(t2l_command, mine, t2l, ter
     assert [row["path"] for row in json.loads(t2l_command("list", "adapters", "--json").out)] == ["adapters/two"]
     Path("empty").mkdir()
     assert "No adapters in" in t2l_command("list", "empty").out
-    assert "empty is neither an adapter nor a checkpoint: it has no" in t2l_command("info", "empty").err
+    assert "empty is neither an adapter nor a checkpoint: expected a folder with" in t2l_command("info", "empty").err
     assert "is not a folder" in t2l_command("list", "nothing").err

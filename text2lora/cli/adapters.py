@@ -80,8 +80,10 @@ def _facts(name: str, subfolder: str | None) -> dict[str, Any]:
     path = resolve_name(name, CHECKPOINTS)
     source = hub.Source.of(path, subfolder)
     if not any(source.find(file) for file in (*hub.MARKERS.values(), hub.UPSTREAM_WEIGHTS)):
+        folder, markers = Path(path, source.subfolder), hub.MARKERS.values()
+        hint = next(filter(None, (hub.look_inside(folder, marker) for marker in markers)), "")
         raise CheckpointError(
-            f"{name} is neither an adapter nor a checkpoint: it has no {' and no '.join(hub.MARKERS.values())}"
+            f"{name} is neither an adapter nor a checkpoint: {hint}expected a folder with {' or '.join(markers)}"
         )
     # the reference's checkpoints hold such a file too
     if not source.find(hub.MARKERS["adapter"]) or find_upstream(source):
