@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pickle
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -133,6 +134,28 @@ def test_a_base_model_is_no_checkpoint(base_dir: Path, capfd: pytest.CaptureFixt
     with pytest.raises(CheckpointError, match=r"is a llama model, not a text2lora checkpoint: expected 'nano'"):
         Text2LoraModel.from_pretrained(base_dir)
     assert (*capfd.readouterr(), caplog.text) == ("", "", "")  # no report of missing weights
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device_map": "abacus"}, "device_map is 'abacus', which cannot be used here"),
+        ({"device_map": {"": "cuda:99"}}, "device_map is 'cuda:99', which cannot be used here"),
+        ({"dtype": "float31"}, "dtype is 'float31': expected 'auto' or a dtype such as 'bfloat16'"),
+        ({"torch_dtype": 3}, "torch_dtype is 3: expected 'auto'"),
+        ({"dtype": "int8"}, "dtype is 'int8': expected 'auto'"),
+        ({"torch_dtyp": "x"}, "there is no option 'torch_dtyp': did you mean 'torch_dtype'?"),
+        ({"quux": "x"}, "there is no option 'quux': see from_pretrained of transformers"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_not_blamed_on_a_model(options, message: str, checkpoint_dir, t2l) -> None:
+    for load in (
+        lambda: Text2LoraModel.from_pretrained(checkpoint_dir, **options),
+        lambda: t2l.load_base_model(**options),
+        lambda: TextEncoder.from_config(t2l.config, **options),
+    ):
+        with pytest.raises(InvalidArgumentError, match=re.escape(message)):
+            load()
 
 
 def test_an_adapter_is_no_checkpoint(t2l: Text2LoraModel, tmp_path: Path) -> None:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import functools
 import importlib
 import inspect
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
-from text2lora.errors import InvalidInputError, Text2LoraError, shown
-from text2lora.files import check_path
+from text2lora.errors import InvalidArgumentError, InvalidInputError, Text2LoraError, shown
+from text2lora.files import check_path, first_line
 
 PATHS = (Path, os.PathLike, os.PathLike[str])
+LOAD_OPTIONS = (
+    "attn_implementation", "base_model_kwargs", "cache_dir", "device_map", "dtype", "encoder", "local_files_only",
+    "output_loading_info", "revision", "subfolder", "token", "torch_dtype"
+)  # fmt: skip
+"""The usual options of `from_pretrained`; transformers has more."""
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
@@ -127,3 +135,53 @@ def check_count(value: int, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InvalidInputError(f"{name} is {shown(value)}: expected a whole number from 1 upwards")
     return value
+
+
+def check_device(value: Any, name: str) -> None:
+    """Refuse a device that PyTorch does not have here.
+
+    Raises:
+        InvalidArgumentError: it is such a device, or none at all; the message calls it `name`.
+    """
+    import torch
+
+    try:
+        torch.zeros(1, device=value)
+    except Exception as error:  # which depends on the kind of device
+        raise InvalidArgumentError(
+            f"{name} is {shown(value)}, which cannot be used here ({first_line(error)}): pass a device that this "
+            "PyTorch sees, such as 'cpu', or 'auto'"
+        ) from error
+
+
+@contextlib.contextmanager
+def load_options(options: Mapping[str, Any]) -> Iterator[None]:
+    """Refuse options of `from_pretrained` that nothing can be loaded with, so that no model is blamed for them.
+
+    The block is the call; it tells which options transformers does not know.
+
+    Raises:
+        InvalidArgumentError: there is no such option, dtype or device.
+    """
+    import torch
+
+    for name in ("dtype", "torch_dtype"):
+        value = options.get(name)
+        dtype = getattr(torch, value, None) if isinstance(value, str) else value
+        whole = isinstance(value, Mapping | None) or (isinstance(value, str) and value == "auto")
+        if not whole and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise InvalidArgumentError(f"{name} is {shown(value)}: expected 'auto' or a dtype such as 'bfloat16'")
+    given = options.get("device_map")
+    for device in given.values() if isinstance(given, Mapping) else [given]:
+        ways = ("auto", "balanced", "balanced_low_0", "sequential", "disk")
+        if isinstance(device, str | int | torch.device) and device not in ways:
+            check_device(device, "device_map")
+    try:
+        yield
+    except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if not unknown or unknown[1] not in options:
+            raise
+        close = difflib.get_close_matches(unknown[1], LOAD_OPTIONS, 1)
+        hint = f"did you mean {close[0]!r}?" if close else "see from_pretrained of transformers"
+        raise InvalidArgumentError(f"there is no option {unknown[1]!r}: {hint}") from error

@@ -13,8 +13,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from text2lora.arguments import load_options
 from text2lora.bundled import BASES, CHECKPOINTS, DEFAULT
-from text2lora.errors import CheckpointError, shown
+from text2lora.errors import CheckpointError, InvalidArgumentError, shown
 from text2lora.files import atomic_folder
 from text2lora.hub import MARKERS, check_no_file, is_checkpoint, load_fault
 from text2lora.names import resolve_name
@@ -151,6 +152,7 @@ def load_base(auto_class: Any, name: str | None, revision: str | None = None, **
 
     Raises:
         CheckpointError: the base model is not named or cannot be loaded.
+        InvalidArgumentError: there is no such option, dtype or device.
     """
     if not name:
         raise CheckpointError("no base model is named: pass a base model (a folder or a Hub id)")
@@ -162,7 +164,10 @@ def load_base(auto_class: Any, name: str | None, revision: str | None = None, **
         )
     options = {"revision": revision or "main", "trust_remote_code": False} | kwargs
     try:
-        return auto_class.from_pretrained(base_source(name), **options)
+        with load_options(options):
+            return auto_class.from_pretrained(base_source(name), **options)
+    except InvalidArgumentError:
+        raise
     except Exception as error:  # which depends on what is wrong with a file, an option or a package
         reason = load_fault(error, name, revision)
         hint = "install what it needs, or pass" if isinstance(error, ImportError) else "pass"

@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedM
 from transformers.utils import logging
 from transformers.utils.hub import resolve_revision
 
-from text2lora.arguments import check_count, checked
+from text2lora.arguments import check_count, checked, load_options
 from text2lora.base import PACKAGED, packaged_model
 from text2lora.configuration import Text2LoraConfig, check_reading
 from text2lora.digest import config_values, digest, tokenizer_values
@@ -136,6 +136,7 @@ class TextEncoder:
 
         Raises:
             CheckpointError: the encoder cannot be loaded from the Hub or from a package.
+            InvalidArgumentError: there is no such option, dtype or device.
         """
         if not isinstance(config, Text2LoraConfig):
             raise InvalidArgumentError(f"config is {shown(config)}: expected a Text2LoraConfig")
@@ -163,11 +164,12 @@ class TextEncoder:
             gte = _gte_config(source, hub)
             known = {} if gte is None else {"config": gte}
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **known, **hub)
-            if gte is not None:
-                model = _load_gte(source, gte, **hub, **kwargs)
-            else:
-                model = AutoModel.from_pretrained(source, trust_remote_code=False, **hub, **kwargs)
-        except CheckpointError:
+            with load_options(kwargs):
+                if gte is not None:
+                    model = _load_gte(source, gte, **hub, **kwargs)
+                else:
+                    model = AutoModel.from_pretrained(source, trust_remote_code=False, **hub, **kwargs)
+        except (CheckpointError, InvalidArgumentError):
             raise
         except Exception as error:  # which depends on what is wrong with a file, an option or a package
             hint = (

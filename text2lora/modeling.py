@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers import initialization as init
 
 from text2lora.adapter import LoraAdapter, check_scale
-from text2lora.arguments import checked
+from text2lora.arguments import checked, load_options
 from text2lora.arithmetic import describe_sum, numbers
 from text2lora.base import context_length
 from text2lora.bundled import CHECKPOINTS
@@ -171,6 +171,7 @@ class Text2LoraModel(PreTrainedModel):
         Raises:
             CheckpointError: there is no such checkpoint, it is not a complete text2lora checkpoint, or an option is of
                 another type.
+            InvalidArgumentError: there is no such option, dtype or device.
         """
         name = os.fspath(pretrained_model_name_or_path)
         path, subfolder = resolve_name(pretrained_model_name_or_path, CHECKPOINTS), kwargs.get("subfolder")
@@ -178,8 +179,9 @@ class Text2LoraModel(PreTrainedModel):
         hub = {option: kwargs[option] for option in HUB_OPTIONS if option in kwargs}
         source = Source.of(path, subfolder, kwargs.get("revision"), **hub)
         try:
-            model, info = cls._read(source, name, *args, **kwargs)
-        except CheckpointError:
+            with load_options(kwargs):
+                model, info = cls._read(source, name, *args, **kwargs)
+        except Text2LoraError:
             raise
         except Exception as error:  # which depends on what is wrong with a file or an option
             raise CheckpointError(_what_failed(error, name, source)) from error

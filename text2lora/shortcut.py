@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import torch
 
 from text2lora.adapter import LoraAdapter
+from text2lora.arguments import check_device
 from text2lora.base import base_source, load_base_with_tokenizer
 from text2lora.bundled import DEFAULT
 from text2lora.errors import InvalidArgumentError, shown
@@ -70,7 +71,7 @@ def function(
 
     Raises:
         InvalidArgumentError: both or neither of `adapter` and `do` are given, an argument belongs to the other one of
-            them, or `device` is not a name.
+            them, or there is no such device here.
         CheckpointError: the adapter, the checkpoint or the base model cannot be loaded.
         InvalidDescriptionError: see `generate_lora`.
         InvalidInputError: see `Text2LoraModel.function`.
@@ -111,6 +112,7 @@ def _device(name: str) -> str:
     if not isinstance(name, str):
         raise InvalidArgumentError(f"device is {shown(name)}: expected a name such as 'auto' or 'cuda:0'")
     if name != "auto":
+        check_device(name, "device")
         return name
     return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from text2lora.arguments import check_device
 from text2lora.bundled import CHECKPOINTS, PACKAGE
 from text2lora.cli.terminal import err, surrogate
-from text2lora.files import first_line
+from text2lora.errors import InvalidArgumentError
 from text2lora.hub import MARKERS
 from text2lora.push import PushTarget, push_target
 
@@ -214,8 +215,7 @@ def parse_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        told = f"{name!r} cannot be used here ({first_line(error)})"
-        raise typer.BadParameter(told, param_hint="--device") from error
+        check_device(name, "it")
+    except InvalidArgumentError as error:
+        raise typer.BadParameter(str(error), param_hint="--device") from error
     return name
