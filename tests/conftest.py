@@ -86,4 +86,5 @@ def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes Python processes start at once; see `forks`."""
+    assert not forks.left_behind(), "a test or a library changed the environment: no process would be a fork"
     monkeypatch.setattr(subprocess, "Popen", forks.Popen)

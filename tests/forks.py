@@ -112,24 +112,33 @@ def _import(names: str) -> None:
     gc.freeze()  # so that forks share what is there
 
 
+HUB = "HF_", "HUGGING", "TRANSFORMERS_", "XDG_"
+"""Beginnings of the variables that Hugging Face's clients go by."""
+
+
+def _part(variables: dict[str, str], *starts: str) -> dict[str, str]:
+    at_run_time = "PYTHONHASHSEED PYTHONPATH PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE HF_TOKEN".split()
+    at_run_time += "HF_XET_HIGH_PERFORMANCE", "HF_HUB_DISABLE_TELEMETRY"  # set by lm_eval and Gradio when imported
+    return {key: v for key, v in variables.items() if key.startswith(starts) and key not in at_run_time}
+
+
+def left_behind() -> dict[str, str]:
+    """What was put into this process's environment since, and keeps its commands from being forks."""
+    before = _part(_ENVIRONMENT, *HUB).items()
+    return dict(_part(dict(os.environ), *HUB).items() - before) if warm else {}
+
+
 def find_zygote(args: Any, environment: dict[str, str]) -> Zygote | None:
     """Who can run a command as if it had started anew, if anyone can."""
-
-    def part(variables: dict[str, str], *starts: str) -> dict[str, str]:
-        at_run_time = "PYTHONHASHSEED PYTHONPATH PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE HF_TOKEN".split()
-        at_run_time.append("HF_XET_HIGH_PERFORMANCE")  # set by lm_eval as soon as it is imported
-        return {key: v for key, v in variables.items() if key.startswith(starts) and key not in at_run_time}
-
     if not warm or not isinstance(args, list) or len(args) < 2 or args[0] != sys.executable:
         return None
     is_script = not str(args[1]).startswith("-")
     if not is_script and args[1] not in ("-c", "-m"):
         return None
     kept = "PYTHON", "LC_", "LANG", "OMP_"
-    if part(environment, *kept) != part({key: v for key, v in _ENVIRONMENT.items() if key in environment}, *kept):
+    if _part(environment, *kept) != _part({key: v for key, v in _ENVIRONMENT.items() if key in environment}, *kept):
         return None
-    hub = "HF_", "HUGGING", "TRANSFORMERS_", "XDG_"
-    is_warm = part(environment, *hub) == part(_ENVIRONMENT, *hub)
+    is_warm = _part(environment, *HUB) == _part(_ENVIRONMENT, *HUB)
     seed, own = (variables.get("PYTHONHASHSEED", "random") for variables in (environment, _ENVIRONMENT))
     if seed == own:
         return warm if is_warm else cool

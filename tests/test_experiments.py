@@ -56,7 +56,7 @@ def test_function_vectors_from_data_to_table(tmp_path: Path, monkeypatch, capsys
 
 def test_task_encoders_are_compared_at_equal_steps(tmp_path: Path, monkeypatch, capsys) -> None:
     folder = EXAMPLES / "task-encoders"
-    few = ["sft.fit.steps=2", "sft.tasks=4"]
+    few = ["sft.fit.steps=2", "sft.tasks=4", "model.encoder_max_length=8"]
     few += ["tasks.0.arguments.validate={dev_seen: 1, dev_unseen: 1, dev_freeform: 1}"]
     few += ["tasks.0.arguments.per_group={field: 1}"]
     for encoder in ("pooled", "tokens"):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_smol_tasks import command, write_data
 
 from text2lora.nano import sample_record
 
@@ -119,3 +120,18 @@ seeded = random.Random(1)
 print([wording.describe(task, seeded) for task in list(TASKS.values())[::200]])
 """
     assert len(said(code, tmp_path)) == 1
+
+
+def test_task_files_of_smol_are_the_same(tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    program, *words = map(str, command(tmp_path / "data", "OUTPUT")[1:])
+    code = f"""
+import runpy
+folder = sys.argv[1]
+sys.argv = [{program!r}, *(folder if word == "OUTPUT" else word for word in {words!r})]
+sys.path.insert(0, str(Path({program!r}).parent))
+runpy.run_path({program!r}, run_name="__main__")
+show(folder)
+"""
+    (found,) = said(code, tmp_path)
+    assert "train.jsonl" in found

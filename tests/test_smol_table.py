@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, base_dir: Path, encoder_dir
     return folder
 
 
-def test_every_rival_gets_a_line(folder: Path) -> None:
+def test_every_rival_gets_a_line(folder: Path, forked: None) -> None:
     command = [sys.executable, TABLE, "--data", folder, "--checkpoint", folder / "checkpoint", "--examples", "2"]
     command += ["--multitask", folder / "multitask", "--oracles", folder / "oracles", "--output", folder / "results"]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)

@@ -31,6 +31,7 @@ HYPERNETWORK = [
     "sft.tasks=2",
     "sft.fit.steps=1",
 ]
+FIRST = [*HYPERNETWORK, "model.encoder_max_length=8"]
 
 
 pytestmark = pytest.mark.usefixtures("no_picture")
@@ -50,7 +51,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         for name in ORDER:
             settings = BASE if name == "nano-base-1" else MORE if name.startswith("nano-base-") else HYPERNETWORK
-            settings = {"nano-base": MORE, "nano-baselines": ["oracles=2", "fit.steps=1"]}.get(name, settings)
+            settings = {"nano-base": MORE, "nano-1": FIRST, "nano-baselines": ["oracles=2", "fit.steps=1"]}.get(
+                name, settings
+            )
             train(name, Path("runs"), settings, silent)
     return folder / "runs"
 

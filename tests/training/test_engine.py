@@ -41,7 +41,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> CompileCounterWithBackend:
 
 
 def test_a_compiled_base_follows_every_adapter(make_config, load_base, tokenizer, tmp_path, compiled) -> None:
-    config = make_config(("all-linear",))
+    config = make_config(("q_proj", "down_proj"))
     bases = [prepare(load_base(), tmp_path, compile=on) for on in (False, True)]
     injectors = [LoraInjector(base, config) for base in bases]
     examples = [("xyz" * (1 + i % 3), "ab") for i in range(6)]
