@@ -61,12 +61,7 @@ class Echo:
         return [Answer(request.turns[-1], request.turns[-1]) for request in requests]
 
 
-TRAINING = (
-    train_sft,
-    train_recon,
-    train_loras,
-    run_recipe,
-)  # in order: the workers of a run must collect the same tests
+TRAINING = (train_sft, train_recon, train_loras, run_recipe)  # a set has another order in each worker
 """What takes long when it is right: only what is refused is tried."""
 
 

@@ -16,6 +16,7 @@ from text2lora import LoraAdapter, Text2LoraModel
 from text2lora.base import find_packaged, packaged_model
 from text2lora.bundled import CHECKPOINTS
 from text2lora.export import export_gguf
+from text2lora.functions import call_many
 from text2lora.inference import as_turn, generate_answers
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -78,12 +79,11 @@ def test_the_sentence_decides_the_answer(t2l: Text2LoraModel) -> None:
         ("Write the price with a euro sign and two decimals, like €4.50.", "12 eur", "€12.00"),
     ]
     page = (Path(__file__).parents[1] / "docs/concepts/smol.md").read_text(encoding="utf-8")
-    for adapter, (description, text, answer) in zip(t2l.generate_lora([c[0] for c in cases]), cases, strict=True):
-        model = adapter.apply_to(t2l.load_base_model()).eval()
-        assert generate_answers(model, t2l.base_tokenizer, [text], 16) == [answer]
-        with model.disable_adapter():
-            assert generate_answers(model, t2l.base_tokenizer, [text], 8) != [answer]
-        assert f'| "{description}" | {text} | `{answer}` |' in page
+    texts, answers = [case[1] for case in cases], [case[2] for case in cases]
+    assert call_many([(t2l.function(do, max_new_tokens=16), text) for do, text, _ in cases]) == answers
+    of_base = generate_answers(t2l.load_base_model(), t2l.base_tokenizer, texts, 8)
+    assert all(base != answer for base, answer in zip(of_base, answers, strict=True))
+    assert all(f'| "{do}" | {text} | `{answer}` |' in page for do, text, answer in cases)
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     shown = [line for line in readme.splitlines() if line.startswith('| "')]
     assert shown
