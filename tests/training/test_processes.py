@@ -142,7 +142,7 @@ def test_the_command_resumes_after_either_of_its_processes_was_killed(
 
     def start(*arguments: object) -> subprocess.Popen:
         environment = os.environ | {"ACCELERATE_USE_CPU": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        return subprocess.Popen(
+        return forks.Popen(
             [sys.executable, *map(str, arguments)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
 
