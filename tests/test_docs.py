@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 from typer.testing import CliRunner
 from upstream_format import write_checkpoint
 
+import text2lora
 from text2lora import Text2LoraConfig
 from text2lora.bundled import CHECKPOINTS
 from text2lora.cli import app, terminal
@@ -291,6 +292,15 @@ def test_site_builds_strictly_and_asks_nobody_else_for_anything(tmp_path):
         loaded = re.findall(r"<(?:link|script|img|iframe|source)\b[^>]*?(?:href|src)=[\"']?(?:https?:)?//[^>]*>", text)
         assert [tag for tag in loaded if "canonical" not in tag] == [], page
     assert not list((tmp_path / "site").rglob("*.py"))
+
+
+def test_reference_shows_where_names_are_imported_from():
+    page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^::: (\S+)\n((?:    .*\n)*)", page, re.M)
+    short = {path.rpartition(".")[2] for path, options in blocks if "show_root_full_path: false" in options}
+    assert short == {path.rpartition(".")[2] for path, _ in blocks} & set(text2lora.__all__)
+    assert all("show_object_full_path: true" in text for _, text in blocks if "show_root_heading: false" in text)
+    assert "show_root_full_path: true" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 
 
 def test_links_between_pages_exist():
