@@ -122,6 +122,12 @@ def test_config_that_contradicts_itself_is_an_error(broken: tuple[Path, dict[str
         Text2LoraModel.from_pretrained(folder)
 
 
+def test_a_wrong_description_of_several_is_named(t2l) -> None:
+    for make in (t2l.generate_lora, t2l.novelty, t2l.encoder.encode):
+        with pytest.raises(InvalidDescriptionError, match=r"^description 2 of 2: a description must be a string"):
+            make(["x", 3])
+
+
 @pytest.mark.parametrize("name", ["nobody/has-this", "no/such/folder", "./nothing", "/nothing/here"])
 def test_unknown_checkpoint_is_one_line(name: str) -> None:
     with pytest.raises(CheckpointError, match=r"does not exist|is not in the cache|neither an existing") as caught:

@@ -116,6 +116,16 @@ def test_a_live_model_is_tuned_on_its_own_base(t2l, load_base) -> None:
         assert torch.allclose(model.state_dict()[key], expected.weights[key.replace(".default", "")], atol=1e-6)
 
 
+def test_examples_may_be_written_as_in_files(t2l, slowly) -> None:
+    written = [{"prompt": EXAMPLES[0][0], "answer": EXAMPLES[0][1]}, {"prompt": "x", "response": "yes", "answer": "y"}]
+    pairs = [EXAMPLES[0], ("x", "yes")]
+    assert same(t2l.generate_lora("the city", examples=written), t2l.generate_lora("the city", examples=pairs))
+
+
+def test_no_examples_leave_the_adapter_to_the_description(t2l) -> None:
+    assert "examples" not in t2l.generate_lora("the city", examples=[]).metadata
+
+
 def test_examples_alone_say_what_to_do(t2l) -> None:
     adapter = t2l.generate_lora(examples=EXAMPLES)
     assert "description" not in adapter.metadata
@@ -131,6 +141,8 @@ def test_examples_alone_say_what_to_do(t2l) -> None:
         ([("x", " ")], "example 1: the answer is empty"),
         ([("x", 3)], "example 1: the answer is int: expected a string"),
         ([("x", "half \ud800")], "example 1: the answer is not valid text"),
+        ([{"prompt": "x"}], "example 1: the answer is NoneType: expected a string"),
+        ([{"question": "x", "answer": "y"}], "example 1 is"),
         ([("x", "y")] * 65, "65 examples are too many: expected at most 64"),
     ],
 )
@@ -146,7 +158,7 @@ def test_examples_that_the_base_cannot_read_are_refused_before_tuning(t2l, load_
     long, answered = [("x", "y"), ("x" * 255, "y")], [("x" * 150, "y" * 150)]
     with pytest.raises(InvalidInputError, match=r"^example 2: the input has 257 tokens, but .* at most 254"):
         t2l.generate_adapter("the city", load_base(), examples=long)
-    with pytest.raises(InvalidInputError, match=r"^example 2 of description 3: the input has 257 tokens"):
+    with pytest.raises(InvalidInputError, match=r"^description 3 of 3: example 2: the input has 257 tokens"):
         t2l.generate_lora(["the city", "x", "y"], examples=[EXAMPLES, [], long])
     with pytest.raises(InvalidInputError, match=r"^example 1: the answer has 151 tokens, but .* leaves only 104 after"):
         t2l.function(examples=answered)

@@ -21,7 +21,7 @@ from text2lora.arguments import check_count, checked, load_options
 from text2lora.base import PACKAGED, packaged_model
 from text2lora.configuration import Text2LoraConfig, check_reading
 from text2lora.digest import config_values, digest, tokenizer_values
-from text2lora.errors import CheckpointError, InvalidArgumentError, InvalidDescriptionError, shown
+from text2lora.errors import CheckpointError, InvalidArgumentError, InvalidDescriptionError, about, shown
 from text2lora.files import check_path
 from text2lora.hub import HUB_OPTIONS, check_no_file, load_fault
 from text2lora.installation import install_command
@@ -68,7 +68,11 @@ def check_descriptions(descriptions: object) -> list[str]:
         raise InvalidDescriptionError(
             f"expected a list of descriptions, got {type(descriptions).__name__}: pass [description]"
         )
-    return [check_description(description) for description in descriptions]
+    given, found = list(descriptions), []
+    for number, description in enumerate(given, 1):
+        with about("description", number, len(given)):
+            found.append(check_description(description))
+    return found
 
 
 class TextEncoder:

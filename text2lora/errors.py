@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import reprlib
+from collections.abc import Iterator
 
 
 def shown(value: object) -> str:
@@ -15,6 +17,23 @@ class Text2LoraError(Exception):
 
     def __str__(self) -> str:
         return " ".join(super().__str__().split())
+
+
+@contextlib.contextmanager
+def about(what: str, number: int, count: int = 0) -> Iterator[None]:
+    """Lets an error of the block begin with which of several things it is about.
+
+    Args:
+        what: what they are, such as `example`.
+        number: which of them it is, from 1.
+        count: how many there are, which is shown, too; a single one needs no number. 0 shows the number alone.
+    """
+    try:
+        yield
+    except Text2LoraError as error:
+        if count == 1:
+            raise
+        raise type(error)(f"{what} {number}{f' of {count}' if count else ''}: {error}") from error
 
 
 class DescriptionWarning(UserWarning):

@@ -21,7 +21,7 @@ from text2lora.arguments import check_count, fits
 from text2lora.attach import fit_modules, input_device
 from text2lora.base import context_length
 from text2lora.confidence import carried_calibration, confidence
-from text2lora.errors import InvalidInputError, shown
+from text2lora.errors import InvalidInputError, about, shown
 from text2lora.inference import complete_ids
 from text2lora.injection import factors_of, inject_rows, stack_factors
 from text2lora.language import answer_logits, check_text, fit_answers, prompt_batch
@@ -251,12 +251,8 @@ def call_many(
     _check_flag(with_confidence)
     questions = []
     for number, (function, text) in enumerate(calls, 1):
-        try:
+        with about("text", number, len(calls)):
             questions.append(function._ask(text))
-        except InvalidInputError as error:
-            raise InvalidInputError(
-                f"text {number} of {len(calls)}: {error}" if len(calls) > 1 else str(error)
-            ) from error
     found: list[Answer] = _in_groups(
         questions, lambda q: id(q.function._runner), lambda qs: qs[0].function._runner.answer(qs, size)
     )

@@ -35,6 +35,7 @@ from text2lora.errors import (
     InvalidArgumentError,
     OutputError,
     Text2LoraError,
+    about,
     shown,
 )
 from text2lora.files import check_path, check_subfolder, first_line, make_readable
@@ -470,8 +471,8 @@ class Text2LoraModel(PreTrainedModel):
             task_emb: task embeddings [n, d], or token states [n, tokens, d], to use instead of the encoder's. Then
                 `description` is only noted in the metadata and may be None, and the result is a list.
             scale: the strength of the adapters; 1.0 is as trained (see `LoraAdapter.scaled`).
-            examples: 1 to 64 pairs of an input and its right answer. For a list of descriptions, a list of such lists;
-                an empty one leaves its adapter to the description.
+            examples: up to 64 pairs of an input and its right answer, or mappings with `prompt` and `answer`. An empty
+                list leaves the adapter to the description. For a list of descriptions, a list of such lists.
             on_step: called after each tuning step, with the number of steps taken and the maximum.
             base_model: a loaded base model to tune on, which stays as it is; None loads the checkpoint's own once.
 
@@ -520,7 +521,11 @@ class Text2LoraModel(PreTrainedModel):
             single = task_emb is None and _is_one(description)
             pairs = check_example_lists([examples] if single else examples, len(given))
         unsaid = task_emb is not None or (description is None and any(pairs))
-        return ["" if text is None and unsaid else check_description(text) for text in given], pairs
+        texts = []
+        for number, text in enumerate(given, 1):
+            with about("description", number, len(given)):
+                texts.append("" if text is None and unsaid else check_description(text))
+        return texts, pairs
 
     def _embed(self, texts: Sequence[str], examples: Sequence[Sequence[Pair]]) -> torch.Tensor:
         """The task embeddings of descriptions, or of the examples spelled out if there are no descriptions."""
@@ -677,7 +682,7 @@ class Text2LoraModel(PreTrainedModel):
             InvalidDescriptionError: see `generate_lora`.
         """
         single = isinstance(description, str) or not isinstance(description, Sequence)
-        texts = [check_description(text) for text in ([description] if single else description)]
+        texts = check_descriptions([description] if single else description)
         if (statistics := self.description_statistics) is None:
             return None
         if task_emb is None:

@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2lora.attach import input_device
-from text2lora.errors import InvalidInputError, shown
+from text2lora.errors import InvalidInputError, about, shown
 from text2lora.hypernetwork import HyperNetwork
 from text2lora.injection import LoraInjector
 from text2lora.language import AnswerBatch, answer_logits, check_text, count_matches, fit_answers, prompt_batch
@@ -30,8 +31,8 @@ from text2lora.lora import LoraWeights
 Pair = tuple[str, str]
 """An input and its right answer."""
 
-Examples = Sequence[Pair | Sequence[str]]
-"""Pairs, as tuples or lists."""
+Examples = Sequence[Pair | Sequence[str] | Mapping[str, str]]
+"""Pairs, as tuples, lists or `{"prompt": ..., "answer": ...}`."""
 
 OnStep = Callable[[int, int], None]
 """Receives the number of steps taken and the maximum."""
@@ -49,7 +50,6 @@ WORTH = 0.9
 FOLDS = 2
 """The number of parts that are left out in turn; more take longer and choose hardly better."""
 MAX_EXAMPLES = 64
-PARTS = ("input", "answer")
 TOKENS = 2048
 """Tokens that are read in one pass; a task that has more is read in a pass of its own."""
 NUMBERS = 2**27
@@ -102,12 +102,8 @@ def tuning_report(metadata: Mapping[str, str]) -> str | None:
     return f"{taken}: {before} left-out examples answered right before, {after} after" if before else taken
 
 
-def check_examples(examples: object, of: str = "") -> list[Pair]:
+def check_examples(examples: object) -> list[Pair]:
     """Examples as a list of pairs of texts.
-
-    Args:
-        examples: what was given.
-        of: what an error calls the task that they are of.
 
     Raises:
         InvalidInputError: they are not pairs of an input and an answer, or too many.
@@ -116,11 +112,13 @@ def check_examples(examples: object, of: str = "") -> list[Pair]:
         raise InvalidInputError(f"examples are {shown(examples)}: expected a list of pairs of an input and its answer")
     found: list[Pair] = []
     for number, example in enumerate(examples, 1):
-        name = f"example {number}{of}"
-        if not isinstance(example, list | tuple) or len(example) != 2:
-            raise InvalidInputError(f"{name} is {shown(example)}: expected a pair of an input and its answer")
-        given, answer = (check_text(text, f"{name}: the {what}") for text, what in zip(example, PARTS, strict=True))
-        found.append((given, answer.strip()))
+        pair: Any = example
+        if isinstance(example, Mapping) and "prompt" in example:  # as in files, see `training.task_files.read_tasks`
+            pair = example["prompt"], example.get("response", example.get("answer"))
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise InvalidInputError(f"example {number} is {shown(example)}: expected a pair of an input and its answer")
+        with about("example", number):
+            found.append((check_text(pair[0]), check_text(pair[1], "the answer").strip()))
     if len(found) > MAX_EXAMPLES:
         raise InvalidInputError(
             f"{len(found)} examples are too many: expected at most {MAX_EXAMPLES}; with more, train a LoRA with "
@@ -142,7 +140,11 @@ def check_example_lists(examples: object, count: int) -> list[list[Pair]]:
         raise InvalidInputError(
             f"examples are {shown(examples)}: expected a list of pairs for each of the {count} descriptions"
         )
-    return [check_examples([] if pairs is None else pairs, _of(row, lists)) for row, pairs in enumerate(lists)]
+    found = []
+    for number, pairs in enumerate(lists, 1):
+        with about("description", number, count):
+            found.append(check_examples([] if pairs is None else pairs))
+    return found
 
 
 def check_lengths(examples: Sequence[Sequence[Pair]], tokenizer: PreTrainedTokenizerBase, context: int | None) -> None:
@@ -156,17 +158,10 @@ def check_lengths(examples: Sequence[Sequence[Pair]], tokenizer: PreTrainedToken
     Raises:
         InvalidInputError: an input and its answer are too long.
     """
-    for row, pairs in enumerate(examples):
+    for row, pairs in enumerate(examples, 1):
         for number, (given, answer) in enumerate(pairs, 1):
-            try:
+            with about("description", row, len(examples)), about("example", number):
                 fit_answers(tokenizer, given, [answer], context)
-            except InvalidInputError as error:
-                raise InvalidInputError(f"example {number}{_of(row, examples)}: {error}") from error
-
-
-def _of(row: int, lists: Sequence[object]) -> str:
-    """Whose examples they are, in an error; examples of a single description need no name."""
-    return f" of description {row + 1}" if len(lists) > 1 else ""
 
 
 def spell_out(examples: Sequence[Pair]) -> str:
