@@ -7,9 +7,16 @@ import reprlib
 from collections.abc import Iterator
 
 
+class _Short(reprlib.Repr):
+    def repr_instance(self, x: object, level: int) -> str:
+        """An object whose own text has several lines, such as a model, is shown by its class."""
+        text = super().repr_instance(x, level)
+        return type(x).__name__ if "\n" in text else text
+
+
 def shown(value: object) -> str:
     """A value in an error message: one short line."""
-    return " ".join(reprlib.repr(value).split())[:100]
+    return " ".join(_Short().repr(value).split())[:100]
 
 
 class Text2LoraError(Exception):

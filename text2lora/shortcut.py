@@ -88,6 +88,11 @@ def function(
             f"adapter: got {'base with do or examples' if made else 'model with an adapter'}, pass "
             f"{'model' if made else 'base'} instead"
         )
+    if isinstance(model, Text2LoraModel):
+        raise InvalidArgumentError("model is a loaded Text2LoraModel: call its own function(...) instead")
+    if not isinstance(adapter, str | os.PathLike | LoraAdapter | None):
+        hint = "call its own function(...), or " if isinstance(adapter, Text2LoraModel) else ""
+        raise InvalidArgumentError(f"adapter is {shown(adapter)}: {hint}pass a folder, a Hub id or a LoraAdapter")
     if isinstance(adapter, LoraAdapter) and (subfolder or revision):
         given = shown("subfolder" if subfolder else "revision")
         raise InvalidArgumentError(f"{given} is of no use with a LoraAdapter, which is loaded already: leave it out")
