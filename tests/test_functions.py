@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import math
+import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -134,6 +136,16 @@ def test_a_sentence_becomes_a_function_in_one_call(checkpoint_dir, functions, tm
     made.adapter.save_pretrained(tmp_path / "mine")
     assert made("x") == text2lora.function(tmp_path / "mine", max_new_tokens=8)("x")
     assert "upper case the city" in repr(made)
+
+
+def test_a_copy_answers_alike_and_another_process_needs_the_adapter(functions, expected) -> None:
+    for made in (copy.copy(functions[0]), copy.deepcopy(functions[0])):
+        assert made is not functions[0]
+        assert made.many(TEXTS) == expected[0]
+    with pytest.raises(InvalidInputError, match=r"cannot be pickled.*text2lora\.function\(adapter\)"):
+        pickle.dumps(functions[0])
+    sent = pickle.loads(pickle.dumps(functions[0].adapter))
+    assert text2lora.function(sent, max_new_tokens=8).many(TEXTS) == expected[0]
 
 
 def test_functions_of_a_checkpoint_use_one_hypernetwork(checkpoint_dir, monkeypatch) -> None:
@@ -361,6 +373,19 @@ def test_other_wrong_calls_are_refused(functions, maker, make_model, base_dir) -
         text2lora.function(do="the price", base="smol")
     with pytest.raises(InvalidArgumentError, match="'revision' is of no use with a LoraAdapter"):
         text2lora.function(functions[0].adapter, revision="main")
+    with pytest.raises(InvalidArgumentError, match=r"^model is a loaded Text2LoraModel: call its own function\(...\)"):
+        text2lora.function(do="the price", model=maker)
+    with pytest.raises(InvalidArgumentError, match=r"^adapter is Text2LoraModel: call its own function"):
+        text2lora.function(maker)
+    adapted = functions[0].adapter.apply_to(AutoModelForCausalLM.from_pretrained(base_dir))
+    with pytest.raises(
+        InvalidArgumentError, match=r"^adapter is PeftModelForCausalLM: pass a folder, a Hub id or a Lo"
+    ):
+        text2lora.function(adapted)
+    with pytest.raises(CheckpointError, match=r"^PeftModelForCausalLM is not a path"):
+        LoraAdapter.from_pretrained(adapted)
+    with pytest.raises(InvalidArgumentError, match=r"^device is 'abacus', which cannot be used here"):
+        text2lora.function(do="the price", device="abacus")
     with pytest.raises(TypeError, match="unexpected keyword argument 'lables'"):
         text2lora.function(functions[0].adapter, lables=["yes", "no"])
     weights = {key: torch.ones(4, 5) if "_A" in key else torch.ones(5, 4) for key in functions[0].adapter.weights}

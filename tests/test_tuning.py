@@ -129,7 +129,9 @@ def test_no_examples_leave_the_adapter_to_the_description(t2l) -> None:
 def test_examples_alone_say_what_to_do(t2l) -> None:
     adapter = t2l.generate_lora(examples=EXAMPLES)
     assert "description" not in adapter.metadata
-    assert t2l.function(examples=EXAMPLES).adapter.metadata["examples"] == "3"
+    function = t2l.function(examples=EXAMPLES)
+    assert function.adapter.metadata["examples"] == "3"
+    assert repr(function) == "Function(from 3 examples)"
 
 
 @pytest.mark.parametrize(

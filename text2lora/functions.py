@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import operator
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal, NoReturn, Self, overload
 from weakref import WeakValueDictionary
 
 import torch
@@ -198,8 +199,28 @@ class Function:
         self._ask(text)
 
     def __repr__(self) -> str:
-        about = self.adapter.metadata.get("description") or self.adapter.spec.base_model_name_or_path
-        return f"Function({about!r}{f', labels={list(self.labels)}' if self.labels else ''})"
+        noted = self.adapter.metadata
+        made = repr(noted.get("description") or self.adapter.spec.base_model_name_or_path)
+        if "description" not in noted and (count := noted.get("examples")):
+            made = f"from {count} example{'s' * (count != '1')}"
+        return f"Function({made}{f', labels={list(self.labels)}' if self.labels else ''})"
+
+    def __copy__(self) -> Self:
+        made = object.__new__(type(self))
+        vars(made).update(vars(self))
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy uses the same base model, as all functions do."""
+        made = copy.copy(self)
+        made.adapter = copy.deepcopy(self.adapter, memo)
+        return made
+
+    def __reduce__(self) -> NoReturn:
+        raise InvalidInputError(
+            "a function cannot be pickled, because its base model stays in this process: send fn.adapter, and call "
+            "text2lora.function(adapter) in the other process"
+        )
 
     def _ask(self, text: str) -> Question:
         """A text as the base model reads it."""
