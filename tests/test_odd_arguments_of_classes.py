@@ -181,7 +181,7 @@ def class_rows(world: World, server: str) -> dict[str, Row]:
         "training.tasks.Task": Row(
             Task,
             {"name": "one", "descriptions": ["do"], "examples": [example], "held_out_descriptions": ["make"],
-             "held_out_examples": [example]},
+             "held_out_examples": [example], "weight": 2},
             lambda made: not (made.descriptions and made.examples) or drawn(TaskSet([made])),
         ),
         "training.tasks.TaskExample": Row(

@@ -260,6 +260,23 @@ def test_most_draws_lack_the_definition() -> None:
         assert len({prompt for prompt, _ in draw.examples}) == 3
 
 
+def test_tasks_are_drawn_by_their_weights(tmp_path: Path) -> None:
+    rows = [
+        {"name": n, "descriptions": [n], "examples": [["a", n]], "weight": w} for n, w in (("one", 1), ("three", 3))
+    ]
+    file = tmp_path / "tasks.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks = read_tasks(file)
+    assert [task_to_dict(task).get("weight") for task in tasks] == [None, 3]
+    rng = random.Random(0)
+    drawn = [TaskSet(tasks).draw(rng, 1).description for _ in range(400)]
+    assert 0.7 < sum(drawn) / len(drawn) < 0.8
+    for wrong in (0, "often", 1.5):
+        file.write_text(json.dumps(rows[0] | {"weight": wrong}))
+        with pytest.raises(TaskError, match="weight"):
+            read_tasks(file)
+
+
 def test_a_long_prompt_loses_its_middle_and_never_its_response(tokenizer) -> None:
     whole = prompt_batch(tokenizer, [("a" * 30 + "b" * 30, "cccc")])
     cut = prompt_batch(tokenizer, [("a" * 30 + "b" * 30, "cccc")], max_length=20)

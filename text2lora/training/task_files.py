@@ -30,9 +30,9 @@ def read_tasks(path: Path, described: bool = True) -> list[Task]:
     """Read tasks from a YAML or JSON lines file, or from a folder of them.
 
     A task is a mapping with `name` (default: the file's name), `descriptions` and `examples`, and optionally
-    `held_out_descriptions`, `held_out_examples` and `definition`. An example is a mapping with `prompt` (or chat
-    `messages`) and `response`, or a list of the two. `answer` is the part of the response that counts; it may replace
-    the response. Instead of a list, `examples` may be the name of a JSON lines file next to the task's file.
+    `held_out_descriptions`, `held_out_examples`, `definition` and `weight`. An example is a mapping with `prompt` (or
+    chat `messages`) and `response`, or a list of the two. `answer` is the part of the response that counts; it may
+    replace the response. Instead of a list, `examples` may be the name of a JSON lines file next to the task's file.
 
     A YAML file holds one task. A JSON lines file holds one task on each line, or one task's examples.
 
@@ -118,7 +118,7 @@ def locate(name: str, folder: Path) -> Path:
 
 
 def _task(content: object, path: Path, place: str, described: bool) -> Task:
-    keys = ("name", "descriptions", "held_out_descriptions", "definition", "examples", "held_out_examples")
+    keys = ("name", "descriptions", "held_out_descriptions", "definition", "examples", "held_out_examples", "weight")
     where = f"{path}, {place}" if place != path.stem else str(path)
     needed = ["descriptions", "examples"] if described else ["examples"]
     if not isinstance(content, dict) or not set(needed) <= content.keys():
@@ -140,7 +140,7 @@ def _task(content: object, path: Path, place: str, described: bool) -> Task:
     shown, held_out = examples("examples"), examples("held_out_examples")
     if not shown or (described and not texts[0]):
         raise TaskError(f"{where} has no {'descriptions' if shown else 'examples'}: expected at least one")
-    return Task(name, texts[0], shown, texts[1], held_out)
+    return Task(name, texts[0], shown, texts[1], held_out, content.get("weight", 1))
 
 
 def check_wordings(given: object, where: str, key: str) -> list[str]:
@@ -195,5 +195,7 @@ def task_to_dict(task: Task) -> dict[str, Any]:
         found["held_out_descriptions"] = task.held_out_descriptions
     if same and definitions != {""}:
         found["definition"] = definitions.pop()
+    if task.weight != 1:
+        found["weight"] = task.weight
     found["examples"] = rows(task.examples)
     return found | ({"held_out_examples": rows(task.held_out_examples)} if task.held_out_examples else {})

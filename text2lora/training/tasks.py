@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import re
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 from text2lora.arguments import check_count, checked, checked_class
 from text2lora.errors import TaskError, TrainingError, shown
@@ -66,6 +68,7 @@ class Task:
         examples: Prompts and responses.
         held_out_descriptions: The wordings for validation.
         held_out_examples: The examples for validation; if there are none, some of `examples` are kept back.
+        weight: How many times as often as a task of weight 1 this one is drawn.
     """
 
     name: str
@@ -73,6 +76,11 @@ class Task:
     examples: list[TaskExample]
     held_out_descriptions: list[str] = field(default_factory=list)
     held_out_examples: list[TaskExample] = field(default_factory=list)
+    weight: int = 1
+
+    def __post_init__(self) -> None:
+        if self.weight < 1:
+            raise TaskError(f"the weight of {self.name!r} is {self.weight}: expected 1 or more")
 
 
 @settings
@@ -108,7 +116,7 @@ class TaskSet:
     """Tasks to train on; a `TaskSource`.
 
     Attributes:
-        tasks: The tasks, which are drawn equally often.
+        tasks: The tasks, which are drawn in proportion to their weights.
         definition_dropout: The share of draws whose prompts omit the task's definition, so that the adapter must
             convey it.
     """
@@ -131,12 +139,13 @@ class TaskSet:
         for task in self.tasks:
             starts.append(starts[-1] + len(task.descriptions))
         self._starts = starts
+        self._ends = list(accumulate(task.weight for task in self.tasks))
 
     @checked(TaskError)
     def draw(self, rng: random.Random, examples: int) -> TaskDraw:
         """Draw a task, one of its descriptions, and examples; no example repeats if there are enough."""
         check_count(examples, "examples")
-        number = rng.randrange(len(self.tasks))
+        number = bisect(self._ends, rng.randrange(self._ends[-1]))
         task = self.tasks[number]
         row = self._starts[number] + rng.randrange(len(task.descriptions))
         chosen = (
