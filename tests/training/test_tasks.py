@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,19 @@ def test_as_many_tasks_are_validated_as_asked_and_the_others_keep_everything() -
     assert sum(task == whole[task.name] for task in train) == 2
     prompts = {example.prompt for task in train for example in task.examples}
     assert not any(prompts & {prompt for prompt, _ in probe.examples} for found in splits.values() for probe in found)
+
+
+def test_a_task_with_few_examples_limits_validation_and_is_named() -> None:
+    tasks = [*make_tasks(2), replace(make_tasks(1, examples=6)[0], name="poor", descriptions=["poor"])]
+    said: list[str] = []
+    _, splits = split_tasks(tasks, SplitConfig(examples=5), said.append)
+    assert {len(probe.examples) for probes in splits.values() for probe in probes} == {3}
+    assert said == ["validating with 3 examples a task instead of 5: 'poor' can spare no more"]
+    chosen = SplitConfig(examples=5, tasks=1, unseen_tasks=["task0"], seed=1)
+    _, splits = split_tasks(tasks, chosen, said.append)
+    assert {probe.description for probes in splits.values() for probe in probes}.isdisjoint(tasks[2].descriptions)
+    assert {len(probe.examples) for probes in splits.values() for probe in probes} == {5}
+    assert len(said) == 1
 
 
 def test_training_keeps_a_wording_of_every_task() -> None:

@@ -90,8 +90,8 @@ class SplitConfig:
     Attributes:
         unseen_tasks: How many whole tasks to keep, or their names.
         held_out_descriptions: The share of a task's descriptions to keep, if it has several and holds out none itself.
-        examples: The number of unseen examples per task; at most those held out, or half of a task's examples if it
-            holds out none.
+        examples: The number of unseen examples per task. All validated tasks have the same number: at most as many as
+            the task with the fewest holds out, or half of its examples if it holds out none.
         wordings: The maximum number of descriptions to validate per task and split.
         tasks: The maximum number of trained tasks to validate, drawn at random; 0 for all. The other tasks keep back
             only what they hold out themselves.
@@ -158,8 +158,10 @@ class TaskSet:
 
 
 @checked(TrainingError)
-def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task], dict[str, list[Probe]]]:
-    """Take out what is kept for validation.
+def split_tasks(
+    tasks: Sequence[Task], config: SplitConfig, report: Callable[[str], None] = print
+) -> tuple[list[Task], dict[str, list[Probe]]]:
+    """Take out what is kept for validation, and report if a task has too few examples for it.
 
     Returns:
         The tasks as training sees them, and the probes of each validation split: `unseen_examples` of trained tasks
@@ -177,10 +179,13 @@ def split_tasks(tasks: Sequence[Task], config: SplitConfig) -> tuple[list[Task],
     splits: dict[str, list[Probe]] = {"unseen_examples": [], "unseen_descriptions": [], "unseen_tasks": []}
     if poor := [task.name for task in tasks if len(task.examples) < 2 and not task.held_out_examples]:
         raise TaskError(f"the task {poor[0]!r} has a single example: expected one to train on and one to validate on")
-    # the same number for all tasks, so that they have equal weight
-    count = min(config.examples, *(len(task.held_out_examples) or len(task.examples) // 2 for task in tasks))
     trained = sorted(set(names) - unseen)
     validated = set(rng.sample(trained, min(config.tasks or len(trained), len(trained)))) | unseen
+    # the same number for all tasks, so that they have equal weight
+    room = {task.name: len(task.held_out_examples) or len(task.examples) // 2 for task in tasks}
+    poorest = min((name for name in names if name in validated), key=lambda name: room[name])
+    if (count := min(config.examples, room[poorest])) < config.examples:
+        report(f"validating with {count} examples a task instead of {config.examples}: {poorest!r} can spare no more")
     for task in tasks:
         if task.name not in validated:
             train.append(task)
