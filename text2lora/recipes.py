@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -45,8 +46,15 @@ def find_recipe(name: str) -> Path:
     for path in (FOLDER / f"{name}.yaml", Path(name)):
         if path.is_file():
             return path
-    known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
-    raise TrainingError(f"no recipe {name!r}: expected a YAML file or one of {known}")
+    bundled, here = sorted(path.stem for path in FOLDER.glob("*.yaml")), Path(name)
+    if here.is_dir():
+        inside = sorted(here.glob("*.yaml"))
+        raise TrainingError(f"{name} is a folder: expected a YAML file{f', such as {inside[0]}' if inside else ''}")
+    near = difflib.get_close_matches(name, [*bundled, *map(str, sorted(here.parent.glob("*.y*ml")))], 1, 0.75)
+    hint = f"did you mean {near[0]!r}? Otherwise " if near else ""
+    raise TrainingError(
+        f"the recipe {name!r} does not exist: {hint}expected a YAML file or one of {', '.join(bundled)}"
+    )
 
 
 @checked(TrainingError)
@@ -118,8 +126,8 @@ def _check_resumption(target: Path, recipe: type, settings: dict[str, Any], resu
     states, path = find_states(target), target / RECIPE_NAME
     if states and not resume:
         raise TrainingError(
-            f"{target} holds an unfinished run ({states[-1].name}): resume it, choose another folder, or replace it "
-            "with --force (force=True)"
+            f"{target} holds an unfinished run ({states[-1].name}): continue it with --resume (resume=True), choose "
+            "another folder, or replace it with --force (force=True)"
         )
     if not resume or not (states or path.exists()):
         return

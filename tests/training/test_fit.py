@@ -270,13 +270,14 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, killed_at: int) -> Non
 
 
 @pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGTERM, signal.SIGTERM]])
-def test_ctrl_c_and_sigterm_save_and_say_where(tmp_path: Path, signals: list[signal.Signals]) -> None:
+def test_ctrl_c_and_sigterm_save_and_say_how_to_go_on(tmp_path: Path, signals: list[signal.Signals]) -> None:
     """A scheduler sends SIGTERM to all processes, so that one gets another from its launcher."""
     usual = signal.getsignal(signal.SIGTERM)
     run = noisy()["run"]
     whole = run(tmp_path / "whole")
-    with pytest.raises(TrainingInterrupted, match=r"stopped at step 4 of 12, saved to .*step-00000004\.pt"):
+    with pytest.raises(TrainingInterrupted, match=r"stopped at step 4 of 12 and saved: continue .*--resume"):
         run(tmp_path / "stopped", after_step=lambda step: step == 3 and [*map(signal.raise_signal, signals)])
+    assert (tmp_path / "stopped/state/step-00000004.pt").is_file()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) is usual
     resumed = run(tmp_path / "stopped", resume=True)
@@ -292,7 +293,7 @@ def test_an_unfinished_run_is_not_thrown_away(tmp_path: Path) -> None:
     run = noisy()["run"]
     with pytest.raises(RuntimeError, match="power cut"):
         run(tmp_path, after_step=stop_at_six)
-    with pytest.raises(TrainingError, match=r"holds an unfinished run \(step-00000006\.pt\): resume it"):
+    with pytest.raises(TrainingError, match=r"unfinished run \(step-00000006\.pt\): continue it with resume=True"):
         run(tmp_path)
     with pytest.raises(TrainingError, match=r"made with other settings: steps 12 \(now 13\)"):
         run(tmp_path, resume=True, steps=13)

@@ -84,8 +84,10 @@ def main() -> None:
         if not (fault or isinstance(error, Text2LoraError | OSError)):
             raise
         line = re.sub(r" \(\w+=True\)", "", fault or " ".join(str(error).split()))  # for Python, beside the option
-        err.print(f"[bold red]Error:[/] {escape(line)}", highlight=False)
-        sys.exit(130 if isinstance(error, TrainingInterrupted) else 1)
+        stopped = isinstance(error, TrainingInterrupted)  # which is no fault
+        told = escape(line[0].upper() + line[1:]) if stopped else f"[bold red]Error:[/] {escape(line)}"
+        err.print(told, highlight=False)
+        sys.exit(130 if stopped else 1)
 
 
 def _is_interrupt(error: BaseException | None) -> bool:

@@ -29,7 +29,6 @@ from text2lora.training.state import (
     remove_states,
     save_best,
     save_state,
-    state_path,
 )
 
 if TYPE_CHECKING:
@@ -157,11 +156,13 @@ def fit(
             if validate and (last or (config.eval_every and run.step % config.eval_every == 0)):
                 journal.validation(run.step, fitting.validate(validate))
             if not last and (stop or (save_every and run.step % save_every == 0)):
-                saved = fitting.save(journal.seconds)
+                fitting.save(journal.seconds)
                 if stop:
                     wait_for_all(accelerator)  # a launcher stops all processes when the first one exits
                     done = f"{run.step} of {config.steps}"
-                    raise TrainingInterrupted(f"stopped at step {done}, saved to {saved}: resume it")
+                    raise TrainingInterrupted(
+                        f"stopped at step {done} and saved: continue with the same command and --resume (resume=True)"
+                    )
     _finish(fitting, save, accelerator)
     return dict(run.figures)
 
@@ -208,12 +209,11 @@ class _Fitting:
                 save_best(self.output_dir, self.module)
         return figures
 
-    def save(self, seconds: float) -> Path:
-        """Save the state, and return its path."""
+    def save(self, seconds: float) -> None:
+        """Save the state, in the first process."""
         self.run.seconds = seconds
-        if not self.main:
-            return state_path(self.output_dir, self.run.step)
-        return save_state(self.output_dir, self.run, self.module, self.optimizers, self.config.keep)
+        if self.main:
+            save_state(self.output_dir, self.run, self.module, self.optimizers, self.config.keep)
 
 
 def wait_for_all(accelerator: Accelerator | None) -> None:
@@ -277,8 +277,8 @@ def _begin(
             metrics.write_text("")
     elif not resume:
         raise TrainingError(
-            f"{output_dir} holds an unfinished run ({path.name}): resume it, choose another folder, or delete "
-            f"{output_dir / FOLDER}"
+            f"{output_dir} holds an unfinished run ({path.name}): continue it with resume=True, choose another folder, "
+            f"or delete {output_dir / FOLDER}"
         )
     else:
         run = load_state(path, module, optimizers)

@@ -50,7 +50,7 @@ def state_path(output_dir: Path, step: int) -> Path:
 
 def save_state(
     output_dir: Path, state: RunState, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], keep: int = 1
-) -> Path:
+) -> None:
     """Write the state atomically, then remove all but the newest `keep`.
 
     Raises:
@@ -62,7 +62,6 @@ def save_state(
     _write(parts, path)
     for old in sorted(path.parent.glob("step-*.pt"))[:-keep]:
         old.unlink()
-    return path
 
 
 def find_state(output_dir: Path) -> Path | None:
