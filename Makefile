@@ -45,8 +45,8 @@ docs: $(DOCS_STAMP)  ## build the documentation into site/
 # glibc gives large blocks back to the system at once; keeping them makes a step twice as fast
 nano: export MALLOC_MMAP_THRESHOLD_ = 8589934592
 nano: export MALLOC_TRIM_THRESHOLD_ = 17179869184
-nano: $(STAMP)  ## retrain the bundled nano model
-	$(BIN)/python examples/nano/train.py
+nano: $(STAMP)  ## retrain the bundled nano model; again, to continue after an interruption
+	$(BIN)/python examples/nano/train.py --resume
 	$(BIN)/python examples/nano/bundle.py runs
 	$(BIN)/python examples/nano/confidence.py --write text2lora/nano/checkpoint
 

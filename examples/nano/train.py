@@ -115,10 +115,16 @@ OWN_KINDS: dict[str, Kind] = {
 
 
 def train(
-    name: str, output: Path, overrides: Sequence[str] = (), report: Report = print, resume: bool = False
-) -> Path:  # fmt: skip
+    name: str,
+    output: Path,
+    overrides: Sequence[str] = (),
+    report: Report = print,
+    resume: bool = False,
+    force: bool = False,
+) -> Path:
     """Run the recipe of that name; the folder with the result."""
-    return run_recipe(str(HERE / "recipes" / f"{name}.yaml"), output, list(overrides), report, resume, OWN_KINDS)
+    path = HERE / "recipes" / f"{name}.yaml"
+    return run_recipe(str(path), output, list(overrides), report, resume, OWN_KINDS, force)
 
 
 if __name__ == "__main__":
@@ -126,7 +132,8 @@ if __name__ == "__main__":
     parser.add_argument("recipes", nargs="*", default=ORDER, help="names of recipes; all of them by default")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting")
     parser.add_argument("--output", "-o", type=Path, default=Path("runs"))
-    parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run; a finished one stays")
+    parser.add_argument("--force", action="store_true", help="start again where there is a run already")
     options = parser.parse_args()
     for recipe in options.recipes:
-        train(recipe, options.output, options.set, resume=options.resume)
+        train(recipe, options.output, options.set, resume=options.resume, force=options.force)
