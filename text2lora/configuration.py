@@ -201,11 +201,8 @@ class Text2LoraConfig(PreTrainedConfig):
         known = [field.name for field in dataclasses.fields(cls) if field.name not in derived]
         if unknown := [name for name in kwargs if name not in known]:
             near = difflib.get_close_matches(unknown[0], known, 1)
-            hint = f": did you mean {near[0]!r}?" if near else ""
-            why = (
-                "is derived from the base model" if unknown[0] in derived else f"is not an attribute of a config{hint}"
-            )
-            raise CheckpointError(f"{unknown[0]!r} {why}: leave it out")
+            why = "is derived from the base model" if unknown[0] in derived else "is not an attribute of a config"
+            raise CheckpointError(f"{unknown[0]!r} {why}: {f'did you mean {near[0]!r}?' if near else 'leave it out'}")
         for attribute in dataclasses.fields(cls):
             if attribute.type is float and isinstance(kwargs.get(attribute.name), int):  # 16 in a recipe is 16.0
                 kwargs[attribute.name] = float(kwargs[attribute.name])

@@ -42,6 +42,9 @@ def test_overrides_win_and_may_be_new(recipe: Path) -> None:
     [
         (["sft.fit.stpes=1"], r"recipe.fit has no setting 'stpes': did you mean 'steps'\?"),
         (["sft.zzzzzz=1"], "recipe has no setting 'zzzzzz': expected some of tasks, examples"),
+        (["sft.steps=5"], "recipe has no setting 'steps': did you mean 'fit.steps'"),
+        (["sft.conditions=[matched, shufled]"], "'shufled' is wrong, did you mean 'shuffled'.* expected list of"),
+        (["sft.weighting=tokens"], "weighting is 'tokens': did you mean 'token'.* expected 'token' or 'answer'"),
         (["sft.tasks=many"], "recipe.tasks is 'many': expected int"),
         (["sft.tasks=true"], "recipe.tasks is True: expected int"),
         (["sft.tasks=1.5"], "recipe.tasks is 1.5: expected int"),

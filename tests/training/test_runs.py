@@ -83,7 +83,7 @@ def test_a_scheduler_stops_a_run_that_then_goes_on(tmp_path: Path, forked: None)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=600)[1]
     assert process.returncode == 130, said
-    assert re.search(r"stopped at step \d+ of 20, saved to", " ".join(said.split()))
+    assert re.search(r"(?<!Error: )Stopped at step \d+ of 20 and saved: continue .* --resume$", " ".join(said.split()))
     done = CliRunner().invoke(app, [*command, "--resume"])
     assert done.exit_code == 0, done.output
     steps = [row["step"] for row in map(json.loads, metrics.read_text().splitlines()) if "loss" in row]
@@ -225,6 +225,10 @@ def test_an_offset_that_does_not_fit_is_refused(lora_run: Path) -> None:
         (["sft.engine.trackers=[moon]"], "trackers are"),
         (["sft.fitt.steps=1"], "has no setting 'fitt': did you mean 'fit'"),
         (["sft.max_length=2"], r"max_length is 2: 0 examples of the task '.*' have a response of 1 tokens or fewer"),
+        (["model.lora_r=0"], r"recipe\.model\.lora_r is 0: expected 1 or more"),
+        (["model.lora_r=x"], r"Field 'recipe\.model\.lora_r' expected int, got str"),
+        (["model.lorar=4"], r"'recipe\.model\.lorar' is not an attribute of a config: did you mean 'lora_r'\?$"),
+        (["model.lora_r=0", "tasks.0.path=nowhere"], "lora_r is 0"),  # before the tasks are read
         (["definition_dropout=9"], "definition_dropout is 9.0: expected a share"),
     ],
 )
@@ -236,8 +240,21 @@ def test_what_is_wrong_with_a_recipe_is_said(tmp_path: Path, settings: list[str]
 def test_unknown_kinds_and_recipes_are_named(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["train", str(TEN_TASKS / "recipe.yaml"), "--set", "kind=dpo", "-o", str(tmp_path)])
     assert "is of kind 'dpo': expected one of sft, recon, lora" in str(done.exception)
-    with pytest.raises(TrainingError, match=r"no recipe 'qwen'.*qwen3-4b"):
+    with pytest.raises(TrainingError, match=r"the recipe 'qwen' does not exist: expected .*qwen3-4b"):
         run_recipe("qwen", tmp_path, [], silent)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("qwen3-0.6", "does not exist: did you mean 'qwen3-0.6b'?"),
+        (str(TEN_TASKS / "recipe.yml"), f"does not exist: did you mean '{TEN_TASKS / 'recipe.yaml'}'?"),
+        (str(TEN_TASKS), f"is a folder: expected a YAML file, such as {TEN_TASKS / 'oracles.yaml'}"),
+    ],
+)
+def test_a_mistyped_recipe_is_told_the_nearest_one(tmp_path: Path, name: str, told: str) -> None:
+    with pytest.raises(TrainingError, match=re.escape(told)):
+        run_recipe(name, tmp_path, [], silent)
 
 
 @pytest.mark.parametrize("names", [("C++", "C#"), ("task_1", "Task 1"), ("same", "same")])

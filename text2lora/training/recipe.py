@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import math
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, dataclass_transform
@@ -98,13 +98,22 @@ def settings(cls: type[T]) -> type[T]:
             reason = str(error.__cause__)
             if not isinstance(error.__cause__, ValueError):  # a wrong type, or none of the choices
                 choices = _expected(hints[name])
-                reason = f"expected {choices}"
+                reason = f"{_nearest(value, hints[name])}expected {choices}"
                 if isinstance(value, bool) and ("str" in choices or "'" in choices):  # read from YAML
                     reason += " (`yes`, `no`, `on` and `off` need quotes)"
             raise TrainingError(f"{name} is {shown(value)}: {reason}") from error
 
     checked.__setattr__ = __setattr__
     return typing.cast("type[T]", checked)
+
+
+def _nearest(value: object, hint: Any) -> str:
+    """A hint at the choice that is spelled like the value, or like the first wrong one of a list."""
+    inner = typing.get_args(hint)
+    if isinstance(value, list) and inner:
+        return next((f"{each!r} is wrong, {near}" for each in value if (near := _nearest(each, inner[0]))), "")
+    near = difflib.get_close_matches(str(value), [choice for choice in inner if isinstance(choice, str)], 1, 0.5)
+    return f"did you mean {near[0]!r}? Otherwise " if near and value not in inner else ""
 
 
 def _expected(hint: Any) -> str:
@@ -121,6 +130,14 @@ def _expected(hint: Any) -> str:
     return str(getattr(hint, "__name__", hint))
 
 
+def _paths(kind: type, before: str = "") -> Iterator[str]:
+    """The dotted names of all settings."""
+    for name, hint in typing.get_type_hints(kind).items():
+        yield before + name
+        if dataclasses.is_dataclass(hint):
+            yield from _paths(typing.cast(type, hint), f"{before}{name}.")
+
+
 def parse(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
     """Build a (nested) `settings` class from a mapping.
 
@@ -133,7 +150,8 @@ def parse(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
     values: dict[str, Any] = {}
     for key, value in data.items():
         if key not in hints:
-            near = difflib.get_close_matches(str(key), list(hints), 1, 0.4)
+            near = [path for path in _paths(kind) if path.rpartition(".")[2] == key]
+            near = near or difflib.get_close_matches(str(key), list(hints), 1, 0.4)
             hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(hints)}"
             raise TrainingError(f"{where} has no setting {key!r}: {hint}")
         if dataclasses.is_dataclass(hints[key]):

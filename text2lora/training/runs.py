@@ -11,13 +11,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from text2lora.adapter import LoraAdapter
 from text2lora.base import load_base
 from text2lora.configuration import Text2LoraConfig
 from text2lora.digest import digest
-from text2lora.errors import InvalidInputError, MissingExtraError, TrainingError
+from text2lora.errors import CheckpointError, InvalidInputError, MissingExtraError, TrainingError
 from text2lora.files import write_atomically
 from text2lora.hub import MARKERS
 from text2lora.language import Example, answer_form
@@ -216,7 +223,7 @@ def prepare_tasks(
                     "the task out"
                 )
         kept.append(replace(task, examples=examples, held_out_examples=held_out_examples))
-    train, splits = split_tasks(kept, split)
+    train, splits = split_tasks(kept, split, report)
     held_out = [example for probes in splits.values() for probe in probes for example in probe.examples]
     train = decontaminate(train, held_out, report)
     counts = ", ".join(f"{len(probes)} for {name}" for name, probes in splits.items())
@@ -251,8 +258,18 @@ def run_sft(recipe: SftRecipe, target: Path, report: Report, resume: bool, folde
     """Run a recipe of kind `sft`; paths are relative to `folder`."""
     if recipe.start_from and (recipe.model or recipe.offset_from):
         raise TrainingError("start_from continues a checkpoint as it is: leave out `model` and `offset_from`")
+    sft, names = recipe.sft, [""]
+
+    def make_config() -> Text2LoraConfig:
+        """Make the config of a new model."""
+        base = load_base(AutoConfig, recipe.base.name, recipe.base.revision)
+        settings = {"base_model_name_or_path": recipe.base.name, "base_model_revision": recipe.base.revision or None}
+        settings |= recipe.model | (one_hot_settings(names) if recipe.one_hot else {})
+        return config_of_recipe(base, recipe.target_modules, settings)
+
+    if not recipe.start_from:
+        make_config()  # to find errors before anything large is loaded
     tasks = load_sources(recipe.tasks, folder)
-    sft, settings = recipe.sft, dict(recipe.model)
     base, tokenizer = load_base_of_recipe(recipe.base)
     offset = LoraAdapter.from_pretrained(locate(recipe.offset_from, folder)) if recipe.offset_from else None
     weights = base.state_dict() | (offset.weights if offset else {})
@@ -266,7 +283,7 @@ def run_sft(recipe: SftRecipe, target: Path, report: Report, resume: bool, folde
         source = TaskSet(train, recipe.definition_dropout)
         if recipe.one_hot:
             probes.pop("unseen_tasks", None)
-            settings |= one_hot_settings([task.name for task in train])
+            names = [task.name for task in train]
     else:
         if recipe.one_hot:
             raise TrainingError("one_hot needs tasks from files, data sets or a list: this source draws its own")
@@ -277,14 +294,29 @@ def run_sft(recipe: SftRecipe, target: Path, report: Report, resume: bool, folde
     if recipe.start_from:
         model = Text2LoraModel.from_pretrained(str(locate(recipe.start_from, folder)), dtype=torch.float32)
     else:
-        names = {"base_model_name_or_path": recipe.base.name, "base_model_revision": recipe.base.revision or None}
-        config = Text2LoraConfig.from_base_config(base.config, recipe.target_modules, **names | settings)
-        model = Text2LoraModel(config)
+        model = Text2LoraModel(make_config())
         if offset:
             set_offset(model, offset, recipe.train_offset)
     cache = target / "descriptions.safetensors"
     train_sft(model, base, tokenizer, source, sft, target, probes, report, cache, resume, recipe)
     cache.unlink(missing_ok=True)
+
+
+def config_of_recipe(base: PreTrainedConfig, modules: Sequence[str], settings: Mapping[str, Any]) -> Text2LoraConfig:
+    """The config of a new model.
+
+    Raises:
+        TrainingError: the settings, which a recipe has under `model`, cannot be used.
+        CheckpointError: the modules cannot be used.
+    """
+    try:
+        return Text2LoraConfig.from_base_config(base, modules, **settings)
+    except CheckpointError as error:
+        if found := re.match(r"(?:Field )?'?(\w+)", str(error)):
+            at = found.start(1)
+            if found[1] in settings:
+                raise TrainingError(f"{str(error)[:at]}recipe.model.{str(error)[at:]}") from error
+        raise
 
 
 def one_hot_settings(names: list[str]) -> dict[str, Any]:
@@ -325,15 +357,8 @@ def set_offset(model: Text2LoraModel, adapter: LoraAdapter, trained: bool = True
 
 def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, folder: Path) -> None:
     """Run a recipe of kind `lora`; it writes PEFT folders named after the tasks, or one named `multitask`."""
-    tasks = load_sources(recipe.tasks, folder)
-    if not isinstance(tasks, list):
-        raise TrainingError("LoRAs need a list of tasks: a Python source must return a list of `Task`")
-    folders = _folders([task.name for task in tasks] if recipe.per_task else ["multitask"], target)
-    base, tokenizer = load_base_of_recipe(recipe.base)
-    check_inputs(target, resume, tasks, base.state_dict())
-    train, _ = prepare_tasks(tasks, recipe.split, tokenizer, recipe.max_length, report)
     config = Text2LoraConfig.from_base_config(
-        base.config,
+        load_base(AutoConfig, recipe.base.name, recipe.base.revision),
         recipe.target_modules,
         base_model_name_or_path=recipe.base.name,
         base_model_revision=recipe.base.revision or None,
@@ -341,6 +366,13 @@ def run_lora(recipe: LoraRecipe, target: Path, report: Report, resume: bool, fol
         lora_alpha=recipe.lora_alpha,
         use_rslora=recipe.use_rslora,
     )
+    tasks = load_sources(recipe.tasks, folder)
+    if not isinstance(tasks, list):
+        raise TrainingError("LoRAs need a list of tasks: a Python source must return a list of `Task`")
+    folders = _folders([task.name for task in tasks] if recipe.per_task else ["multitask"], target)
+    base, tokenizer = load_base_of_recipe(recipe.base)
+    check_inputs(target, resume, tasks, base.state_dict())
+    train, _ = prepare_tasks(tasks, recipe.split, tokenizer, recipe.max_length, report)
     size = recipe.at_once if recipe.per_task else len(train)
     groups = [train[i : i + size] for i in range(0, len(train), size)]
     for number, group in enumerate(groups):
@@ -448,7 +480,7 @@ def run_recon(recipe: ReconRecipe, target: Path, report: Report, resume: bool, f
             "offset": True,
         }
         settings |= recipe.model | (one_hot_settings(names) if recipe.one_hot else {})
-        return Text2LoraConfig.from_base_config(base, first.spec.module_names, **settings)
+        return config_of_recipe(base, first.spec.module_names, settings)
 
     library, config = load_library(entries, make_config)
     weights = {f"{name} {i}": factor for name, factors in library.weights.items() for i, factor in enumerate(factors)}
