@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx2
 import huggingface_hub
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from text2lora import CheckpointError, LoraAdapter, Text2LoraModel, TextEncoder, base, base_model_path
-from text2lora.base import PACKAGED, PackagedModel, base_source, find_packaged, load_base, packaged_model
+from text2lora import CheckpointError, LoraAdapter, Text2LoraConfig, Text2LoraModel, TextEncoder, base, base_model_path
+from text2lora.base import (
+    PACKAGED,
+    PackagedModel,
+    base_source,
+    find_packaged,
+    load_base,
+    load_base_with_tokenizer,
+    packaged_model,
+)
+from text2lora.bundled import BASE_OF, CHECKPOINTS
 from text2lora.evaluation.backends import TransformersBackend
+from text2lora.names import absolute_name
 from text2lora.training.runs import BaseSpec
 from text2lora.training.runs import load_base_of_recipe as run_base
 
@@ -36,17 +48,48 @@ def smol() -> Path:
 def test_built_in_bases_have_a_path() -> None:
     assert base_source("nano") == base_model_path("nano")
     assert base_source("some/model") == "some/model"
-    with pytest.raises(CheckpointError, match="no built-in base model 'micro': expected one of nano"):
+    assert base_model_path("smol") == base_source("smol") == base_source(SMOL)
+    with pytest.raises(CheckpointError, match="no built-in base model 'micro': expected one of nano, smol"):
         base_model_path("micro")
+
+
+def test_a_checkpoint_that_ships_with_the_package_stands_for_its_base(make_model, smol: Path) -> None:
+    for checkpoint, config in ((name, Text2LoraConfig.from_pretrained(path)) for name, path in CHECKPOINTS.items()):
+        assert config.base_model_name_or_path == BASE_OF[checkpoint] == absolute_name(checkpoint)
+    assert load_base(AutoConfig, "smol").name_or_path == str(smol)
+    assert make_model().generate_lora("the city").spec.base("smol") == (SMOL, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("nanoo", "there is no such folder, and .* cannot be reached for nanoo: did you mean 'nano'"),
+        ("moon/moon", "there is no such folder, and .* cannot be reached for moon/moon: check the network"),
+        ("./moon", "cannot be loaded: ./moon does not exist"),
+    ],
+)
+def test_a_base_that_is_not_there_is_looked_for_once(monkeypatch, name: str, told: str) -> None:
+    asked = []
+
+    def unreachable(*args: object, **kwargs: object) -> None:
+        asked.append(args)
+        raise httpx2.ConnectError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub, "resolve_revision", unreachable)
+    with pytest.raises(CheckpointError, match=told):
+        load_base_with_tokenizer(name)
+    assert len(asked) == (name != "./moon")
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 
 
 def test_a_checkpoint_or_an_adapter_is_no_base(checkpoint_dir: Path, make_model, tmp_path: Path) -> None:
-    make_model().generate_lora("the city").save_pretrained(tmp_path / "mine")
-    for name, what in (("smol", "a checkpoint"), (checkpoint_dir, "a checkpoint"), (tmp_path / "mine", "an adapter")):
-        with pytest.raises(CheckpointError, match=f"{name} is {what}, not a base model: .* which `t2l info {name}`"):
+    made = make_model().generate_lora("the city")
+    made.save_pretrained(tmp_path / "mine")
+    of = re.escape(str(made.spec.base_model_name_or_path))
+    for name, what in ((checkpoint_dir, "a checkpoint"), (tmp_path / "mine", "an adapter")):
+        with pytest.raises(CheckpointError, match=f"{name} is {what}, not a base model: .* that it is for, {of}"):
             load_base(AutoTokenizer, str(name))
 
 

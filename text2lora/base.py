@@ -6,19 +6,21 @@ reach a package registry but not the Hub; those packages are found by their path
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from text2lora.arguments import load_options
-from text2lora.bundled import BASES, CHECKPOINTS, DEFAULT
+from text2lora.bundled import BASE_OF, BASES, DEFAULT
 from text2lora.errors import CheckpointError, InvalidArgumentError, shown
 from text2lora.files import atomic_folder
-from text2lora.hub import MARKERS, check_no_file, is_checkpoint, load_fault
-from text2lora.names import resolve_name
+from text2lora.hub import HUB_OPTIONS, MARKERS, find_commit, is_checkpoint, load_fault
+from text2lora.names import is_local, resolve_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -125,6 +127,7 @@ def _unpacked(file: Path, name: str) -> Path:
 
 def base_source(name: str) -> str:
     """What transformers loads a base from: the folder of a built-in or packaged model, or the name as it is."""
+    name = BASE_OF.get(name, name)
     return str(packaged_model(name) or resolve_name(name, BASES))
 
 
@@ -133,12 +136,21 @@ def context_length(model: PreTrainedModel) -> int | None:
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def _in_its_place(folder: Path) -> str | None:
-    """What is in a folder in place of a base model."""
+def _check_is_base(folder: Path, name: str) -> None:
+    """Refuse a checkpoint or an adapter, and name its base model."""
+    checkpoint, adapter = (folder / MARKERS[kind] for kind in ("checkpoint", "adapter"))
     if is_checkpoint(folder):
-        return "a checkpoint"
-    alone = not (folder / MARKERS["checkpoint"]).is_file()
-    return "an adapter" if alone and (folder / MARKERS["adapter"]).is_file() else None
+        what = "a checkpoint"
+    elif adapter.is_file() and not checkpoint.is_file():
+        what = "an adapter"
+    else:
+        return
+    base = None
+    for file in (checkpoint, adapter):  # the reference's checkpoints say so in the latter
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            base = base or json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    of = base or f"which `t2l info {name}` shows"
+    raise CheckpointError(f"{name} is {what}, not a base model: pass the one that it is for, {of}")
 
 
 def load_base(auto_class: Any, name: str | None, revision: str | None = None, **kwargs: Any) -> Any:
@@ -156,24 +168,26 @@ def load_base(auto_class: Any, name: str | None, revision: str | None = None, **
     """
     if not name:
         raise CheckpointError("no base model is named: pass a base model (a folder or a Hub id)")
-    folder = resolve_name(name, CHECKPOINTS | BASES)
-    check_no_file(folder)
-    if os.path.isdir(folder) and (what := _in_its_place(Path(folder))):
-        raise CheckpointError(
-            f"{name} is {what}, not a base model: pass the one that it is for, which `t2l info {name}` shows"
-        )
+    source = base_source(name)
+    if os.path.isdir(source):
+        _check_is_base(Path(source), name)
+    else:  # once, where transformers asks an unreachable Hub for one file after another
+        hub = {option: kwargs[option] for option in HUB_OPTIONS if option in kwargs}
+        try:
+            revision = find_commit(source, revision, **hub)
+        except CheckpointError as error:
+            here = "" if is_local(source) else "there is no such folder, and "
+            raise CheckpointError(f"the base model {name!r} cannot be loaded: {here}{error}") from error
     options = {"revision": revision or "main", "trust_remote_code": False} | kwargs
     try:
         with load_options(options):
-            return auto_class.from_pretrained(base_source(name), **options)
+            return auto_class.from_pretrained(source, **options)
     except InvalidArgumentError:
         raise
     except Exception as error:  # which depends on what is wrong with a file, an option or a package
         reason = load_fault(error, name, revision)
         hint = "install what it needs, or pass" if isinstance(error, ImportError) else "pass"
-        raise CheckpointError(
-            f"the base model {name!r} cannot be loaded ({reason}): {hint} another base model"
-        ) from error
+        raise CheckpointError(f"the base model {name!r} cannot be loaded ({reason}): {hint} another one") from error
 
 
 def load_base_with_tokenizer(
@@ -205,11 +219,14 @@ def load_base_with_tokenizer(
 
 
 def base_model_path(name: str = DEFAULT) -> str:
-    """The folder of a base model that ships with the package, for `AutoModelForCausalLM.from_pretrained`.
+    """What `AutoModelForCausalLM.from_pretrained` loads the base model of `nano` or `smol` from.
+
+    Returns:
+        A folder; for `smol`, the Hub id of its base if that is to be loaded from the Hub.
 
     Raises:
-        CheckpointError: no base model of that name ships with the package.
+        CheckpointError: no checkpoint of that name ships with the package.
     """
-    if not isinstance(name, str) or name not in BASES:
-        raise CheckpointError(f"no built-in base model {shown(name)}: expected one of {', '.join(BASES)}")
-    return str(BASES[name])
+    if not isinstance(name, str) or name not in BASE_OF:
+        raise CheckpointError(f"no built-in base model {shown(name)}: expected one of {', '.join(BASE_OF)}")
+    return base_source(name)

@@ -77,16 +77,9 @@ class Source:
             return cls(name, inside, revision, hub)
         if name in CHECKPOINTS:
             raise CheckpointError(_no_adapter(name))
-        check_no_file(name)
-        if is_local(name):
-            raise CheckpointError(f"{name} does not exist: {_did_you_mean(name)}pass a folder or a Hub id")
-        if "/" not in name:
+        if "/" not in name and not (is_local(name) or os.path.isfile(name)):
             raise CheckpointError(_no_name(name))
-        import huggingface_hub
-
-        with hub_errors(name, revision):
-            commit = patiently(lambda: huggingface_hub.resolve_revision(name, revision=revision, **hub))
-        return cls(name, inside, commit, hub)
+        return cls(name, inside, find_commit(name, revision, **hub), hub)
 
     @property
     def commit(self) -> str | None:
@@ -145,6 +138,26 @@ class Source:
 
         subfolder = self.subfolder or None
         return Path(hf_hub_download(str(self.path), name, subfolder=subfolder, revision=self.revision, **self.hub))
+
+
+def find_commit(name: str, revision: str | None = None, **hub: Any) -> ResolvedRevision:
+    """The commit of a Hub repository that a revision points to now.
+
+    Args:
+        name: a Hub id, or something else that was given in place of one and that is not a folder.
+        revision: a branch, tag or commit; None is the default branch.
+        **hub: options for the Hub: `token`, `cache_dir`, `local_files_only`.
+
+    Raises:
+        CheckpointError: there is no such repository or revision, or it cannot be reached and is not in the cache.
+    """
+    check_no_file(name)
+    if is_local(name):
+        raise CheckpointError(f"{name} does not exist: {_did_you_mean(name)}pass a folder or a Hub id")
+    import huggingface_hub
+
+    with hub_errors(name, revision):
+        return patiently(lambda: huggingface_hub.resolve_revision(name, revision=revision, **hub))
 
 
 @contextlib.contextmanager

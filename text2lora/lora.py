@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from text2lora.arguments import checked_class
+from text2lora.bundled import BASE_OF
 from text2lora.configuration import Text2LoraConfig, find_unplain
 from text2lora.errors import CheckpointError, InvalidArgumentError, shown
 from text2lora.files import check_model_name
@@ -73,7 +74,10 @@ class LoraSpec:
         Args:
             other: a folder or a Hub id, to use instead.
         """
-        return (self.base_model_name_or_path, self.revision) if other is None else (check_model_name(other), None)
+        if other is None:
+            return self.base_model_name_or_path, self.revision
+        name = check_model_name(other)
+        return BASE_OF.get(name, name), None
 
     def to_peft(self) -> LoraConfig:
         """The `peft.LoraConfig`, for inference."""

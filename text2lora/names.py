@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from text2lora.bundled import BASES, CHECKPOINTS
+from text2lora.bundled import BASE_OF, BASES, CHECKPOINTS
 
 
 def library_version() -> str:
@@ -73,7 +73,7 @@ def public_name(name: str) -> str:
 
 def absolute_name(name: str) -> str:
     """A name that means the same wherever it is read: a folder's absolute path; any other name is not changed."""
-    return os.path.abspath(name) if name not in BASES and os.path.isdir(name) else name
+    return os.path.abspath(name) if name not in BASE_OF and os.path.isdir(name) else BASE_OF.get(name, name)
 
 
 def distinct_names(names: Sequence[str], taken: Sequence[str] = (), whole: bool = True) -> list[str]:

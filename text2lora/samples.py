@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from text2lora.bundled import BASE_OF
 from text2lora.nano import KINDS, sample_record
 
 
@@ -58,7 +59,7 @@ SMOL = Samples(
     "wrong.",
     single=True,
 )
-BY_BASE = {"nano": NANO, "HuggingFaceTB/SmolLM2-135M-Instruct": SMOL}
+BY_BASE = {"nano": NANO, BASE_OF["smol"]: SMOL}
 """By the name of the base model, for the bases of the bundled checkpoints."""
 
 

@@ -57,7 +57,7 @@ def chat(
     with err.status("loading the base model"):
         model, tokenizer = load_base_with_tokenizer(*lora.spec.base(base), opt.parse_device(device))
         pair = Pair(lora, lora.scaled(scale).apply_to(model), tokenizer, scale, max_new_tokens)
-    known = BY_BASE.get(base or lora.spec.base_model_name_or_path or "")
+    known = BY_BASE.get(lora.spec.base(base)[0] or "")
     pair.remembers = not fresh and not (known and known.single) and keeps_turns(tokenizer)
     live = out.is_terminal and not as_json
     if live:

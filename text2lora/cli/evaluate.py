@@ -79,7 +79,7 @@ PushResults = Annotated[
 
 
 def evaluate(
-    model: Annotated[str, typer.Option("--model", "-m", help="Base model: `nano`, a folder or a Hub id.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Base model: `nano`, `smol`, a folder or a Hub id.")],
     tasks: Tasks,
     adapter: Adapters = None,
     subfolder: Subfolders = None,

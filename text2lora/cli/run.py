@@ -145,7 +145,7 @@ def _show_side_by_side(
     from text2lora.samples import BY_BASE
 
     show(answer_table([{"input": i, "base": b, "adapter": a} for i, b, a in zip(inputs, before, after, strict=True)]))
-    known = BY_BASE.get(base or function.adapter.spec.base_model_name_or_path or "")
+    known = BY_BASE.get(function.adapter.spec.base(base)[0] or "")
     if known:
         out.print(f"[dim]{escape(f'{known.reads} {known.note}')}[/]", highlight=False)
 
