@@ -198,8 +198,8 @@ def rows(world: World) -> dict[str, Row]:
         "Function.scores": Row(function.scores, {"text": ["two words"], "batch_size": 2}, are_probabilities),
         "function": Row(
             lambda **arguments: answers_of(text2lora.function, **arguments),
-            {"adapter": None, "do": "the city", "examples": None, "model": world.checkpoint, "subfolder": None,
-             "base": None, "device": "cpu"} | from_hub | answers,
+            {"adapter": None, "do": "the city", "examples": None, "on_step": None, "model": world.checkpoint,
+             "subfolder": None, "base": None, "device": "cpu"} | from_hub | answers,
             is_text,
         ),
         "Text2LoraModel.function": Row(

@@ -20,7 +20,7 @@ from text2lora.functions import Function, Runner, check_settings
 from text2lora.modeling import Text2LoraModel
 
 if TYPE_CHECKING:
-    from text2lora.tuning import Examples
+    from text2lora.tuning import Examples, OnStep
 
 _MODELS: WeakValueDictionary[tuple[str, ...], Text2LoraModel] = WeakValueDictionary()
 _MAKERS: WeakKeyDictionary[Function, Text2LoraModel] = WeakKeyDictionary()
@@ -32,6 +32,7 @@ def function(
     *,
     do: str | None = None,
     examples: Examples | None = None,
+    on_step: OnStep | None = None,
     model: str | os.PathLike[str] | None = None,
     subfolder: str | None = None,
     base: str | os.PathLike[str] | None = None,
@@ -61,6 +62,7 @@ def function(
         adapter: a folder or Hub id with an adapter, or a `LoraAdapter`.
         do: what the function should do, in plain words, instead of an adapter.
         examples: pairs of an input and its right answer, beside `do` or instead of it; see `generate_lora`.
+        on_step: see `generate_lora`.
         model: the checkpoint that makes the adapter for `do`: `nano` (None), `smol`, a folder or a Hub id.
         subfolder: the folder of the adapter or checkpoint inside the given folder or repository.
         base: the base model of an adapter: a folder or Hub id; None uses the one that the adapter names.
@@ -101,7 +103,7 @@ def function(
     options: dict[str, Any] = {"labels": labels, "max_new_tokens": max_new_tokens, "stop": stop}
     hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     if made:
-        options["examples"] = examples
+        options |= {"examples": examples, "on_step": on_step}
         name = check_model_name(DEFAULT if model is None else model)
         maker = _checkpoint(name, check_subfolder(subfolder), device, {"revision": revision, **hub})
         made_function = maker.function(do, **options)
