@@ -235,6 +235,8 @@ def test_where_nothing_can_be_written_is_an_output_error(name: str, tmp_path: Pa
 def test_modelfile_names_base_and_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_modelfile(tmp_path / "my city.gguf", "llama3.1:8b-instruct-fp16")
     assert path == tmp_path / "my city.Modelfile"
+    page = (Path(__file__).parents[2] / "docs/how-to/edge.md").read_text(encoding="utf-8")
+    assert path.read_text().replace("my city", "city-upper") in page
     lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
     assert lines == ["FROM llama3.1:8b-instruct-fp16", "ADAPTER ./my city.gguf"]
     monkeypatch.chdir(tmp_path)
