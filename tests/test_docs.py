@@ -140,6 +140,19 @@ def test_quick_commands_run(page, tmp_path, monkeypatch):
                 run_command(line)
 
 
+def test_pages_can_be_followed_one_after_the_other():
+    """No two of them make an adapter of the same name, which the second would refuse."""
+    lines = [
+        line
+        for page in PAGES
+        for _, code in FENCE.findall(page.read_text(encoding="utf-8"))
+        for line in command_lines(code)
+    ]
+    names = [found[1] for line in lines if (found := re.match(r"t2l make \".* (?:--output|-o) ([\w-]+)", line))]
+    assert len(names) > 10
+    assert sorted(set(names)) == sorted(names)
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "yaml")], ids=lambda p: p.name)
 def test_recipes_and_tasks_are_understood(page, tmp_path):
     for code in blocks(page, "yaml"):
