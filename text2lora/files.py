@@ -247,7 +247,7 @@ def check_output(target: Path, names: Iterable[str], what: str = "an earlier rep
     Raises:
         OutputError: the target is a file, contains something else, or its parent cannot be written.
     """
-    if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
+    if not replace and target.is_dir() and any(target.iterdir()):
         raise OutputError(f"{target} exists: choose another folder, or replace {what} with --force (force=True)")
     check_contents(target, names, what)
     with contextlib.suppress(_TriedOut), atomic_folder(target):
@@ -411,7 +411,9 @@ def parse_yaml(text: str, wrong: str, kind: type[Text2LoraError]) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # the second from dates that no calendar has
-        raise kind(f"{wrong} ({error})") from error
+        mark = getattr(error, "problem_mark", None)
+        reason = f"line {mark.line + 1}: {getattr(error, 'problem', None) or 'no YAML'}" if mark else str(error)
+        raise kind(f"{wrong} ({reason})") from error
 
 
 def read_json_lines(path: Path, kind: type[Text2LoraError] = TaskError) -> list[Any]:
@@ -426,5 +428,5 @@ def read_json_lines(path: Path, kind: type[Text2LoraError] = TaskError) -> list[
             try:
                 values.append(json.loads(line))
             except (ValueError, RecursionError) as error:
-                raise kind(f"{path}, line {number} is not JSON ({error})") from error
+                raise kind(f"{path} line {number} is not JSON ({error})") from error
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
@@ -39,6 +40,10 @@ KEPT = {
     "use_cache",
 }
 """Fields of a generation config that change no greedy answer, or that are given with every call."""
+
+
+LOOP = re.compile(r"(?s)((?!\d)(?:(?<!\w)|(?=\W)).{1,40}?)\1{3,}.*")
+"""The same words four times, and what follows: base models that do not know a task often do not stop."""
 
 
 def greedy_settings() -> dict[str, Any]:
@@ -215,6 +220,11 @@ class _Pieces(TextStreamer):
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Pass on text that no further token changes."""
         self.on_text(text)
+
+
+def without_loop(answer: str) -> str:
+    """An answer to show beside others, cut where it repeats the same again and again."""
+    return LOOP.sub(lambda found: 3 * found[1] + "…", answer)
 
 
 class Batch(TypedDict):

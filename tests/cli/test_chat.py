@@ -136,7 +136,7 @@ def test_commands_work_in_a_pipe(say) -> None:
     assert [(row["input"], row["scale"]) for row in rows] == [("x", 1.0), ("x", 0.0), ("/x", 0.0)]
     assert rows[0]["adapter"] != rows[0]["base"]
     assert rows[1]["adapter"] == rows[1]["base"]
-    for told in ("cannot be -1", "scale 0", "is forgotten", "/help shows this", "Unknown command /dance"):
+    for told in ("cannot be -1", "scale 0", "on its own already", "/help shows this", "Unknown command /dance"):
         assert told in result.err
 
 

@@ -220,6 +220,7 @@ def test_errors_are_one_line_and_leave_nothing_behind(
         ["make", "a", "--dtype", "int3"],
         ["make", "a", "--private"],
         ["make", "a", "--scale", "big"],
+        ["push", "city"],
     ],
 )
 def test_wrong_calls_exit_with_two(t2l_command, tmp_path: Path, args: list[str]) -> None:
@@ -297,7 +298,7 @@ def test_several_descriptions_make_several_adapters(t2l_command, checkpoint_dir:
     ]
     again = t2l_command("make", "the city", "upper case", "lower case", "-m", checkpoint_dir, "-o", "out")
     assert again.code == 0, again.err
-    assert "1 adapters in out, 2 existed already" in again.err
+    assert again.err.startswith("1 adapters in out, 2 existed already")
     assert [LoraAdapter.from_pretrained(folder).metadata["description"] for folder in again.out.split()] == [
         "upper case",
         "lower case",
@@ -306,6 +307,10 @@ def test_several_descriptions_make_several_adapters(t2l_command, checkpoint_dir:
     assert len(list((tmp_path / "out").iterdir())) == 3
     forced = t2l_command("make", "lower case", "upper case", "-m", checkpoint_dir, "-o", "out", "--force", "--json")
     assert [row["skipped"] for row in json.loads(forced.out)] == [False, False]
+    inside = t2l_command("make", "--file", "tasks.txt", "-m", checkpoint_dir, "-o", rows[0]["path"])
+    assert inside.err == f"Error: {rows[0]['path']} is an adapter: choose another folder with --output"
+    one = t2l_command("make", "the city", "-m", checkpoint_dir, "-o", "tasks.txt")
+    assert one.err == "Error: tasks.txt is a file: choose another folder"
 
 
 def test_shards_of_a_file_are_made_apart(t2l_command, checkpoint_dir: Path, tmp_path: Path) -> None:

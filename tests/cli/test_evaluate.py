@@ -34,14 +34,16 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_terminal_gets_a_table_and_no_markdown(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "0", "COLUMNS": "80"}.items():
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_terminal_gets_a_table_and_no_markdown(tasks: Path, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    for name, value in {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "0", "COLUMNS": str(columns)}.items():
         monkeypatch.setenv(name, value)
     result = t2l("eval", "-m", "nano", "-t", "mine.jsonl", "--limit", 2, "--shots", 0, "--device", "cpu")
     assert result.exit_code == 0, result.output
-    assert "accuracy, 95 % interval" in " ".join(result.stdout.split())
+    assert "accuracy, 95 %" in " ".join(result.stdout.split())
     assert "|--" not in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert max(map(len, result.stdout.splitlines())) <= columns
+    assert re.search(r"\(\d\.\d+ to \d\.\d+\)", result.stdout)
 
 
 def test_figures_are_shown_though_they_cannot_be_written(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,9 @@ import pytest
 
 import text2lora
 from text2lora import LoraAdapter, Text2LoraModel
+from text2lora.cli.adapters import answer_table
 from text2lora.cli.run import _windows
+from text2lora.inference import without_loop
 
 OPTIONS = ("--max-new-tokens", 6)
 
@@ -114,6 +116,26 @@ def test_a_pipe_beside_inputs_is_not_ignored_in_silence(t2l_command, answer, mon
         monkeypatch.setattr(sys, "stdin", nothing)
         assert t2l_command("run", "mine", "x", *OPTIONS) == (0, result.out, "")
     assert result.out == one_line(answer("x")) + "\n"
+
+
+def test_an_adapter_that_is_read_as_an_input_is_told(t2l_command, mine, checkpoint_dir: Path) -> None:
+    result = t2l_command("run", "--do", "the city", "mine", "x", "-m", checkpoint_dir, *OPTIONS)
+    assert result.err == "mine is read as an input: to use this adapter, leave out --do"
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("Oo, no, no, no, no, no, no", "Oo, no, no, no…"),
+        ("1\n\n2\n\n2\n\n2\n\n2", "1\n\n2\n\n2\n\n2…"),
+        ("It ships to Oslo.", "It ships to Oslo."),
+        ("100000000", "100000000"),
+    ],
+)
+def test_a_base_that_repeats_itself_is_cut_beside_an_adapter(answer: str, told: str) -> None:
+    assert without_loop(answer) == told
+    _, base, adapter = answer_table([{"input": "x", "base": answer, "adapter": answer}]).columns
+    assert [*base.cells, *adapter.cells] == [f"[dim]{told}[/]", f"[bold green]{answer}[/]"]
 
 
 def test_bytes_that_are_no_text_are_told(pipe, answer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,12 @@ def test_mistakes_are_named(recipe: Path, settings: list[str], message: str) -> 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "cannot be read"), ("a: 2024-13-45", "cannot be read"), ("- a", "is not a mapping"), ("", "mapping")],
+    [
+        ("b: 1\na: [", r"cannot be read \(line 2: expected the node content"),
+        ("a: 2024-13-45", "cannot be read"),
+        ("- a", "is not a mapping"),
+        ("", "mapping"),
+    ],
 )
 def test_files_that_are_no_recipe_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)

@@ -41,7 +41,7 @@ def make_tasks(count: int = 5, examples: int = 12) -> list[Task]:
 
 def test_lines_of_any_depth_are_refused_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"name": "a", "descriptions": ' + "[" * 100_000)
-    with pytest.raises(TaskError, match=r"t\.jsonl, line 1 is not JSON"):
+    with pytest.raises(TaskError, match=r"t\.jsonl line 1 is not JSON"):
         read_tasks(tmp_path)
     (tmp_path / "d.jsonl").write_text("[" * 100_000)
     with pytest.raises(InvalidDescriptionError, match=r"d\.jsonl line 1 is not a JSON object"):

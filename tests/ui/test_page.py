@@ -283,7 +283,7 @@ def test_errors_are_shown_and_junk_is_warned_of(visit):
     tab(page, "Compare")
     page.fill("#wording-2 textarea, #wording-2 input", "")
     page.click("#compare")
-    sync_api.expect(page.locator("#compare-note .error")).to_contain_text("1 descriptions to compare")
+    sync_api.expect(page.locator("#compare-note .error")).to_contain_text("ill in at least two descriptions")
 
 
 def test_what_is_typed_is_shown_as_text(visit):

@@ -55,6 +55,12 @@ def test_chat_answers_as_peft_does_and_as_the_base_does(engine):
     assert before != after
 
 
+def test_a_base_that_repeats_itself_is_not_waited_for(chatty, monkeypatch):
+    assert len(list(chatty._stream([None], [[]], "hello"))) > 1
+    monkeypatch.setattr("text2lora.ui.service.without_loop", lambda text: "")
+    assert len(list(chatty._stream([None], [[]], "hello"))) == 1
+
+
 def test_a_description_is_read_once(engine, monkeypatch):
     encode, read = engine.model.encoder.encode, []
     monkeypatch.setattr(engine.model.encoder, "encode", lambda texts: read.append(list(texts)) or encode(texts))
@@ -179,8 +185,8 @@ def test_compare_shows_answers_and_how_alike_the_adapters_are(engine):
         (lambda e: e.make([" "]), InvalidDescriptionError, "empty"),
         (lambda e: e.make(["x" * 1001]), InvalidDescriptionError, "1,001 characters: expected 1,000 at most"),
         (lambda e: e.make(["\0"]), InvalidDescriptionError, "control characters"),
-        (lambda e: last(e.compare([CITY], RECORD)), InvalidInputError, "1 descriptions to compare"),
-        (lambda e: last(e.compare([CITY] * 5, RECORD)), InvalidInputError, "expected 2 to 4"),
+        (lambda e: last(e.compare([CITY], RECORD)), InvalidInputError, "fill in at least two descriptions"),
+        (lambda e: last(e.compare([CITY] * 5, RECORD)), InvalidInputError, "expected at most 4"),
         (lambda e: last(e.compare([CITY] * 2, "")), InvalidInputError, "empty"),
         (lambda e: last(e.chat(e.make([CITY])[0].adapter, (), "\n")), InvalidInputError, "empty"),
         (lambda e: last(e.chat(e.make([CITY])[0].adapter, (), "y" * 4001)), InvalidInputError, "4,000 at most"),

@@ -33,11 +33,12 @@ from text2lora.names import resolve_name
 
 def answer_table(rows: list[dict[str, str]], header: bool = True) -> FoldedTable:
     """Inputs with the answers of base and adapter side by side."""
+    from text2lora.inference import without_loop
+
     table = FoldedTable("input", "base", "adapter", show_lines=True, show_header=header)
     for row in rows:
-        table.add_row(
-            escape(row["input"]), f"[dim]{escape(row['base'])}[/]", f"[bold green]{escape(row['adapter'])}[/]"
-        )
+        base, adapter = escape(without_loop(row["base"])), escape(row["adapter"])
+        table.add_row(escape(row["input"]), f"[dim]{base}[/]", f"[bold green]{adapter}[/]")
     return table
 
 

@@ -187,7 +187,8 @@ def _obey(pair: Pair, line: str) -> None:
     command, *values = line.split()
     if command == "/reset":
         pair.reset()
-        err.print("[dim]The conversation is forgotten.[/]")
+        told = "The conversation is forgotten." if pair.remembers else "Each line is answered on its own already."
+        err.print(f"[dim]{told}[/]")
     elif command == "/help":
         err.print(f"[dim]{HELP}; to send a line that starts with /, put a space before it[/]", highlight=False)
     elif command == "/scale" and len(values) < 2:
@@ -222,8 +223,10 @@ def _show_live(pair: Pair, line: str) -> dict[str, str]:
 
 
 def _table(answers: dict[str, str], scale: float) -> FoldedTable:
+    from text2lora.inference import without_loop
+
     table = FoldedTable(box=box.SIMPLE, expand=True)
     table.add_column("base", ratio=1)
     table.add_column("adapter" if scale == 1 else f"adapter, scale {scale:g}", ratio=1)
-    table.add_row(f"[dim]{escape(answers['base'])}[/]", f"[bold green]{escape(answers['adapter'])}[/]")
+    table.add_row(f"[dim]{escape(without_loop(answers['base']))}[/]", f"[bold green]{escape(answers['adapter'])}[/]")
     return table

@@ -67,6 +67,8 @@ def compare(
 
 
 def _show(found: Comparison) -> None:
+    from text2lora.inference import without_loop
+
     for number, wording in enumerate(found.wordings, 1):
         say(f"[bold]{number}[/] {escape(wording.description or '')}")
         if wording.novelty and wording.novelty.warning:
@@ -75,7 +77,11 @@ def _show(found: Comparison) -> None:
     columns = [("base", found.base), *zip(numbers, found.wordings, strict=True)]
     table = FoldedTable("", *(name for name, _ in columns), show_lines=True)
     for i, text in enumerate(found.prompts):
-        table.add_row(f"[dim]{escape(text)}[/]", *(escape(wording.answers[i]) for _, wording in columns))
+        table.add_row(
+            f"[dim]{escape(text)}[/]",
+            escape(without_loop(found.base.answers[i])),
+            *(escape(wording.answers[i]) for wording in found.wordings),
+        )
     if found.base.exact_match is not None:
         table.add_row("exact match", *(f"{wording.exact_match:.3f}" for _, wording in columns))
         table.add_row("loss", *(f"{wording.loss:.3f}" for _, wording in columns))

@@ -240,7 +240,8 @@ def _show(report: dict[str, Any]) -> None:
     elif not report["hub"]["user"]:
         say("[dim]To push, or to use gated base models, log in: hf auth login[/]")
     if not report["hub"]["user"]:
-        say("[dim]The bundled model nano works without the Hub.[/]")
+        works = "model nano works" if report["smol_needs"] else "models nano and smol work"
+        say(f"[dim]The bundled {works} without the Hub.[/]")
     suggest("t2l", "make", "Return the city in capital letters.")
 
 

@@ -12,7 +12,7 @@ from rich import box
 from rich.markup import escape
 
 from text2lora.cli import options as opt
-from text2lora.cli.terminal import FoldedTable, err, inside, print_json, quiet, say, show, suggest
+from text2lora.cli.terminal import FoldedTable, err, inside, out, print_json, quiet, say, show, suggest
 from text2lora.errors import HubError
 from text2lora.files import check_output
 from text2lora.names import is_local
@@ -21,6 +21,9 @@ from text2lora.push import push_target
 if TYPE_CHECKING:
     from text2lora.evaluation.evaluate import Places
     from text2lora.evaluation.report import EvalReport
+
+WIDE = 80
+"""Columns from which on a figure and its interval stand in one line."""
 
 
 def complete_tasks(incomplete: str) -> list[str]:
@@ -209,6 +212,7 @@ def _table(report: EvalReport) -> FoldedTable:
         table.add_row(f"[bold]{escape(task)}[/]", "", "", "")
         for figure in (figure for figure in report.figures if figure.task == task):
             accuracy, around, difference, beside = cells_of(figure)
-            cells = [f"{figure.accuracy.samples:,}", f"{accuracy}  ({around})", f"{difference}  ({beside})"]
+            gap = "  " if not out.is_terminal or out.width >= WIDE else "\n"
+            cells = [f"{figure.accuracy.samples:,}", f"{accuracy}{gap}({around})", f"{difference}{gap}({beside})"]
             table.add_row(escape(f"  {figure.condition}"), *(cells if difference else cells[:2]))
     return table

@@ -114,7 +114,7 @@ def zip_(
 
     export_zip(_load(adapter, subfolder, scale), target)
     _written(target)
-    suggest("unzip", str(target), "-d", target.stem)
+    suggest("unzip", str(target), "-d", f"{target.stem}-unzipped")
 
 
 def _name(adapter: str, subfolder: str | None) -> str:

@@ -20,7 +20,7 @@ from text2lora.cli import options as opt
 from text2lora.cli.terminal import err, out, print_json, quiet, result, sample_input, say, size, suggest
 from text2lora.errors import CheckpointError, InvalidDescriptionError, OutputError
 from text2lora.files import check_output
-from text2lora.hub import ADAPTER_FILES
+from text2lora.hub import ADAPTER_FILES, MARKERS
 from text2lora.names import slug
 from text2lora.push import PushTarget, check_description_of
 
@@ -182,10 +182,11 @@ class _Made:
     def tell(self) -> None:
         """Tell people what was made and how to load it, and a script where it is."""
         place = str(self.folder or self.repo_id)
-        seconds = f"{self.encoder_seconds * 1000:.0f} ms to read the description, "
+        described = "description" in self.adapter.metadata
+        seconds = f"{self.encoder_seconds * 1000:.0f} ms to read the description, " if described else ""
         seconds += f"{self.hypernetwork_seconds * 1000:.0f} ms to write"
         say(f"[bold green]Adapter[/] {escape(place)}  ({size(self.adapter.num_bytes)}; {seconds})")
-        if self.novelties or "description" in self.adapter.metadata:
+        if self.novelties or described:
             show_novelties(self.novelties)
         if "examples" in self.adapter.metadata:
             from text2lora.tuning import tuning_report
@@ -323,8 +324,9 @@ def show_novelties(novelties: Sequence[Novelty] | None) -> None:
         say(f"[dim]Nearest training tasks:[/] unknown, because {NO_STATISTICS}")
         return
     for novelty in novelties:
-        say(escape(str(novelty)))
-        if novelty.warning:
+        if not novelty.warning:
+            say(escape(str(novelty)))
+        else:
             err.print(f"[bold yellow]Warning:[/] {escape(novelty.warning)}", highlight=False)
 
 
@@ -346,6 +348,8 @@ def _make_many(
     texts = list(dict.fromkeys(check_description(text) for text in texts))
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output} is a file: choose another folder with --output")
+    if (output / MARKERS["adapter"]).exists():
+        raise OutputError(f"{output} is an adapter: choose another folder with --output")
     with err.status("loading the model"):
         t2l = load()
     if strict and texts:  # a shard may be empty
@@ -354,7 +358,7 @@ def _make_many(
     begin = time.perf_counter()
     rows: list[dict[str, Any]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         bar = progress.add_task("making adapters", total=len(texts))
         for made in write_adapters(t2l, texts, output, settings, force):
             rows.append({"description": made.description, "path": str(made.folder), "skipped": made.skipped})

@@ -8,6 +8,7 @@ import stat
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from queue import Empty, Queue
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ from text2lora.cli.adapters import answer_table
 from text2lora.cli.chat import input_lines
 from text2lora.cli.terminal import err, inside, out, print_json, quiet, show, suggest
 from text2lora.errors import InvalidInputError
+from text2lora.hub import MARKERS
 
 if TYPE_CHECKING:
     from text2lora.functions import Function
@@ -76,13 +78,16 @@ def run(
     In a terminal, you see the base model's answers next to the adapter's.
     In a pipe, you get one line for each line of input: the adapter's answer,
     or with --json an object, which includes how likely the answer is to be
-    right and the probabilities of --labels.
+    right; with --labels, its share among them, which is not calibrated, and
+    the share of each.
 
     Example: t2l run city-upper "order A1234: 2 x tent for Ada Berg, ship to Oslo, total $80.00, 2024-05-01"
     """
     pairs = opt.parse_examples(example, examples)
     if do is not None or (pairs and adapter is None):
         inputs, adapter = [*([] if adapter is None else [adapter]), *(inputs or [])], None
+    if do is not None and inputs and (Path(inputs[0]) / MARKERS["adapter"]).is_file():
+        err.print(f"[yellow]{escape(inputs[0])} is read as an input:[/] to use this adapter, leave out --do")
     _check_source(adapter, do, bool(pairs), model, base)
     opt.check_texts([do or "", *(inputs or []), *(labels or [])], "INPUT")
     if not inputs and sys.stdin.isatty():

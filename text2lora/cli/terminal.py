@@ -79,7 +79,11 @@ class _Command(_Flags, TyperCommand):
 
 
 class _Group(_Flags, TyperGroup):
-    pass
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find a command. What others have as a command of its own is an option here."""
+        if args[0] == "push":
+            raise typer.BadParameter("is an option of `t2l make`, `t2l convert` and `t2l eval`", param_hint="--push")
+        return super().resolve_command(ctx, args)
 
 
 F = TypeVar("F", bound=Callable[..., Any])

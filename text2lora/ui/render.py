@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Literal
 
+from text2lora.inference import without_loop
 from text2lora.novelty import Novelty
 from text2lora.tuning import tuning_report
 from text2lora.ui.service import ComparedAnswers, Exchange, VisitorAdapter
@@ -54,7 +55,7 @@ def chat(turns: Sequence[Exchange], running: bool = False) -> str:
     parts = []
     for number, turn in enumerate(turns, 1):
         now = running and number == len(turns)
-        base = _answer("Base model", turn.base, "base", now)
+        base = _answer("Base model", without_loop(turn.base), "base", now)
         adapted = _answer("With your adapter", turn.adapted, "adapted", now)
         message = f'<div class="t2l-message">{escape(turn.message)}</div>'
         parts.append(f'<div class="t2l-turn">{message}<div class="t2l-pair">{base}{adapted}</div></div>')
@@ -65,7 +66,8 @@ def comparison(found: ComparedAnswers, running: bool = False) -> str:
     """The answers of the base and of each description's adapter, and a table of how similar the adapters are."""
     base, *answers = found.answers
     least, most = found.unrelated
-    cards = [f'<div class="t2l-card"><div class="t2l-head">No adapter</div>{_answer("", base, "base", running)}</div>']
+    alone = _answer("", without_loop(base), "base", running)
+    cards = [f'<div class="t2l-card"><div class="t2l-head">No adapter</div>{alone}</div>']
     for number, (made, answer) in enumerate(zip(found.made, answers, strict=True), 1):
         novelty = made.novelty
         nearest = f"Nearest training task: {novelty.nearest[0].task} {novelty.similarity:.2f}" if novelty else ""

@@ -24,7 +24,7 @@ from text2lora.bundled import CHECKPOINTS
 from text2lora.cards import quoted
 from text2lora.encoder import check_descriptions
 from text2lora.errors import CheckpointError, HubError, InvalidDescriptionError, InvalidInputError
-from text2lora.inference import generate, pad_left
+from text2lora.inference import generate, pad_left, without_loop
 from text2lora.injection import factors_of, inject_rows, stack_factors
 from text2lora.modeling import Text2LoraModel
 from text2lora.novelty import Novelty
@@ -185,9 +185,11 @@ class Engine:
             InvalidDescriptionError: a description is invalid (see `make`).
             InvalidInputError: there are too few or too many descriptions, or the message is invalid (see `chat`).
         """
-        if not 2 <= len(descriptions) <= self.limits.descriptions:
+        if len(descriptions) < 2:
+            raise InvalidInputError("there is nothing to compare: fill in at least two descriptions")
+        if len(descriptions) > self.limits.descriptions:
             raise InvalidInputError(
-                f"{len(descriptions)} descriptions to compare: expected 2 to {self.limits.descriptions}"
+                f"{len(descriptions)} descriptions to compare: expected at most {self.limits.descriptions}"
             )
         self._check_message(message)
         made = self.make(descriptions)
@@ -248,8 +250,14 @@ class Engine:
         try:
             while new := _take(steps):
                 tokens += new
-                texts = [stops.read(self._tokenizer, row) for row in torch.stack(tokens, 1).tolist()]
+                rows = torch.stack(tokens, 1).tolist()
+                texts = [stops.read(self._tokenizer, row) for row in rows]
                 yield [text.strip().rstrip("\ufffd") for text in texts]  # a character may span several tokens
+                if all(
+                    len(stops.cut(row)) < len(row) or (adapter is None and without_loop(text) != text)
+                    for adapter, row, text in zip(adapters, rows, texts, strict=True)
+                ):
+                    return
         finally:
             gone.set()
 
