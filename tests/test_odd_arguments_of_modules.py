@@ -131,7 +131,9 @@ def module_rows(world: World) -> dict[str, Row]:
         "evaluation.harness.summarise": row(summarise, samples=samples, seed=0),
         "evaluation.report.write_report": row(write_report, report=report, folder=world.fresh),
         "training.task_files.read_tasks": row(read_tasks, bool, path=tasks_file, described=True),
-        "training.tasks.split_tasks": row(split_tasks, tasks=tasks, config=SplitConfig(examples=1)),
+        "training.tasks.split_tasks": row(
+            split_tasks, tasks=tasks, config=SplitConfig(examples=1), report=print
+        ),
     }  # fmt: skip
     return found
 
