@@ -32,7 +32,7 @@ demo: $(STAMP)  ## a sentence in, a working adapter out, on the bundled nano mod
 	@$(BIN)/python examples/quickstart.py
 
 test: $(STAMP)  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)  ## check style, format and types
 	$(BIN)/ruff check .

@@ -17,6 +17,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 SHARED = Path(__file__).parents[1].parent / "shared"
+LONGEST = (
+    "test_page test_docs test_processes test_llama_cpp test_smol test_odd_arguments test_hub_online test_runs test_ray "
+    "test_hash_seeds test_examples test_cli test_tuning test_engine test_train"
+).split()
+"""The files that take longest. They go first, so that no worker is left with one of them at the end."""
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell turns off for what runs in the background
 settings.register_profile(
@@ -37,6 +42,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure() -> None:
     forks.end()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 def reports(config: pytest.Config, outcome: str) -> list[pytest.TestReport]:
