@@ -148,8 +148,8 @@ class TextEncoder:
             return OneHotEncoder(config.one_hot_tasks, kwargs.get("device_map", "cpu"))
         if config.encoder_pooling == "one-hot":
             raise CheckpointError(
-                "this checkpoint was trained on one-hot tasks and reads no descriptions: use "
-                "generate_lora(task_emb=...) with rows of the identity matrix"
+                "this checkpoint was trained on one-hot tasks and reads no descriptions: in Python, give generate_lora "
+                "rows of the identity matrix as task_emb"
             )
         name = config.encoder_name_or_path if encoder is None else check_path(encoder)
         if not name:

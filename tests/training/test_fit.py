@@ -293,7 +293,7 @@ def test_an_unfinished_run_is_not_thrown_away(tmp_path: Path) -> None:
     run = noisy()["run"]
     with pytest.raises(RuntimeError, match="power cut"):
         run(tmp_path, after_step=stop_at_six)
-    with pytest.raises(TrainingError, match=r"unfinished run \(step-00000006\.pt\): continue it with resume=True"):
+    with pytest.raises(TrainingError, match=r"unfinished run \(step-00000006\.pt\): continue it with --resume"):
         run(tmp_path)
     with pytest.raises(TrainingError, match=r"made with other settings: steps 12 \(now 13\)"):
         run(tmp_path, resume=True, steps=13)

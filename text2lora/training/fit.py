@@ -277,8 +277,8 @@ def _begin(
             metrics.write_text("")
     elif not resume:
         raise TrainingError(
-            f"{output_dir} holds an unfinished run ({path.name}): continue it with resume=True, choose another folder, "
-            f"or delete {output_dir / FOLDER}"
+            f"{output_dir} holds an unfinished run ({path.name}): continue it with --resume (resume=True), choose "
+            f"another folder, or delete {output_dir / FOLDER}"
         )
     else:
         run = load_state(path, module, optimizers)
