@@ -112,8 +112,8 @@ def _nearest(value: object, hint: Any) -> str:
     inner = typing.get_args(hint)
     if isinstance(value, list) and inner:
         return next((f"{each!r} is wrong, {near}" for each in value if (near := _nearest(each, inner[0]))), "")
-    near = difflib.get_close_matches(str(value), [choice for choice in inner if isinstance(choice, str)], 1, 0.5)
-    return f"did you mean {near[0]!r}? Otherwise " if near and value not in inner else ""
+    close = difflib.get_close_matches(str(value), [choice for choice in inner if isinstance(choice, str)], 1, 0.5)
+    return f"did you mean {close[0]!r}? Otherwise " if close and value not in inner else ""
 
 
 def _expected(hint: Any) -> str:

@@ -95,8 +95,9 @@ class _Wiring:
     def comparing(self) -> None:
         """Compare wordings."""
         page, trigger = self._page, functools.partial(gr.on, self._comparing)
-        inputs = [page.checkpoint, page.compare_message, *page.wordings]
-        self._on(trigger, self._handlers.compare, inputs, page.compare_note, [page.compared])
+        inputs = [page.comparisons, page.checkpoint, page.compare_message, *page.wordings]
+        changed, mode = [page.compared], "multiple"
+        self._on(trigger, self._handlers.compare, inputs, page.compare_note, changed, trigger_mode=mode)
 
     def taking(self) -> None:
         """Download and push the adapter. A second click must not make a second file or push."""

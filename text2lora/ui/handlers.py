@@ -120,10 +120,15 @@ class Handlers:
     def start_again(self, *inputs: Any) -> Updates:
         """Answer the last message again as the first of a new conversation, since the new adapter has no history."""
         asked = Asked(*inputs)
+        if not asked.made:  # what was asked before has ended all the same
+            yield {self.page.talk: render.chat(asked.turns)}
         yield from self.ask_again(*asked._replace(turns=asked.turns[-1:]))
 
-    def compare(self, name: str, text: str, *wordings: str) -> Updates:
-        """Answer a message under several wordings of a description, side by side."""
+    def compare(self, clicks: Clicks, name: str, text: str, *wordings: str) -> Updates:
+        """Answer a message under several wordings of a description, side by side. An earlier comparison ends."""
+        yield from clicks.latest(self._compare(name, text, wordings))
+
+    def _compare(self, name: str, text: str, wordings: Sequence[str]) -> Updates:
         yield {self.page.compare_note: render.note("busy", "Making the adapters")}
         found = None
         for found in self.service.engine(name).compare([wording for wording in wordings if wording.strip()], text):

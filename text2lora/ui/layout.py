@@ -35,12 +35,13 @@ class Clicks:
 
 @dataclass(frozen=True)
 class Page:
-    """The components that handlers read or change; each visitor has their own `made`, `turns` and `clicks`."""
+    """The components that handlers read or change; each visitor has their own states."""
 
     blocks: gr.Blocks
     made: gr.State
     turns: gr.State
     clicks: gr.State
+    comparisons: gr.State
     checkpoint: gr.Dropdown
     description: gr.Textbox
     descriptions: gr.Dataset
@@ -77,7 +78,8 @@ def lay_out(service: Service) -> Page:
     samples = service.engine(name).samples
     parts: dict[str, Any] = {}
     with gr.Blocks(title="text2lora", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        parts |= {"made": gr.State(None), "turns": gr.State(()), "clicks": gr.State(Clicks())}
+        parts |= {"made": gr.State(None), "turns": gr.State(())}
+        parts |= {"clicks": gr.State(Clicks()), "comparisons": gr.State(Clicks())}
         gr.HTML(render.HEADER)
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
