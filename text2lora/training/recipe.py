@@ -111,7 +111,7 @@ def _nearest(value: object, hint: Any) -> str:
     """A hint at the choice that is spelled like the value, or like the first wrong one of a list."""
     inner = typing.get_args(hint)
     if isinstance(value, list) and inner:
-        return next((f"{each!r} is wrong, {near}" for each in value if (near := _nearest(each, inner[0]))), "")
+        return next((f"{each!r} is wrong, {told}" for each in value if (told := _nearest(each, inner[0]))), "")
     close = difflib.get_close_matches(str(value), [choice for choice in inner if isinstance(choice, str)], 1, 0.5)
     return f"did you mean {close[0]!r}? Otherwise " if close and value not in inner else ""
 
