@@ -65,10 +65,10 @@ def test_a_checkpoint_that_ships_with_the_package_stands_for_its_base(make_model
     [
         ("nanoo", "there is no such folder, and .* cannot be reached for nanoo: did you mean 'nano'"),
         ("moon/moon", "there is no such folder, and .* cannot be reached for moon/moon: check the network"),
-        ("./moon", "cannot be loaded: ./moon does not exist"),
+        ("./moon", "cannot be loaded.*./moon does not exist"),
     ],
 )
-def test_a_base_that_is_not_there_is_looked_for_once(monkeypatch, name: str, told: str) -> None:
+def test_a_base_or_an_encoder_that_is_not_there_is_looked_for_once(monkeypatch, name: str, told: str) -> None:
     asked = []
 
     def unreachable(*args: object, **kwargs: object) -> None:
@@ -78,7 +78,9 @@ def test_a_base_that_is_not_there_is_looked_for_once(monkeypatch, name: str, tol
     monkeypatch.setattr(huggingface_hub, "resolve_revision", unreachable)
     with pytest.raises(CheckpointError, match=told):
         load_base_with_tokenizer(name)
-    assert len(asked) == (name != "./moon")
+    with pytest.raises(CheckpointError, match=told.removeprefix("there is no such folder, and ")):
+        TextEncoder.from_config(Text2LoraConfig(), name)
+    assert len(asked) == 2 * (name != "./moon")
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"

