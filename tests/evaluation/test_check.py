@@ -128,7 +128,9 @@ def test_verdict_says_what_was_found(make_model, base, tokenizer) -> None:
         "the description explains 71 % of the adapters' gain (95 % interval 60 to 80 %): this share is lost with "
         "another"
     )
-    assert "may be due to chance" in verdict(Interval(0.02, -0.1, 0.1))
+    assert verdict(Interval(0.02, -0.1, 0.1)).endswith(
+        "-10 to 10 %); this interval includes 0, so the share may be due to chance"
+    )
     loss = "with adapters {matched:.3f}, without {none:.3f}".format(
         **{name: condition.loss.mean for name, condition in report.conditions.items()}
     )

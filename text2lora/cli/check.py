@@ -88,7 +88,7 @@ def _tell(report: ConditioningReport) -> None:
             f"{len(found.adapters):,} pairs of tasks: {found.pearson:.2f} (Pearson), {found.spearman:.2f} (Spearman)",
             highlight=False,
         )
-    out.print(f"[bold green]Verdict[/] {report.verdict}", highlight=False)
+    out.print(f"[bold green]Verdict:[/] {report.verdict}", highlight=False)
 
 
 def condition_table(report: ConditioningReport) -> FoldedTable:

@@ -137,8 +137,8 @@ class ConditioningReport:
         interval = f"95 % interval {low} to {high} %"
         if low <= 0:
             return (
-                f"the share of the adapters' gain that the description explains may be due to chance "
-                f"({share} %; {interval})"
+                f"the description explains {share} % of the adapters' gain ({interval}); this interval includes 0, so "
+                "the share may be due to chance"
             )
         return (
             f"the description explains {share} % of the adapters' gain ({interval}): this share is lost with another "
