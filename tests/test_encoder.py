@@ -188,3 +188,8 @@ def test_embeddings_equal_those_of_the_reference(shared: Path) -> None:
     encoder.max_length = 128  # the reference goes by the model's positions, past the tokenizer's 64
     made = torch.nn.functional.normalize(encoder.encode(texts), dim=-1)
     torch.testing.assert_close(made, torch.nn.functional.normalize(expected, dim=-1), rtol=1e-5, atol=1e-5)
+
+
+def test_the_folder_above_an_encoder_is_told_the_one_in_it(make_config, encoder_dir: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has no config.json: did you mean '.*'\? Otherwise expected the folder"):
+        TextEncoder.from_config(make_config(), encoder_dir.parent)

@@ -22,7 +22,7 @@ from text2lora.configuration import Text2LoraConfig, check_reading
 from text2lora.digest import config_values, digest, tokenizer_values
 from text2lora.errors import CheckpointError, InvalidArgumentError, InvalidDescriptionError, about, shown
 from text2lora.files import check_path
-from text2lora.hub import HUB_OPTIONS, check_no_file, find_commit, load_fault
+from text2lora.hub import HUB_OPTIONS, MARKERS, check_no_file, find_commit, load_fault, look_inside
 from text2lora.installation import install_command
 from text2lora.processor import widen
 from text2lora.turns import batches_by_length
@@ -154,6 +154,9 @@ class TextEncoder:
         if not name:
             raise CheckpointError("this checkpoint does not name a text encoder: pass one, as a folder or a Hub id")
         check_no_file(name)
+        if os.path.isdir(name) and not Path(name, MARKERS["checkpoint"]).is_file():
+            inside = look_inside(Path(name), MARKERS["checkpoint"])
+            raise CheckpointError(f"{name} has no config.json: {inside}expected the folder of a text encoder")
         hub = {option: kwargs.pop(option) for option in HUB_OPTIONS if option in kwargs}
         source: str | Path = name
         hint = "pass another text encoder"
