@@ -11,6 +11,14 @@ from typing import NamedTuple
 import pytest
 
 from text2lora.cli import main
+from text2lora.cli import terminal as consoles
+
+
+@pytest.fixture(autouse=True)
+def _columns_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets COLUMNS say how wide a terminal is; rich reads it once, when the first test imports the consoles."""
+    for console in (consoles.out, consoles.err):
+        monkeypatch.setattr(console, "_width", None)
 
 
 class Result(NamedTuple):

@@ -119,8 +119,8 @@ def test_a_size_that_is_none_is_refused(adapter: LoraAdapter, tmp_path: Path, si
 def test_what_is_there_is_kept(adapter: LoraAdapter, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    for name in ("full", "full/file"):
-        with pytest.raises(OutputError, match="exists: choose another folder"):
+    for name, is_there in (("full", "exists"), ("full/file", "is a file")):
+        with pytest.raises(OutputError, match=f"{is_there}: choose another folder"):
             export_merged(adapter, tmp_path / name)
     assert [path.name for path in tmp_path.rglob("*")] == ["full", "file"]
 
