@@ -99,19 +99,13 @@ def run(
     quiet()
     import text2lora
 
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "device": opt.parse_device(device)}
+    options: dict[str, Any] = {"base": base, "max_new_tokens": max_new_tokens, "device": opt.parse_device(device)}
     with err.status("loading the model"):
-        source: dict[str, Any] = {
-            "do": do,
-            "examples": pairs or None,
-            "model": model,
-            "subfolder": subfolder,
-            "base": base,
-        }
-        function = text2lora.function(adapter, **source, labels=_parse_labels(labels), **options)
+        made: dict[str, Any] = {"do": do, "examples": pairs or None, "model": model, "subfolder": subfolder}
+        function = text2lora.function(adapter, **made, labels=_parse_labels(labels), **options)
     if inputs and out.is_terminal and not (as_json or labels):
         with err.status("answering"):
-            bare = text2lora.function(function.adapter.scaled(0), base=base, **options)
+            bare = text2lora.function(function.adapter.scaled(0), **options)
             before, after = bare.many(inputs, batch_size), function.many(inputs, batch_size)
         _show_side_by_side(function, inputs, before, after, base)
         if adapter:
