@@ -28,7 +28,7 @@ $(DOCS_STAMP): $(STAMP)
 
 venv: $(STAMP)  ## install the library and its tools into .venv
 
-demo: $(STAMP)  ## a sentence in, a working adapter out, on the bundled nano model
+demo: $(STAMP)  ## a sentence in, working adapters out, on the two bundled models
 	@$(BIN)/python examples/quickstart.py
 
 test: $(STAMP)  ## run the tests

@@ -373,10 +373,11 @@ def test_an_answer_streams_stops_and_ends_with_its_visitor(visit, chatty, monkey
 
 
 def test_sending_ends_the_answer_that_is_being_written(visit, chatty, monkeypatch):
-    """The one that follows on making an adapter, or that was sent; a word takes a second, so neither ends by itself."""
+    """The one that follows on making an adapter, or that was sent; a word takes two seconds, so none ends by itself."""
+    most = 50  # words, of the sixty that an answer has: a machine that is too busy must have time to click
     step, steps, pause = chatty._base.forward, [], threading.Event()
     monkeypatch.setattr(
-        chatty._base, "forward", lambda *args, **inputs: steps.append(pause.wait(1)) or step(*args, **inputs)
+        chatty._base, "forward", lambda *args, **inputs: steps.append(pause.wait(2)) or step(*args, **inputs)
     )
     page = visit()
     page.click("#checkpoint input")
@@ -390,7 +391,7 @@ def test_sending_ends_the_answer_that_is_being_written(visit, chatty, monkeypatc
         page.fill("#message textarea", text)
         page.click("#send")
         sync_api.expect(page.locator("#talk .t2l-message").last).to_have_text(text)
-        assert len(steps) < 30
+        assert len(steps) < most
     page.locator("#descriptions button, #descriptions .gallery-item").last.click()
     page.wait_for_selector("#novelty .t2l-note.done")
     assert len(steps) < 60
@@ -406,7 +407,7 @@ def test_sending_ends_the_answer_that_is_being_written(visit, chatty, monkeypatc
     page.fill("#wording-1 textarea, #wording-1 input", "another")
     page.click("#compare")
     sync_api.expect(page.locator("#compared .t2l-head").nth(1)).to_contain_text("another")
-    assert len(steps) < 30
+    assert len(steps) < most
     pause.set()
 
 
