@@ -195,7 +195,8 @@ def test_typed_at_a_real_terminal(tmp_path: Path, key: str) -> None:
     child.expect("OSLO")
     child.expect("h> ")  # after the cursor was shown again
     child.send(key)
-    child.expect("Next: t2l export")
+    while child.expect(["Next: t2l export", pexpect.TIMEOUT], timeout=60):
+        child.send(key)  # Python's input() does not see a Ctrl-C between showing the prompt and waiting for a key
     child.expect(pexpect.EOF)
     child.close()
     assert process.wait() == 0
