@@ -319,6 +319,7 @@ class Runner:
                 batch_size,
                 function.stop,
                 within=lambda rows: self._adapted([some[row].function for row in rows]),
+                owners=[id(question.function._factors) for question in some],
             )
             return [
                 Answer(answer.text.strip(), confidence(answer.log_probs, question.function.calibration))

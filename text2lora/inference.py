@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import torch
 from transformers import (
+    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -16,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     TextStreamer,
 )
+from transformers.cache_utils import DynamicLayer
 
 from text2lora.arguments import check_count, checked
 from text2lora.attach import input_device
@@ -44,6 +47,9 @@ KEPT = {
 
 LOOP = re.compile(r"(?s)((?!\d)(?:(?<!\w)|(?=\W)).{1,40}?)\1{3,}.*")
 """The same words four times, and what follows: base models that do not know a task often do not stop."""
+
+SAVED = 64
+"""The tokens that a shared beginning must save a batch; fewer do not pay for the pass that reads it."""
 
 
 def greedy_settings() -> dict[str, Any]:
@@ -132,8 +138,11 @@ def complete_ids(
     stop: Sequence[str] = (),
     on_text: Callable[[str], None] | None = None,
     within: Callable[[Sequence[int]], AbstractContextManager[None]] | None = None,
+    owners: Sequence[Hashable] | None = None,
 ) -> list[Continuation]:
     """`complete` of texts that are tokens already, with the probabilities of what is written.
+
+    Texts of a batch that begin alike, for example with the same system message, have their beginning read once.
 
     Args:
         model: see `complete`.
@@ -144,16 +153,19 @@ def complete_ids(
         stop: see `complete`.
         on_text: see `complete`.
         within: what a batch runs in, given which of the texts are its rows: there, each can get an adapter of its own.
+        owners: the adapter of each text, or what stands for it; None if all texts have the same.
     """
     check_count(max_new_tokens, "max_new_tokens")
     check_count(batch_size, "batch_size")
     answers = [Continuation("", [])] * len(ids)
     stops = Stops.of(tokenizer, model, stop)
     for rows in batches_by_length(ids, batch_size):
-        inputs = pad_left(tokenizer, [ids[i] for i in rows], input_device(model))
+        context = within or (lambda rows: nullcontext())
+        shared, cache = _read_beginning(model, ids, rows, owners, context)
+        inputs = pad_left(tokenizer, [ids[i] for i in rows], input_device(model), shared)
         streamer = _Pieces(tokenizer, stops, on_text) if on_text else None
         watch = _LogProbs()
-        with within(rows) if within else nullcontext():
+        with context(rows):
             output = generate(
                 model,
                 tokenizer,
@@ -162,6 +174,7 @@ def complete_ids(
                 max_new_tokens=max_new_tokens,
                 streamer=streamer,
                 logits_processor=LogitsProcessorList([watch]),
+                **({"past_key_values": cache} if cache else {}),
             )
         new = output[:, inputs["input_ids"].shape[1] :].tolist()
         log_probs = torch.stack(watch.best, 1).tolist()
@@ -173,6 +186,39 @@ def complete_ids(
                 length = max(n for n in range(length) if n == 0 or tokens[n - 1] != inputs["pad_token_id"])
             answers[i] = Continuation(text, values[:length])
     return answers
+
+
+def _read_beginning(
+    model: PreTrainedModel | PeftModel,
+    ids: Sequence[list[int]],
+    rows: Sequence[int],
+    owners: Sequence[Hashable] | None,
+    within: Callable[[Sequence[int]], AbstractContextManager[None]],
+) -> tuple[int, DynamicCache | None]:
+    """The number of tokens with which all rows of a batch begin, and the base's cache of them; 0 if it does not pay.
+
+    The beginning is read once under each adapter. The padding of a batch then follows it. That is right for models of
+    text alone whose layers all attend to every token, and which take positions as an argument.
+    """
+    texts = [ids[row] for row in rows]
+    longest = min(map(len, texts)) - 1  # an answer needs a token to follow
+    shared = next((at for at in range(longest) if len({text[at] for text in texts}) > 1), longest)
+    first: dict[Hashable, int] = {}
+    places = [first.setdefault(owners[row] if owners else None, len(first)) for row in rows]
+    if shared * (len(rows) - len(first)) < SAVED or model.generation_config.use_cache is False:
+        return 0, None
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    cache = DynamicCache(config=plain.config)
+    options = inspect.signature(plain.forward).parameters
+    usual = plain.config.get_text_config() is plain.config and "position_ids" in options
+    if not (usual and cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers)):
+        return 0, None
+    with within([rows[places.index(place)] for place in range(len(first))]):
+        beginning = torch.tensor([texts[0][:shared]] * len(first), device=input_device(model))
+        last = {"logits_to_keep": 1} if "logits_to_keep" in options else {}
+        model(input_ids=beginning, past_key_values=cache, use_cache=True, **last)
+    cache.batch_select_indices(torch.tensor(places, device=beginning.device))
+    return shared, cache
 
 
 def generate(
@@ -235,12 +281,22 @@ class Batch(TypedDict):
     pad_token_id: int
 
 
-def pad_left(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], device: torch.device) -> Batch:
-    """Token ids as a batch, padded on the left; the tokenizer's own settings stay, since threads may share it."""
+def pad_left(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], device: torch.device, shared: int = 0
+) -> Batch:
+    """Token ids as a batch, padded on the left; the tokenizer's own settings stay, since threads may share it.
+
+    Args:
+        tokenizer: the base model's tokenizer.
+        rows: the token ids of each text.
+        device: the device of the batch.
+        shared: the number of tokens with which all rows begin, and behind which the padding goes.
+    """
     pad = padding_id(tokenizer)
     width = max(len(row) for row in rows)
+    gaps = [width - len(row) for row in rows]
+    ids = [row[:shared] + gap * [pad] + row[shared:] for row, gap in zip(rows, gaps, strict=True)]
+    mask = [shared * [1] + gap * [0] + (width - gap - shared) * [1] for gap in gaps]
     return Batch(
-        input_ids=torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device),
-        attention_mask=torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device),
-        pad_token_id=pad,
+        input_ids=torch.tensor(ids, device=device), attention_mask=torch.tensor(mask, device=device), pad_token_id=pad
     )
