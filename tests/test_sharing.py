@@ -109,6 +109,19 @@ def test_a_plain_model_has_weights_of_its_own(t2l: Text2LoraModel, alone, load_b
     assert torch.equal(logits(cached_base(t2l), ids), logits(load_base(), ids))
 
 
+def test_changes_in_place_reach_no_new_model(t2l: Text2LoraModel, alone, ids, caplog) -> None:
+    function, city = t2l.function(CITY, max_new_tokens=4), t2l.generate_adapter(CITY)
+    expected = function("x")
+    city.get_base_model().requires_grad_(True)
+    city(ids, labels=ids).loss.backward()
+    torch.optim.SGD(city.get_base_model().parameters(), 1.0).step()
+    with pytest.raises(CheckpointError, match=r"changed in place.*make the function again"):
+        function("x")
+    assert t2l.function(CITY, max_new_tokens=4)("x") == expected
+    assert "Make the other earlier models again" in caplog.text
+    assert torch.equal(logits(t2l.generate_adapter(CITY), ids), alone(CITY))
+
+
 def test_moving_one_model_moves_no_other(t2l: Text2LoraModel, alone, ids) -> None:
     city, case = t2l.generate_adapter(CITY), t2l.generate_adapter(CASE)
     city.to(torch.bfloat16)

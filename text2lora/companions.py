@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from transformers.utils import logging
 from transformers.utils.hub import resolve_revision
 
 from text2lora.base import base_source, load_base
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from text2lora.configuration import Text2LoraConfig
     from text2lora.functions import Runner
 
+logger = logging.get_logger(__name__)
 T = TypeVar("T")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _LOADING = threading.RLock()  # a lock inside of the companions could not be copied
@@ -52,6 +54,7 @@ class Companions:
         self._encoder = encoder if isinstance(encoder, TextEncoder) else None
         self._beside: dict[str, Any] = {}
         self._base: PreTrainedModel | None = None
+        self._changes = 0
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._base_hub: dict[str, Any] | None = None
         self._runner: Runner | None = None
@@ -121,10 +124,19 @@ class Companions:
         return base if {"dtype", "torch_dtype"} & options.keys() else widen(base)
 
     def base(self, config: Text2LoraConfig, device: torch.device) -> PreTrainedModel:
-        """The base model that is kept."""
+        """The base model that is kept; it is loaded again where its weights were changed in place."""
+        from text2lora.sharing import changes
+
         with _LOADING:
+            if self._base is not None and changes(self._base) != self._changes:
+                logger.warning(
+                    "Loading the base model again: a model of generate_adapter changed the shared weights in place. "
+                    "Make the other earlier models again, and train a base from load_base_model() instead"
+                )
+                self._base = None
             if self._base is None:
                 self._base = self.load_base(config, device)
+                self._changes = changes(self._base)
             return self._base
 
     def tokenizer(self, config: Text2LoraConfig) -> PreTrainedTokenizerBase:
@@ -141,7 +153,7 @@ class Companions:
         from text2lora.sharing import share
 
         with _LOADING:
-            if self._runner is None:
+            if self._runner is None or self._runner.is_changed:
                 own = [str(self.base_options)] if self.base_options else []
                 source = base_source(config.base_model_name_or_path or "")
                 key = (folder_state(source), config.base_model_revision or "", str(device), *own)

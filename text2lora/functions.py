@@ -22,10 +22,11 @@ from text2lora.arguments import check_count, fits
 from text2lora.attach import fit_modules, input_device
 from text2lora.base import context_length
 from text2lora.confidence import carried_calibration, confidence
-from text2lora.errors import InvalidInputError, about, shown
+from text2lora.errors import CheckpointError, InvalidInputError, about, shown
 from text2lora.inference import complete_ids
 from text2lora.injection import factors_of, inject_rows, stack_factors
 from text2lora.language import answer_logits, check_text, fit_answers, prompt_batch
+from text2lora.sharing import changes
 from text2lora.turns import AnswerForm, FittedPrompt, batches_by_length, fit_turns
 
 TARGETS = 1024
@@ -290,16 +291,22 @@ class Runner:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         self.model, self.tokenizer = model.eval(), tokenizer
+        self._changes = changes(model)
         self._lock = threading.Lock()  # of the model: adapters are on it for a batch
         self._waiting: deque[tuple[Question, Future[Answer]]] = deque()
         self._worker = ThreadPoolExecutor(1, "text2lora")
 
+    @property
+    def is_changed(self) -> bool:
+        """Whether a model that shares the weights has changed them."""
+        return changes(self.model) != self._changes
+
     @classmethod
     def shared(cls, key: tuple[str, ...], make: Callable[[], Runner]) -> Runner:
-        """The runner that was made for a key, as long as a function uses it; else a new one."""
+        """The runner that was made for a key, as long as a function uses it and it is unchanged; else a new one."""
         with _LOADING:
             runner = _RUNNERS.get(key)
-            if runner is None:
+            if runner is None or runner.is_changed:
                 runner = _RUNNERS[key] = make()
             return runner
 
@@ -376,6 +383,11 @@ class Runner:
     @contextlib.contextmanager
     def _adapted(self, functions: Sequence[Function]) -> Iterator[None]:
         """The model for one batch, each row under the adapter of its function."""
+        if self.is_changed:
+            raise CheckpointError(
+                "the base model of this function was changed in place, through a model of generate_adapter that shares "
+                "its weights: make the function again, and train a base from load_base_model() instead"
+            )
         factors = stack_factors([function._factors for function in functions])
         with self._lock, inject_rows(self.model, factors):
             yield

@@ -22,7 +22,7 @@ from text2lora.errors import CheckpointError
 class SharedLoraModel(LoraModel):
     """LoRA on a base model whose weights other models read too. Nothing that it does affects the others.
 
-    Merging copies the weights that the adapter changes, and a model that leaves PEFT gets a copy of all weights.
+    Merging copies the weights that the adapter changes, and a model that leaves PEFT is a copy with its own weights.
     """
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = True) -> None:
@@ -41,10 +41,9 @@ class SharedLoraModel(LoraModel):
 
     @staticmethod
     def _own(model: nn.Module) -> nn.Module:
-        for tensor in chain(model.parameters(), model.buffers()):
-            if type(tensor) in (nn.Parameter, torch.Tensor):  # quantised weights are never written into
-                tensor.data = tensor.data.clone()
-        return model
+        tensors = chain(model.parameters(), model.buffers())
+        quantised = {id(tensor): tensor for tensor in tensors if type(tensor) not in (nn.Parameter, torch.Tensor)}
+        return copy.deepcopy(model, quantised)  # which are never written into
 
 
 def apply_apart(adapter: LoraAdapter, model: PreTrainedModel | PeftModel, adapter_name: str = "default") -> PeftModel:
@@ -87,6 +86,14 @@ def share(model: PreTrainedModel) -> PreTrainedModel:
         ) from error
 
 
+def changes(model: nn.Module) -> int:
+    """How often the parameters of a model were changed in place, here or in models that `share` made of it.
+
+    Optimisers and `load_state_dict` change them so. torch does not count what is written into a parameter's `data`.
+    """
+    return sum(parameter._version for parameter in model.parameters() if not parameter.is_inference())
+
+
 def freeze(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """A copy of the base model that shares its memory (see `share`), to be read from only.
 
@@ -110,6 +117,8 @@ def freeze(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
 
 def _alias(parameter: nn.Parameter) -> nn.Parameter:
+    if type(parameter) is nn.Parameter:
+        return nn.Parameter(parameter.detach(), parameter.requires_grad)  # torch counts the changes of both together
     alias = copy.copy(parameter)
     return alias if type(alias) is type(parameter) else parameter  # some quantised ones cannot be copied as they are
 
