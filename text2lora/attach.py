@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 L = TypeVar("L", bound=Lora)
 WRAPPER = "_text2lora_wrapper"
 """The attribute in which a plain base model keeps the PeftModel that `attach` made of it."""
+MERGED = "_text2lora_merged"
+"""The attribute that marks a plain model into which a model of `generate_adapter` merged its adapters."""
 LIVE = "_text2lora_live"
 """The attribute in which a PeftModel keeps the layers of its adapters, by adapter name."""
 
@@ -150,6 +152,11 @@ def _wrapper_of(model: PreTrainedModel) -> PeftModel | None:
         raise CheckpointError(
             "this base model already has PEFT layers that text2lora did not add: pass the PeftModel around it, or "
             "unload it"
+        )
+    if MERGED in model.__dict__:
+        raise CheckpointError(
+            "an adapter was merged into this model: pass the base model that adapters are for, or add adapters up with "
+            "text2lora.combine before merging"
         )
     return None
 

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from text2lora.adapter import LoraAdapter
-from text2lora.attach import WRAPPER, check_model
+from text2lora.attach import MERGED, WRAPPER, check_model
 from text2lora.errors import CheckpointError
 
 
@@ -33,7 +33,9 @@ class SharedLoraModel(LoraModel):
         self, progressbar: bool = False, safe_merge: bool = True, adapter_names: list[str] | None = None
     ) -> nn.Module:
         """See PEFT; the model gets its own weights."""
-        return self._own(super().merge_and_unload(progressbar, True, adapter_names))
+        merged = self._own(super().merge_and_unload(progressbar, True, adapter_names))
+        merged.__dict__[MERGED] = True
+        return merged
 
     def unload(self) -> nn.Module:
         """See PEFT; the model gets its own weights."""
