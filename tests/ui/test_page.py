@@ -153,18 +153,30 @@ def test_a_typed_strength_counts_on_enter_whatever_was_typed(visit, caplog, caps
     make(page, CITY)
     assert answers(page) == ["1", "LYON"]
     tab(page, "Take it with you")
-    for typed, written in (("0", "scale=0)"), ("5", "scale=2)"), ("-1", "scale=0)"), ("0.5", "scale=0.5)")):
-        page.fill("#scale input[type=number]", typed)
-        page.press("#scale input[type=number]", "Enter")
-        sync_api.expect(page.locator("#code")).to_contain_text(written)
-    page.fill("#scale input[type=number]", "")
-    sync_api.expect(page.locator("#code")).not_to_contain_text("scale")
+    number, code = page.locator("#scale input[type=number]"), page.locator("#code")
+    for typed, used in (("0", "0"), ("5", "2"), ("1e9", "2"), ("-1", "0"), ("0.5", "0.5"), ("", "0.5"), ("abc", "0.5")):
+        number.fill("")
+        number.press_sequentially(typed)
+        number.press("Enter")
+        sync_api.expect(number).to_have_value(used)
+        sync_api.expect(code).to_contain_text(f"scale={used})")
     tab(page, "Chat")
     page.fill("#scale input[type=number]", "-3")
     page.press("#scale input[type=number]", "Enter")
     sync_api.expect(page.locator("#talk .t2l-answer.adapted").last).to_have_text(re.compile("1$"))
     captured = capsys.readouterr()
     assert "Traceback" not in captured.out + captured.err + caplog.text
+
+
+def test_a_strength_set_by_keys_on_the_slider_changes_the_answer(visit):
+    page = visit()
+    make(page, CITY)
+    assert answers(page) == ["1", "LYON"]
+    slider, number = page.locator("#scale input[type=range]"), page.locator("#scale input[type=number]")
+    for key, strength, answer in (("Home", "0", "1"), ("End", "2", "LYON")):
+        slider.press(key)
+        sync_api.expect(number).to_have_value(strength)
+        sync_api.expect(page.locator(f"#talk {ANSWER}").last).to_have_text(answer)
 
 
 def test_a_strength_set_while_an_answer_is_written_counts(visit, monkeypatch):

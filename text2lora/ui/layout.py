@@ -99,7 +99,14 @@ def lay_out(service: Service) -> Page:
                 with gr.Accordion("Teach it with examples", open=False, elem_id="teach"):
                     parts["examples"] = _examples_table()
                 parts["novelty"] = gr.HTML(render.NO_ADAPTER, elem_id="novelty")
-                parts["scale"] = _strength_slider()
+                parts["scale"] = gr.Slider(
+                    *STRENGTHS,
+                    value=1,
+                    step=0.05,
+                    label="Strength",
+                    info="1 is as trained; 0 is the base model alone.",
+                    elem_id="scale",
+                )
             with gr.Column(scale=7, min_width=300), gr.Tabs():
                 with gr.Tab("Chat"):
                     parts |= _chat_tab(samples, limits)
@@ -206,20 +213,6 @@ def _input_box(samples: Samples, limits: Limits, name: str) -> gr.Textbox:
         elem_id=name,
         elem_classes="t2l-tall",
     )
-
-
-def _strength_slider() -> gr.Slider:
-    """A slider whose number box accepts anything; Gradio's own raises an error while the visitor is still typing."""
-    least, most = STRENGTHS
-    slider = gr.Slider(
-        least, most, 1, step=0.05, label="Strength", info="1 is as trained; 0 is the base model alone.", elem_id="scale"
-    )
-
-    def nearest(typed: float | None) -> float:
-        return 1.0 if typed is None else min(max(float(typed), least), most)
-
-    slider.preprocess = nearest  # set on the instance: for a subclass, Gradio would write a .pyi file next to this one
-    return slider
 
 
 def _note(name: str) -> gr.HTML:
