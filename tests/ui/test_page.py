@@ -130,6 +130,18 @@ def test_the_strength_changes_the_answer_at_once_and_the_code(visit):
     sync_api.expect(page.locator("#code")).to_contain_text("scale=0)")
 
 
+def test_a_new_adapter_starts_at_strength_one(visit):
+    page = visit()
+    make(page, CITY)
+    assert answers(page) == ["1", "LYON"]
+    page.locator("#scale input[type=range]").press("Home")
+    shown = page.locator(f"#talk {ANSWER}").last
+    sync_api.expect(shown).to_have_text("1")
+    make(page, INITIALS)
+    sync_api.expect(shown).to_have_text("R.F.")
+    sync_api.expect(page.locator("#scale input[type=number]")).to_have_value("1")
+
+
 def test_enter_sends_and_shift_enter_starts_a_new_line(visit):
     page = visit()
     page.press("#description textarea", "Enter")

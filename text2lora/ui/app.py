@@ -73,7 +73,7 @@ class _Wiring:
         """Make an adapter, and then answer the last message with it."""
         page, handlers = self._page, self._handlers
         inputs = [page.checkpoint, page.description, page.examples, page.clicks]
-        changed = [page.made, page.chat_note, page.take_note]
+        changed = [page.made, page.scale, page.chat_note, page.take_note]
         for trigger in (page.make.click, page.description.submit, self._description_chosen.then):
             made = self._on(trigger, handlers.make, inputs, page.novelty, changed)
             self._answer(made.then, handlers.start_again)
@@ -88,7 +88,7 @@ class _Wiring:
         """Load another checkpoint, which fills the page anew."""
         page = self._page
         filled = [page.made, page.turns, page.talk, page.compared, page.code, page.description, page.descriptions]
-        filled += [page.message, page.messages, page.compare_message, *page.wordings]
+        filled += [page.scale, page.message, page.messages, page.compare_message, *page.wordings]
         filled += [page.chat_note, page.compare_note, page.take_note, page.push_note]
         self._on(page.checkpoint.input, self._handlers.load, [page.checkpoint, page.clicks], page.novelty, filled)
 

@@ -64,6 +64,7 @@ class Handlers:
             self.page.push_note: "",
             self.page.description: samples.descriptions[0],
             self.page.descriptions: gr.Dataset(samples=[[text] for text in samples.descriptions]),
+            self.page.scale: 1,
             self.page.message: message,
             self.page.messages: gr.Dataset(samples=[[text] for text in samples.inputs]),
             self.page.compare_message: message,
@@ -83,6 +84,7 @@ class Handlers:
         found = self.service.engine(name).make([text], [pairs])[0]
         yield {
             self.page.made: found,
+            self.page.scale: 1,
             self.page.novelty: render.made_card(found),
             self.page.chat_note: "",
             self.page.take_note: "",
