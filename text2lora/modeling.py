@@ -799,7 +799,8 @@ class Text2LoraModel(PreTrainedModel):
             found = [novelty.warning for novelty in novelties if novelty.warning]
         if not found:
             return
-        more = f" ({len(found) - 1} other descriptions are unlike it too)" if len(found) > 1 else ""
+        others = len(found) - 1
+        more = f" (the same holds for {others} more description{'s' * (others > 1)})" if others else ""
         level, frame = 1, sys._getframe()
         while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("text2lora", "torch"):
             level, frame = level + 1, frame.f_back

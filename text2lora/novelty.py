@@ -28,7 +28,7 @@ MAX_WORDINGS = 16
 FAR = 0.003
 """The share of training descriptions that are as far from every other task as a text that gets a warning. It was chosen
 on nano's development descriptions, none of which gets one."""
-EDGE = 5.0
+EDGE = 2.0
 """The percentile below which a description is called unusual, though it gets no warning."""
 
 
@@ -79,10 +79,9 @@ class Novelty:
         if self.warning:
             return "outside what training covers"
         if self.percentile < EDGE:
-            further = f"{self.percentile:.1g}" if self.percentile < 1 else f"{self.percentile:.0f}"
             return (
-                f"at the edge of what training covers ({further} % of its descriptions are further off): try it on an "
-                "input"
+                f"at the edge of what training covers ({self.percentile:.2g} % of its descriptions are further off): "
+                "try it on an input"
             )
         return f"well within what training covers ({self.percentile:.0f} % of its descriptions are further off)"
 

@@ -87,9 +87,13 @@ def commands(command=None, names=()):
 @pytest.mark.parametrize(
     ("names", "command"), list(commands()), ids=lambda value: "-".join(value) if isinstance(value, tuple) else ""
 )
-def test_every_command_has_help_with_an_example_that_is_understood(t2l_command, names, command) -> None:
+def test_every_command_has_help_with_an_example_that_is_understood(
+    t2l_command, terminal, names, command, monkeypatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     result = t2l_command(*names, "--help")
     assert (result.code, "Usage" in result.out) == (0, True)
+    assert "…" not in result.out  # options can be read in a narrow terminal
     assert "<bool>" not in result.out  # what takes no value has no type
     assert "...}" not in result.out
     example = re.search(r"Example: t2l (.+)", command.help)

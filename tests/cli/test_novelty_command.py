@@ -34,10 +34,30 @@ def test_make_warns_of_junk_and_makes_it_all_the_same(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "adapter_config.json").is_file()
 
 
-def test_commands_leave_warning_to_their_own_lines(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    for options in ([JUNK, GOOD], [JUNK, GOOD, "--mix", "1,1"]):
-        assert run("make", *options, "-o", tmp_path / str(len(options))).exit_code == 0
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["make", JUNK, GOOD],
+        ["make", "--file", "two.txt", "--json"],
+        ["make", JUNK, GOOD, "--mix", "1,1", "-o", "mixed"],
+        ["compare", JUNK, GOOD, "--prompt", "x"],
+        ["run", "--do", JUNK, "x"],
+    ],
+)
+def test_every_command_warns_of_junk_once_in_a_line_of_its_own(
+    words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("two.txt").write_text(f"{JUNK}\n{GOOD}\n", encoding="utf-8")
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count(f"Warning: {JUNK!r} is unlike what this checkpoint was trained on") == 1
+    assert "UserWarning" not in result.stderr
     assert not [warning for warning in recwarn if warning.category is DescriptionWarning]
+
+
+def test_several_descriptions_of_junk_share_a_warning(tmp_path: Path) -> None:
+    assert "(the same holds for 1 more description)" in run("make", JUNK, "zzz qqq", "-o", tmp_path).stderr
 
 
 def test_json_holds_the_novelty_of_every_part(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from rich.markup import escape
 from text2lora.bundled import DEFAULT
 from text2lora.cards import load_snippet
 from text2lora.cli import options as opt
-from text2lora.cli.terminal import err, out, print_json, quiet, result, sample_input, say, size, suggest
+from text2lora.cli.terminal import err, out, print_json, quiet, result, sample_input, say, size, suggest, warn
 from text2lora.errors import CheckpointError, InvalidDescriptionError, OutputError
 from text2lora.files import check_output
 from text2lora.hub import ADAPTER_FILES, MARKERS
@@ -103,7 +103,7 @@ def make(
     pushing = opt.Pushing.of(push, repo_id, private, create_pr, token, force)
     pairs = opt.parse_examples(example, examples)
     if bool(descriptions) == bool(file) and not (pairs and not file):
-        raise typer.BadParameter("give either descriptions or --file", param_hint="DESCRIPTION")
+        raise typer.BadParameter("give either descriptions or --file", param_hint="descriptions")
     if shard and not file:
         raise typer.BadParameter("works only with --file", param_hint="--shard")
     part = _parse_shard(shard) if shard else None
@@ -327,7 +327,7 @@ def show_novelties(novelties: Sequence[Novelty] | None) -> None:
         if not novelty.warning:
             say(escape(str(novelty)))
         else:
-            err.print(f"[bold yellow]Warning:[/] {escape(novelty.warning)}", highlight=False)
+            warn(novelty.warning)
 
 
 def _make_many(

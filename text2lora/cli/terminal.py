@@ -63,14 +63,16 @@ def surrogate(character: str) -> bytes:
 
 
 class _Flags:
-    """Help that shows no type for options without a value."""
+    """Help with short types, and none for options without a value."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """The parameters, those without a value without a type."""
+        """The parameters, with their types as the help shows them."""
         parameters = super().get_params(ctx)  # type: ignore[misc]
         for parameter in parameters:
             if getattr(parameter, "is_flag", False):
                 parameter.metavar = ""
+            elif getattr(parameter, "min", None) is not None:  # the range follows, so leave room for the options
+                parameter.metavar = "<int>"
         return list(parameters)
 
 
@@ -103,6 +105,11 @@ class App(typer.Typer):
 def say(message: str) -> None:
     """Print a line for people: in a terminal, or to standard error if a script reads the output."""
     (out if out.is_terminal else err).print(message, highlight=False)
+
+
+def warn(message: str) -> None:
+    """Print a warning for people."""
+    err.print(f"[bold yellow]Warning:[/] {escape(message)}", highlight=False)
 
 
 def result(value: object) -> None:
@@ -169,7 +176,16 @@ def quiet() -> None:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=DescriptionWarning)  # commands print warnings themselves
+    show_others = warnings.showwarning
+
+    def show_warning(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+        """Print a warning about a description as one line."""
+        if issubclass(category, DescriptionWarning):
+            warn(str(message))
+        else:
+            show_others(message, category, *place, **options)
+
+    warnings.showwarning = show_warning
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
