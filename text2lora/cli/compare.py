@@ -10,7 +10,7 @@ from rich.markup import escape
 from text2lora.bundled import DEFAULT
 from text2lora.cli import options as opt
 from text2lora.cli.check import load_check_tasks
-from text2lora.cli.terminal import FoldedTable, err, inside, print_json, quiet, say, show, suggest
+from text2lora.cli.terminal import FoldedTable, err, inside, out, print_json, quiet, say, show, suggest, warn
 
 if TYPE_CHECKING:
     from text2lora.evaluation.compare import Comparison
@@ -69,12 +69,15 @@ def compare(
 def _show(found: Comparison) -> None:
     from text2lora.inference import without_loop
 
-    for number, wording in enumerate(found.wordings, 1):
-        say(f"[bold]{number}[/] {escape(wording.description or '')}")
+    heads = [wording.description or "" for wording in found.wordings]
+    if out.is_terminal:
+        for number, text in enumerate(heads, 1):
+            out.print(f"[bold]{number}[/] {escape(text)}", highlight=False)
+        heads = [str(number) for number in range(1, len(heads) + 1)]
+    for wording in found.wordings:
         if wording.novelty and wording.novelty.warning:
-            err.print(f"  [bold yellow]Warning:[/] {escape(wording.novelty.warning)}", highlight=False)
-    numbers = [str(number) for number in range(1, len(found.wordings) + 1)]
-    columns = [("base", found.base), *zip(numbers, found.wordings, strict=True)]
+            warn(wording.novelty.warning)
+    columns = [("base", found.base), *zip(map(escape, heads), found.wordings, strict=True)]
     table = FoldedTable("", *(name for name, _ in columns), show_lines=True)
     for i, text in enumerate(found.prompts):
         table.add_row(
@@ -88,6 +91,12 @@ def _show(found: Comparison) -> None:
     if any(wording.novelty for wording in found.wordings):
         cells = [wording.novelty.nearest[0] if wording.novelty else None for _, wording in columns]
         table.add_row("nearest task", *(f"{escape(cell.task)} {cell.similarity:.2f}" if cell else "" for cell in cells))
-    for name, row in zip(numbers, found.cosines, strict=True):
-        table.add_row(f"cosine of ΔW with {name}", "", *(f"{cosine:.2f}" for cosine in row))
+    for name, row in zip(heads, found.cosines, strict=True):
+        table.add_row(f"cosine of ΔW with {escape(name)}", "", *(f"{cosine:.2f}" for cosine in row))
     show(table)
+    if found.unrelated:
+        least, most = found.unrelated
+        say(
+            "[dim]For comparison, the adapters for the example descriptions, which ask for different things, have "
+            f"cosines from {least:.2f} to {most:.2f}.[/]"
+        )
