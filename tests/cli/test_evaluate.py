@@ -46,6 +46,14 @@ def test_a_terminal_gets_a_table_and_no_markdown(tasks: Path, monkeypatch: pytes
     assert re.search(r"\(\d\.\d+ to \d\.\d+\)", result.stdout)
 
 
+def test_a_pipe_gets_a_row_with_all_that_a_figure_is(tasks: Path) -> None:
+    result = t2l("eval", "-m", "nano", "-t", "mine.jsonl", "--limit", 2, "--shots", 1, "--device", "cpu")
+    head, *rows = [line.split("\t") for line in result.stdout.splitlines()]
+    assert head == ["task", "model", "n", "accuracy", "95 % interval", "against the base model", "95 % interval"]
+    assert [row[:3] for row in rows] == [["mine", "base", "2"], ["mine", "base + 1-shot", "2"]]
+    assert all(len(row) == len(head) for row in rows)
+
+
 def test_figures_are_shown_though_they_cannot_be_written(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object) -> None:
         raise OSError("No space left on device")
@@ -53,7 +61,7 @@ def test_figures_are_shown_though_they_cannot_be_written(tasks: Path, monkeypatc
     monkeypatch.setattr("text2lora.evaluation.report.write_report", full)
     result = t2l("eval", "-m", "nano", "-t", "mine.jsonl", "--limit", 2, "--shots", 0, "-o", "out", "--device", "cpu")
     assert "No space left" in str(result.exception)
-    assert "accuracy, 95 % interval" in " ".join(result.stdout.split())
+    assert "mine\tbase\t2\t" in result.stdout
     assert "Written" not in result.output
 
 

@@ -207,12 +207,20 @@ def _tell(report: EvalReport, urls: Mapping[str, str], as_json: bool) -> None:
 def _table(report: EvalReport) -> FoldedTable:
     from text2lora.evaluation.report import cells_of
 
+    if not out.is_terminal:
+        interval = "95 % interval"
+        table = FoldedTable("task", "model", "n", "accuracy", interval, "against the base model", interval)
+        for figure in report.figures:
+            table.add_row(
+                escape(figure.task), escape(figure.condition), str(figure.accuracy.samples), *cells_of(figure)
+            )
+        return table
     table = FoldedTable("", "n", "accuracy, 95 % interval", "against the base model", box=box.SIMPLE)
     for task in dict.fromkeys(figure.task for figure in report.figures):
         table.add_row(f"[bold]{escape(task)}[/]", "", "", "")
         for figure in (figure for figure in report.figures if figure.task == task):
             accuracy, around, difference, beside = cells_of(figure)
-            gap = "  " if not out.is_terminal or out.width >= WIDE else "\n"
+            gap = "  " if out.width >= WIDE else "\n"
             cells = [f"{figure.accuracy.samples:,}", f"{accuracy}{gap}({around})", f"{difference}{gap}({beside})"]
             table.add_row(escape(f"  {figure.condition}"), *(cells if difference else cells[:2]))
     return table
