@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import difflib
 import errno
 import fnmatch
 import functools
@@ -387,12 +388,20 @@ def read_text(path: Path, kind: type[Text2LoraError] = TaskError) -> str:
         data = path.read_bytes()
         data = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
     except (OSError, EOFError, zlib.error, ValueError) as error:  # the last from characters that no path has
-        raise kind(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        hint = _similar(path) if isinstance(error, FileNotFoundError) else ""
+        raise kind(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}){hint}") from error
     try:
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise kind(f"{path} cannot be read (line {line} is not UTF-8 text): save it as UTF-8") from error
+
+
+def _similar(path: Path) -> str:
+    """A hint at a file in the same folder that is named alike; empty if there is none."""
+    beside = [other.name for other in path.parent.glob("*") if other.is_file()]
+    close = difflib.get_close_matches(path.name, beside, 1, 0.75)
+    return f": did you mean {str(path.with_name(close[0]))!r}?" if close else ""
 
 
 def parse_yaml(text: str, wrong: str, kind: type[Text2LoraError]) -> Any:

@@ -324,7 +324,9 @@ def check_no_file(name: str) -> None:
         CheckpointError: there is such a file.
     """
     if os.path.isfile(name):
-        raise CheckpointError(f"{name} is a file: pass its folder, {os.path.dirname(name) or '.'!r}")
+        folder = os.path.dirname(name) or "."
+        marked = any(os.path.isfile(os.path.join(folder, marker)) for marker in MARKERS.values())
+        raise CheckpointError(f"{name} is a file: pass {f'its folder, {folder!r}' if marked else 'a folder'}")
 
 
 def check_no_adapter(folder: Path) -> None:

@@ -126,6 +126,7 @@ def test_strength_changes_in_place(pair: Pair) -> None:
 def test_lines_of_a_pipe_are_answered(say) -> None:
     result = say("x\n\n  y\n")
     assert result.code == 0, result.err
+    assert result.err.count("the input is empty") == 1
     assert [line.split("\t")[0] for line in result.out.splitlines()] == ["x", "y"]
 
 

@@ -219,6 +219,10 @@ def test_list_shows_the_adapters_that_were_made_here(t2l_command, mine, t2l, ter
     assert "cannot be read: t2l info broken says" in " ".join(shown.out.split())
     assert "Next: t2l run mine" in shown.out
     assert [row["path"] for row in json.loads(t2l_command("list", "adapters", "--json").out)] == ["adapters/two"]
+    t2l.generate_lora("many words about a city and a price").save_pretrained("a-name-that-is-longer-than-others")
+    assert "a-name-that-is-longer-than-others " in t2l_command("list").out
+    told = json.loads(t2l_command("info", "mine", "--json").out)
+    assert (told["description"], told["bytes"]) == ("the city", mine.num_bytes)
     Path("empty").mkdir()
     assert "No adapters in" in t2l_command("list", "empty").out
     assert "empty is neither an adapter nor a checkpoint: expected a folder with" in t2l_command("info", "empty").err

@@ -108,6 +108,7 @@ def _facts(name: str, subfolder: str | None) -> dict[str, Any]:
     adapter = LoraAdapter.from_pretrained(path, subfolder)
     return {
         "what": "LoRA adapter",
+        **{name: adapter.metadata[name] for name in ("description", "checkpoint") if name in adapter.metadata},
         "base_model": adapter.spec.base_model_name_or_path,
         "bytes": adapter.num_bytes,
         "dtype": str(next(iter(adapter.weights.values())).dtype).removeprefix("torch."),
@@ -142,6 +143,7 @@ def list_adapters(
         suggest("t2l", "make", "what the adapter should do")
         return
     table = FoldedTable("adapter", "description", "base", "size", box=None, show_header=out.is_terminal)
+    table.columns[0].no_wrap = True  # a name is there to be copied
     for entry in found:
         told = entry["error"] or entry["description"] or ""
         table.add_row(escape(entry["path"]), escape(told), escape(entry["base_model"] or ""), size(entry["bytes"]))

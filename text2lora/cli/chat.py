@@ -38,7 +38,9 @@ def chat(
     scale: opt.Scale = 1.0,
     fresh: Annotated[
         bool,
-        typer.Option("--fresh", help="Answer each line on its own, without the lines before it, as nano always does."),
+        typer.Option(
+            "--fresh", help="Answer each line on its own, without the lines before it, as `nano` and `smol` always do."
+        ),
     ] = False,
     max_new_tokens: opt.MaxNewTokens = 256,
     device: opt.Device = "auto",
@@ -67,7 +69,7 @@ def chat(
             break
         if line.startswith("/"):
             _obey(pair, line)
-        elif line := line.strip():
+        elif (line := line.strip()) or not live:
             try:
                 answers = _show_live(pair, line) if live else pair.answer(line)
             except InvalidInputError as error:
@@ -120,10 +122,12 @@ class Pair:
         """
         from text2lora.base import context_length
         from text2lora.inference import complete
+        from text2lora.language import check_text
         from text2lora.turns import fit_turns
 
         answers, turns = {}, {}
         context = context_length(self.model)
+        check_text(line)
         for side in SIDES:
             said = [*self.turns[side], {"role": "user", "content": line}]
             turns[side], text, _, room = fit_turns(self.tokenizer, said, context, self.max_new_tokens)
