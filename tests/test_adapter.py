@@ -295,16 +295,17 @@ def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     assert make_adapter().save_pretrained(tmp_path / "empty").is_dir()
 
 
+@pytest.mark.parametrize("name", ["thesis.txt", "README.md"])
 @pytest.mark.parametrize("beside_an_adapter", [False, True])
-def test_files_of_the_user_are_never_replaced(tmp_path: Path, beside_an_adapter: bool) -> None:
+def test_files_of_the_user_are_never_replaced(tmp_path: Path, beside_an_adapter: bool, name: str) -> None:
     folder = tmp_path / "work"
     if beside_an_adapter:
         make_adapter().save_pretrained(folder)
     folder.mkdir(exist_ok=True)
-    (folder / "thesis.txt").write_text("years of work")
-    with pytest.raises(OutputError, match=r"contains thesis.txt.*choose another folder"):
+    (folder / name).write_text("years of work on text2lora")
+    with pytest.raises(OutputError, match=f"contains {name}.*choose another folder"):
         make_adapter().save_pretrained(folder)
-    assert (folder / "thesis.txt").read_text() == "years of work"
+    assert (folder / name).read_text() == "years of work on text2lora"
 
 
 def test_a_file_is_not_a_folder(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from text2lora import (
 )
 from text2lora.companions import Companions
 from text2lora.confidence import Calibration
-from text2lora.errors import InvalidArgumentError
+from text2lora.errors import InvalidArgumentError, OutputError
 from text2lora.novelty import measure_descriptions
 from text2lora.training.state import save_checkpoint
 
@@ -66,6 +66,19 @@ def test_saved_weights_load_bit_for_bit(make_model, tmp_path: Path, head: str, t
     assert same_weights(loaded, model)
     assert not loaded.training
     assert list(loaded.config.target_modules) == ["v_proj", "q_proj"]
+
+
+def test_adapters_and_texts_of_the_user_are_never_replaced(make_model, t2l: Text2LoraModel, tmp_path: Path) -> None:
+    t2l.generate_lora(TEXTS[0]).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(OutputError, match="is an adapter: choose another folder"):
+        make_model().save_pretrained(tmp_path / "adapter")
+    (tmp_path / "README.md").write_text("# Notes on text2lora")
+    with pytest.raises(OutputError, match=r"has a README\.md that text2lora did not write"):
+        make_model().save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.glob("*.*")] == ["README.md"]
+    (tmp_path / "README.md").unlink()
+    for _ in range(2):
+        make_model().save_pretrained(tmp_path)
 
 
 def test_sharded_checkpoints_and_subfolders_load(make_model, tmp_path: Path) -> None:

@@ -258,6 +258,8 @@ def check_output(target: Path, names: Iterable[str], what: str = "an earlier rep
 def check_contents(target: Path, names: Iterable[str], what: str) -> None:
     """Refuse a target that is a file, or a folder that contains something else than files of these names.
 
+    A README.md counts as one of them only if it is a card that text2lora wrote.
+
     Args:
         target: the folder, which need not exist.
         names: the names of files, see `check_output`.
@@ -269,10 +271,22 @@ def check_contents(target: Path, names: Iterable[str], what: str) -> None:
     if target.exists() and not target.is_dir():
         raise OutputError(f"{target} is a file: choose another folder")
     patterns, found = list(names), sorted(os.listdir(target)) if target.is_dir() else []
-    if foreign := [name for name in found if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]:
+    if foreign := [
+        name
+        for name in found
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) or is_foreign_card(target / name)
+    ]:
         raise OutputError(
             f"{target} contains {foreign[0]}, which is not part of {what}: choose another folder or empty it"
         )
+
+
+def is_foreign_card(path: Path) -> bool:
+    """Whether a file is a README.md without the tag text2lora in its front matter: cards of ours have it."""
+    if path.name != "README.md" or not path.is_file():
+        return False
+    front = path.read_bytes().partition(b"\n---")[0]
+    return not (front.startswith(b"---") and b"text2lora" in front)
 
 
 class _TriedOut(Exception):

@@ -38,7 +38,7 @@ from text2lora.errors import (
     about,
     shown,
 )
-from text2lora.files import check_path, check_subfolder, first_line, make_readable
+from text2lora.files import check_path, check_subfolder, first_line, is_foreign_card, make_readable
 from text2lora.hub import (
     CARD_NAME,
     CHECKPOINT_FILES,
@@ -235,8 +235,10 @@ class Text2LoraModel(PreTrainedModel):
         names = ("repo_id", "commit_message", "private", "revision", "create_pr", "force")
         hub = {name: kwargs.pop(name) for name in names if name in kwargs}
         folder = Path(check_path(save_directory, OutputError))
-        if folder.is_file():
-            raise OutputError(f"{folder} is a file: choose another folder")
+        if folder.is_file() or (folder / MARKERS["adapter"]).is_file():
+            raise OutputError(f"{folder} is {'a file' if folder.is_file() else 'an adapter'}: choose another folder")
+        if is_foreign_card(folder / CARD_NAME):
+            raise OutputError(f"{folder} has a {CARD_NAME} that text2lora did not write: choose another folder")
         card = checkpoint_card(self.config, self.num_parameters(), eval_results=eval_results)
         try:
             super().save_pretrained(folder, is_main_process, *args, **kwargs)
