@@ -50,7 +50,7 @@ def test_a_library_that_is_not_installed_is_installed_from_an_index(monkeypatch)
 
 def test_one_page_says_how_to_install():
     """A release changes that page and no other: they name their extra and link to it."""
-    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+    pages = [*ROOT.glob("*.md"), *(page for folder in ("docs", "examples") for page in ROOT.glob(f"{folder}/**/*.md"))]
     installing = re.compile(r"pip install [^\n`]*(?:text2lora|\.\[)")
     assert [page.name for page in pages if installing.search(page.read_text(encoding="utf-8"))] == ["installation.md"]
     page = (ROOT / "docs/installation.md").read_text(encoding="utf-8")
