@@ -99,7 +99,7 @@ def write_written(folder: Path) -> None:
 def command(data: Path, output: str | Path) -> list[str | Path]:
     """The words that make the files of a data folder that `write_data` wrote."""
     given = ["--data", data, "--wordings", data / "wordings", "--written", data / "written"]
-    return [sys.executable, PREPARE, "--output", output, *given]
+    return [sys.executable, PREPARE, "--output", output, *given, "--weights", 12, 1, 3]
 
 
 def prepare(data: Path, output: Path) -> tuple[int, str, str]:
@@ -138,6 +138,10 @@ def test_files_are_those_that_training_reads(folder: Path) -> None:
     assert len(tasks) > 100
     assert all(len(task.held_out_examples) >= 4 or not task.held_out_examples for task in tasks)
     assert all(task.held_out_descriptions for task in tasks)
+    weights = {task.name: task.weight for task in tasks}
+    assert weights["snips_intent"] == 12
+    assert weights["world_lines_of_a_play_copy"] == 1
+    assert set(weights.values()) == {12, 1, 3}
 
 
 def test_written_texts_are_held_out_of_all_tasks_of_their_domain(folder: Path) -> None:

@@ -155,7 +155,7 @@ def short(pairs: Sequence[Pair]) -> list[Pair]:
     return [pair for pair in pairs if len(pair[0]) <= SHORT_INPUT and len(pair[1]) <= SHORT_OUTPUT]
 
 
-def training_row(task: Task) -> dict[str, Any] | None:
+def training_row(task: Task, weight: int = 1) -> dict[str, Any] | None:
     examples = short(task.pairs["train"])
     if len(examples) < 6:
         return None
@@ -165,6 +165,7 @@ def training_row(task: Task) -> dict[str, Any] | None:
         "examples": examples,
         "held_out_descriptions": halves(task)["dev"],
         "held_out_examples": task.pairs["dev"][:SCORED] if len(task.pairs["dev"]) >= VALIDATED else [],
+        "weight": weight,
     }
 
 
@@ -234,8 +235,12 @@ def prepare(
     written: Path = HERE / "written",
     seed: int = 0,
     report: Any = print,
+    weights: Sequence[int] = (1, 1, 1),
 ) -> dict[str, list[Task]]:
-    """Write the files; the tasks by split (`train`, and the unseen ones of `dev` and `test`)."""
+    """Write the files; the tasks by split (`train`, and the unseen ones of `dev` and `test`).
+
+    Training draws given, written and made tasks in proportion to their `weights`.
+    """
     given, unseen = read_given(data, wordings, report)
     sides = yaml.safe_load((HERE / "splits.yaml").read_text(encoding="utf-8"))
     domains = read_written(written)
@@ -246,15 +251,16 @@ def prepare(
     if own:
         own = drop_twins(own, [[*t.wordings, *t.held_out] for side in unseen.values() for t in side], report)
     maker = Maker(given, {task.name: task for task in own}, seed)
-    varied = [
-        replace(task, wordings=maker.voices.vary(task.wordings, maker.rng(f"voices {task.name}"), count))
+    kinds = [
+        [replace(t, wordings=maker.voices.vary(t.wordings, maker.rng(f"voices {t.name}"), count)) for t in tasks]
         for tasks, count in ((given.values(), WORDINGS), (own, WORDINGS // 2))
-        for task in tasks
     ]
-    train = [*varied, *maker.make()]
+    kinds.append(maker.make())
+    train = [task for tasks in kinds for task in tasks]
     drop_evaluated(train, data, report)
     output.mkdir(parents=True, exist_ok=True)
-    write_rows(filter(None, map(training_row, train)), output / "train.jsonl")
+    rows = (training_row(task, weight) for tasks, weight in zip(kinds, weights, strict=True) for task in tasks)
+    write_rows(filter(None, rows), output / "train.jsonl")
     for side in ("dev", "test"):
         write_rows((seen_row(task, side) for task in train), output / f"{side}_seen.jsonl")
         write_rows(map(unseen_row, unseen[side]), output / f"{side}_unseen.jsonl")
@@ -279,11 +285,16 @@ def main() -> None:
         help="JSON lines files of descriptions by task; those in `held_out` are for evaluation alone",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--weights", type=int, nargs=3, default=(1, 1, 1), metavar=("GIVEN", "WRITTEN", "MADE"),
+        help="how often training draws a task of each kind, in proportion",
+    )  # fmt: skip
     parser.add_argument("--written", type=Path, default=HERE / "written", help="JSON lines files; see written.py")
     options = parser.parse_args()
     if not (options.data / "real_tasks.jsonl.gz").exists():
         parser.error(f"{options.data} has no real_tasks.jsonl.gz: give as --data the folder that sources.py wrote")
-    print(summary(prepare(options.data, options.output, options.wordings, options.written, options.seed)))
+    folders = options.data, options.output, options.wordings, options.written
+    print(summary(prepare(*folders, options.seed, weights=options.weights)))
 
 
 if __name__ == "__main__":
