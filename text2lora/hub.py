@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from text2lora.bundled import CHECKPOINTS
+from text2lora.bundled import CHECKPOINTS, PACKAGED
 from text2lora.errors import CheckpointError, HubError, InvalidArgumentError, Text2LoraError, shown
 from text2lora.files import check_path, check_subfolder, first_line
 from text2lora.names import is_local
@@ -67,13 +67,18 @@ class Source:
             **hub: options for the Hub: `token`, `cache_dir`, `local_files_only`.
 
         Raises:
-            CheckpointError: there is no such folder, repository or revision, or it cannot be reached and is not in the
-                cache.
+            CheckpointError: there is no such folder, subfolder, repository or revision, or it cannot be reached and is
+                not in the cache.
         """
         name, inside = check_path(path), check_subfolder(subfolder)
         if not isinstance(revision, str | None):
             raise InvalidArgumentError(f"revision is {shown(revision)}: expected a branch, a tag or a commit")
         if os.path.isdir(name):
+            if not Path(name, inside).is_dir():
+                there = [str(path.relative_to(name)) for level in ("*/", "*/*/") for path in Path(name).glob(level)]
+                raise CheckpointError(
+                    f"{name} has no subfolder {inside!r}: {_closest(inside, there)}pass the path of a folder in it"
+                )
             return cls(name, inside, revision, hub)
         if name in CHECKPOINTS:
             raise CheckpointError(_no_adapter(name))
@@ -297,9 +302,9 @@ def _without_tokens(text: str) -> str:
 
 def _no_name(name: str) -> str:
     hint = _did_you_mean(name)
-    if " " in name:
+    if " " in name.strip():
         hint += "to make an adapter from a sentence, pass it as do= or with --do; "
-    return f"{name} is neither an existing folder nor a valid Hub id: {hint}expected a folder or USER/NAME"
+    return f"{name!r} is neither an existing folder nor a valid Hub id: {hint}expected a folder or USER/NAME"
 
 
 def _no_adapter(name: str) -> str:
@@ -351,13 +356,18 @@ def look_inside(folder: Path, name: str) -> str:
 
 
 def _did_you_mean(name: str) -> str:
-    """A hint at a similar name: a built-in one, a folder in the same place, or a repository in the cache."""
+    """A hint at a similar name: a built-in or packaged one, a folder beside, or a repository in the cache."""
     from huggingface_hub import constants
 
     wanted = os.path.normpath(name)
     cached = [path.name.removeprefix("models--") for path in Path(constants.HF_HUB_CACHE).glob("models--*")]
     beside = {str(path.parent) for marker in MARKERS.values() for path in Path(wanted).parent.glob(f"*/{marker}")}
-    known = [*CHECKPOINTS, *sorted(beside), *(repo.replace("--", "/", 1) for repo in cached)]
+    known = [*CHECKPOINTS, *PACKAGED, *sorted(beside), *(repo.replace("--", "/", 1) for repo in cached)]
+    return _closest(wanted, known)
+
+
+def _closest(wanted: str, known: Sequence[str]) -> str:
+    """A hint at the name among the known ones that is most like the wanted one."""
     spelled = {other.lower(): other for other in reversed(known) if other != wanted}
     close = difflib.get_close_matches(wanted.lower(), spelled, 1, 0.75)
     return f"did you mean {spelled[close[0]]!r}? Otherwise " if close else ""
