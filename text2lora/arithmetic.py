@@ -101,6 +101,21 @@ def cosine_matrix(adapters: Sequence[LoraAdapter]) -> torch.Tensor:
     return cosine.nan_to_num(0, 0, 0).clamp(-1, 1).fill_diagonal_(1)
 
 
+def cosine_range(adapters: Sequence[LoraAdapter]) -> tuple[float, float]:
+    """The smallest and the largest cosine between two different ones of several adapters, see `cosine_matrix`.
+
+    Those of adapters that do different things are a scale for other cosines.
+
+    Raises:
+        CheckpointError: there are fewer than two adapters, or see `cosine_matrix`.
+    """
+    if len(adapters) < 2:
+        raise CheckpointError(f"{len(adapters)} adapters have no cosine between them: expected two or more")
+    found = cosine_matrix(adapters)
+    pairs = found[torch.ones_like(found, dtype=torch.bool).triu(1)]
+    return float(pairs.min()), float(pairs.max())
+
+
 def numbers(weights: Sequence[float]) -> list[float]:
     """The weights as Python floats, or an empty list if one is not a number."""
     try:

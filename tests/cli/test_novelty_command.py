@@ -103,3 +103,14 @@ def test_statistics_need_two_tasks(checkpoint_dir: Path, tmp_path: Path) -> None
     assert isinstance(result.exception, TaskError)
     assert "fewer than two tasks" in str(result.exception)
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_compare_names_the_wordings_in_a_pipe_and_gives_a_scale_for_their_cosines() -> None:
+    words = ("compare", GOOD, "the [bold] price", "--prompt", "x")
+    result = run(*words)
+    head, *rows = [line.split("\t") for line in result.stdout.splitlines()]
+    assert head == ["", "base", GOOD, "the [bold] price"]
+    assert rows[-1][0] == "cosine of ΔW with the [bold] price"
+    least, most = json.loads(run(*words, "--json").stdout)["unrelated"]
+    assert 0 < least < most < 1
+    assert f"have cosines from {least:.2f} to {most:.2f}" in " ".join(result.stderr.split())

@@ -43,6 +43,7 @@ def compare(
         raise typer.BadParameter("expected two or more wordings", param_hint="WORDING")
     opt.check_texts(prompt or [], "--prompt")
     quiet()
+    from text2lora.arithmetic import cosine_range
     from text2lora.evaluation.compare import compare_descriptions
     from text2lora.modeling import Text2LoraModel
     from text2lora.samples import BY_BASE
@@ -57,10 +58,20 @@ def compare(
         base, tokenizer = t2l.load_base_model(), t2l.base_tokenizer
         status.update("answering")
         found = compare_descriptions(t2l, base, tokenizer, descriptions, prompts, chosen, max_new_tokens)
+        unrelated = None
+        if name in BY_BASE:
+            samples = BY_BASE[name].descriptions
+            unrelated = cosine_range(t2l.generate_lora(samples, t2l.encoder.encode(samples)))
     if as_json:
-        print_json(found.as_dict(), indent=2)
+        print_json(found.as_dict() | {"unrelated": unrelated}, indent=2)
         return
     _show(found)
+    if unrelated:
+        least, most = unrelated
+        say(
+            "[dim]For comparison, the adapters for the example descriptions, which ask for different things, have "
+            f"cosines from {least:.2f} to {most:.2f}.[/]"
+        )
     best = max(found.wordings, key=lambda wording: wording.exact_match or 0)  # the first where none was scored
     named = [] if model == DEFAULT else ["--model", model]
     suggest("t2l", "make", best.description or "", *named, *inside(subfolder))
@@ -94,9 +105,3 @@ def _show(found: Comparison) -> None:
     for name, row in zip(heads, found.cosines, strict=True):
         table.add_row(f"cosine of ΔW with {escape(name)}", "", *(f"{cosine:.2f}" for cosine in row))
     show(table)
-    if found.unrelated:
-        least, most = found.unrelated
-        say(
-            "[dim]For comparison, the adapters for the example descriptions, which ask for different things, have "
-            f"cosines from {least:.2f} to {most:.2f}.[/]"
-        )

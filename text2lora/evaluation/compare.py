@@ -19,7 +19,6 @@ from text2lora.inference import generate_answers
 from text2lora.injection import LoraInjector
 from text2lora.modeling import Text2LoraModel
 from text2lora.novelty import Novelty
-from text2lora.samples import BY_BASE
 from text2lora.scoring import TaskScore, score_examples
 
 
@@ -51,15 +50,12 @@ class Comparison:
         base: the results of the base model without an adapter.
         wordings: the results of each wording, in the given order.
         cosines: the cosines of the adapters' delta W, as a list for each wording.
-        unrelated: the smallest and largest cosine between the adapters of the base model's sample descriptions, as a
-            scale for `cosines`; None for a base model without samples.
     """
 
     prompts: list[str]
     base: Wording
     wordings: list[Wording]
     cosines: list[list[float]]
-    unrelated: tuple[float, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The results as JSON can hold them."""
@@ -73,7 +69,6 @@ class Comparison:
             "base": row(self.base),
             "wordings": [row(wording) for wording in self.wordings],
             "cosines": self.cosines,
-            "unrelated": self.unrelated,
         }
 
 
@@ -122,21 +117,12 @@ def compare_descriptions(
         text, novelty = (None, None) if row is None else (texts[row], novelties[row])
         return Wording(text, answers, *_means(scores), novelty)
 
-    samples = BY_BASE.get(model.config.base_model_name_or_path or "")
     return Comparison(
         list(prompts),
         wording(None),
         [wording(row) for row in range(len(texts))],
         cosine_matrix(model.generate_lora(texts, task_emb=task_emb)).tolist(),
-        unrelated_cosines(model, samples.descriptions) if samples else None,
     )
-
-
-def unrelated_cosines(model: Text2LoraModel, descriptions: Sequence[str]) -> tuple[float, float]:
-    """The smallest and largest cosine between the adapters of descriptions that ask for different things."""
-    adapters = model.generate_lora(list(descriptions), model.encoder.encode(descriptions))
-    found = [float(row[j]) for i, row in enumerate(cosine_matrix(adapters)) for j in range(i)]
-    return min(found), max(found)
 
 
 def _means(scores: Sequence[TaskScore]) -> tuple[float | None, float | None]:

@@ -17,7 +17,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from text2lora import samples
 from text2lora.adapter import LoraAdapter
-from text2lora.arithmetic import cosine_matrix
+from text2lora.arithmetic import cosine_matrix, cosine_range
 from text2lora.attach import input_device
 from text2lora.base import context_length
 from text2lora.bundled import CHECKPOINTS
@@ -202,9 +202,7 @@ class Engine:
     @functools.cached_property
     def _unrelated(self) -> tuple[float, float]:
         """The smallest and largest cosine between the adapters of the sample descriptions, all different tasks."""
-        adapters = [made.adapter for made in self.make(self.samples.descriptions)]
-        found = [float(row[j]) for i, row in enumerate(cosine_matrix(adapters)) for j in range(i)]
-        return min(found), max(found)
+        return cosine_range([made.adapter for made in self.make(self.samples.descriptions)])
 
     def _check_message(self, message: str) -> None:
         if not message.strip():
