@@ -446,7 +446,10 @@ def read_json_lines(path: Path, kind: type[Text2LoraError] = TaskError) -> list[
         Text2LoraError: of the given kind, if the file cannot be read or a line is not JSON.
     """
     values = []
-    for number, line in enumerate(read_text(path, kind).split("\n"), 1):  # splitlines would also cut at U+2028
+    text = read_text(path, kind)
+    if re.match(r"\s*\[\s*\{", text):
+        raise kind(f"{path} is one JSON array of objects: write each object on a line of its own, without brackets")
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would also cut at U+2028
         if line.strip():
             try:
                 values.append(json.loads(line))

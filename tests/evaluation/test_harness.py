@@ -67,6 +67,13 @@ def test_an_adapter_called_base_and_two_of_one_name_have_rows_of_their_own() -> 
     assert [line.split("|")[2].strip() for line in report.to_markdown().splitlines()[2:]] == [n for n, _ in shown]
 
 
+def test_one_name_in_place_of_a_list_is_refused(cities: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"tasks is '.*': expected Sequence\[str\]"):
+        evaluate("nano", str(cities))
+    with pytest.raises(EvaluationError, match="adapters is 'city'"):
+        evaluate("nano", [str(cities)], "city")
+
+
 def test_a_task_called_average_is_refused(cities: Path, tmp_path: Path) -> None:
     (tmp_path / "average.jsonl").write_bytes(cities.read_bytes())
     with pytest.raises(EvaluationError, match="a task cannot be called 'average'"):

@@ -100,6 +100,9 @@ def test_an_empty_folder_and_broken_json_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text("{}\n{")
     with pytest.raises(TaskError, match="line 2 is not JSON"):
         read_tasks(tmp_path / "t.jsonl")
+    (tmp_path / "t.jsonl").write_text('[\n{"name": "a", "descriptions": ["b"], "examples": [["c", "d"]]}]')
+    with pytest.raises(TaskError, match="is one JSON array of objects: write each object on a line of its own"):
+        read_tasks(tmp_path / "t.jsonl")
     (tmp_path / "t.jsonl").write_text('{"prompt": "a", "answer": "b"}')
     with pytest.raises(TaskError, match=r"holds examples without descriptions: .*`t2l describe "):
         read_tasks(tmp_path / "t.jsonl")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from text2lora.adapter import LoraAdapter
+from text2lora.arguments import checked
 from text2lora.errors import EvaluationError
 from text2lora.evaluation.backends import Backend, ServerBackend, TransformersBackend
 from text2lora.evaluation.data import load_tasks
@@ -14,13 +16,11 @@ from text2lora.evaluation.harness import check_tasks, evaluate_tasks, make_condi
 from text2lora.evaluation.lm_harness import HARNESS_PREFIX, evaluate_with_lm_eval, find_tasks
 from text2lora.evaluation.report import EvalReport
 
-if TYPE_CHECKING:
-    import torch
-
 Places = Mapping[str, tuple[str, str | None]]
 """By the name of an adapter in the report, its folder or Hub id, and the subfolder that it is in."""
 
 
+@checked(EvaluationError)
 def evaluate(
     model: str,
     tasks: Sequence[str],
