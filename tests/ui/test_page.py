@@ -215,11 +215,13 @@ def test_a_strength_set_while_an_answer_is_written_counts(visit, monkeypatch):
 def test_the_page_says_what_the_model_can_read(visit):
     page = visit()
     sync_api.expect(page.locator("#message")).to_contain_text("an order, ticket, contact, event, log or invoice record")
+    sync_api.expect(page.locator("#message")).to_contain_text("its answers, often just 1, mean nothing")
     page.click("#checkpoint input")
     page.get_by_role("option").nth(1).click()
     for name in ("#message", "#compare-message"):
         tab(page, "Chat" if name == "#message" else "Compare")
         sync_api.expect(page.locator(name)).to_contain_text("This model reads any text of up to")
+        sync_api.expect(page.locator(name)).not_to_contain_text("mean nothing")
 
 
 def test_compare_shows_the_answers_side_by_side(visit):

@@ -16,7 +16,7 @@ from text2lora.errors import InvalidInputError, Text2LoraError
 from text2lora.export import export_zip
 from text2lora.names import slug
 from text2lora.ui import render
-from text2lora.ui.layout import Clicks, Page, Updates, padded
+from text2lora.ui.layout import Clicks, Page, Updates, about_inputs, padded
 from text2lora.ui.service import Engine, Exchange, Service, VisitorAdapter, snippet
 
 
@@ -53,7 +53,7 @@ class Handlers:
             self.page.turns: (),
         }
         samples = self.service.engine(name).samples
-        message = gr.Textbox(samples.inputs[0], info=samples.reads)
+        message = gr.Textbox(samples.inputs[0], info=about_inputs(samples))
         yield {
             self.page.novelty: render.NO_ADAPTER,
             self.page.talk: render.NO_TURNS,

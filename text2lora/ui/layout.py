@@ -206,7 +206,7 @@ def _input_box(samples: Samples, limits: Limits, name: str) -> gr.Textbox:
     return gr.Textbox(
         samples.inputs[0],
         label="Input",
-        info=samples.reads,
+        info=about_inputs(samples),
         placeholder="Enter sends; Shift+Enter starts a new line.",
         max_lines=8,
         max_length=limits.message,
@@ -228,6 +228,11 @@ def _chips(texts: Sequence[str], name: str) -> gr.Dataset:
         elem_id=name,
         elem_classes="t2l-chips",
     )
+
+
+def about_inputs(samples: Samples) -> str:
+    """What an input may be, and what to know of the answers of the base alone."""
+    return f"{samples.reads} {samples.note}".strip()
 
 
 def padded(texts: Sequence[str], count: int) -> list[str]:
