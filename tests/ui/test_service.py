@@ -16,8 +16,10 @@ from text2lora import LoraAdapter, Text2LoraModel, base_model_path
 from text2lora.errors import CheckpointError, HubError, InvalidDescriptionError, InvalidInputError
 from text2lora.inference import complete, generate_answers
 from text2lora.nano import sample_record
+from text2lora.novelty import Neighbour, Novelty
 from text2lora.turns import as_turn
-from text2lora.ui.service import Engine, Exchange, Limits, Service, snippet, split_name
+from text2lora.ui.render import made_card
+from text2lora.ui.service import Engine, Exchange, Limits, Service, VisitorAdapter, snippet, split_name
 
 RECORD = sample_record("order", 1)[0]
 CITY, INITIALS = "Where does it ship to? Answer in capital letters.", "Who placed the order? Just the initials."
@@ -261,3 +263,10 @@ def test_a_push_takes_the_visitors_token_and_the_hosts_only_where_that_is_wished
     assert Service(["nano"]).push(adapter, " me/city ", " hf_mine ", private=True) == "https://huggingface.co/me/city"
     Service(["nano"], own_login=True).push(adapter, "city", "")
     assert pushed == [("me/city", {"token": "hf_mine", "private": True}), ("city", {"token": None, "private": None})]
+
+
+def test_names_of_training_tasks_are_shown_in_words():
+    novelty = Novelty("the city", [Neighbour("pen_pal_cards_<b>", 0.7)], 31, 0.5)
+    made = VisitorAdapter(SimpleNamespace(num_bytes=1000, metadata={}), novelty, 0.1, ())
+    made.adapter.metadata["description"] = "the city"
+    assert "<span>pen pal cards &lt;b&gt;</span>" in made_card(made)

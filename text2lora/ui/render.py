@@ -70,11 +70,13 @@ def comparison(found: ComparedAnswers, running: bool = False) -> str:
     cards = [f'<div class="t2l-card"><div class="t2l-head">No adapter</div>{alone}</div>']
     for number, (made, answer) in enumerate(zip(found.made, answers, strict=True), 1):
         novelty = made.novelty
-        nearest = f"Nearest training task: {novelty.nearest[0].task} {novelty.similarity:.2f}" if novelty else ""
+        nearest = (
+            f"Nearest training task: {_readable(novelty.nearest[0].task)} {novelty.similarity:.2f}" if novelty else ""
+        )
         far = ' <b class="t2l-far">unlike training</b>' if novelty and novelty.warning else ""
         cards.append(
             f'<div class="t2l-card"><div class="t2l-head"><b class="t2l-number">{number}</b>{escape(made.description)}'
-            f'</div>{_answer("", answer, "adapted", running)}<div class="t2l-small">{escape(nearest)}{far}</div></div>'
+            f'</div>{_answer("", answer, "adapted", running)}<div class="t2l-small">{nearest or ""}{far}</div></div>'
         )
     numbers = range(1, len(found.made) + 1)
     rows = "".join(
@@ -94,7 +96,7 @@ def comparison(found: ComparedAnswers, running: bool = False) -> str:
 def _novelty(novelty: Novelty) -> str:
     where = "Below" if novelty.warning else "Within"
     rows = "".join(
-        f'<div class="t2l-near"><span title="{escape(task)}">{escape(task)}</span><span class="t2l-bar" '
+        f'<div class="t2l-near"><span>{_readable(task)}</span><span class="t2l-bar" '
         f'style="--at: {100 * max(0.0, similarity):.0f}%; --from: {100 * max(0.0, novelty.threshold):.0f}%"></span>'
         f"<span>{similarity:.2f}</span></div>"
         for task, similarity in novelty.nearest
@@ -104,6 +106,11 @@ def _novelty(novelty: Novelty) -> str:
         f"{where} the range seen in training. If even the longest bar ends left of the mark, you get a warning."
         "</p></div>"
     )
+
+
+def _readable(task: str) -> str:
+    """The name of a training task, which a line may break between its words."""
+    return escape(task.replace("_", " "))
 
 
 def _answer(label: str, text: str, kind: str, running: bool) -> str:
