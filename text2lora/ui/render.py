@@ -76,7 +76,7 @@ def comparison(found: ComparedAnswers, running: bool = False) -> str:
         far = ' <b class="t2l-far">unlike training</b>' if novelty and novelty.warning else ""
         cards.append(
             f'<div class="t2l-card"><div class="t2l-head"><b class="t2l-number">{number}</b>{escape(made.description)}'
-            f'</div>{_answer("", answer, "adapted", running)}<div class="t2l-small">{nearest or ""}{far}</div></div>'
+            f'</div>{_answer("", answer, "adapted", running)}<div class="t2l-small">{nearest}{far}</div></div>'
         )
     numbers = range(1, len(found.made) + 1)
     rows = "".join(
