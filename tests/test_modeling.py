@@ -303,6 +303,13 @@ def test_encoder_is_loaded_when_first_used_and_once(t2l: Text2LoraModel, monkeyp
     assert len(loads) == 1
 
 
+def test_an_encoder_of_another_size_is_named(checkpoint_dir: Path) -> None:
+    t2l = Text2LoraModel.from_pretrained(checkpoint_dir, encoder="sentence-transformers/all-MiniLM-L6-v2")
+    told = r"'sentence-transformers/all-MiniLM-L6-v2' gives 384 features, but task_emb_size is 24: use the encoder that"
+    with pytest.raises(CheckpointError, match=told):
+        t2l.generate_lora("the city")
+
+
 def test_encoder_can_be_replaced(checkpoint_dir: Path, encoder_dir: Path, encoder: TextEncoder, tmp_path: Path) -> None:
     shutil.copytree(encoder_dir, tmp_path / "moved")
     by_path = Text2LoraModel.from_pretrained(checkpoint_dir, encoder=str(tmp_path / "moved"))

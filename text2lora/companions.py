@@ -81,7 +81,14 @@ class Companions:
         with _LOADING:
             if self._encoder is None:
                 options = {"device_map": str(device), **self.source.hub}
-                self._encoder = TextEncoder.from_config(config, self._named_encoder, **options)
+                found = TextEncoder.from_config(config, self._named_encoder, **options)
+                if found.size != config.task_emb_size:
+                    raise CheckpointError(
+                        f"the text encoder {found.name!r} gives {found.size} features, but task_emb_size is "
+                        f"{config.task_emb_size}: use the encoder that the checkpoint was trained with; a recipe for a "
+                        f"new model needs model.task_emb_size={found.size}"
+                    )
+                self._encoder = found
             return self._encoder
 
     def set_encoder(self, encoder: TextEncoder) -> None:

@@ -230,10 +230,14 @@ class TextEncoder:
             return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return torch.stack(rows)
 
+    @property
+    def size(self) -> int:
+        """The number of features of an embedding, d."""
+        return len(self.layers) * int(self.model.config.get_text_config().hidden_size)
+
     def _nothing(self) -> torch.Tensor:
         """What the embeddings of no descriptions are."""
-        size = len(self.layers) * self.model.config.get_text_config().hidden_size
-        return torch.empty((0, 0, size) if self.pooling == "none" else (0, size), device=self.model.device)
+        return torch.empty((0, 0, self.size) if self.pooling == "none" else (0, self.size), device=self.model.device)
 
     def _encode_batch(self, texts: list[str]) -> list[torch.Tensor]:
         with _TOKENIZING:
@@ -289,6 +293,11 @@ class OneHotEncoder(TextEncoder):
     def digest(self) -> str:
         """See `TextEncoder`."""
         return digest([self.pooling, *self.tasks])
+
+    @property
+    def size(self) -> int:
+        """See `TextEncoder`."""
+        return len(self.tasks)
 
     def encode(self, descriptions: Sequence[str], batch_size: int = 64) -> torch.Tensor:
         """The vectors of tasks, [n, d].
