@@ -114,18 +114,21 @@ def _import(names: str) -> None:
 
 HUB = "HF_", "HUGGING", "TRANSFORMERS_", "XDG_"
 """Beginnings of the variables that Hugging Face's clients go by."""
+START = "PYTHON", "LC_", "LANG", "OMP_"
+"""Beginnings of the variables that Python and torch go by when they start."""
 
 
 def _part(variables: dict[str, str], *starts: str) -> dict[str, str]:
     at_run_time = "PYTHONHASHSEED PYTHONPATH PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE HF_TOKEN".split()
     at_run_time += "HF_XET_HIGH_PERFORMANCE", "HF_HUB_DISABLE_TELEMETRY"  # set by lm_eval and Gradio when imported
+    at_run_time += ("PYTHONBREAKPOINT",)  # set by Ray
     return {key: v for key, v in variables.items() if key.startswith(starts) and key not in at_run_time}
 
 
 def left_behind() -> dict[str, str]:
     """What was put into this process's environment since, and keeps its commands from being forks."""
-    before = _part(_ENVIRONMENT, *HUB).items()
-    return dict(_part(dict(os.environ), *HUB).items() - before) if warm else {}
+    before = _part(_ENVIRONMENT, *HUB, *START).items()
+    return dict(_part(dict(os.environ), *HUB, *START).items() - before) if warm else {}
 
 
 def find_zygote(args: Any, environment: dict[str, str]) -> Zygote | None:
@@ -135,8 +138,7 @@ def find_zygote(args: Any, environment: dict[str, str]) -> Zygote | None:
     is_script = not str(args[1]).startswith("-")
     if not is_script and args[1] not in ("-c", "-m"):
         return None
-    kept = "PYTHON", "LC_", "LANG", "OMP_"
-    if _part(environment, *kept) != _part({key: v for key, v in _ENVIRONMENT.items() if key in environment}, *kept):
+    if _part(environment, *START) != _part({key: v for key, v in _ENVIRONMENT.items() if key in environment}, *START):
         return None
     is_warm = _part(environment, *HUB) == _part(_ENVIRONMENT, *HUB)
     seed, own = (variables.get("PYTHONHASHSEED", "random") for variables in (environment, _ENVIRONMENT))

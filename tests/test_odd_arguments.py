@@ -258,6 +258,7 @@ def rows(world: World) -> dict[str, Row]:
         ),
         "TextEncoder": Row(TextEncoder, encoder_args, lambda made: is_text_embedding(made.encode(["the city"]))),
         "TextEncoder.digest": Row(lambda: t2l.encoder.digest),
+        "TextEncoder.size": Row(lambda: t2l.encoder.size),
         "TextEncoder.from_config": Row(
             TextEncoder.from_config,
             {"config": config, "encoder": str(world.encoder_dir), "dtype": "float32", "device_map": "cpu",

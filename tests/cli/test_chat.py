@@ -175,7 +175,7 @@ def test_what_is_no_adapter_is_one_line(t2l_command) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["\x04", "\x03"], ids=["ctrl-d", "ctrl-c"])
-def test_typed_at_a_real_terminal(tmp_path: Path, key: str) -> None:
+def test_typed_at_a_real_terminal(forked, tmp_path: Path, key: str) -> None:
     pexpect = pytest.importorskip("pexpect")
     from pexpect.fdpexpect import fdspawn
 
@@ -197,7 +197,7 @@ def test_typed_at_a_real_terminal(tmp_path: Path, key: str) -> None:
     child.expect("h> ")  # after the cursor was shown again
     child.send(key)
     while child.expect(["Next: t2l export", pexpect.TIMEOUT], timeout=60):
-        child.send(key)  # Python's input() does not see a Ctrl-C between showing the prompt and waiting for a key
+        child.send(key)  # Python's input() may miss a Ctrl-C between showing the prompt and waiting for a key
     child.expect(pexpect.EOF)
     child.close()
     assert process.wait() == 0

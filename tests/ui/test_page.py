@@ -278,8 +278,9 @@ def test_examples_teach_the_adapter(visit):
     for place, text in enumerate(text for row in rows for text in row):
         cell = page.locator(f"#examples [data-row='{place // 2}'][data-col='{place % 2}']").last
         cell.dblclick()
-        page.keyboard.type(text)
+        cell.locator("textarea, input").fill(text)  # typed letters could come before the box is there
         page.keyboard.press("Enter")
+        sync_api.expect(cell).to_contain_text(text)
     make(page, "Return the login in quotes.")
     sync_api.expect(page.locator("#novelty")).to_contain_text("2 examples, ")
     sync_api.expect(page.locator("#novelty")).to_contain_text("2 of 2 after")
