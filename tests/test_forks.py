@@ -67,3 +67,11 @@ def test_a_signal_reaches_a_fork() -> None:
             assert process.poll() is None
             process.send_signal(number)
             assert process.wait(600) == expected
+
+
+def test_what_a_library_leaves_in_the_environment_is_seen(monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONBREAKPOINT", "ray.util.rpdb._driver_set_trace")  # as Ray does; it changes no start
+    assert forks.find_zygote([sys.executable, "-m", "this"], dict(os.environ)) is forks.warm
+    assert not forks.left_behind()
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert forks.left_behind() == {"OMP_NUM_THREADS": "7"}
