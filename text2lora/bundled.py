@@ -21,7 +21,7 @@ class PackagedModel(NamedTuple):
 
 
 PACKAGE = Path(__file__).parent
-DEFAULT = "nano"
+DEFAULT = "smol"
 """What commands use where no checkpoint is named."""
 CHECKPOINTS = {name: PACKAGE / name / "checkpoint" for name in ("nano", "smol")}
 BASES = {"nano": PACKAGE / "nano" / "base"}

@@ -47,7 +47,7 @@ class Text2LoraConfig(PreTrainedConfig):
     """The configuration of a [`Text2LoraModel`]. `from_base_config` derives the names and shapes from a base model.
 
     Attributes:
-        base_model_name_or_path: the model that the adapters are for; a path, a Hub id or `nano`.
+        base_model_name_or_path: the model that the adapters are for; a path, a Hub id, `smol` or `nano`.
         base_model_revision: its commit, branch or tag.
         encoder_name_or_path: the text encoder that reads descriptions; a path or a Hub id.
         encoder_revision: its commit, branch or tag.

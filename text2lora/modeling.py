@@ -75,9 +75,9 @@ class Text2LoraModel(PreTrainedModel):
     and are loaded when first needed.
 
     ```python
-    t2l = Text2LoraModel.from_pretrained("nano")
-    adapter = t2l.generate_lora("Return the city in upper case.")
-    adapter.save_pretrained("city-upper")
+    t2l = Text2LoraModel.from_pretrained("smol")
+    adapter = t2l.generate_lora("Which city is mentioned? Just the name.")
+    adapter.save_pretrained("city")
     ```
     """
 
@@ -157,7 +157,7 @@ class Text2LoraModel(PreTrainedModel):
         """Load a checkpoint. Missing or unexpected weights, and weights of a wrong shape, are errors.
 
         Args:
-            pretrained_model_name_or_path: the checkpoint: a folder, a Hub id, `nano` or `smol`. Checkpoints of the
+            pretrained_model_name_or_path: the checkpoint: a folder, a Hub id, `smol` or `nano`. Checkpoints of the
                 reference implementation (`hypermod.pt`) are converted in memory.
             *args: as in transformers.
             encoder: the text encoder to use instead of the one that the checkpoint names: a path, a Hub id or a
@@ -388,7 +388,8 @@ class Text2LoraModel(PreTrainedModel):
         Its `generate` also stops where the chat template ends an answer.
 
         Args:
-            name: the base model to load instead of the one that the checkpoint names: a folder, a Hub id or `nano`.
+            name: the base model to load instead of the one that the checkpoint names: a folder, a Hub id, `smol` or
+                `nano`.
             **kwargs: options for `AutoModelForCausalLM.from_pretrained`; they override `base_model_kwargs`.
 
         Raises:

@@ -53,8 +53,8 @@ def function(
     ```python
     import text2lora
 
-    city = text2lora.function(do="Return the city in capital letters.")
-    city("order A12: 2 x tent for Ada Berg, ship to Oslo, total $80.00, 2024-05-01")  # 'OSLO'
+    city = text2lora.function(do="Which city is mentioned? Just the name.")
+    city("Will it rain in Lisbon on Sunday morning?")  # 'Lisbon'
     price = text2lora.function("my-price-adapter")  # a folder, a Hub id or a LoraAdapter
     ```
 
@@ -63,7 +63,7 @@ def function(
         do: what the function should do, in plain words, instead of an adapter.
         examples: pairs of an input and its right answer, beside `do` or instead of it; see `generate_lora`.
         on_step: see `generate_lora`.
-        model: the checkpoint that makes the adapter for `do`: `nano` (None), `smol`, a folder or a Hub id.
+        model: the checkpoint that makes the adapter for `do`: `smol` (None), `nano`, a folder or a Hub id.
         subfolder: the folder of the adapter or checkpoint inside the given folder or repository.
         base: the base model of an adapter: a folder or Hub id; None uses the one that the adapter names.
         labels, max_new_tokens, stop: see `Text2LoraModel.function`.

@@ -5,7 +5,7 @@ import threading
 from text2lora.ui.app import running
 from text2lora.ui.service import Service
 
-MODELS = ["nano"]  # more to choose from: "SakanaAI/text-to-lora/trained_t2l/gemma_2b_t2l", needs a GPU and HF_TOKEN
+MODELS = ["smol", "nano"]  # "SakanaAI/text-to-lora/trained_t2l/gemma_2b_t2l" needs a GPU and HF_TOKEN
 DEVICE = "cpu"
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def names(folder: Path) -> list[str]:
 def test_help_has_an_example(t2l_command, command: str) -> None:
     result = t2l_command("export", command, "--help")
     assert result.code == 0
-    assert f"Example: t2l export {command} city-upper" in result.out
+    assert f"Example: t2l export {command} city" in result.out
 
 
 def test_files_are_named_after_the_adapter(t2l_command, folder: Path) -> None:

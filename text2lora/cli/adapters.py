@@ -46,7 +46,7 @@ def info(
     name: Annotated[
         str,
         typer.Argument(
-            help="Checkpoint or adapter: `nano`, `smol`, a folder or a Hub id.",
+            help="Checkpoint or adapter: `smol`, `nano`, a folder or a Hub id.",
             autocompletion=lambda incomplete: [*opt.complete_checkpoint(incomplete), *opt.complete_adapter(incomplete)],
         ),
     ],
@@ -55,7 +55,7 @@ def info(
 ) -> None:
     """Show details of a checkpoint or adapter.
 
-    Example: t2l info nano
+    Example: t2l info smol
     """
     quiet()
     facts = _facts(name, subfolder)

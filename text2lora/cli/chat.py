@@ -39,7 +39,7 @@ def chat(
     fresh: Annotated[
         bool,
         typer.Option(
-            "--fresh", help="Answer each line on its own, without the lines before it, as `nano` and `smol` always do."
+            "--fresh", help="Answer each line on its own, without the lines before it, as `smol` and `nano` always do."
         ),
     ] = False,
     max_new_tokens: opt.MaxNewTokens = 256,
@@ -48,7 +48,7 @@ def chat(
 ) -> None:
     """Chat with the base model and the adapter side by side, or answer the lines of a pipe.
 
-    Example: t2l chat city-upper
+    Example: t2l chat city
     """
     quiet()
     from text2lora.adapter import LoraAdapter

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Tasks = Annotated[
     str | None,
     typer.Option(
-        help="YAML or JSON lines file of tasks, or a folder of them (default: those that come with `nano` and `smol`)."
+        help="YAML or JSON lines file of tasks, or a folder of them (default: those that come with `smol` and `nano`)."
     ),
 ]
 Examples = Annotated[int, typer.Option(min=1, help="Use at most this many examples of each task.")]
@@ -30,7 +30,7 @@ def check(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            help="Checkpoint: `nano`, `smol`, a folder or a Hub id.", autocompletion=opt.complete_checkpoint
+            help="Checkpoint: `smol`, `nano`, a folder or a Hub id.", autocompletion=opt.complete_checkpoint
         ),
     ] = DEFAULT,
     tasks: Tasks = None,
@@ -45,7 +45,7 @@ def check(
 ) -> None:
     """Measure how much a checkpoint's adapters help, and whether that depends on the description.
 
-    Example: t2l check nano -o nano-check
+    Example: t2l check smol -o smol-check
     """
     quiet()
     from text2lora.evaluation.charts import plot_conditions, plot_similarities, require_matplotlib

@@ -22,7 +22,7 @@ def compare(
     ],
     prompt: Annotated[
         list[str] | None,
-        typer.Option(help="Input to answer; may be repeated (default: for `nano` and `smol`, two sample inputs)."),
+        typer.Option(help="Input to answer; may be repeated (default: for `smol` and `nano`, two sample inputs)."),
     ] = None,
     tasks: Annotated[
         str | None,
@@ -37,7 +37,7 @@ def compare(
 ) -> None:
     """Compare wordings of a description: the answers, the scores, and how similar the adapters are.
 
-    Example: t2l compare "the city in capitals" "Where does it ship to? Shout it." "city"
+    Example: t2l compare "Which city is mentioned?" "the city, please" "city"
     """
     if len(descriptions) < 2:
         raise typer.BadParameter("expected two or more wordings", param_hint="WORDING")

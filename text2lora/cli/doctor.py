@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from text2lora.base import find_packaged, unpacking_folder
-from text2lora.bundled import BASES, CHECKPOINTS
+from text2lora.bundled import BASE_OF, BASES, CHECKPOINTS, DEFAULT
 from text2lora.cli.options import AsJson
 from text2lora.cli.terminal import err, out, print_json, quiet, say, show_facts, size, suggest
 from text2lora.hub import proxies, proxy_fault
@@ -240,9 +240,13 @@ def _show(report: dict[str, Any]) -> None:
     elif not report["hub"]["user"]:
         say("[dim]To push, or to use gated base models, log in: hf auth login[/]")
     if not report["hub"]["user"]:
-        works = "model nano works" if report["smol_needs"] else "models nano and smol work"
+        works = "model nano works" if report["smol_needs"] else "models smol and nano work"
         say(f"[dim]The bundled {works} without the Hub.[/]")
-    suggest("t2l", "make", "Return the city in capital letters.")
+    from text2lora.samples import BY_BASE
+
+    usable = "nano" if report["smol_needs"] and not report["hub"]["reachable"] else DEFAULT
+    chosen = [] if usable == DEFAULT else ["--model", usable]
+    suggest("t2l", "make", BY_BASE[BASE_OF[usable]].descriptions[0], *chosen)
 
 
 def billions(number: float) -> str:

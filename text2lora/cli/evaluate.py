@@ -82,7 +82,7 @@ PushResults = Annotated[
 
 
 def evaluate(
-    model: Annotated[str, typer.Option("--model", "-m", help="Base model: `nano`, `smol`, a folder or a Hub id.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Base model: `smol`, `nano`, a folder or a Hub id.")],
     tasks: Tasks,
     adapter: Adapters = None,
     subfolder: Subfolders = None,
@@ -106,7 +106,7 @@ def evaluate(
 ) -> None:
     """Measure adapters against their base model, on benchmarks or on your own tasks.
 
-    Example: t2l eval --model nano --adapter city-upper --tasks cities.jsonl
+    Example: t2l eval --model smol --adapter city --tasks cities.jsonl
     """
     opt.check_texts([description or ""], "--description")
     names, places = _names(tasks), _places(adapter or [], subfolder or [], server)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from text2lora.adapter import LoraAdapter
 
 app = App(
-    help="Export an adapter for llama.cpp, as one merged model, or as a zip.\n\nExample: t2l export gguf city-upper"
+    help="Export an adapter for llama.cpp, as one merged model, or as a zip.\n\nExample: t2l export gguf city"
 )
 
 Output = Annotated[
@@ -47,7 +47,7 @@ def gguf(
 ) -> None:
     """Write the adapter as a GGUF file for llama.cpp. The weights of the base model are not needed.
 
-    Example: t2l export gguf city-upper -o city-upper.gguf
+    Example: t2l export gguf city -o city.gguf
     """
     if ollama is not None and not ollama.strip():
         raise typer.BadParameter("expected an Ollama model, such as llama3.1:8b-instruct-fp16", param_hint="--ollama")
@@ -82,7 +82,7 @@ def merged(
 ) -> None:
     """Merge the adapter into the base model and write it as one transformers model, with its tokenizer.
 
-    Example: t2l export merged city-upper -o city-upper-model --dtype bfloat16
+    Example: t2l export merged city -o city-model --dtype bfloat16
     """
     target = output or Path(f"{_name(adapter, subfolder)}-merged")
     wanted = opt.parse_dtype(dtype)
@@ -106,7 +106,7 @@ def zip_(
 ) -> None:
     """Write the adapter's files into a zip, for someone who uses PEFT.
 
-    Example: t2l export zip city-upper -o city-upper.zip
+    Example: t2l export zip city -o city.zip
     """
     target = _free(output or Path(f"{_name(adapter, subfolder)}.zip"), force)
     quiet()

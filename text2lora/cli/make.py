@@ -98,7 +98,7 @@ def make(
 ) -> None:
     """Make a LoRA adapter from a sentence, or many adapters from many sentences.
 
-    Example: t2l make "Return the city in capitals." -o city-upper
+    Example: t2l make "Which city is mentioned? Just the name." -o city
     """
     pushing = opt.Pushing.of(push, repo_id, private, create_pr, token, force)
     pairs = opt.parse_examples(example, examples)

@@ -54,7 +54,7 @@ Base = Annotated[str | None, typer.Option(help="Base model (default: the one tha
 Model = Annotated[
     str,
     typer.Option(
-        "--model", "-m", help="Checkpoint: `nano`, `smol`, a folder or a Hub id.", autocompletion=complete_checkpoint
+        "--model", "-m", help="Checkpoint: `smol`, `nano`, a folder or a Hub id.", autocompletion=complete_checkpoint
     ),
 ]
 Device = Annotated[

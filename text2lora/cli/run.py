@@ -52,7 +52,7 @@ Maker = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help=f"Checkpoint for --do: `nano`, `smol`, a folder or a Hub id (default: {DEFAULT}).",
+        help=f"Checkpoint for --do: `smol`, `nano`, a folder or a Hub id (default: {DEFAULT}).",
         autocompletion=opt.complete_checkpoint,
     ),
 ]
@@ -81,7 +81,7 @@ def run(
     right; with --labels, its share among them, which is not calibrated, and
     the share of each.
 
-    Example: t2l run city-upper "order A1234: 2 x tent for Ada Berg, ship to Oslo, total $80.00, 2024-05-01"
+    Example: t2l run city "Will it rain in Lisbon on Sunday morning?"
     """
     pairs = opt.parse_examples(example, examples)
     if do is not None or (pairs and adapter is None):

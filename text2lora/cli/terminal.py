@@ -212,4 +212,4 @@ def sample_input(base: str | None) -> str:
     """An input that the base understands."""
     from text2lora.samples import BY_BASE
 
-    return BY_BASE[base].inputs[-1] if base in BY_BASE else "your input"
+    return BY_BASE[base].inputs[0] if base in BY_BASE else "your input"

@@ -24,7 +24,7 @@ def ui(
         typer.Option(
             "--model",
             "-m",
-            help="Checkpoint that visitors may choose; may be repeated (default: `nano`). For a folder inside a Hub "
+            help="Checkpoint that visitors may choose; may be repeated (default: `smol`). For a folder inside a Hub "
             "repository, use OWNER/NAME/FOLDER.",
         ),
     ] = None,
@@ -47,7 +47,7 @@ def ui(
 ) -> None:
     """Open a web app to make, try, compare, download and push adapters.
 
-    Example: t2l ui --model nano --model ./my-checkpoint
+    Example: t2l ui --model smol --model ./my-checkpoint
     """
     if use_login and (share or host not in LOCAL):
         raise typer.BadParameter(

@@ -67,8 +67,8 @@ def export_gguf(
     Args:
         adapter: the adapter, for a model of one of `ARCHITECTURES`.
         path: the file to write; an existing file is replaced.
-        base: the base model: a folder, a Hub id, `nano` or a config; None is the one that the adapter names. Its
-            weights are not read.
+        base: the base model: a folder, a Hub id, `smol`, `nano` or a config; None is the one that the adapter names.
+            Its weights are not read.
         dtype: float32, float16, bfloat16, or one of `TYPES`; None keeps the adapter's, or is float32 for any other.
             A quantised row is made of blocks of 32 numbers. A factor whose rows are not, as B of rank 8, stays in f16,
             as in llama.cpp's own converter.

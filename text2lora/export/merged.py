@@ -48,7 +48,7 @@ def export_merged(
     Args:
         adapter: the adapter to merge.
         path: a new or empty folder; it appears complete or not at all.
-        base: the base model: a folder, a Hub id or `nano`; None is the one that the adapter names.
+        base: the base model: a folder, a Hub id, `smol` or `nano`; None is the one that the adapter names.
         dtype: the dtype of the file; None keeps the base model's.
         max_shard_size: the largest size of a file of weights, such as `5GB`; in KB, MB, GB or TB.
         force: whether to replace a folder that contains the files of a model and nothing else.

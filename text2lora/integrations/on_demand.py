@@ -36,7 +36,7 @@ class OnDemandSettings:
     """The settings with which a server makes adapters.
 
     Attributes:
-        checkpoint: the checkpoint that makes the adapters: `nano`, a folder or a Hub id.
+        checkpoint: the checkpoint that makes the adapters: `smol`, `nano`, a folder or a Hub id.
         subfolder: the checkpoint's folder inside the folder or repository.
         revision: a branch, tag or commit of the checkpoint.
         base: the name or path of the served model, if it differs from the name in the checkpoint.

@@ -11,6 +11,7 @@ from typing import Any
 
 from text2lora import errors
 from text2lora.batch import AdapterSettings, ShardWriter
+from text2lora.bundled import DEFAULT
 from text2lora.errors import CheckpointError, InvalidDescriptionError, MissingExtraError, shown
 from text2lora.installation import install_command
 from text2lora.modeling import Text2LoraModel
@@ -33,14 +34,14 @@ class AdapterMaker:
     ```python
     dataset.map_batches(
         AdapterMaker,
-        fn_constructor_args=["nano", "s3://bucket/adapters"],
+        fn_constructor_args=["smol", "s3://bucket/adapters"],
         batch_size=1024,
         compute=ray.data.ActorPoolStrategy(size=8),
     )
     ```
 
     Args:
-        checkpoint: the checkpoint that makes the adapters: `nano`, a folder or a Hub id.
+        checkpoint: the checkpoint that makes the adapters: `smol`, `nano`, a folder or a Hub id.
         output: a folder that all actors can reach, or a URL that fsspec knows.
         settings: how the adapters are written, see `AdapterSettings`.
         decided: see `ShardWriter`.
@@ -76,7 +77,7 @@ class AdapterMaker:
 def write_adapters(
     descriptions: Iterable[str] | ray.data.Dataset,
     output: str,
-    checkpoint: str = "nano",
+    checkpoint: str = DEFAULT,
     settings: AdapterSettings | None = None,
     *,
     actors: int | tuple[int, int] = 2,
@@ -93,8 +94,8 @@ def write_adapters(
     Args:
         descriptions: the descriptions, or a dataset with a column `description`.
         output: a folder that all machines can reach, or a URL that fsspec knows, such as `s3://bucket/adapters`.
-        checkpoint: the checkpoint that makes the adapters: `nano`, a folder or a Hub id. This process loads it too, to
-            know the adapters' names.
+        checkpoint: the checkpoint that makes the adapters: `smol`, `nano`, a folder or a Hub id. This process loads it
+            too, to know the adapters' names.
         settings: how the adapters are written, see `AdapterSettings`.
         actors: the number of processes, each with its own model; or the fewest and the most, for a cluster that grows.
         per_shard: the number of adapters in a shard; None is as many as take a quarter of a GB.

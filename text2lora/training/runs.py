@@ -53,7 +53,7 @@ class BaseSpec:
     """The base model.
 
     Attributes:
-        name: A Hub id, a folder, `nano` or `smol`.
+        name: A Hub id, a folder, `smol` or `nano`.
         revision: A commit, branch or tag.
         dtype: A torch dtype, or `auto` for the one it was saved in; CPUs without native support for it use float32.
         quantization: `none`, or `4bit` (NF4) or `8bit` with bitsandbytes; the base is frozen.

@@ -271,8 +271,8 @@ class Service:
     """The checkpoints that visitors may choose from; each is loaded when first chosen, and stays in memory.
 
     Args:
-        names: The checkpoints: `nano`, folders or Hub ids. A folder inside a Hub repository follows its id, as in
-            `SakanaAI/text-to-lora/trained_t2l/gemma_2b_t2l`.
+        names: The checkpoints: `smol`, `nano`, folders or Hub ids. A folder inside a Hub repository follows its
+            id, as in `SakanaAI/text-to-lora/trained_t2l/gemma_2b_t2l`.
         device: The device that they run on.
         limits: What each visitor may ask for.
         own_login: Whether to push with this machine's login when a visitor enters no token.
