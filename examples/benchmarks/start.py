@@ -30,7 +30,8 @@ def time_start(repeat: int = 5) -> Start:
     Processor time, user and system: it hardly changes with what else the machine does.
     """
     with tempfile.TemporaryDirectory() as folder:
-        make = ["t2l", "make", "Return the city in capitals.", "--force", "--output", str(Path(folder, "adapter"))]
+        make = ["t2l", "make", "Return the city in capitals.", "--model", "nano", "--force"]
+        make += ["--output", str(Path(folder, "adapter"))]
         codes = [f"import sys; sys.argv = {make}; from text2lora.cli import main; main()", IMPORTS]
         rounds = [Start(*map(_processor_seconds, codes)) for _ in range(repeat + 1)][1:]
     return Start(*(statistics.median(taken) for taken in zip(*rounds, strict=True)))

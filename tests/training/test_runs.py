@@ -123,7 +123,7 @@ def test_trackers_show_the_settings_of_the_recipe(
 
 
 def test_loras_are_saved_for_peft(lora_run: Path, tmp_path: Path) -> None:
-    base = AutoModelForCausalLM.from_pretrained(base_model_path())
+    base = AutoModelForCausalLM.from_pretrained(base_model_path("nano"))
     model = PeftModel.from_pretrained(base, lora_run / "multitask")
     assert any(p.abs().max() > 0 for name, p in model.named_parameters() if "lora_B" in name)
     recipe, settings = str(TEN_TASKS / "oracles.yaml"), ["fit.steps=1", "examples=1", "at_once=6"]
@@ -194,7 +194,7 @@ def test_a_checkpoint_is_trained_further(tmp_path: Path) -> None:
 
 
 def test_an_offset_that_does_not_fit_is_refused(lora_run: Path) -> None:
-    base = AutoModelForCausalLM.from_pretrained(base_model_path())
+    base = AutoModelForCausalLM.from_pretrained(base_model_path("nano"))
     adapter = LoraAdapter.from_pretrained(lora_run / "multitask")
 
     def model(**settings: object) -> Text2LoraModel:
