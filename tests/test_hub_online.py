@@ -624,13 +624,13 @@ def run_page(client: HubClient, page: str, folder: Path) -> None:
 def test_what_the_docs_say_about_sharing_works(hub: HubServer, client: HubClient, tmp_path: Path) -> None:
     run_page(client, "share.md", tmp_path)
     made = {name: repo for name, repo in hub.repos.items() if name.startswith("me/")}
-    assert {"me/which-city-is-mentioned", "me/weekday", "me/smol-copy"} < set(made)
+    assert {"me/which-city-is-mentioned", "me/city-lower", "me/nano-copy"} < set(made)
     assert made["me/the-city"].private
     assert [message for _, _, message in made["me/the-city"].log[2:]] == [
         "Upload with text2lora",
         "Upload with text2lora",
     ]
-    assert [path.name for path in tmp_path.iterdir()] == ["weekday"]
+    assert [path.name for path in tmp_path.iterdir()] == ["city-lower"]
 
 
 def test_what_the_docs_say_about_the_released_checkpoints_works(

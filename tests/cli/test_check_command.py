@@ -63,7 +63,7 @@ def test_other_checkpoints_need_tasks(checkpoint_dir: Path) -> None:
 
 
 def test_nano_depends_on_the_description() -> None:
-    result = CliRunner().invoke(app, ["check", "--examples", "1", "--json"])
+    result = CliRunner().invoke(app, ["check", "nano", "--examples", "1", "--json"])
     report = json.loads(result.stdout)
     assert report["explained"]["low"] > 0.5
     assert report["conditions"]["matched"]["exact_match"]["mean"] > 0.6

@@ -102,7 +102,7 @@ def test_what_smol_needs_from_the_hub_is_named(t2l_command, monkeypatch: pytest.
     monkeypatch.setattr(doctor, "find_packaged", lambda name: tmp_path)
     told = t2l_command("doctor")
     assert "smol works without the Hub" in " ".join(told.out.replace("✓", "").split())
-    assert "The bundled models nano and smol work without the Hub." in told.out + told.err
+    assert "The bundled models smol and nano work without the Hub." in told.out + told.err
 
 
 def test_login_is_told_without_the_token(tmp_path: Path) -> None:

@@ -14,9 +14,7 @@ from text2lora.cli.terminal import App, err, quiet, result, say, size, suggest
 if TYPE_CHECKING:
     from text2lora.adapter import LoraAdapter
 
-app = App(
-    help="Export an adapter for llama.cpp, as one merged model, or as a zip.\n\nExample: t2l export gguf city"
-)
+app = App(help="Export an adapter for llama.cpp, as one merged model, or as a zip.\n\nExample: t2l export gguf city")
 
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="File to write (default: named after the adapter).")
