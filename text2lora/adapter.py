@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from text2lora.arguments import checked_class
 from text2lora.cards import adapter_card, card_metadata
 from text2lora.errors import CheckpointError, InvalidArgumentError, OutputError, shown
-from text2lora.files import atomic_folder, check_contents, check_path, first_line
+from text2lora.files import atomic_folder, check_contents, check_path, first_line, size
 from text2lora.hub import ADAPTER_FILES, CARD_NAME, Source, load_fault
 from text2lora.lora import FLOAT_MAX, PEFT_PREFIX, Lora, LoraKey, LoraSpec
 from text2lora.names import public_name, without_paths
@@ -66,7 +66,7 @@ class LoraAdapter(Lora):
             "target_modules": ", ".join(spec.module_names),
             "r": f"{spec.r}",
             "lora_alpha": f"{spec.lora_alpha:g}{' (rsLoRA)' if spec.use_rslora else ''}",
-            "weights": f"{len(self.weights)} of {', '.join(dtypes)}, {self.num_bytes / 1000:,.0f} kB",
+            "weights": f"{len(self.weights)} of {', '.join(dtypes)}, {size(self.num_bytes)}",
         }
         return {name: fact for name, fact in facts.items() if fact}
 

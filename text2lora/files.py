@@ -77,6 +77,16 @@ def folder_state(source: str) -> str:
     return f"{os.path.realpath(source)} {found}"
 
 
+def size(num_bytes: int) -> str:
+    """A size for people: 152 kB."""
+    value, unit = float(num_bytes), "B"
+    for larger in ("kB", "MB", "GB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message."""
     return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__

@@ -27,8 +27,9 @@ from upstream_format import EMBEDDING, write_checkpoint
 from text2lora import LoraAdapter, Text2LoraModel, library_version
 from text2lora.cards import load_snippet
 from text2lora.cli import app, main
-from text2lora.cli.terminal import size, suggest
+from text2lora.cli.terminal import suggest
 from text2lora.encoder import TextEncoder
+from text2lora.files import size
 from text2lora.names import slug
 
 

@@ -24,10 +24,10 @@ from text2lora.cli.terminal import (
     say,
     show,
     show_facts,
-    size,
     suggest,
 )
 from text2lora.errors import CheckpointError
+from text2lora.files import size
 from text2lora.names import resolve_name
 
 

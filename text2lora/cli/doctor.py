@@ -16,7 +16,8 @@ from rich.markup import escape
 from text2lora.base import find_packaged, unpacking_folder
 from text2lora.bundled import BASE_OF, BASES, CHECKPOINTS, DEFAULT
 from text2lora.cli.options import AsJson
-from text2lora.cli.terminal import err, out, print_json, quiet, say, show_facts, size, suggest
+from text2lora.cli.terminal import err, out, print_json, quiet, say, show_facts, suggest
+from text2lora.files import size
 from text2lora.hub import proxies, proxy_fault
 from text2lora.installation import install_command
 from text2lora.names import library_version

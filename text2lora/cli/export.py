@@ -9,7 +9,8 @@ import typer
 from rich.markup import escape
 
 from text2lora.cli import options as opt
-from text2lora.cli.terminal import App, err, quiet, result, say, size, suggest
+from text2lora.cli.terminal import App, err, quiet, result, say, suggest
+from text2lora.files import size
 
 if TYPE_CHECKING:
     from text2lora.adapter import LoraAdapter

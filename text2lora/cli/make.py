@@ -17,9 +17,9 @@ from rich.markup import escape
 from text2lora.bundled import DEFAULT
 from text2lora.cards import load_snippet
 from text2lora.cli import options as opt
-from text2lora.cli.terminal import err, out, print_json, quiet, result, sample_input, say, size, suggest, warn
+from text2lora.cli.terminal import err, out, print_json, quiet, result, sample_input, say, suggest, warn
 from text2lora.errors import CheckpointError, InvalidDescriptionError, OutputError
-from text2lora.files import check_output
+from text2lora.files import check_output, size
 from text2lora.hub import ADAPTER_FILES, MARKERS
 from text2lora.names import slug
 from text2lora.push import PushTarget, check_description_of

@@ -193,16 +193,6 @@ def quiet() -> None:
     hub_logging.set_verbosity_error()  # retries of an unreachable Hub; the error at the end says it in one line
 
 
-def size(num_bytes: int) -> str:
-    """A size for people: 152 kB."""
-    value, unit = float(num_bytes), "B"
-    for larger in ("kB", "MB", "GB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
-
-
 def inside(subfolder: str | None) -> Sequence[str]:
     """The option that a suggested command needs for the same folder."""
     return ("--subfolder", subfolder) if subfolder else ()

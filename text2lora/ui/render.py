@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Literal
 
+from text2lora.files import size
 from text2lora.inference import without_loop
 from text2lora.novelty import Novelty
 from text2lora.tuning import tuning_report
@@ -38,7 +39,7 @@ def note(kind: Kind, text: str, link: str = "") -> str:
 def made_card(made: VisitorAdapter) -> str:
     """The adapter that was made, and how close its description is to those seen in training."""
     time = f"{made.seconds * 1000:.0f} ms" if made.seconds < 1 else f"{made.seconds:.1f} s"
-    done = note("done", f"Made an adapter of {made.adapter.num_bytes / 1000:,.0f} kB in {time}")
+    done = note("done", f"Made an adapter of {size(made.adapter.num_bytes)} in {time}")
     done += f'<p class="t2l-small t2l-made">for “{escape(made.description)}”</p>'
     if report := tuning_report(made.adapter.metadata):
         done += f'<p class="t2l-small">{escape(report)}</p>'
