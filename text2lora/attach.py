@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
-from text2lora.configuration import PLAIN_STARTS, find_unplain
+from text2lora.configuration import PLAIN_STARTS, Text2LoraConfig, find_unplain
 from text2lora.errors import CheckpointError, InvalidArgumentError, shown
 from text2lora.lora import Lora, LoraKey, LoraSpec, lora_key
 
@@ -75,6 +75,10 @@ def check_model(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise InvalidArgumentError(
             f"the model is {shown(model)}: expected a loaded base model, or a PeftModel around it"
+        )
+    if getattr(getattr(model, "config", None), "model_type", None) == Text2LoraConfig.model_type:
+        raise InvalidArgumentError(
+            "the model is a checkpoint of text2lora: pass the base model, see load_base_model()"
         )
 
 

@@ -252,15 +252,20 @@ def load_fault(
         folder: the folder of its files, if that is not `name`.
     """
     place = Path(folder or name)
-    if pointer := next((path for path in sorted(place.glob("*")) if _is_pointer(path)), None):
-        return f"{pointer} is a Git LFS pointer instead of the file: run `git lfs pull` in {place}"
-    return hub_fault(error, name, revision) or first_line(error)
+    return pointer_fault(place) or hub_fault(error, name, revision) or first_line(error)
 
 
-def _is_pointer(path: Path) -> bool:
-    """Whether a file says only where Git LFS keeps the real one, as after a clone without Git LFS."""
+def pointer_fault(folder: Path) -> str | None:
+    """Explain that a file only says where Git LFS keeps the real one, as after a clone without Git LFS.
+
+    Returns:
+        One line; None if no file in the folder is such a pointer.
+    """
     start = b"version https://git-lfs.github.com/spec/"
-    return path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(start)
+    for path in sorted(folder.glob("*")):
+        if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(start):
+            return f"{path} is a Git LFS pointer instead of the file: run `git lfs pull` in {folder}"
+    return None
 
 
 def proxies() -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ FREE = ("log_every", "save_every", "keep", "buckets", "engine")
 """Settings that may change when a run is resumed: its steps stay the same."""
 
 
-def find_recipe(name: str) -> Path:
+def find_recipe(name: str | os.PathLike[str]) -> Path:
     """The file of a recipe that ships with the package, or a file of your own.
 
     Raises:
@@ -50,17 +51,17 @@ def find_recipe(name: str) -> Path:
     if here.is_dir():
         inside = sorted(here.glob("*.yaml"))
         raise TrainingError(f"{name} is a folder: expected a YAML file{f', such as {inside[0]}' if inside else ''}")
-    near = difflib.get_close_matches(name, [*bundled, *map(str, sorted(here.parent.glob("*.y*ml")))], 1, 0.75)
+    near = difflib.get_close_matches(str(name), [*bundled, *map(str, sorted(here.parent.glob("*.y*ml")))], 1, 0.75)
     hint = f"did you mean {near[0]!r}? Otherwise " if near else ""
     raise TrainingError(
-        f"the recipe {name!r} does not exist: {hint}expected a YAML file or one of {', '.join(bundled)}"
+        f"the recipe {str(name)!r} does not exist: {hint}expected a YAML file or one of {', '.join(bundled)}"
     )
 
 
 @checked(TrainingError)
 def run_recipe(
-    name: str,
-    output_dir: Path,
+    name: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
     overrides: list[str],
     report: Callable[[str], None] = print,
     resume: bool = False,
@@ -96,7 +97,7 @@ def run_recipe(
         raise TrainingError(f"the recipe {path} is of kind {kind!r}: expected one of {', '.join(kinds)}")
     settings, runner = kinds[kind]
     recipe: Any = parse(settings, data)
-    target = output_dir / path.stem
+    target = Path(output_dir) / path.stem
     resolved = {"kind": kind, **dataclasses.asdict(recipe)}
     main, finished = is_main_process(), target / FINISHED_NAME
     if main and force:
@@ -109,7 +110,7 @@ def run_recipe(
     if main:
         _check_resumption(target, settings, resolved, resume)
     if finished.is_file() and resume:
-        report(f"{target} is finished already, so there is nothing to resume")
+        report(f"{target} is finished already, so it stays as it is")
         return target
     if main:
         finished.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig
 from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import CheckpointError
 from text2lora.files import first_line, parse_yaml, read_text
-from text2lora.hub import MARKERS, UPSTREAM_WEIGHTS, Source
+from text2lora.hub import MARKERS, UPSTREAM_WEIGHTS, Source, pointer_fault
 from text2lora.hypernetwork import build_hypernetwork
 from text2lora.lora import LoraSpec
 
@@ -158,7 +158,8 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except Exception as error:  # zipfile raises half a dozen kinds
-        raise CheckpointError(f"{path} is truncated, or not a file of torch.save ({error})") from error
+        fault = pointer_fault(path.parent) or f"{path} is truncated, or not a file of torch.save ({error})"
+        raise CheckpointError(fault) from error
     if damaged:
         raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong; download it again")
     try:

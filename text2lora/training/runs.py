@@ -227,7 +227,7 @@ def prepare_tasks(
     held_out = [example for probes in splits.values() for probe in probes for example in probe.examples]
     train = decontaminate(train, held_out, report)
     counts = ", ".join(f"{len(probes)} for {name}" for name, probes in splits.items())
-    report(f"{len(train)} tasks to train on; descriptions to validate with: {counts}")
+    report(f"{len(train)} task{'s' * (len(train) != 1)} to train on; descriptions to validate with: {counts}")
     return train, splits
 
 

@@ -90,7 +90,6 @@ def lay_out(service: Service) -> Page:
                     samples.descriptions[0],
                     label="What should the adapter do?",
                     max_lines=8,
-                    max_length=limits.description,
                     elem_id="description",
                     elem_classes="t2l-tall",
                 )
@@ -109,7 +108,7 @@ def lay_out(service: Service) -> Page:
                 )
             with gr.Column(scale=7, min_width=300), gr.Tabs():
                 with gr.Tab("Chat"):
-                    parts |= _chat_tab(samples, limits)
+                    parts |= _chat_tab(samples)
                 with gr.Tab("Compare"):
                     parts |= _compare_tab(samples, limits)
                 with gr.Tab("Take it with you"):
@@ -133,11 +132,11 @@ def _examples_table() -> gr.Dataframe:
     )
 
 
-def _chat_tab(samples: Samples, limits: Limits) -> dict[str, Any]:
+def _chat_tab(samples: Samples) -> dict[str, Any]:
     parts: dict[str, Any] = {
         "talk": gr.HTML(render.NO_TURNS, max_height=560, autoscroll=True, elem_id="talk"),
         "chat_note": _note("chat-note"),
-        "message": _input_box(samples, limits, "message"),
+        "message": _input_box(samples, "message"),
     }
     with gr.Row():
         parts["send"] = gr.Button("Send", variant="primary", scale=3, min_width=80, elem_id="send")
@@ -154,14 +153,13 @@ def _compare_tab(samples: Samples, limits: Limits) -> dict[str, Any]:
                 text,
                 label=f"Description {number}",
                 max_lines=4,
-                max_length=limits.description,
                 elem_id=f"wording-{number}",
             )
             for number, text in enumerate(padded(samples.descriptions, limits.descriptions), 1)
         ]
     return {
         "wordings": wordings,
-        "compare_message": _input_box(samples, limits, "compare-message"),
+        "compare_message": _input_box(samples, "compare-message"),
         "compare": gr.Button("Compare", variant="primary", elem_id="compare"),
         "compare_note": _note("compare-note"),
         "compared": gr.HTML(render.NO_COMPARISON, elem_id="compared"),
@@ -201,7 +199,7 @@ def _take_tab(code: str, own_login: bool) -> dict[str, Any]:
     return parts
 
 
-def _input_box(samples: Samples, limits: Limits, name: str) -> gr.Textbox:
+def _input_box(samples: Samples, name: str) -> gr.Textbox:
     """A text box in which Enter sends and Shift+Enter starts a new line (Gradio's behaviour when `lines` is 1)."""
     return gr.Textbox(
         samples.inputs[0],
@@ -209,7 +207,6 @@ def _input_box(samples: Samples, limits: Limits, name: str) -> gr.Textbox:
         info=about_inputs(samples),
         placeholder="Enter sends; Shift+Enter starts a new line.",
         max_lines=8,
-        max_length=limits.message,
         elem_id=name,
         elem_classes="t2l-tall",
     )
