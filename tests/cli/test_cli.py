@@ -232,6 +232,7 @@ def test_wrong_calls_exit_with_two(t2l_command, tmp_path: Path, args: list[str])
     result = t2l_command(*args)
     assert result.code == 2
     assert result.err
+    assert "Value error" not in result.err
     assert list(tmp_path.iterdir()) == []
 
 

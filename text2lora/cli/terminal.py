@@ -77,7 +77,13 @@ class _Flags:
 
 
 class _Command(_Flags, TyperCommand):
-    pass
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; a message about a wrong one begins with what is wrong."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # which pydantic writes first
+            raise
 
 
 class _Group(_Flags, TyperGroup):
