@@ -208,7 +208,7 @@ def test_a_novelty_says_what_it_means() -> None:
     place = [Neighbour("price", 0.7), Neighbour("name", 0.6)]
     prefix = "Nearest training tasks: price 0.70, name 0.60; "
     for percentile, threshold, verdict in [
-        (31.4, 0.5, "well within what training covers (31 % of its descriptions are further off)"),
+        (31.4, 0.5, "within what training covers (31 % of its descriptions are further off)"),
         (
             1.54,
             0.5,

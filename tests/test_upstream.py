@@ -232,9 +232,7 @@ def test_truncated_weights_are_refused(write: Callable[..., Path], share: float)
 def test_weights_that_are_a_pointer_are_called_one(write: Callable[..., Path]) -> None:
     path = write() / "hypermod.pt"
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    with pytest.raises(
-        CheckpointError, match=r"hypermod\.pt is a Git LFS pointer instead of the file"
-    ):
+    with pytest.raises(CheckpointError, match=r"hypermod\.pt is a Git LFS pointer instead of the file"):
         Text2LoraModel.from_pretrained(path.parent)
 
 

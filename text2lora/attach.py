@@ -77,9 +77,7 @@ def check_model(model: object) -> None:
             f"the model is {shown(model)}: expected a loaded base model, or a PeftModel around it"
         )
     if getattr(getattr(model, "config", None), "model_type", None) == Text2LoraConfig.model_type:
-        raise InvalidArgumentError(
-            "the model is a checkpoint of text2lora: pass the base model, see load_base_model()"
-        )
+        raise InvalidArgumentError("the model is a checkpoint of text2lora: pass the base model, see load_base_model()")
 
 
 @torch.inference_mode(False)  # parameters made in it could not be written to outside

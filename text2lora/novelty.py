@@ -83,7 +83,7 @@ class Novelty:
                 f"at the edge of what training covers ({self.percentile:.2g} % of its descriptions are further off): "
                 "try it on an input"
             )
-        return f"well within what training covers ({self.percentile:.0f} % of its descriptions are further off)"
+        return f"within what training covers ({self.percentile:.0f} % of its descriptions are further off)"
 
     def __str__(self) -> str:
         tasks = ", ".join(f"{task} {similarity:.2f}" for task, similarity in self.nearest)

@@ -125,31 +125,38 @@ def test_strength_changes_in_place(pair: Pair) -> None:
 
 def test_lines_of_a_pipe_are_answered(say) -> None:
     result = say("x\n\n  y\n")
-    assert result.code == 0, result.err
-    assert result.err.count("the input is empty") == 1
-    assert [line.split("\t")[0] for line in result.out.splitlines()] == ["x", "y"]
+    assert result.code == 1
+    assert "Line 2: the input is empty" in result.err
+    assert result.err.splitlines()[-1] == "Error: 1 of 3 lines have no answer: see the warnings above"
+    assert [line.split("\t")[0] for line in result.out.splitlines()] == ["x", "", "y"]
 
 
-def test_commands_work_in_a_pipe(say) -> None:
-    lines = "x\n/scale 0\nx\n/scale -1\n/scale\n/reset\n/help\n/dance\n /x\n/quit\nnever\n"
-    result = say(lines, "--json", "--fresh")
+def test_lines_of_a_pipe_are_no_commands(say) -> None:
+    result = say("x\n/scale 0\n/quit\nx\n", "--json", "--fresh")
     rows = [json.loads(line) for line in result.out.splitlines()]
-    assert [(row["input"], row["scale"]) for row in rows] == [("x", 1.0), ("x", 0.0), ("/x", 0.0)]
-    assert rows[0]["adapter"] != rows[0]["base"]
-    assert rows[1]["adapter"] == rows[1]["base"]
+    assert [row["input"] for row in rows] == ["x", "/scale 0", "/quit", "x"]
+    assert rows[0] == rows[-1]
+
+
+def test_commands_work_at_a_terminal(say, terminal) -> None:
+    result = say("/scale 0\n/scale -1\n/scale\n/reset\n/help\n/dance\n /x\n/quit\nnever\n", "--fresh")
+    assert result.code == 0
     for told in ("cannot be -1", "scale 0", "on its own already", "/help shows this", "Unknown command /dance"):
         assert told in result.err
+    assert "/x" in result.out
+    assert "never" not in result.out
 
 
-def test_a_line_that_does_not_fit_is_passed_over(say) -> None:
-    result = say(f"{'x' * 999}\ny\n")
-    assert result.code == 0
-    assert [line.split("\t")[0] for line in result.out.splitlines()] == ["y"]
-    assert "the input has 1,001 tokens, but this base model reads at most 250" in result.err
+def test_a_line_that_does_not_fit_has_no_answer(say) -> None:
+    result = say(f"{'x' * 999}\ny\n", "--json")
+    assert result.code == 1
+    first, second = map(json.loads, result.out.splitlines())
+    assert (first["adapter"], second["input"]) == (None, "y")
+    assert "the input has 1,001 tokens, but this base model reads at most 250" in first["error"]
 
 
 def test_bytes_that_are_no_text_are_replaced(say) -> None:
-    result = say("\ufeffx\n".encode() + b"\xffx\x00\n\ny\n", "--json")
+    result = say("\ufeffx\n".encode() + b"\xffx\x00\ny\n", "--json")
     assert result.code == 0, result.err
     assert [json.loads(line)["input"] for line in result.out.splitlines()] == ["x", "\ufffdx\x00", "y"]
 

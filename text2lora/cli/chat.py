@@ -8,7 +8,7 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -64,28 +64,24 @@ def chat(
     live = out.is_terminal and not as_json
     if live:
         _greet(pair)
+    if not live:
+        _answer_pipe(pair, as_json)
+        return
     for line in input_lines(live):
-        if line.split()[:1] == ["/quit"] or (live and line in ("exit", "quit")):
+        if line.split()[:1] == ["/quit"] or line in ("exit", "quit"):
             break
         if line.startswith("/"):
             _obey(pair, line)
-        elif (line := line.strip()) or not live:
+        elif line := line.strip():
             try:
-                answers = _show_live(pair, line) if live else pair.answer(line)
+                _show_live(pair, line)
             except InvalidInputError as error:
                 err.print(f"[yellow]{escape(str(error))}[/]", highlight=False)
             except KeyboardInterrupt:
                 if not sys.stdin.isatty():
                     raise
                 err.print("[dim]stopped; /quit leaves[/]")
-            else:
-                if as_json:
-                    print_json({"input": line, **answers, "scale": pair.scale})
-                elif not live:
-                    show(answer_table([{"input": line, **answers}], header=False))
-                    sys.stdout.flush()
-    if live:
-        suggest("t2l", "export", "zip", adapter, *inside(subfolder))
+    suggest("t2l", "export", "zip", adapter, *inside(subfolder))
 
 
 @dataclass
@@ -125,10 +121,10 @@ class Pair:
         from text2lora.language import check_text
         from text2lora.turns import fit_turns
 
-        answers, turns = {}, {}
+        answers, turns = dict.fromkeys(SIDES, ""), {}
         context = context_length(self.model)
         check_text(line)
-        for side in SIDES:
+        for side in reversed(SIDES):  # the adapter's answer, which people wait for, is often the shorter one
             said = [*self.turns[side], {"role": "user", "content": line}]
             turns[side], text, _, room = fit_turns(self.tokenizer, said, context, self.max_new_tokens)
             with self.model.disable_adapter() if side == "base" else contextlib.nullcontext():
@@ -175,6 +171,29 @@ def input_lines(live: bool) -> Iterator[str]:
         yield line.rstrip("\n")
 
 
+def _answer_pipe(pair: Pair, as_json: bool) -> None:
+    """A row for each line, none of which is a command; a line that cannot be answered gets a warning and no answers.
+
+    Raises:
+        InvalidInputError: some lines could not be answered.
+    """
+    count = failed = 0
+    for count, line in enumerate(map(str.strip, input_lines(live=False)), 1):
+        try:
+            row: dict[str, Any] = {**pair.answer(line), "scale": pair.scale}
+        except InvalidInputError as error:
+            failed += 1
+            err.print(f"[yellow]Line {count}:[/] {escape(str(error))}", highlight=False)
+            row = {**dict.fromkeys(SIDES), "scale": pair.scale, "error": str(error)}
+        if as_json:
+            print_json({"input": line, **row})
+        else:
+            show(answer_table([{"input": line} | {side: row[side] or "" for side in SIDES}], header=False))
+            sys.stdout.flush()
+    if failed:
+        raise InvalidInputError(f"{failed} of {count} lines have no answer: see the warnings above")
+
+
 def _greet(pair: Pair) -> None:
     description = pair.lora.metadata.get("description")
     if description:
@@ -213,7 +232,7 @@ def _obey(pair: Pair, line: str) -> None:
         )
 
 
-def _show_live(pair: Pair, line: str) -> dict[str, str]:
+def _show_live(pair: Pair, line: str) -> None:
     answers = dict.fromkeys(SIDES, "")
     with Live(_table(answers, pair.scale), console=out, auto_refresh=False, vertical_overflow="visible") as live:
 
@@ -223,7 +242,6 @@ def _show_live(pair: Pair, line: str) -> dict[str, str]:
 
         answers = pair.answer(line, grow)
         live.update(_table(answers, pair.scale), refresh=True)
-    return answers
 
 
 def _table(answers: dict[str, str], scale: float) -> FoldedTable:
