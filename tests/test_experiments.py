@@ -54,14 +54,14 @@ def test_function_vectors_from_data_to_table(tmp_path: Path, monkeypatch, capsys
     assert len((runs / "tasks.csv").read_text().splitlines()) == 1 + 12 * 8
 
 
-def test_task_encoders_are_compared_at_equal_steps(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_task_encoders_and_heads_are_compared_at_equal_steps(tmp_path: Path, monkeypatch, capsys) -> None:
     folder = EXAMPLES / "task-encoders"
     few = ["sft.fit.steps=2", "sft.tasks=4", "model.encoder_max_length=8"]
     few += ["tasks.0.arguments.validate={dev_seen: 1, dev_unseen: 1, dev_freeform: 1}"]
     few += ["tasks.0.arguments.per_group={field: 1}"]
-    for encoder in ("pooled", "tokens"):
-        run_recipe(str(folder / f"{encoder}.yaml"), tmp_path / "0", few, lambda line: None)
+    for recipe in ("pooled", "tokens", "mixture"):
+        run_recipe(str(folder / f"{recipe}.yaml"), tmp_path / "0", few, lambda line: None)
     run_script(folder / "table.py", [str(tmp_path)], monkeypatch)
     printed = capsys.readouterr().out
-    assert "| pooled | 1 | 0.0" in printed
-    assert "| tokens | 1 | 0.0" in printed
+    for recipe in ("pooled", "tokens", "mixture"):
+        assert f"| {recipe} | 1 | 0.0" in printed

@@ -1,8 +1,8 @@
-"""Two task encoders on nano's development split, with equal steps and several seeds.
+"""Two task encoders and two heads on nano's development split, with equal steps and several seeds.
 
     for seed in 0 1 2; do
-        for encoder in pooled tokens; do
-            t2l train examples/task-encoders/$encoder.yaml --set sft.fit.seed=$seed -o runs/task-encoders/$seed
+        for recipe in pooled tokens mixture; do
+            t2l train examples/task-encoders/$recipe.yaml --set sft.fit.seed=$seed -o runs/task-encoders/$seed
         done
     done
     python examples/task-encoders/table.py runs/task-encoders
@@ -26,16 +26,16 @@ def last_figures(run: Path) -> dict[str, float]:
 
 
 def table(folder: Path) -> str:
-    """A row for each task encoder that was trained into `folder/SEED`, in Markdown; unfinished runs are left out."""
-    lines = [f"| task encoder | seeds | {' | '.join(SPLITS.values())} |", "|---|---|---|---|---|"]
+    """A row for each recipe that was trained into `folder/SEED`, in Markdown; unfinished runs are left out."""
+    lines = [f"| recipe | seeds | {' | '.join(SPLITS.values())} |", "|---|---|---|---|---|"]
     runs = sorted(path.parent for path in folder.glob("*/*/config.json"))
-    for encoder in sorted({run.name for run in runs}):
-        found = [last_figures(run) for run in runs if run.name == encoder]
+    for recipe in sorted({run.name for run in runs}):
+        found = [last_figures(run) for run in runs if run.name == recipe]
         cells = []
         for split in SPLITS:
             values = [figures[f"{split}/exact_match"] for figures in found]
             cells.append(f"{sum(values) / len(values):.3f} ({min(values):.3f} to {max(values):.3f})")
-        lines.append(f"| {encoder} | {len(found)} | {' | '.join(cells)} |")
+        lines.append(f"| {recipe} | {len(found)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
