@@ -110,12 +110,42 @@ def test_a_plain_model_has_weights_of_its_own(t2l: Text2LoraModel, alone, load_b
     assert torch.equal(logits(cached_base(t2l), ids), logits(load_base(), ids))
 
 
-def test_changes_in_place_reach_no_new_model(t2l: Text2LoraModel, alone, ids, caplog) -> None:
+def step_with(optimizer: type[torch.optim.Optimizer], **options: bool) -> Callable[[torch.nn.Module], None]:
+    """Takes a step of an optimizer on the weights of a model."""
+
+    def step(model: torch.nn.Module) -> None:
+        ids = torch.tensor([[1, 2, 3]])
+        model.requires_grad_(True)
+        model(ids, labels=ids).loss.backward()
+        optimizer(model.parameters(), lr=1.0, **options).step()
+
+    return step
+
+
+def merge_another(model: torch.nn.Module) -> None:
+    config = LoraConfig(target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(model, config, "other").merge_and_unload()
+
+
+def write_through_numpy(model: torch.nn.Module) -> None:
+    next(model.parameters()).detach().numpy()[:] = 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        step_with(torch.optim.SGD),
+        step_with(torch.optim.AdamW, fused=True),
+        merge_another,
+        write_through_numpy,
+        lambda model: [parameter.data.mul_(0.5) for parameter in model.parameters()],
+    ],
+    ids=["SGD", "fused AdamW", "PEFT merge", "NumPy", "data"],
+)
+def test_changes_in_place_reach_no_new_model(t2l: Text2LoraModel, alone, ids, caplog, change) -> None:
     function, city = t2l.function(CITY, max_new_tokens=4), t2l.generate_adapter(CITY)
     expected = function("x")
-    city.get_base_model().requires_grad_(True)
-    city(ids, labels=ids).loss.backward()
-    torch.optim.SGD(city.get_base_model().parameters(), 1.0).step()
+    change(city.get_base_model())
     with pytest.raises(CheckpointError, match=r"changed in place.*make the function again"):
         function("x")
     assert t2l.function(CITY, max_new_tokens=4)("x") == expected

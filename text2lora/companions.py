@@ -54,7 +54,7 @@ class Companions:
         self._encoder = encoder if isinstance(encoder, TextEncoder) else None
         self._beside: dict[str, Any] = {}
         self._base: PreTrainedModel | None = None
-        self._changes = 0
+        self._fingerprint: Any = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._base_hub: dict[str, Any] | None = None
         self._runner: Runner | None = None
@@ -132,10 +132,10 @@ class Companions:
 
     def base(self, config: Text2LoraConfig, device: torch.device) -> PreTrainedModel:
         """The base model that is kept; it is loaded again where its weights were changed in place."""
-        from text2lora.sharing import changes
+        from text2lora.sharing import fingerprint, is_changed
 
         with _LOADING:
-            if self._base is not None and changes(self._base) != self._changes:
+            if self._base is not None and is_changed(self._base, self._fingerprint):
                 logger.warning(
                     "Loading the base model again: a model of generate_adapter changed the shared weights in place. "
                     "Make the other earlier models again, and train a base from load_base_model() instead"
@@ -143,7 +143,7 @@ class Companions:
                 self._base = None
             if self._base is None:
                 self._base = self.load_base(config, device)
-                self._changes = changes(self._base)
+                self._fingerprint = fingerprint(self._base)
             return self._base
 
     def tokenizer(self, config: Text2LoraConfig) -> PreTrainedTokenizerBase:

@@ -26,7 +26,7 @@ from text2lora.errors import CheckpointError, InvalidInputError, about, shown
 from text2lora.inference import complete_ids
 from text2lora.injection import factors_of, inject_rows, stack_factors
 from text2lora.language import answer_logits, check_text, fit_answers, prompt_batch
-from text2lora.sharing import changes
+from text2lora.sharing import fingerprint, is_changed
 from text2lora.turns import AnswerForm, FittedPrompt, batches_by_length, fit_turns
 
 TARGETS = 1024
@@ -291,7 +291,7 @@ class Runner:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         self.model, self.tokenizer = model.eval(), tokenizer
-        self._changes = changes(model)
+        self._fingerprint = fingerprint(model)
         self._lock = threading.Lock()  # of the model: adapters are on it for a batch
         self._waiting: deque[tuple[Question, Future[Answer]]] = deque()
         self._worker = ThreadPoolExecutor(1, "text2lora")
@@ -299,7 +299,7 @@ class Runner:
     @property
     def is_changed(self) -> bool:
         """Whether a model that shares the weights has changed them."""
-        return changes(self.model) != self._changes
+        return is_changed(self.model, self._fingerprint)
 
     @classmethod
     def shared(cls, key: tuple[str, ...], make: Callable[[], Runner]) -> Runner:

@@ -88,12 +88,35 @@ def share(model: PreTrainedModel) -> PreTrainedModel:
         ) from error
 
 
-def changes(model: nn.Module) -> int:
-    """How often the parameters of a model were changed in place, here or in models that `share` made of it.
+def fingerprint(model: nn.Module) -> tuple[int, list[torch.Tensor]]:
+    """What tells whether the parameters of a model were changed in place, here or in models that `share` made of it.
 
-    Optimisers and `load_state_dict` change them so. torch does not count what is written into a parameter's `data`.
+    torch counts what most optimisers and `load_state_dict` write, but not what fused optimisers, PEFT's merges, NumPy
+    and others write into a parameter's `data`. So up to 8 numbers of each parameter are remembered too.
+
+    Returns:
+        The changes that torch has counted, and the numbers, a tensor for each device and dtype.
     """
-    return sum(parameter._version for parameter in model.parameters() if not parameter.is_inference())
+    parameters = [parameter for parameter in model.parameters() if parameter.device.type != "meta"]
+    counted = sum(parameter._version for parameter in parameters if not parameter.is_inference())
+    samples: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
+    for parameter in parameters:
+        flat = parameter.detach().flatten()
+        samples.setdefault((flat.device, flat.dtype), []).append(flat[:: max(1, len(flat) // 8)][:8])
+    return counted, [torch.cat(parts) for parts in samples.values()]
+
+
+def is_changed(model: nn.Module, since: tuple[int, list[torch.Tensor]]) -> bool:
+    """Whether the parameters of a model were changed since its `fingerprint` was taken."""
+    counted, samples = fingerprint(model)
+    same = len(samples) == len(since[1]) and all(map(_same_bits, samples, since[1]))
+    return counted != since[0] or not same
+
+
+def _same_bits(one: torch.Tensor, two: torch.Tensor) -> bool:
+    """Whether two vectors hold the same numbers; NaN is the same as NaN."""
+    same = one.dtype == two.dtype and one.device == two.device and one.shape == two.shape
+    return same and torch.equal(one.view(torch.uint8), two.view(torch.uint8))
 
 
 def freeze(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
