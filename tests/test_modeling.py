@@ -519,6 +519,12 @@ def test_copies_of_a_model_share_what_is_loaded_and_nothing_else(checkpoint_dir:
     assert copied.generate_lora(TEXTS[0]) != t2l.generate_lora(TEXTS[0])
 
 
+def test_a_model_in_use_can_be_sent_to_another_process() -> None:
+    t2l = Text2LoraModel.from_pretrained("nano")
+    adapter = t2l.generate_lora("the city")  # whose encoder has got hooks that cannot be pickled
+    close(pickle.loads(pickle.dumps(t2l)).generate_lora("the city"), adapter)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_forward_reads_embeddings_of_any_dtype(checkpoint_dir: Path, dtype: torch.dtype) -> None:
     t2l = Text2LoraModel.from_pretrained(checkpoint_dir, dtype=dtype)

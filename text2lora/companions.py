@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -52,6 +51,7 @@ class Companions:
         self.source, self.base_options = source or Source(), dict(base_options or {})
         self._named_encoder = None if isinstance(encoder, TextEncoder) else encoder
         self._encoder = encoder if isinstance(encoder, TextEncoder) else None
+        self._is_given = self._encoder is not None
         self._beside: dict[str, Any] = {}
         self._base: PreTrainedModel | None = None
         self._fingerprint: Any = None
@@ -61,11 +61,16 @@ class Companions:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Copies of a model share the encoder and the base model, as long as neither is set anew."""
-        return copy.copy(self)
+        copied = object.__new__(type(self))
+        vars(copied).update(self.__getstate__() | {"_encoder": self._encoder, "_base": self._base})
+        return copied
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy starts with: all but the runner, whose thread and lock cannot be copied."""
-        return vars(self) | {"_beside": dict(self._beside), "_runner": None}
+        """What another process starts with: all but what it can load itself when it is first needed."""
+        loaded = {"_base": None, "_tokenizer": None, "_runner": None}
+        if not self._is_given:
+            loaded["_encoder"] = None
+        return vars(self) | {"_beside": dict(self._beside)} | loaded
 
     def origin(self, config: Text2LoraConfig) -> dict[str, str]:
         """The checkpoint's name, subfolder and commit, for metadata; without those that it does not have."""
@@ -93,7 +98,7 @@ class Companions:
 
     def set_encoder(self, encoder: TextEncoder) -> None:
         """Use another text encoder."""
-        self._encoder = encoder
+        self._encoder, self._is_given = encoder, True
 
     def encoder_name(self, config: Text2LoraConfig) -> str:
         """The name of the text encoder, which need not be loaded."""

@@ -153,7 +153,10 @@ class TextEncoder:
             )
         name = config.encoder_name_or_path if encoder is None else check_path(encoder)
         if not name:
-            raise CheckpointError("this checkpoint does not name a text encoder: pass one, as a folder or a Hub id")
+            raise CheckpointError(
+                "this checkpoint does not name a text encoder: pass one, as a folder or a Hub id; a recipe names it as "
+                "model.encoder_name_or_path"
+            )
         check_no_file(name)
         if os.path.isdir(name) and not Path(name, MARKERS["checkpoint"]).is_file():
             inside = look_inside(Path(name), MARKERS["checkpoint"])

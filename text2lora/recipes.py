@@ -49,7 +49,7 @@ def find_recipe(name: str | os.PathLike[str]) -> Path:
             return path
     bundled, here = sorted(path.stem for path in FOLDER.glob("*.yaml")), Path(name)
     if here.is_dir():
-        inside = sorted(here.glob("*.yaml"))
+        inside = sorted(here.glob("*.yaml"), key=lambda path: (path.stem != "recipe", path))
         raise TrainingError(f"{name} is a folder: expected a YAML file{f', such as {inside[0]}' if inside else ''}")
     near = difflib.get_close_matches(str(name), [*bundled, *map(str, sorted(here.parent.glob("*.y*ml")))], 1, 0.75)
     hint = f"did you mean {near[0]!r}? Otherwise " if near else ""
