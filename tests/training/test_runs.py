@@ -249,7 +249,7 @@ def test_unknown_kinds_and_recipes_are_named(tmp_path: Path) -> None:
     [
         ("qwen3-0.6", "does not exist: did you mean 'qwen3-0.6b'?"),
         (str(TEN_TASKS / "recipe.yml"), f"does not exist: did you mean '{TEN_TASKS / 'recipe.yaml'}'?"),
-        (str(TEN_TASKS), f"is a folder: expected a YAML file, such as {TEN_TASKS / 'oracles.yaml'}"),
+        (str(TEN_TASKS), f"is a folder: expected a YAML file, such as {TEN_TASKS / 'recipe.yaml'}"),
     ],
 )
 def test_a_mistyped_recipe_is_told_the_nearest_one(tmp_path: Path, name: str, told: str) -> None:

@@ -421,6 +421,7 @@ def test_sending_ends_the_answer_that_is_being_written(visit, chatty, monkeypatc
     page.locator("#descriptions button, #descriptions .gallery-item").last.click()
     page.wait_for_selector("#novelty .t2l-note.done")
     assert len(steps) < 60
+    sync_api.expect(running).not_to_be_empty()  # the answer that follows, which making another adapter ends
     page.fill("#description textarea", " ")
     page.click("#make")
     sync_api.expect(page.locator("#novelty .error")).to_contain_text("The description is empty")

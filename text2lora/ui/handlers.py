@@ -44,7 +44,7 @@ class Handlers:
 
     def load(self, name: str, clicks: Clicks) -> Updates:
         """Load another checkpoint and discard what was made with the previous one."""
-        yield from clicks.latest(self._load(name))
+        yield from clicks.latest(self._load(name), makes=True)
 
     def _load(self, name: str) -> Updates:
         yield {
@@ -74,7 +74,7 @@ class Handlers:
 
     def make(self, name: str, text: str, examples: Sequence[Sequence[str]], clicks: Clicks) -> Updates:
         """Make an adapter, and load its checkpoint first if necessary. Empty rows of the examples are left out."""
-        yield from clicks.latest(self._make(name, text, examples))
+        yield from clicks.latest(self._make(name, text, examples), makes=True)
 
     def _make(self, name: str, text: str, examples: Sequence[Sequence[str]]) -> Updates:
         pairs = [(given, answer) for given, answer in examples if given.strip() or answer.strip()]

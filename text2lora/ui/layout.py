@@ -21,14 +21,20 @@ class Clicks:
     """How often a visitor has asked for something."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count, self.makes = 0, 0
 
-    def latest(self, updates: Updates) -> Updates:
-        """The updates that answer a click, until the visitor's next one."""
-        self.count += 1
-        number = self.count
+    def latest(self, updates: Updates, makes: bool = False) -> Updates:
+        """The updates that answer a click, until the visitor's next one.
+
+        Args:
+            updates: what the click changes on the page.
+            makes: whether it makes an adapter or loads a checkpoint. Only another such click ends these updates: the
+                answer that follows on making one adapter may begin after the click that makes the next one.
+        """
+        self.count, self.makes = self.count + 1, self.makes + makes
+        number, made = self.count, self.makes
         for update in updates:
-            if number != self.count:
+            if (made != self.makes) if makes else (number != self.count):
                 return
             yield update
 
