@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from text2lora.ui.layout import Clicks  # noqa: E402
+from text2lora.ui.layout import Clicks
 
 
 def test_what_is_made_is_not_lost_to_the_answer_that_follows_on_an_earlier_click():
