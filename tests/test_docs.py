@@ -121,6 +121,17 @@ def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
     assert names
 
 
+def test_code_that_a_shell_hands_to_python_runs():
+    pages = {page: "".join(blocks(page, "sh")) for page in PAGES}
+    assigned = [line for text in pages.values() for line in text.splitlines() if line.startswith('BASE="$(python -c')]
+    assert assigned
+    for line in assigned:
+        shell = subprocess.run(
+            ["bash", "-c", f'python() {{ printf %s "$2"; }}; {line}; printf %s "$BASE"'], capture_output=True
+        )
+        exec(compile(shell.stdout.decode(), line, "exec"), {})
+
+
 def test_readme_code_prints_the_city(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(blocks(ROOT / "README.md", "python")[0], {})

@@ -62,15 +62,14 @@ class Companions:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Copies of a model share the encoder and the base model, as long as neither is set anew."""
         copied = object.__new__(type(self))
-        vars(copied).update(self.__getstate__() | {"_encoder": self._encoder, "_base": self._base})
+        vars(copied).update(vars(self) | {"_beside": dict(self._beside), "_runner": None})
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process starts with: all but what it can load itself when it is first needed."""
-        loaded = {"_base": None, "_tokenizer": None, "_runner": None}
-        if not self._is_given:
-            loaded["_encoder"] = None
-        return vars(self) | {"_beside": dict(self._beside)} | loaded
+        encoder = self._encoder if self._is_given else None
+        loaded = dict.fromkeys(("_base", "_fingerprint", "_tokenizer", "_runner"))
+        return vars(self) | loaded | {"_encoder": encoder}
 
     def origin(self, config: Text2LoraConfig) -> dict[str, str]:
         """The checkpoint's name, subfolder and commit, for metadata; without those that it does not have."""

@@ -61,13 +61,11 @@ def chat(
         pair = Pair(lora, lora.scaled(scale).apply_to(model), tokenizer, scale, max_new_tokens)
     known = BY_BASE.get(lora.spec.base(base)[0] or "")
     pair.remembers = not fresh and not (known and known.single) and keeps_turns(tokenizer)
-    live = out.is_terminal and not as_json
-    if live:
-        _greet(pair)
-    if not live:
+    if as_json or not out.is_terminal:
         _answer_pipe(pair, as_json)
         return
-    for line in input_lines(live):
+    _greet(pair)
+    for line in input_lines(live=True):
         if line.split()[:1] == ["/quit"] or line in ("exit", "quit"):
             break
         if line.startswith("/"):
