@@ -211,7 +211,7 @@ def test_the_command_learns_from_examples(tmp_path, monkeypatch) -> None:
     first, *others = quoted_users(3, 0)
     (tmp_path / "examples.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in others))
     given = ["--example", " => ".join(first), "--examples", "examples.jsonl"]
-    result = CliRunner().invoke(app, ["make", "the quoted login", *given, "-o", "login", "--json"])
+    result = CliRunner().invoke(app, ["make", "the quoted login", "-m", "nano", *given, "-o", "login", "--json"])
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["examples"] == "3"
@@ -230,7 +230,7 @@ def test_ctrl_c_keeps_what_the_description_gives(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(tuning, "tune", stop)
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["make", "the login", "--example", "x => y", "-o", "login"])
+    result = CliRunner().invoke(app, ["make", "the login", "-m", "nano", "--example", "x => y", "-o", "login"])
     assert result.exit_code == 0, result.output
     assert "Stopped" in result.stderr
     assert "examples" not in LoraAdapter.from_pretrained("login").metadata

@@ -40,8 +40,8 @@ def test_make_warns_of_junk_and_makes_it_all_the_same(tmp_path: Path) -> None:
         ["make", JUNK, GOOD],
         ["make", "--file", "two.txt", "--json"],
         ["make", JUNK, GOOD, "--mix", "1,1", "-o", "mixed"],
-        ["compare", JUNK, GOOD, "--prompt", "x"],
-        ["run", "--do", JUNK, "x"],
+        ["compare", JUNK, GOOD, "-m", "nano", "--prompt", "x"],
+        ["run", "--do", JUNK, "-m", "nano", "x"],
     ],
 )
 def test_every_command_warns_of_junk_once_in_a_line_of_its_own(
@@ -106,7 +106,7 @@ def test_statistics_need_two_tasks(checkpoint_dir: Path, tmp_path: Path) -> None
 
 
 def test_compare_names_the_wordings_in_a_pipe_and_gives_a_scale_for_their_cosines() -> None:
-    words = ("compare", GOOD, "the [bold] price", "--prompt", "x")
+    words = ("compare", GOOD, "the [bold] price", "-m", "nano", "--prompt", "x")
     result = run(*words)
     head, *rows = [line.split("\t") for line in result.stdout.splitlines()]
     assert head == ["", "base", GOOD, "the [bold] price"]

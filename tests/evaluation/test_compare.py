@@ -48,7 +48,7 @@ def test_command_shows_outputs_scores_and_cosines(tmp_path: Path) -> None:
     task = {"name": "city", "descriptions": ["x"], "examples": [[record, "OSLO"]]}
     (tmp_path / "t.jsonl").write_text(json.dumps(task))
     wordings = ["Return the city in upper case.", "the city in capitals", "Return the price."]
-    given = ["--prompt", record, "--tasks", str(tmp_path / "t.jsonl")]
+    given = ["-m", "nano", "--prompt", record, "--tasks", str(tmp_path / "t.jsonl")]
     result = CliRunner().invoke(app, ["compare", *wordings, *given, "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
