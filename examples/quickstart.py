@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from peft import PeftModel
@@ -52,7 +52,7 @@ use_any_encoding()
 console = Console(record=True)
 
 
-def show(t2l: Text2LoraModel, cases: Iterable[tuple[str, Sequence[str]]], told: bool) -> None:
+def show(t2l: Text2LoraModel, cases: Sequence[tuple[str, Sequence[str]]], told: bool) -> None:
     """Make an adapter from each description, and print its answers beside those of the base model.
 
     Args:
@@ -62,10 +62,10 @@ def show(t2l: Text2LoraModel, cases: Iterable[tuple[str, Sequence[str]]], told: 
     """
     base, tokenizer = t2l.load_base_model(), t2l.base_tokenizer
     _ = t2l.encoder  # loaded here, once, so that the times below are those of an adapter
+    prompts = [f"{description}\n\n{text}" if told else text for description, inputs in cases for text in inputs]
+    base_answers = iter(generate_answers(base, tokenizer, prompts, BASE_TOKENS))
     with tempfile.TemporaryDirectory() as folder:
         for number, (description, inputs) in enumerate(cases):
-            prompts = [f"{description}\n\n{text}" if told else text for text in inputs]
-            before = generate_answers(base, tokenizer, prompts, BASE_TOKENS)
             begin = time.perf_counter()
             adapter = t2l.generate_lora(description)
             seconds = time.perf_counter() - begin
@@ -76,7 +76,7 @@ def show(t2l: Text2LoraModel, cases: Iterable[tuple[str, Sequence[str]]], told: 
             base = model.unload()
 
             console.print(f'\n[bold]"{description}"[/]  ({adapter.num_bytes / 1e6:.1f} MB in {seconds * 1000:.0f} ms)')
-            rows = [{"input": i, "base": b, "adapter": a} for i, b, a in zip(inputs, before, after, strict=True)]
+            rows = [{"input": i, "base": next(base_answers), "adapter": a} for i, a in zip(inputs, after, strict=True)]
             console.print(answer_table(rows))
 
 
