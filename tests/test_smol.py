@@ -149,13 +149,13 @@ def test_the_small_program_answers_without_text2lora_and_torch(t2l: Text2LoraMod
 
 
 def test_the_check_finds_that_the_description_decides(tmp_path: Path) -> None:
-    """On three of the tasks that come with the checkpoint."""
+    """On two of the tasks that come with the checkpoint."""
     from text2lora.bundled import TASKS
     from text2lora.cli import app
 
     lines = TASKS[BASE].read_text(encoding="utf-8").splitlines()
     tasks = tmp_path / "tasks.jsonl"
-    tasks.write_text("\n".join(line for line in lines if json.loads(line)["name"] in ("city", "person", "colour")))
-    result = CliRunner().invoke(app, ["check", "smol", "--tasks", str(tasks), "--examples", "4", "--json"])
+    tasks.write_text("\n".join(line for line in lines if json.loads(line)["name"] in ("city", "colour")))
+    result = CliRunner().invoke(app, ["check", "smol", "--tasks", str(tasks), "--examples", "2", "--json"])
     found = json.loads(result.output)["conditions"]
     assert found["matched"]["exact_match"]["mean"] > 0.5 + found["shuffled"]["exact_match"]["mean"]

@@ -177,6 +177,6 @@ def test_every_canonical_solution_of_humaneval_passes(shared: Path) -> None:
         bodies = [json.loads(line)["canonical_solution"] for line in file]
     for example, body in zip(data.examples, bodies, strict=True):
         assert correct(data.task, example, body), example.entry
-    for example in data.examples[::3]:
+    for example in data.examples[::20]:
         assert correct(data.task, example, example.target), example.entry
         assert not correct(data.task, example, "    return NotImplemented"), example.entry
