@@ -570,3 +570,11 @@ def test_unknown_options_are_refused(tmp_path: Path) -> None:
     folder = make_adapter().save_pretrained(tmp_path / "one")
     with pytest.raises(TypeError, match="unexpected keyword argument 'adapter_name'"):
         LoraAdapter.from_pretrained(folder, adapter_name="legal")
+
+
+def test_the_card_keeps_addresses_and_hides_paths(tmp_path: Path) -> None:
+    noted = {"homepage": "https://example.com/a/b", "place": "/home/me/runs/x", "file": "file:///home/me/y"}
+    adapter = make_adapter()
+    LoraAdapter(adapter.weights, adapter.spec, noted).save_pretrained(tmp_path / "a")
+    found = LoraAdapter.from_pretrained(tmp_path / "a").metadata
+    assert found == {"homepage": "https://example.com/a/b", "place": "x", "file": "y"}

@@ -137,3 +137,10 @@ def test_what_does_not_go_together_is_refused() -> None:
         combine([one, make_adapter(2, r=3)], [1, 1], "linear")
     with pytest.raises(CheckpointError, match="for my/base and your/base"):
         combine([make_adapter(base_model_name_or_path=f"{who}/base") for who in ("my", "your")], [1, 1])
+
+
+def test_a_string_is_not_a_list_of_weights(t2l) -> None:
+    with pytest.raises(InvalidArgumentError, match="weights are '73'"):
+        combine([make_adapter(0), make_adapter(1)], "73")
+    with pytest.raises(InvalidArgumentError, match="weights are '73'"):
+        t2l.interpolate(["the city", "lower case"], "73")

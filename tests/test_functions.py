@@ -404,3 +404,12 @@ def test_the_options_of_the_hub_are_used_for_the_base_of_an_adapter_too(function
     shutil.copytree(adapter.spec.base_model_name_or_path, tmp_path / "base")
     text2lora.function(adapter, base=tmp_path / "base", **hub)
     assert asked[0].items() >= hub.items()
+
+
+def test_names_of_one_device_share_a_base(make_model, load_base, tmp_path: Path, monkeypatch) -> None:
+    """As `cuda`, which `t2l run` takes, and `cuda:0`, which a checkpoint on it names."""
+    monkeypatch.chdir(tmp_path)
+    make_model().save_pretrained("checkpoint")
+    made = text2lora.function(do=DESCRIPTIONS[0], model="checkpoint", device="cpu:0")
+    plain = [text2lora.function(made.adapter, device=device) for device in ("cpu", "cpu:0", "auto")]
+    assert len({id(function._runner) for function in [made, *plain]}) == (1 if not torch.cuda.is_available() else 2)

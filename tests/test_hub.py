@@ -29,7 +29,7 @@ from text2lora import (
     library_version,
 )
 from text2lora.cards import adapter_card, card_metadata, checkpoint_card, merged_card
-from text2lora.files import ABANDONED, _host, _swap, atomic_file, atomic_folder, check_output
+from text2lora.files import ABANDONED, _host, _swap, _umask, atomic_file, atomic_folder, check_output
 from text2lora.hub import Source, hub_errors, hub_fault, patiently
 from text2lora.names import distinct_names, is_local, resolve_name, slug
 
@@ -531,3 +531,10 @@ def test_the_working_directory_is_never_replaced(tmp_path: Path, monkeypatch: py
     with pytest.raises(OutputError, match="working directory"), atomic_folder(Path()):
         pass
     assert list(tmp_path.parent.glob(f".{tmp_path.name}*")) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
+def test_modes_are_found_without_a_moment_in_which_every_file_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread's file would be readable by everybody."""
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the process's mask was changed"))
+    assert _umask() >= 0

@@ -9,8 +9,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from text2lora import inference
+from text2lora.errors import InvalidInputError
 from text2lora.functions import call_many
-from text2lora.inference import complete_ids, generate_answers
+from text2lora.inference import complete, complete_ids, generate_answers
 
 BEGINNING = list(range(5, 55))
 IDS = [BEGINNING + rest for rest in ([60], [70, 71, 72, 73, 74], [80, 81], [60, 90, 91])]
@@ -96,3 +97,8 @@ def test_every_adapter_of_a_batch_reads_the_beginning(t2l, load_base, tokenizer,
         model = copy.deepcopy(function.adapter).apply_to(load_base())
         assert answers[number::2] == [generate_answers(model, tokenizer, [text], 8)[0] for text in texts[number::2]]
     assert answers[0::2] != answers[1::2]
+
+
+def test_a_text_without_tokens_is_named(base, tokenizer) -> None:
+    with pytest.raises(InvalidInputError, match="text 2 of 2: the text is empty"):
+        complete(base, tokenizer, ["x", ""])

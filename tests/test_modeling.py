@@ -544,3 +544,21 @@ def test_checkpoints_are_as_readable_as_any_new_file(make_model, tmp_path: Path,
     files = [*(tmp_path / "new").iterdir(), *(path for path in tmp_path.iterdir() if path.is_file())]
     assert "model.safetensors" in {path.name for path in files}
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in files} == {path.name: oct(mode) for path in files}
+
+
+def test_statistics_that_cannot_be_read_leave_no_half_of_a_checkpoint(make_model, tmp_path: Path, monkeypatch) -> None:
+    def fail(self) -> None:
+        raise CheckpointError("the Hub cannot be reached")
+
+    t2l = make_model()
+    monkeypatch.setattr(Text2LoraModel, "description_statistics", property(fail))
+    with pytest.raises(CheckpointError, match="cannot be reached"):
+        t2l.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_saving_passes_its_options_on_to_the_push(make_model, tmp_path: Path, monkeypatch) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr(Text2LoraModel, "push_to_hub", lambda self, **options: given.update(options))
+    make_model().save_pretrained(tmp_path / "mine", push_to_hub=True, max_shard_size="1MB", token="x", private=True)
+    assert given == {"repo_id": "mine", "max_shard_size": "1MB", "token": "x", "private": True, "eval_results": None}

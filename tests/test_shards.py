@@ -12,9 +12,11 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
 from text2lora import CheckpointError, InvalidDescriptionError, LoraAdapter, OutputError, Text2LoraModel
 from text2lora.batch import AdapterSettings, ShardWriter
+from text2lora.cli import app
 from text2lora.errors import InvalidInputError
 from text2lora.shards import KEY, Shard, find_shards
 
@@ -215,3 +217,12 @@ def test_a_description_that_occurs_twice_has_one_row(model, tmp_path: Path) -> N
     read, alone = LoraAdapter.from_pretrained(tmp_path, writer.name(TEXTS[1])), model.generate_lora(TEXTS[1])
     for key, weight in alone.weights.items():
         torch.testing.assert_close(read.weights[key], weight, rtol=1e-5, atol=1e-6)
+
+
+def test_info_shows_an_adapter_out_of_a_shard(model, tmp_path: Path) -> None:
+    name = write_all(ShardWriter(model, tmp_path / "many")) and names(tmp_path / "many")[0]
+    shown = CliRunner().invoke(app, ["info", str(tmp_path / "many"), "--subfolder", name, "--json"])
+    assert json.loads(shown.output)["description"] == TEXTS[0]
+    missing = CliRunner().invoke(app, ["info", str(tmp_path / "many")])
+    assert isinstance(missing.exception, CheckpointError)
+    assert name in str(missing.exception)

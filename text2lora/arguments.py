@@ -137,16 +137,18 @@ def check_count(value: int, name: str) -> int:
     return value
 
 
-def check_device(value: Any, name: str) -> None:
-    """Refuse a device that PyTorch does not have here.
+def resolve_device(value: Any, name: str) -> str:
+    """The name that tensors give their device, such as `cuda:0` for `cuda`; `auto` is the GPU if there is one.
 
     Raises:
-        InvalidArgumentError: it is such a device, or none at all; the message calls it `name`.
+        InvalidArgumentError: PyTorch does not have this device here; the message calls it `name`.
     """
     import torch
 
+    if value == "auto":
+        value = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=value)
+        return str(torch.empty(0, device=value).device)
     except Exception as error:  # which depends on the kind of device
         raise InvalidArgumentError(
             f"{name} is {shown(value)}, which cannot be used here ({first_line(error)}): pass a device that this "
@@ -175,7 +177,7 @@ def load_options(options: Mapping[str, Any]) -> Iterator[None]:
     for device in given.values() if isinstance(given, Mapping) else [given]:
         ways = ("auto", "balanced", "balanced_low_0", "sequential", "disk")
         if isinstance(device, str | int | torch.device) and device not in ways:
-            check_device(device, "device_map")
+            resolve_device(device, "device_map")
     try:
         yield
     except TypeError as error:

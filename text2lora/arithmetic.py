@@ -118,6 +118,8 @@ def cosine_range(adapters: Sequence[LoraAdapter]) -> tuple[float, float]:
 
 def numbers(weights: Sequence[float]) -> list[float]:
     """The weights as Python floats, or an empty list if one is not a number."""
+    if isinstance(weights, str | bytes):  # whose characters may be digits
+        return []
     try:
         return [float(weight) for weight in weights]
     except (TypeError, ValueError, OverflowError, RuntimeError):  # the last from tensors

@@ -22,7 +22,7 @@ from transformers.cache_utils import DynamicLayer
 
 from text2lora.arguments import check_count, checked
 from text2lora.attach import input_device
-from text2lora.errors import InvalidInputError
+from text2lora.errors import InvalidInputError, about
 from text2lora.turns import Stops, as_turn, batches_by_length, padding_id
 
 if TYPE_CHECKING:
@@ -157,6 +157,10 @@ def complete_ids(
     """
     check_count(max_new_tokens, "max_new_tokens")
     check_count(batch_size, "batch_size")
+    for number, tokens in enumerate(ids, 1):
+        with about("text", number, len(ids)):
+            if not tokens:
+                raise InvalidInputError("the text is empty: expected one of at least one token")
     answers = [Continuation("", [])] * len(ids)
     stops = Stops.of(tokenizer, model, stop)
     for rows in batches_by_length(ids, batch_size):

@@ -240,14 +240,12 @@ class Text2LoraModel(PreTrainedModel):
         if is_foreign_card(folder / CARD_NAME):
             raise OutputError(f"{folder} has a {CARD_NAME} that text2lora did not write: choose another folder")
         card = checkpoint_card(self.config, self.num_parameters(), eval_results=eval_results)
+        beside = {STATISTICS_FILE: self.description_statistics, CALIBRATION_FILE: self.calibration}
         try:
             super().save_pretrained(folder, is_main_process, *args, **kwargs)
             if is_main_process:
                 (folder / CARD_NAME).write_text(card, encoding="utf-8")
-                for name, kept in (
-                    (STATISTICS_FILE, self.description_statistics),
-                    (CALIBRATION_FILE, self.calibration),
-                ):
+                for name, kept in beside.items():
                     kept.save(folder) if kept else (folder / name).unlink(missing_ok=True)  # of other weights
                 make_readable(path for pattern in CHECKPOINT_FILES for path in folder.glob(pattern))
         except Text2LoraError:
@@ -255,8 +253,8 @@ class Text2LoraModel(PreTrainedModel):
         except Exception as error:  # of a path, or of an option of transformers
             raise OutputError(f"{folder} cannot be written ({first_line(error)})") from error
         if push:
-            hub.setdefault("repo_id", folder.name)
-            self.push_to_hub(**hub, token=kwargs.get("token"), eval_results=eval_results)
+            hub |= {name: kwargs[name] for name in ("token", "max_shard_size") if name in kwargs}
+            self.push_to_hub(**{"repo_id": folder.name} | hub, eval_results=eval_results)
 
     def push_to_hub(
         self,

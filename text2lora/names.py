@@ -67,8 +67,9 @@ def is_public(name: str) -> bool:
 
 
 def public_name(name: str) -> str:
-    """A name for cards: only the last part of a path on this machine; any other name is not changed."""
-    return ntpath.basename(ntpath.normpath(name)) if is_local(name) else name
+    """A name for cards: only the last part of a path on this machine; any other name, or URL, is not changed."""
+    is_url = re.match(r"(?!file:)[a-z][a-z0-9+.-]+://", name, re.IGNORECASE)
+    return ntpath.basename(ntpath.normpath(name)) if is_local(name) and not is_url else name
 
 
 def absolute_name(name: str) -> str:

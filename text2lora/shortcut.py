@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-import torch
-
 from text2lora.adapter import LoraAdapter
-from text2lora.arguments import check_device
+from text2lora.arguments import resolve_device
 from text2lora.base import base_source, load_base_with_tokenizer
 from text2lora.bundled import DEFAULT
 from text2lora.errors import InvalidArgumentError, shown
@@ -99,7 +97,7 @@ def function(
         given = shown("subfolder" if subfolder else "revision")
         raise InvalidArgumentError(f"{given} is of no use with a LoraAdapter, which is loaded already: leave it out")
     check_settings(labels, max_new_tokens, stop)  # before anything is loaded
-    device = _device(device)
+    device = resolve_device(device, "device")
     options: dict[str, Any] = {"labels": labels, "max_new_tokens": max_new_tokens, "stop": stop}
     hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     if made:
@@ -112,16 +110,6 @@ def function(
     if not isinstance(adapter, LoraAdapter):
         adapter = LoraAdapter.from_pretrained(adapter or "", subfolder, revision, **hub)
     return Function(_runner(adapter, base, device, hub), adapter, **options)
-
-
-def _device(name: str) -> str:
-    """The name of a device; `auto` is the GPU if there is one."""
-    if not isinstance(name, str):
-        raise InvalidArgumentError(f"device is {shown(name)}: expected a name such as 'auto' or 'cuda:0'")
-    if name != "auto":
-        check_device(name, "device")
-        return name
-    return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
 
 def _runner(lora: LoraAdapter, base: str | os.PathLike[str] | None, device: str, hub: dict[str, Any]) -> Runner:

@@ -50,6 +50,13 @@ def test_demonstrations_come_from_their_own_split_where_there_is_one(tmp_path: P
     assert [shot.prompt.partition(".")[0] for shot in data.shots] == ["Fact 4", "Fact 5"]
 
 
+def test_damaged_demonstrations_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "boolq.jsonl", ROWS[:4])
+    (tmp_path / "boolq.train.jsonl").write_text("{")
+    with pytest.raises(EvaluationError, match=r"boolq\.train\.jsonl"):
+        load_task("boolq", tmp_path, shots=2)
+
+
 def test_file_of_benchmarks_is_searched(tmp_path: Path) -> None:
     write(tmp_path / "all.jsonl", [{"name": "ARC-Easy", "test": []}, {"name": "Bool-Q", "test": ROWS, "train": ROWS}])
     assert len(load_task("boolq", tmp_path).examples) == 8

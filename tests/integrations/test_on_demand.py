@@ -203,6 +203,8 @@ def test_settings_come_from_the_environment() -> None:
     ("name", "value", "message"),
     [
         ("RATE", "many", r"T2L_VLLM_RATE is 'many': expected a number from 0 upwards"),
+        ("RATE", "0.5", r"T2L_VLLM_RATE is '0.5': expected a whole number from 1 upwards"),
+        ("RATE", "0", r"T2L_VLLM_RATE is '0': expected a whole number from 1 upwards"),
         ("CACHE_GB", "-1", r"T2L_VLLM_CACHE_GB is '-1': expected a number"),
         ("CACHE_GB", "inf", r"T2L_VLLM_CACHE_GB is 'inf': expected a number"),
         ("DTYPE", "int8", r"T2L_VLLM_DTYPE is 'int8': expected one of float32, bfloat16, float16"),

@@ -31,6 +31,8 @@ def test_lists_are_read_in_any_style() -> None:
     assert read_list(ANSWERS[0]) == ["Write the text in capitals.", "Turn all letters into upper case."]
     assert read_list(ANSWERS[1]) == ["Write the text in CAPITALS!", "What does it look like in block letters?"]
     assert read_list("<think>never ends\nbecause of this") == []
+    unspaced = "描述：\n1. 用大写字母回答问题\n2. 都市名を返してください。\n好的"
+    assert read_list(unspaced) == ["用大写字母回答问题", "都市名を返してください。"]
 
 
 def test_descriptions_differ_from_each_other_and_from_known_ones() -> None:
@@ -105,6 +107,22 @@ def test_examples_alone_make_a_task(tmp_path: Path) -> None:
     (tmp_path / "out.yaml").write_text(done.stdout)
     (task,) = read_tasks(tmp_path / "out.yaml")
     assert (task.name, len(task.examples), len(task.descriptions)) == ("loud", 2, 2)
+
+
+def test_descriptions_without_spaces_differ_by_their_letters() -> None:
+    answers = ["用大写字母写出城市\n用大写字母写出城市。\n给出价格和商品名称"]
+    examples = [("a", "A"), ("b", "B")]
+    written = write_descriptions(examples, 2, lambda request, seed: answers[0], report=lambda line: None)
+    assert written == ["用大写字母写出城市", "给出价格和商品名称"]
+
+
+def test_the_command_runs_a_model_on_the_device_that_it_is_given(tmp_path: Path, base_dir: Path) -> None:
+    path = tmp_path / "loud.yaml"
+    path.write_text("examples: [[hello, HELLO], [bye, BYE]]\n")
+    command = ["describe", str(path), "--model", str(base_dir), "--device"]
+    refused = CliRunner().invoke(app, [*command, "cuda:99"], env={"COLUMNS": "200"})
+    assert refused.exit_code == 2
+    assert "cuda:99" in refused.output
 
 
 def test_a_local_model_writes_the_same_for_the_same_seed(base, tokenizer) -> None:

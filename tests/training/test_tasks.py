@@ -14,7 +14,7 @@ from text2lora.batch import read_descriptions
 from text2lora.errors import InvalidDescriptionError, TaskError, TrainingError
 from text2lora.language import prompt_batch
 from text2lora.training.hub_tasks import HubTasks, load_hub_tasks
-from text2lora.training.task_files import read_tasks, task_to_dict
+from text2lora.training.task_files import read_tasks, read_wordings, task_to_dict
 from text2lora.training.tasks import SplitConfig, Task, TaskExample, TaskSet, decontaminate, split_tasks
 
 YAML = """
@@ -341,3 +341,9 @@ def test_examples_held_out_by_hand_are_those_of_validation(tmp_path: Path) -> No
     for probes in splits.values():
         assert {response for _, response in probes[0].examples} <= {"Y", "Z", "W"}
         assert len(probes[0].examples) == 2
+
+
+def test_lines_of_one_task_add_up_to_its_wordings(tmp_path: Path) -> None:
+    lines = [{"task": name, "descriptions": [text]} for name, text in (("a", "one"), ("b", "two"), ("a", "three"))]
+    (tmp_path / "w.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert read_wordings(tmp_path / "w.jsonl") == (["a", "a", "b"], ["one", "three", "two"])

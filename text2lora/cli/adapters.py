@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -29,6 +29,9 @@ from text2lora.cli.terminal import (
 from text2lora.errors import CheckpointError
 from text2lora.files import size
 from text2lora.names import resolve_name
+
+if TYPE_CHECKING:
+    from text2lora.adapter import LoraAdapter
 
 
 def answer_table(rows: list[dict[str, str]], header: bool = True) -> FoldedTable:
@@ -76,9 +79,12 @@ def info(
 
 def _facts(name: str, subfolder: str | None) -> dict[str, Any]:
     from text2lora.adapter import LoraAdapter
+    from text2lora.shards import find_in_shards
     from text2lora.upstream import find_upstream
 
     path = resolve_name(name, CHECKPOINTS)
+    if find_in_shards(path, subfolder):
+        return _facts_of_adapter(LoraAdapter.from_pretrained(path, subfolder))
     source = hub.Source.of(path, subfolder)
     if not any(source.find(file) for file in (*hub.MARKERS.values(), hub.UPSTREAM_WEIGHTS)):
         folder, markers = Path(path, source.subfolder), hub.MARKERS.values()
@@ -105,7 +111,10 @@ def _facts(name: str, subfolder: str | None) -> dict[str, Any]:
             "alpha": config.lora_alpha,
             "rslora": config.use_rslora,
         }
-    adapter = LoraAdapter.from_pretrained(path, subfolder)
+    return _facts_of_adapter(LoraAdapter.from_pretrained(path, subfolder))
+
+
+def _facts_of_adapter(adapter: LoraAdapter) -> dict[str, Any]:
     return {
         "what": "LoRA adapter",
         **{name: adapter.metadata[name] for name in ("description", "checkpoint") if name in adapter.metadata},

@@ -137,7 +137,7 @@ class Pair:
         """Change the strength of the adapter in place.
 
         Raises:
-            CheckpointError: `scale` is not a number from 0 upwards.
+            InvalidArgumentError: `scale` is not a number from 0 upwards.
         """
         self.lora.scaled(scale).apply_to(self.model)
         self.scale = scale

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from text2lora.cli.options import Server
+from text2lora.cli.options import Device, Server, parse_device
 from text2lora.cli.terminal import err, quiet, result, say, suggest
 
 
@@ -23,6 +23,7 @@ def describe(
         str, typer.Option("--model", "-m", help="Chat model: a Hub id or a folder, or with --server, its name there.")
     ] = "",
     server: Server = None,
+    device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Random seed for sampling and for choosing the held-out descriptions.")] = 0,
 ) -> None:
     """Write varied descriptions of a task from its examples.
@@ -32,10 +33,10 @@ def describe(
     quiet()
     import yaml
 
+    from text2lora.base import load_base_with_tokenizer
     from text2lora.errors import TaskError
     from text2lora.files import write_atomically
     from text2lora.training.describe import check_share, describe_task, local_chat, server_chat
-    from text2lora.training.runs import BaseSpec, load_base_of_recipe
     from text2lora.training.task_files import read_tasks, task_to_dict
 
     if not model and server is None:
@@ -44,7 +45,10 @@ def describe(
     if others:
         raise TaskError(f"{task} contains {1 + len(others)} tasks: expected one")
     check_share(held_out)  # before anything is loaded
-    chat = local_chat(*load_base_of_recipe(BaseSpec(model))) if server is None else server_chat(server, model)
+    if server is None:
+        chat = local_chat(*load_base_with_tokenizer(model, device=parse_device(device)))
+    else:
+        chat = server_chat(server, model)
     with err.status("asking the model") as status:
         whole = describe_task(found, count, chat, held_out, seed, report=status.update)
     train = len(whole.descriptions) - len(found.descriptions)

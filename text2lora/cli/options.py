@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from text2lora.arguments import check_device
+from text2lora.arguments import resolve_device
 from text2lora.bundled import CHECKPOINTS, PACKAGE
 from text2lora.cli.terminal import err, surrogate
 from text2lora.errors import InvalidArgumentError
@@ -210,12 +210,7 @@ def parse_dtype(name: str | None) -> Any:
 
 def parse_device(name: str) -> str:
     """`auto` is the GPU where there is one."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        check_device(name, "it")
+        return resolve_device(name, "it")
     except InvalidArgumentError as error:
         raise typer.BadParameter(str(error), param_hint="--device") from error
-    return name

@@ -130,7 +130,8 @@ def local_rows(name: str, data: Path) -> tuple[list[Row], list[Row]]:
                     return list(row["test"]), list(row.get("train", []))
         elif path == data or _plain(_stem(path)) == _plain(name):
             beside = [other for other in files if _plain(_stem(other)) == _plain(f"{name}.train")]
-            return list(read_json_lines(path, EvaluationError)), list(read_json_lines(beside[0])) if beside else []
+            demonstrations = list(read_json_lines(beside[0], EvaluationError)) if beside else []
+            return list(read_json_lines(path, EvaluationError)), demonstrations
     raise EvaluationError(f"{data} has no {name}: expected {name}.jsonl in it, or a line with that name")
 
 

@@ -86,6 +86,11 @@ class OnDemandSettings:
                 raise ServingError(f"{VARIABLES}{name} is {text!r}: expected a number from 0 upwards")
             return value
 
+        def whole(name: str, default: int) -> int:
+            if not (value := number(name, default)).is_integer() or not value:
+                raise ServingError(f"{VARIABLES}{name} is {given[name]!r}: expected a whole number from 1 upwards")
+            return int(value)
+
         def choice(name: str, choices: tuple[str, ...]) -> str | None:
             if name in given and given[name] not in choices:
                 raise ServingError(f"{VARIABLES}{name} is {given[name]!r}: expected one of {', '.join(choices)}")
@@ -98,7 +103,7 @@ class OnDemandSettings:
             base=given.get("BASE"),
             cache_dir=Path(given.get("CACHE_DIR", cls.cache_dir)),
             cache_gb=number("CACHE_GB", cls.cache_gb),
-            rate=int(number("RATE", cls.rate)),
+            rate=whole("RATE", cls.rate),
             dtype=choice("DTYPE", ("float32", "bfloat16", "float16")),
             device=given.get("DEVICE", cls.device),
             strict=choice("STRICT", ("0", "1")) == "1",

@@ -34,6 +34,9 @@ STYLES = (
     "in the words of a product manager",
 )
 
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+"""Letters of scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, Japanese and Chinese."""
+
 
 def describe_task(
     task: Task,
@@ -137,7 +140,9 @@ def read_list(answer: str) -> list[str]:
     found = []
     for line in re.sub(r"<think>.*?(</think>|$)", "", answer, flags=re.S).splitlines():
         text = re.sub(r"^\s*(?:[-*•]|\(?\d+[.):])\s*", "", line).strip().strip("\"“”'`*").strip()
-        if len(text.split()) < 2 or text.endswith(":") or len(text) > 600:  # a heading, or rambling
+        if len(text.split()) < 2 and not re.search(f"[{UNSPACED}]{{4}}", text):  # a heading
+            continue
+        if text.endswith((":", "\uff1a")) or len(text) > 600:  # a heading, or rambling
             continue
         try:
             found.append(check_description(text))
@@ -147,7 +152,7 @@ def read_list(answer: str) -> list[str]:
 
 
 def _words(text: str) -> frozenset[str]:
-    return frozenset(re.findall(r"\w+", text.lower()))
+    return frozenset(re.findall(rf"[{UNSPACED}]|[^\W{UNSPACED}]+", text.lower()))
 
 
 def _same(one: frozenset[str], other: frozenset[str]) -> bool:

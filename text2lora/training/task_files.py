@@ -106,7 +106,7 @@ def read_wordings(path: Path) -> tuple[list[str], list[str]]:
             name = row.get("name", row.get("task", f"line {number}")) if isinstance(row, dict) else None
             if name is None or "descriptions" not in row:
                 raise TaskError(f"{path} holds {str(row)[:80]}: expected `task` and `descriptions`")
-            found[str(name)] = check_wordings(row["descriptions"], str(path), "descriptions")
+            found.setdefault(str(name), []).extend(check_wordings(row["descriptions"], str(path), "descriptions"))
     else:
         found = {task.name: task.descriptions for task in read_tasks(path)}
     return [name for name, texts in found.items() for _ in texts], [text for texts in found.values() for text in texts]
