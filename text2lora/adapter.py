@@ -7,7 +7,6 @@ import html
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from text2lora.files import atomic_folder, check_contents, check_path, first_lin
 from text2lora.hub import ADAPTER_FILES, CARD_NAME, Source, load_fault
 from text2lora.lora import FLOAT_MAX, PEFT_PREFIX, Lora, LoraKey, LoraSpec
 from text2lora.names import public_name, without_paths
-from text2lora.push import push_folder, push_target
+from text2lora.push import PushTarget, push
 from text2lora.shards import find_in_shards
 
 if TYPE_CHECKING:
@@ -188,19 +187,13 @@ class LoraAdapter(Lora):
             HubError: you are not logged in or may not write there, the repository contains something else, or the Hub
                 cannot be reached.
         """
-        target = push_target(repo_id, "adapter", token=token, revision=revision, create_pr=create_pr, force=force)
-        with tempfile.TemporaryDirectory() as parent:
-            folder = self.shareable().save_pretrained(Path(parent, "adapter"))
+
+        def write(folder: Path, target: PushTarget) -> None:
+            self.shareable().save_pretrained(folder)
             (folder / CARD_NAME).write_text(adapter_card(self.spec, self.metadata, target.repo_id), encoding="utf-8")
-            return push_folder(
-                folder,
-                target,
-                private=private,
-                token=token,
-                revision=revision,
-                create_pr=create_pr,
-                commit_message=commit_message,
-            )
+
+        options: dict[str, Any] = {"private": private, "token": token, "revision": revision, "create_pr": create_pr}
+        return push(write, repo_id, "adapter", **options, commit_message=commit_message, force=force)
 
     @classmethod
     def from_pretrained(

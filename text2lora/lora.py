@@ -83,16 +83,7 @@ class LoraSpec:
         """The `peft.LoraConfig`, for inference."""
         from peft import LoraConfig
 
-        return LoraConfig(
-            r=self.r,
-            lora_alpha=self.lora_alpha,
-            use_rslora=self.use_rslora,
-            target_modules=list(self.target_modules),
-            task_type="CAUSAL_LM",
-            inference_mode=True,
-            base_model_name_or_path=self.base_model_name_or_path,
-            revision=self.revision,
-        )
+        return LoraConfig(**{key: value for key, value in self.to_json().items() if key != "peft_type"})
 
     @classmethod
     def from_json(cls, config: Any, source: str, target_modules: Sequence[str] | None = None) -> LoraSpec:

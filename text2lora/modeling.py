@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -54,7 +53,7 @@ from text2lora.lora import LoraWeights, spec_of, unstack
 from text2lora.names import library_version, public_name, resolve_name, without_paths
 from text2lora.novelty import FILE_NAME as STATISTICS_FILE
 from text2lora.novelty import DescriptionStatistics, Novelty
-from text2lora.push import push_folder, push_target
+from text2lora.push import PushTarget, push
 from text2lora.task_encoder import SoftmaxTaskEncoder, TokenTaskEncoder, VectorQuantizedTaskEncoder
 from text2lora.upstream import find_upstream, read_upstream
 
@@ -119,30 +118,6 @@ class Text2LoraModel(PreTrainedModel):
         super().initialize_weights()
         self.hypernet.init_outputs()
 
-    @overload
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *args: Any,
-        encoder: str | os.PathLike[str] | TextEncoder | None = None,
-        base_model_kwargs: Mapping[str, Any] | None = None,
-        output_loading_info: Literal[False] = False,
-        **kwargs: Any,
-    ) -> Self: ...
-
-    @overload
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *args: Any,
-        encoder: str | os.PathLike[str] | TextEncoder | None = None,
-        base_model_kwargs: Mapping[str, Any] | None = None,
-        output_loading_info: Literal[True],
-        **kwargs: Any,
-    ) -> tuple[Self, dict[str, Any]]: ...
-
     @classmethod
     @checked(CheckpointError)
     def from_pretrained(
@@ -153,7 +128,7 @@ class Text2LoraModel(PreTrainedModel):
         base_model_kwargs: Mapping[str, Any] | None = None,
         output_loading_info: bool = False,
         **kwargs: Any,
-    ) -> Self | tuple[Self, dict[str, Any]]:
+    ) -> Self:
         """Load a checkpoint. Missing or unexpected weights, and weights of a wrong shape, are errors.
 
         Args:
@@ -163,7 +138,7 @@ class Text2LoraModel(PreTrainedModel):
             encoder: the text encoder to use instead of the one that the checkpoint names: a path, a Hub id or a
                 `TextEncoder`.
             base_model_kwargs: options for the base model's `from_pretrained`, which is called when it is needed.
-            output_loading_info: whether to also return what transformers reports about the loaded weights.
+            output_loading_info: whether to return a pair: the model, and what transformers reports about its weights.
             **kwargs: as in transformers: `dtype`, `device_map`, `subfolder`, `revision`, `token`, `local_files_only`,
                 `cache_dir`, ...; `token`, `local_files_only` and `cache_dir` are also used for the text encoder and the
                 base model. All files come from the commit that `revision` points to, and adapters carry that
@@ -192,7 +167,7 @@ class Text2LoraModel(PreTrainedModel):
         _align(model)
         model.config.name_or_path = name
         model._companions = Companions(source, encoder, base_model_kwargs)
-        return (model, info) if output_loading_info else model
+        return (model, info) if output_loading_info else model  # type: ignore[return-value]  # as in transformers
 
     @classmethod
     def _read(cls, source: Source, name: str, *args: Any, **kwargs: Any) -> tuple[Self, dict[str, Any]]:
@@ -292,24 +267,17 @@ class Text2LoraModel(PreTrainedModel):
             HubError: you are not logged in or may not write there, the repository contains something else, or the Hub
                 cannot be reached.
         """
-        target = push_target(repo_id, "checkpoint", token=token, revision=revision, create_pr=create_pr, force=force)
-        with tempfile.TemporaryDirectory() as parent:
-            folder = Path(parent)
+
+        def write(folder: Path, target: PushTarget) -> None:
             self.save_pretrained(folder, max_shard_size=max_shard_size)
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             text = json.dumps(without_paths(config), indent=2, sort_keys=True)
             (folder / "config.json").write_text(text + "\n", encoding="utf-8")
             card = checkpoint_card(self.config, self.num_parameters(), target.repo_id, eval_results)
             (folder / CARD_NAME).write_text(card, encoding="utf-8")
-            return push_folder(
-                folder,
-                target,
-                private=private,
-                token=token,
-                revision=revision,
-                create_pr=create_pr,
-                commit_message=commit_message,
-            )
+
+        options: dict[str, Any] = {"private": private, "token": token, "revision": revision, "create_pr": create_pr}
+        return push(write, repo_id, "checkpoint", **options, commit_message=commit_message, force=force)
 
     @property
     def encoder(self) -> TextEncoder:

@@ -1,8 +1,10 @@
-"""Pushing a folder to the Hub, after a check that it can work before any work is done."""
+"""Pushing files to the Hub, after a check that it can work before any work is done."""
 
 from __future__ import annotations
 
 import contextlib
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -114,38 +116,55 @@ def check_description_of(target: PushTarget, description: str, token: bool | str
         )
 
 
-def push_folder(
-    folder: Path,
-    target: PushTarget,
+@checked(HubError)
+def push(
+    write: Callable[[Path, PushTarget], object],
+    repo_id: str,
+    kind: Literal["adapter", "checkpoint"],
     *,
     private: bool | None = None,
     token: bool | str | None = None,
     revision: str | None = None,
     create_pr: bool = False,
     commit_message: str | None = None,
+    force: bool = False,
 ) -> CommitInfo:
-    """Put a folder's files into a repository, in one commit: all of them or none.
+    """Write files and put them into a repository, in one commit: all of them or none.
+
+    Args:
+        write: writes the files into a folder, which does not exist yet, for a repository.
+        repo_id: the repository: `USER/NAME`, `ORGANIZATION/NAME`, or `NAME` for one of your own.
+        kind: what is pushed.
+        private: whether a new repository is private; None is the owner's default.
+        token: a Hub token; None uses HF_TOKEN or the token from `hf auth login`.
+        revision: the branch to push to, which is created if it does not exist; None is the default branch.
+        create_pr: whether to open a pull request, which needs no write access.
+        commit_message: the commit's summary.
+        force: whether to accept a repository that contains something else; its other files stay.
 
     Raises:
-        HubError: the push failed.
+        HubError: see `push_target`, or the push failed.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
+    target = push_target(repo_id, kind, token=token, revision=revision, create_pr=create_pr, force=force)
     api, repo_id = HfApi(token=token), target.repo_id
-    with hub_errors(repo_id, revision, HubError):
-        if target.head is None:
-            patiently(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
-        if revision and not create_pr and not revision.startswith("refs/"):
-            patiently(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
-        # not upload_folder, which makes several commits of many files
+    with tempfile.TemporaryDirectory() as parent:
+        write(folder := Path(parent, kind), target)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        return patiently(
-            lambda: api.create_commit(
-                repo_id,
-                [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files],
-                commit_message=commit_message or "Upload with text2lora",
-                revision=revision,
-                create_pr=create_pr,
-                parent_commit=target.head,
+        with hub_errors(repo_id, revision, HubError):
+            if target.head is None:
+                patiently(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
+            if revision and not create_pr and not revision.startswith("refs/"):
+                patiently(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
+            # not upload_folder, which makes several commits of many files
+            return patiently(
+                lambda: api.create_commit(
+                    repo_id,
+                    [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files],
+                    commit_message=commit_message or "Upload with text2lora",
+                    revision=revision,
+                    create_pr=create_pr,
+                    parent_commit=target.head,
+                )
             )
-        )

@@ -6,14 +6,14 @@ import dataclasses
 import difflib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from text2lora.arguments import checked
 from text2lora.errors import TrainingError
 from text2lora.files import write_atomically
-from text2lora.training.engine import is_main_process
+from text2lora.training.engine import is_main_process, plain_settings
 from text2lora.training.plot import plot_training
 from text2lora.training.recipe import parse, read_recipe
 from text2lora.training.runs import LoraRecipe, ReconRecipe, SftRecipe, run_lora, run_recon, run_sft
@@ -65,7 +65,6 @@ def run_recipe(
     overrides: list[str],
     report: Callable[[str], None] = print,
     resume: bool = False,
-    kinds: Mapping[str, Kind] = KINDS,
     force: bool = False,
 ) -> Path:
     """Run a recipe: the name of one that ships with the package, or a path.
@@ -77,7 +76,6 @@ def run_recipe(
         overrides: settings to change, as `KEY=VALUE`.
         report: receives progress, line by line.
         resume: whether to continue an interrupted run of this recipe in `output_dir`; a finished one stays as it is.
-        kinds: the expected kinds of recipes, by name.
         force: whether to start again where there is a run already.
 
     Returns:
@@ -93,9 +91,9 @@ def run_recipe(
     path = find_recipe(name)
     data = read_recipe(path, overrides)
     kind = data.pop("kind", None)
-    if kind not in kinds:
-        raise TrainingError(f"the recipe {path} is of kind {kind!r}: expected one of {', '.join(kinds)}")
-    settings, runner = kinds[kind]
+    if kind not in KINDS:
+        raise TrainingError(f"the recipe {path} is of kind {kind!r}: expected one of {', '.join(KINDS)}")
+    settings, runner = KINDS[kind]
     recipe: Any = parse(settings, data)
     target = Path(output_dir) / path.stem
     resolved = {"kind": kind, **dataclasses.asdict(recipe)}
@@ -134,37 +132,18 @@ def _check_resumption(target: Path, recipe: type, settings: dict[str, Any], resu
         return
     try:
         begun = json.loads(path.read_text(encoding="utf-8"))
-        if (kind := begun.get("kind")) == settings[
-            "kind"
-        ]:  # what an earlier version had no setting for has its default
-            begun = {"kind": kind} | dataclasses.asdict(
-                parse(recipe, {key: value for key, value in begun.items() if key != "kind"})
-            )
-    except (OSError, ValueError, AttributeError, TrainingError) as error:
+        if (kind := begun.pop("kind", None)) == settings["kind"]:
+            begun = dataclasses.asdict(parse(recipe, begun))  # settings that an earlier version did not have: defaults
+        begun = plain_settings({"kind": kind, **begun})
+    except (OSError, ValueError, TypeError, AttributeError, TrainingError) as error:
         raise TrainingError(
             f"{path} cannot be read ({error}), so the settings of the run are unknown: start again in another folder"
         ) from error
-    changed = _changes(begun, json.loads(json.dumps(settings)))
-    if changed := {key: values for key, values in changed.items() if not set(key.split(".")) & set(FREE)}:
-        was = ", ".join(f"{key} {begun} (now {now})" for key, (begun, now) in list(changed.items())[:4])
+    now = plain_settings(json.loads(json.dumps(settings)))
+    changed = [key for key in begun | now if (key in begun, begun.get(key)) != (key in now, now.get(key))]
+    if changed := [key for key in changed if not set(key.split(".")) & set(FREE)]:
+        values = [[repr(each[key]) if key in each else "unset" for each in (begun, now)] for key in changed[:4]]
+        was = ", ".join(f"{key} {old} (now {new})" for key, (old, new) in zip(changed, values, strict=False))
         raise TrainingError(
             f"{target} was started with other settings: {was}: resume it with those, or start again in another folder"
         )
-
-
-def _changes(begun: Any, now: Any, name: str = "") -> dict[str, tuple[str, str]]:
-    """Settings that differ, under dotted names: what they were and what they are."""
-    if not isinstance(begun, dict) or not isinstance(now, dict):
-        return {} if begun == now else {name: (repr(begun), repr(now))}
-    found: dict[str, tuple[str, str]] = {}
-    for key in begun | now:
-        dotted = f"{name}.{key}" if name else str(key)
-        if key in begun and key in now:
-            found |= _changes(begun[key], now[key], dotted)
-        else:
-            found[dotted] = _shown(begun, key), _shown(now, key)
-    return found
-
-
-def _shown(settings: dict[str, Any], key: str) -> str:
-    return repr(settings[key]) if key in settings else "unset"

@@ -281,7 +281,7 @@ def test_a_task_named_like_a_folder_of_the_run_is_refused(name: str) -> None:
             "sft",
             {"base": {"name": "nano"}, "tasks": [{"path": "a"}]},
             "tasks.0.path=b",
-            r"tasks \[\{'path': 'a'\}\] \(now",
+            r"tasks\.0\.path 'a' \(now 'b'\)",
         ),
         ("lora", {"base": {"name": "nano"}, "tasks": []}, "lora_r=2", r"lora_r 8 \(now 2\)"),
         ("recon", {"model": {"dropout": 0.5}}, "model={}", r"model\.dropout 0\.5 \(now unset\)"),

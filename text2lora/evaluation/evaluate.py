@@ -65,45 +65,25 @@ def evaluate(
         EvaluationError: a task is unknown, or may not or cannot run here. Tasks are checked before the model is loaded.
     """
     places = adapters if isinstance(adapters, Mapping) else {name: (name, None) for name in adapters}
-    own, theirs = _by_owner(tasks, server)
+    theirs = [name for name in tasks if name.startswith(HARNESS_PREFIX)]
+    own = [name for name in tasks if name not in theirs]
+    if theirs and server:
+        raise EvaluationError(f"{theirs[0]} cannot be run on a server: leave out --server")
     conditions = make_conditions([*places], description, shots)
     report("reading the tasks")
     sets = [found for name in own for found in load_tasks(name, data, shots, limit)]
     check_tasks(sets, allow_code_execution)
+    theirs = [name.removeprefix(HARNESS_PREFIX) for name in theirs]
     manager = find_tasks(theirs, data if data and data.is_dir() else None) if theirs else None
     report("loading the model")
-    backend = _open(model, places, server, batch_size, device, dtype, token, seed)
+    backend: Backend
+    if server:
+        backend = ServerBackend(server, model, [*places], batch_size, seed=seed)
+    else:
+        loras = {name: LoraAdapter.from_pretrained(*place, token=token) for name, place in places.items()}
+        backend = TransformersBackend.from_names(model, loras, batch_size, device, dtype or "auto", token)
     samples = evaluate_tasks(backend, sets, conditions, allow_code_execution, max_new_tokens, report)
     if manager and isinstance(backend, TransformersBackend):
         samples += evaluate_with_lm_eval(backend, manager, theirs, conditions, limit, seed, report)
     report("computing the intervals")
     return EvalReport(model, server or "transformers", seed, conditions, summarise(samples, seed), samples)
-
-
-def _by_owner(tasks: Sequence[str], server: str | None) -> tuple[list[str], list[str]]:
-    """The tasks of this library, and those of lm-evaluation-harness without their prefix.
-
-    Raises:
-        EvaluationError: there are some of the latter, which cannot be run on a server.
-    """
-    theirs = [name for name in tasks if name.startswith(HARNESS_PREFIX)]
-    if theirs and server:
-        raise EvaluationError(f"{theirs[0]} cannot be run on a server: leave out --server")
-    return [name for name in tasks if name not in theirs], [name.removeprefix(HARNESS_PREFIX) for name in theirs]
-
-
-def _open(
-    model: str,
-    places: Places,
-    server: str | None,
-    batch_size: int,
-    device: str,
-    dtype: torch.dtype | None,
-    token: str | None,
-    seed: int,
-) -> Backend:
-    """What answers the questions: a server, or the base model in this process."""
-    if server:
-        return ServerBackend(server, model, [*places], batch_size, seed=seed)
-    loras = {name: LoraAdapter.from_pretrained(*place, token=token) for name, place in places.items()}
-    return TransformersBackend.from_names(model, loras, batch_size, device, dtype or "auto", token)

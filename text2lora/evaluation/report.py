@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from text2lora.evaluation.tasks import BENCHMARKS
 from text2lora.files import atomic_folder, check_output
 from text2lora.hub import CARD_NAME, hub_errors
 from text2lora.names import library_version
-from text2lora.push import push_folder, push_target
+from text2lora.push import PushTarget, push
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -130,24 +129,24 @@ def push_report(report: EvalReport, adapter: str, token: str | None = None, crea
     """
     from huggingface_hub import ModelCard, hf_hub_download
 
-    target = push_target(adapter, "adapter", token=token, create_pr=create_pr, force=True)
-    with hub_errors(target.repo_id, kind=HubError):
-        path = hf_hub_download(target.repo_id, CARD_NAME, revision=target.head, token=token)
-    text = Path(path).read_text("utf-8")
-    card = ModelCard(text, ignore_metadata_errors=True)
-    metadata: Any = card.data
-    results = eval_results(report, adapter)
-    tasks = {result.dataset_type + result.dataset_name for result in results}
-    kept = [result for result in metadata.eval_results or [] if result.dataset_type + result.dataset_name not in tasks]
-    metadata.eval_results = kept + results
-    metadata.model_name = metadata.model_name or adapter.rpartition("/")[2]
-    table = f"{BEGIN}\n## Evaluation\n\n{report.to_markdown(adapter)}\nMeasured with `t2l eval`.\n{END}"
-    body = re.sub(rf"{BEGIN}.*?{END}", lambda _: table, card.text, flags=re.S)
-    card.text = body if body != card.text or table in body else f"{card.text.rstrip()}\n\n{table}\n"
-    with tempfile.TemporaryDirectory() as name:
-        Path(name, CARD_NAME).write_text(str(card), encoding="utf-8")
-        message = "Add evaluation results"
-        return push_folder(Path(name), target, token=token, create_pr=create_pr, commit_message=message)
+    def write(folder: Path, target: PushTarget) -> None:
+        with hub_errors(target.repo_id, kind=HubError):
+            path = hf_hub_download(target.repo_id, CARD_NAME, revision=target.head, token=token)
+        card = ModelCard(Path(path).read_text("utf-8"), ignore_metadata_errors=True)
+        metadata: Any = card.data
+        results = eval_results(report, adapter)
+        tasks = {result.dataset_type + result.dataset_name for result in results}
+        others = (each for each in metadata.eval_results or [] if each.dataset_type + each.dataset_name not in tasks)
+        metadata.eval_results = [*others, *results]
+        metadata.model_name = metadata.model_name or adapter.rpartition("/")[2]
+        table = f"{BEGIN}\n## Evaluation\n\n{report.to_markdown(adapter)}\nMeasured with `t2l eval`.\n{END}"
+        body = re.sub(rf"{BEGIN}.*?{END}", lambda _: table, card.text, flags=re.S)
+        card.text = body if body != card.text or table in body else f"{card.text.rstrip()}\n\n{table}\n"
+        folder.mkdir()
+        (folder / CARD_NAME).write_text(str(card), encoding="utf-8")
+
+    message = "Add evaluation results"
+    return push(write, adapter, "adapter", token=token, create_pr=create_pr, commit_message=message, force=True)
 
 
 def eval_results(report: EvalReport, adapter: str) -> list[Any]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -23,7 +23,7 @@ from text2lora.scoring import score_examples
 from text2lora.training.data import DescriptionBank, Probe, TaskDraw, TaskSource, perturb
 from text2lora.training.engine import Ahead, EngineConfig, prepare_base
 from text2lora.training.fit import FitConfig, StepResult, step_rng
-from text2lora.training.hypernet import SCORE, begin_run, embed_descriptions, fit_and_save
+from text2lora.training.hypernet import begin_run, embed_descriptions, fit_and_save
 from text2lora.training.recipe import at_least, settings, share
 from text2lora.training.state import save_checkpoint
 from text2lora.training.validation import Validation
@@ -132,45 +132,18 @@ def train_sft(
     own = slice(accelerator.process_index, None, world)
     data = Ahead(_Reader(tasks, tokenizer, base, config, own), config.fit.steps, config.engine.workers)
     step = _Step(accelerator.prepare_model(model), base, injector, data, bank, config, accelerator, own)
-    validate = _validation(model, base, tokenizer, injector, probes or {}, config, accelerator, output_dir)
-    select = config.select != "last" and bool(probes)
-    return fit_and_save(model, step, config.fit, output_dir, validate, report, select, resume, accelerator)
-
-
-def _validation(
-    model: Text2LoraModel,
-    base: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    injector: LoraInjector,
-    probes: Mapping[str, Sequence[Probe]],
-    config: SftConfig,
-    accelerator: Accelerator,
-    output_dir: Path,
-) -> Callable[[], dict[str, float]]:
-    """Make the validation, which also saves the checkpoint."""
-    score = partial(
-        score_examples,
-        injector=injector,
-        base=base,
-        tokenizer=tokenizer,
-        max_length=config.max_length,
-        pack=config.pack,
-    )
-    measure = Validation(
-        model, model.encoder, probes, config.conditions, score, accelerator, not config.engine.shard_base
-    )
+    reading: dict[str, Any] = {"max_length": config.max_length, "pack": config.pack}
+    score = partial(score_examples, injector=injector, base=base, tokenizer=tokenizer, **reading)
+    whole = config.engine.shard_base
+    measure = Validation(model, probes or {}, score, config.conditions, config.select, accelerator, not whole)
 
     def validate() -> dict[str, float]:
-        """Save the checkpoint, and compute the figures of all splits."""
         if accelerator.is_main_process:
             save_checkpoint(output_dir, model)
-        figures = measure()
-        if probes and config.select != "last":
-            sign = -1 if config.select == "loss" else 1
-            figures[SCORE] = sign * sum(figures[f"{split}/{config.select}"] for split in probes) / len(probes)
-        return figures
+        return measure()
 
-    return validate
+    select = config.select != "last" and bool(probes)
+    return fit_and_save(model, step, config.fit, output_dir, validate, report, select, resume, accelerator)
 
 
 class _Data(NamedTuple):

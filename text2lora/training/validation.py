@@ -7,19 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from text2lora.encoder import TextEncoder
-from text2lora.language import Example
-from text2lora.lora import LoraWeights
+from text2lora.modeling import Text2LoraModel
 from text2lora.scoring import JUNK, TaskScore
 from text2lora.training.data import Probe
+from text2lora.training.hypernet import SCORE
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-Score = Callable[
-    [Callable[[torch.Tensor], LoraWeights] | None, torch.Tensor | None, Sequence[Sequence[Example]]], list[TaskScore]
-]
-"""Scores the examples of tasks: with the adapters that a model makes of their embeddings, or without any."""
 
 
 class Validation:
@@ -28,26 +22,27 @@ class Validation:
     Each process takes a share of the probes, or all of them if the base is sharded.
 
     Args:
-        model: Makes the adapters.
-        encoder: Embeds the descriptions of the probes, once.
+        model: Makes the adapters; its encoder embeds the descriptions of the probes, once.
         probes: The probes of each validation split.
+        score: `score_examples`, given all but the model, the embeddings and the examples.
         conditions: `matched`, `shuffled` (another task's description), `junk` or `none` (no adapter).
-        score: Scores examples.
+        select: What to choose weights by: `exact_match`, `loss` or, for no choice, `last`.
         accelerator: The accelerator of this process.
         share_probes: Whether each process takes a share of the probes.
     """
 
     def __init__(
         self,
-        model: Callable[[torch.Tensor], LoraWeights],
-        encoder: TextEncoder,
+        model: Text2LoraModel,
         probes: Mapping[str, Sequence[Probe]],
+        score: Callable[..., list[TaskScore]],
         conditions: Sequence[str],
-        score: Score,
+        select: str,
         accelerator: Accelerator,
         share_probes: bool = True,
     ):
-        self._model, self._probes, self._conditions, self._score = model, probes, conditions, score
+        self._model, self._probes, self._score = model, probes, score
+        self._conditions, self._select, encoder = conditions, select, model.encoder
         self._accelerator, self._device = accelerator, accelerator.device
         self._share = slice(accelerator.process_index, None, accelerator.num_processes) if share_probes else slice(None)
         self._embs = {
@@ -59,13 +54,16 @@ class Validation:
         self._without: dict[str, list[TaskScore]] = {}  # scores without adapter are the same at every validation
 
     def __call__(self) -> dict[str, float]:
-        """Compute the figures of the model as it is now."""
+        """Compute the figures of the model as it is now, and the one to choose weights by, if there is a choice."""
         figures: dict[str, float] = {}
         for condition in self._conditions:
             for split, chosen in self._probes.items():
                 exact, loss = self._mean(self._scores(condition, split), len(chosen))
                 name = split if condition == "matched" else f"{split} ({condition})"
                 figures |= {f"{name}/exact_match": exact, f"{name}/loss": loss}
+        if self._probes and self._select != "last":
+            mean = sum(figures[f"{split}/{self._select}"] for split in self._probes) / len(self._probes)
+            figures[SCORE] = -mean if self._select == "loss" else mean
         return figures
 
     def _scores(self, condition: str, split: str) -> list[TaskScore]:
