@@ -470,8 +470,8 @@ def test_an_adapter_that_changed_its_base_is_neither_read_nor_added_to(load_base
         ("lora_alpha", "16", "lora_alpha is '16': expected a number"),
         *(("lora_alpha", value, f"lora_alpha is {value}") for value in (None, True, float("nan"), float("inf"))),
         ("use_rslora", "yes", "use_rslora is 'yes': expected true or false"),
-        ("target_modules", [1], r"target_modules is \[1\]: expected a tuple of names"),
-        ("target_modules", {"q_proj": 1}, "target_modules is .*expected a tuple"),
+        ("target_modules", [1], r"target_modules is \[1\]: expected a list of names"),
+        ("target_modules", {"q_proj": 1}, "target_modules is .*expected a list"),
         ("base_model_name_or_path", 3, "base_model_name_or_path is 3: expected a string"),
         ("revision", ["main"], "revision is"),
         ("peft_type", ..., "peft_type None"),
@@ -492,11 +492,34 @@ def test_a_config_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> No
         LoraAdapter.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("value", [None, ..., [], "all-linear", r".*\.(q|v)_proj"])
+@pytest.mark.parametrize("value", ["all-linear", r".*\.(q|v)_proj"])
 def test_modules_that_are_not_listed_are_those_of_the_weights(tmp_path: Path, value: object, load_base, ids) -> None:
     adapter = read_with(tmp_path, target_modules=value)
     assert adapter.spec.module_names == ("q_proj", "v_proj")
     assert torch.equal(logits(adapter.apply_to(load_base()), ids), logits(make_adapter().apply_to(load_base()), ids))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        *(({"target_modules": value}, "target_modules is") for value in (None, ..., [])),
+        ({"target_modules": ["q_proj"]}, r"weights for model\.layers\.0\.self_attn\.v_proj, .* PEFT leaves it out"),
+        ({"target_modules": r".*\.q_proj"}, r"v_proj, .* correct target_modules$"),
+        ({"target_modules": ["q_proj", "layers.0.self_attn.v_proj"]}, r"layers\.1\.self_attn\.v_proj"),
+        (
+            {"layers_to_transform": [0]},
+            r"layers\.1\.self_attn\.q_proj, .* correct target_modules, layers_to_transform$",
+        ),
+        ({"layers_to_transform": 1, "layers_pattern": "layers"}, r"layers\.0\.self_attn\.q_proj"),
+        ({"exclude_modules": ["v_proj"]}, r"layers\.0\.self_attn\.v_proj, .* correct target_modules, exclude_modules$"),
+        ({"target_modules": "all-linear", "exclude_modules": ["q_proj"]}, r"layers\.0\.self_attn\.q_proj"),
+        ({"target_modules": "(q_proj"}, "cannot be used: "),
+        ({"target_modules": "q_proj", "layers_to_transform": [0]}, "cannot be used: "),
+    ],
+)
+def test_weights_that_peft_would_leave_out_are_refused(tmp_path: Path, fields: dict[str, object], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read_with(tmp_path, **fields)
 
 
 def test_an_adapter_without_weights_is_refused(base, tmp_path: Path) -> None:

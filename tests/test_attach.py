@@ -297,7 +297,7 @@ def test_an_adapter_of_a_shallower_base_is_refused(base) -> None:
 
 
 def test_advice_is_another_where_the_base_is_the_adapters_own(base) -> None:
-    with pytest.raises(CheckpointError, match=r"as loaded: .*; try peft\.PeftModel"):
+    with pytest.raises(CheckpointError, match=r"the base model that it names: .*; try peft\.PeftModel"):
         make_adapter(d_in=31, base_model_name_or_path=base.name_or_path).apply_to(base)
 
 

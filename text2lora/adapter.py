@@ -7,7 +7,8 @@ import html
 import json
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 CONFIG_NAME, WEIGHTS_NAME, _ = ADAPTER_FILES
 FACTORS = (".lora_A.weight", ".lora_B.weight")
-NARROWING = ("exclude_modules", "layers_pattern", "layers_to_transform")
-"""Fields of `peft.LoraConfig` under which not all modules of a target's name get a LoRA."""
+SELECTING = ("target_modules", "exclude_modules", "layers_pattern", "layers_to_transform")
+"""Fields of `peft.LoraConfig` that say which modules get a LoRA."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -268,18 +269,39 @@ class LoraAdapter(Lora):
 def _read_spec(config: Any, weights: Mapping[str, torch.Tensor], source: str) -> LoraSpec:
     """What an `adapter_config.json` says, checked against the weights beside it."""
     given: dict[str, Any] = config if isinstance(config, dict) else {}
-    modules, listed = given.get("target_modules"), None
-    narrowed = any(given.get(name) not in (None, [], "") for name in NARROWING)
-    if narrowed or not modules or isinstance(modules, str):  # a regular expression, or `all-linear`
-        listed = sorted({LoraKey.parse(key).path for key in weights})
-    spec = LoraSpec.from_json(given, source, listed)
+    paths = sorted({LoraKey.parse(key).path for key in weights})
+    selecting = {name: given[name] for name in SELECTING if given.get(name) not in (None, [], "")}
+    plain = selecting.keys() == {SELECTING[0]} and not isinstance(selecting[SELECTING[0]], str)
+    pattern = SELECTING[0] in selecting and not plain  # a regular expression, `all-linear`, or some layers only
+    spec = LoraSpec.from_json(given, source, paths if pattern else None)
+    if not spec.target_modules:
+        raise CheckpointError(f"{source} has an adapter_config.json that cannot be used: target_modules is empty")
     if not weights:
         raise CheckpointError(f"{source} is not a LoRA adapter of PEFT: {WEIGHTS_NAME} is empty")
     if odd := [key for key in weights if not key.startswith(PEFT_PREFIX) or not key.endswith(FACTORS)]:
         raise CheckpointError(
             f"{source} is not a plain LoRA adapter (it has a weight {odd[0]}): load it with peft.PeftModel"
         )
+    if left_out := _left_out(selecting, paths, source):
+        raise CheckpointError(
+            f"{source} has weights for {left_out[0]}, but its adapter_config.json does not select this module, so PEFT "
+            f"leaves it out: correct {', '.join(selecting)}"
+        )
     return spec
+
+
+def _left_out(selecting: dict[str, Any], paths: Sequence[str], source: str) -> list[str]:
+    """The modules that PEFT puts no LoRA onto, by what a config says of modules and layers."""
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    all_linear = selecting["target_modules"] == "all-linear"
+    try:
+        config = LoraConfig(**selecting | ({"target_modules": list(paths)} if all_linear else {}))
+        return [path for path in paths if not check_target_module_exists(config, path)]
+    except (ValueError, TypeError, re.error) as error:
+        reason = first_line(error)
+        raise CheckpointError(f"{source} has an adapter_config.json that cannot be used: {reason}") from error
 
 
 def check_scale(scale: float) -> float:

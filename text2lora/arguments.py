@@ -150,9 +150,10 @@ def resolve_device(value: Any, name: str) -> str:
     try:
         return str(torch.empty(0, device=value).device)
     except Exception as error:  # which depends on the kind of device
+        reason = first_line(error).partition(". ")[0]
         raise InvalidArgumentError(
-            f"{name} is {shown(value)}, which cannot be used here ({first_line(error)}): pass a device that this "
-            "PyTorch sees, such as 'cpu', or 'auto'"
+            f"{name} is {shown(value)}, which cannot be used here ({reason}): pass a device that this PyTorch sees, "
+            "such as 'cpu', or 'auto'"
         ) from error
 
 

@@ -128,7 +128,7 @@ def numbers(weights: Sequence[float]) -> list[float]:
 
 def describe_sum(descriptions: Sequence[str], weights: Sequence[float]) -> str:
     """`0.7 x "Reason about law." + 0.3 x "Write plainly."`"""
-    return " + ".join(f'{weight:g} x "{text}"' for text, weight in zip(descriptions, weights, strict=True))
+    return " + ".join(f'{weight:.3g} x "{text}"' for text, weight in zip(descriptions, weights, strict=True))
 
 
 def _check(adapters: Sequence[LoraAdapter], method: Method) -> None:

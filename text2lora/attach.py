@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
+from text2lora.base import base_source
 from text2lora.configuration import PLAIN_STARTS, Text2LoraConfig, find_unplain
 from text2lora.errors import CheckpointError, InvalidArgumentError, shown
 from text2lora.lora import Lora, LoraKey, LoraSpec, lora_key
@@ -80,6 +81,11 @@ def check_model(model: object) -> None:
         raise InvalidArgumentError("the model is a checkpoint of text2lora: pass the base model, see load_base_model()")
 
 
+def uncompiled(model: nn.Module) -> Any:
+    """The model inside of what `torch.compile` made of it; any other model is not changed."""
+    return getattr(model, "_orig_mod", model)
+
+
 @torch.inference_mode(False)  # parameters made in it could not be written to outside
 @torch.no_grad()
 def attach(adapter: Lora, model: PreTrainedModel | PeftModel, name: str) -> PeftModel:
@@ -88,6 +94,7 @@ def attach(adapter: Lora, model: PreTrainedModel | PeftModel, name: str) -> Peft
 
     check_adapter_name(name)
     check_model(model)
+    model = uncompiled(model)
     with _LOCK:
         wrapper = model if isinstance(model, PeftModel) else _wrapper_of(model)
         if wrapper is None:
@@ -207,8 +214,8 @@ def fit_modules(adapter: L, model: PreTrainedModel) -> L:
         paths = adapter.module_paths
     base = adapter.spec.base_model_name_or_path or "another base model"
     advice = f"this adapter is for {base}", "pass the base model that it was made for"
-    if base == getattr(model, "name_or_path", None):
-        advice = "this adapter does not fit its base model as loaded", "try peft.PeftModel.from_pretrained"
+    if getattr(model, "name_or_path", None) in (base, base_source(base)):
+        advice = f"this adapter does not fit {base}, the base model that it names", "try peft.PeftModel.from_pretrained"
     parts = {re.sub(r"\d+", "0", path) for path in paths}
     extra = [p for p in _targeted(adapter.spec, modules) if p not in paths and re.sub(r"\d+", "0", p) in parts]
     if extra:

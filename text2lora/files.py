@@ -93,7 +93,7 @@ def first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path, replace: bool = True) -> Iterator[Path]:
     """A temporary sibling folder that becomes `target` if the block succeeds, and is removed if it fails.
 
     If the process is killed, a new target is absent or complete. An existing target is unchanged or complete if the
@@ -101,9 +101,13 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     instant, while the old folder is kept next to it, hidden. Leftovers of a killed process are removed by the next save
     into the same parent, see `temporary_prefix`.
 
+    Args:
+        target: the folder, which need not exist.
+        replace: whether to replace a folder with something in it, be it one that another process made meanwhile.
+
     Raises:
-        OutputError: the parent or the folder cannot be written, or the target is the working directory or a mount
-            point. Other errors inside the block are not changed.
+        OutputError: the parent or the folder cannot be written, the target is the working directory or a mount point,
+            or something is there that may not be replaced. Other errors inside the block are not changed.
     """
     with _refusals(target):
         place = Path(os.path.realpath(target))  # of a link, what it points to
@@ -119,7 +123,9 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             yield folder
         with _refusals(target):
             make_readable(folder.rglob("*"))
-            if not place.exists():
+            if not replace:
+                _rename_to_new(folder, place, target)
+            elif not place.exists():
                 folder.rename(place)
             elif not _swap(folder, place):
                 old = folder.with_name(folder.name + "-old")
@@ -129,9 +135,28 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                 except OSError:
                     old.rename(place)
                     raise
-                shutil.rmtree(old)
+                _remove(old)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # after a swap, what was there before
+        _remove(folder)  # after a swap, what was there before
+
+
+def _rename_to_new(folder: Path, place: Path, target: Path) -> None:
+    try:
+        folder.rename(place)  # which fails where there is something, in the same instant
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise OutputError(f"{target} exists: choose another folder, or replace it with --force (force=True)") from error
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, also one in which nothing may be changed."""
+    if folder.is_dir():
+        for path in (folder, *folder.rglob("*")):
+            if path.is_dir() and not path.is_symlink():
+                with contextlib.suppress(OSError):  # another user's
+                    path.chmod(0o700)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -171,7 +196,8 @@ def _is_of_a_disk(error: Exception) -> bool:
 
 
 def _cannot_write(target: Path, error: Exception) -> OutputError:
-    return OutputError(f"{target} cannot be written ({getattr(error, 'strerror', None) or error}): choose another name")
+    reason = getattr(error, "strerror", None) or error
+    return OutputError(f"{target} cannot be written ({reason}): choose another place")
 
 
 def make_readable(paths: Iterable[Path]) -> None:

@@ -50,7 +50,7 @@ class LoraSpec:
         if not isinstance(self.use_rslora, bool):
             wrong = f"use_rslora is {shown(self.use_rslora)}: expected true or false"
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
-            wrong = f"target_modules is {shown(names)}: expected a tuple of names"
+            wrong = f"target_modules is {shown(names)}: expected a list of names"
         for name in ("base_model_name_or_path", "revision"):
             if not isinstance(getattr(self, name), str | None):
                 wrong = f"{name} is {shown(getattr(self, name))}: expected a string or None"

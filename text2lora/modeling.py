@@ -563,7 +563,8 @@ class Text2LoraModel(PreTrainedModel):
         """The task encoder's outputs [n, d] for many tasks."""
         parts = task_emb.split(self.tasks_per_pass)
         copies = (part.to(self.device, self.dtype, copy=True) for part in parts)  # aligned, see `_align`
-        return torch.cat([self.hypernet.task_encoder(part) for part in copies])
+        with torch.autocast(self.device.type, enabled=False):  # an adapter has the same bits wherever it is made
+            return torch.cat([self.hypernet.task_encoder(part) for part in copies])
 
     def _decode(self, latents: torch.Tensor) -> Iterator[LoraWeights]:
         """The hypernetwork's output for many latents, pass by pass.
@@ -572,7 +573,9 @@ class Text2LoraModel(PreTrainedModel):
             CheckpointError: it holds infinity or NaN.
         """
         for part in latents.split(self.tasks_per_pass):
-            yield _finite(self.hypernet.decode(part))
+            with torch.autocast(self.device.type, enabled=False):
+                made = _finite(self.hypernet.decode(part))
+            yield made
 
     @torch.no_grad()  # in inference mode, nobody could train or change the weights
     def interpolate(

@@ -51,7 +51,9 @@ def find_recipe(name: str | os.PathLike[str]) -> Path:
     if here.is_dir():
         inside = sorted(here.glob("*.yaml"), key=lambda path: (path.stem != "recipe", path))
         raise TrainingError(f"{name} is a folder: expected a YAML file{f', such as {inside[0]}' if inside else ''}")
-    near = difflib.get_close_matches(str(name), [*bundled, *map(str, sorted(here.parent.glob("*.y*ml")))], 1, 0.75)
+    with_ending = [path for path in (f"{name}.yaml", f"{name}.yml") if Path(path).is_file()]
+    known = [*bundled, *map(str, sorted(here.parent.glob("*.y*ml")))]
+    near = with_ending or difflib.get_close_matches(str(name), known, 1, 0.75)
     hint = f"did you mean {near[0]!r}? Otherwise " if near else ""
     raise TrainingError(
         f"the recipe {str(name)!r} does not exist: {hint}expected a YAML file or one of {', '.join(bundled)}"

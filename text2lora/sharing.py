@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from text2lora.adapter import LoraAdapter
-from text2lora.attach import MERGED, WRAPPER, check_model
+from text2lora.attach import MERGED, WRAPPER, check_model, uncompiled
 from text2lora.errors import CheckpointError
 
 
@@ -59,6 +59,7 @@ def apply_apart(adapter: LoraAdapter, model: PreTrainedModel | PeftModel, adapte
     Raises:
         CheckpointError: see `LoraAdapter.apply_to`.
     """
+    model = uncompiled(model)
     plain = isinstance(model, nn.Module) and not isinstance(model, PeftModel)
     if not plain or any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         return adapter.apply_to(model, adapter_name)
@@ -130,6 +131,7 @@ def freeze(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
         CheckpointError: see `share`.
     """
     check_model(model)
+    model = uncompiled(model)
     for module in model.modules():
         if isinstance(module, BaseTunerLayer) and module.merged:
             module.unmerge()

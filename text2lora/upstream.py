@@ -11,7 +11,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from text2lora.files import first_line, parse_yaml, read_text
 from text2lora.hub import MARKERS, UPSTREAM_WEIGHTS, Source, pointer_fault
 from text2lora.hypernetwork import build_hypernetwork
 from text2lora.lora import LoraSpec
+from text2lora.names import absolute_name
 
 WEIGHTS_NAME, ARGS_NAME, ADAPTER_NAME = UPSTREAM_WEIGHTS, "args.yaml", MARKERS["adapter"]
 FILES = (WEIGHTS_NAME, ARGS_NAME, ADAPTER_NAME)
@@ -53,6 +54,8 @@ RENAMES = (
 )
 """(prefix here, prefix there); what is not listed has the same name. The task encoder's norm depends on its kind."""
 
+OLD_FORMAT = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
+"""How files of torch.save began before they were zip files, which have checksums."""
 VQ_CODEBOOK = "task_encoder.codebook"  # [codes, width] here, [width, codes] there
 SFR_INSTRUCTION = "Instruct: Retrieve semantically similar text.\nQuery: {description}"
 
@@ -62,6 +65,7 @@ class UpstreamArgs:
     """The keys of `args.yaml` that decide what the tensors mean, spelled and defaulted as there."""
 
     model_dir: str = ""
+    target_modules: list[str] = field(default_factory=list)
     emb_model: str = ""
     training_task: str = "sft"
     encoder_type: str = "linear"
@@ -158,8 +162,10 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except Exception as error:  # zipfile raises half a dozen kinds
-        fault = pointer_fault(path.parent) or f"{path} is truncated, or not a file of torch.save ({error})"
-        raise CheckpointError(fault) from error
+        fault = f"{path} is truncated, or not a file of torch.save ({error})"
+        if path.read_bytes()[: len(OLD_FORMAT)] == OLD_FORMAT:
+            fault = f"{path} is in the format of PyTorch before 1.6: load it and save it again with torch.save"
+        raise CheckpointError(pointer_fault(path.parent) or fault) from error
     if damaged:
         raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong; download it again")
     try:
@@ -188,7 +194,7 @@ def _derive_config(
     load_base_config: Callable[[str], PreTrainedConfig] | None,
 ) -> Text2LoraConfig:
     weights = files[WEIGHTS_NAME]
-    modules = _modules_of(files, lora, tensors)
+    modules = _modules_of(files, args, lora, tensors)
     num_layers, r, _ = tensors[f"AB_offset.A.{modules[0]}"].shape
     if r != lora.r:
         raise CheckpointError(f"{files[ADAPTER_NAME]} says r {lora.r}, but {weights} is for r {r}")
@@ -206,6 +212,7 @@ def _derive_config(
             f"{args.head_in_size}, but {weights} has {latent_size} and {tensors['mlp3.4.weight'].shape[0]}"
         )
     base = args.model_dir.rstrip("/") or lora.base_model_name_or_path
+    base = base and absolute_name(base)
     return Text2LoraConfig(
         base_model_name_or_path=base,
         base_model_revision=lora.revision,
@@ -230,17 +237,20 @@ def _derive_config(
     )
 
 
-def _modules_of(files: Mapping[str, Path], lora: LoraSpec, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+def _modules_of(
+    files: Mapping[str, Path], args: UpstreamArgs, lora: LoraSpec, tensors: Mapping[str, torch.Tensor]
+) -> list[str]:
     """The target modules, in the order of the heads. Other tensors that the config is derived from are checked, too."""
     weights = files[WEIGHTS_NAME]
     modules = list(dict.fromkeys(key.split(".")[1] for key in tensors if key.startswith("heads.")))
     if not modules:
         raise CheckpointError(f"{weights} has no heads.* tensors: not a hypernetwork of the reference implementation")
-    if sorted(modules) != sorted(lora.target_modules):
-        raise CheckpointError(
-            f"{files[ADAPTER_NAME]} lists the target modules {sorted(lora.target_modules)}, but {weights} has heads "
-            f"for {sorted(modules)}"
-        )
+    for file, listed in ((ADAPTER_NAME, lora.target_modules), (ARGS_NAME, args.target_modules or modules)):
+        if sorted(modules) != sorted(listed):
+            raise CheckpointError(
+                f"{files[file]} lists the target modules {sorted(listed)}, but {weights} has heads for "
+                f"{sorted(modules)}"
+            )
     if len(modules) > 1 and list(tensors) == sorted(tensors):
         raise CheckpointError(
             f"the tensors of {weights} are sorted by name, so the order of its target modules is lost: use the file "

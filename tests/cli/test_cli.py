@@ -304,7 +304,7 @@ def test_several_descriptions_make_several_adapters(t2l_command, checkpoint_dir:
     ]
     again = t2l_command("make", "the city", "upper case", "lower case", "-m", checkpoint_dir, "-o", "out")
     assert again.code == 0, again.err
-    assert again.err.startswith("1 adapters in out, 2 existed already")
+    assert again.err.startswith("1 adapter in out, 2 existed already")
     assert [LoraAdapter.from_pretrained(folder).metadata["description"] for folder in again.out.split()] == [
         "upper case",
         "lower case",

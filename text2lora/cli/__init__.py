@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from typing import Annotated
@@ -83,7 +84,10 @@ def main() -> None:
             sys.exit(130)
         if not (fault or isinstance(error, Text2LoraError | OSError)):
             raise
-        line = re.sub(r" \(\w+=True\)", "", fault or " ".join(str(error).split()))  # for Python, beside the option
+        told = fault or " ".join(str(error).split())
+        if isinstance(error, OSError) and error.filename and not fault:
+            told = f"{os.fsdecode(error.filename)} cannot be used ({error.strerror}): check its permissions"
+        line = re.sub(r" \(\w+=True\)", "", told)  # for Python, beside the option
         stopped = isinstance(error, TrainingInterrupted)  # which is no fault
         told = escape(line[0].upper() + line[1:]) if stopped else f"[bold red]Error:[/] {escape(line)}"
         err.print(told, highlight=False)
@@ -92,6 +96,10 @@ def main() -> None:
 
 def _is_interrupt(error: BaseException | None) -> bool:
     """Whether Ctrl-C is behind an error; what is interrupted in the middle of an import may raise one of its own."""
-    while error and not isinstance(error, KeyboardInterrupt):
+    seen: set[int] = set()
+    while error and id(error) not in seen:  # the causes of an error may be a circle
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
-    return error is not None
+    return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,6 +33,10 @@ from text2lora.names import resolve_name
 
 if TYPE_CHECKING:
     from text2lora.adapter import LoraAdapter
+
+
+SHOWN = 200
+"""The most characters of a description that a list shows at a terminal."""
 
 
 def answer_table(rows: list[dict[str, str]], header: bool = True) -> FoldedTable:
@@ -155,6 +160,7 @@ def list_adapters(
     table.columns[0].no_wrap = True  # a name is there to be copied
     for entry in found:
         told = entry["error"] or entry["description"] or ""
+        told = shorten(told, SHOWN, placeholder=" …") if out.is_terminal else told
         table.add_row(escape(entry["path"]), escape(told), escape(entry["base_model"] or ""), size(entry["bytes"]))
     show(table)
     if good := [entry for entry in found if not entry["error"]]:

@@ -166,7 +166,7 @@ def input_lines(live: bool) -> Iterator[str]:
         line = line.removeprefix("\ufeff") if not number else line  # of files from Windows
         if live:
             out.print(f"[dim]>[/] {escape(line.rstrip())}", highlight=False)
-        yield line.rstrip("\n")
+        yield line.removesuffix("\n").removesuffix("\r")  # of files from Windows
 
 
 def _answer_pipe(pair: Pair, as_json: bool) -> None:

@@ -26,6 +26,10 @@ def convert(
             help="File or folder of the training tasks, so that `t2l make` can warn about unusual descriptions."
         ),
     ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Text encoder to name in the checkpoint, instead of the one it was trained with."),
+    ] = None,
     force: opt.Force = False,
     push: opt.Push = False,
     repo_id: opt.RepoId = None,
@@ -46,20 +50,25 @@ def convert(
     quiet()
     target = pushing.check(output.resolve().name, "checkpoint") if pushing else None
     from text2lora.modeling import Text2LoraModel
+    from text2lora.names import absolute_name
     from text2lora.novelty import measure_descriptions
     from text2lora.training.task_files import read_wordings
 
     names, texts = read_wordings(tasks) if tasks else ([], [])
     with err.status("loading the checkpoint") as status:
-        options = {"subfolder": subfolder, "revision": revision, "token": token}
+        options = {"subfolder": subfolder, "revision": revision, "token": token, "encoder": encoder}
         model = Text2LoraModel.from_pretrained(source, **options | ({"dtype": torch_dtype} if torch_dtype else {}))
+        if encoder:
+            status.update("loading the text encoder")
+            model.config.encoder_name_or_path = absolute_name(model.encoder.name)
+            model.config.encoder_revision = None
         if tasks:
             status.update("reading the descriptions")
             if (statistics := measure_descriptions(model.encoder, texts, names)) is None:
                 raise TaskError(f"{tasks} has descriptions of fewer than two tasks: expected the training tasks")
             model.description_statistics = statistics
         status.update("saving")
-        with atomic_folder(output) as folder:
+        with atomic_folder(output, replace=force) as folder:
             model.save_pretrained(folder)
         url = None
         if target and pushing:

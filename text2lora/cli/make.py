@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from text2lora.cards import load_snippet
 from text2lora.cli import options as opt
 from text2lora.cli.terminal import err, out, print_json, quiet, result, sample_input, say, suggest, warn
 from text2lora.errors import CheckpointError, InvalidDescriptionError, OutputError
-from text2lora.files import check_output, size
+from text2lora.files import atomic_folder, check_output, size
 from text2lora.hub import ADAPTER_FILES, MARKERS
 from text2lora.names import slug
 from text2lora.push import PushTarget, check_description_of
@@ -227,7 +228,9 @@ def _make_one(
         made = _generate(load(), texts, shares, examples, settings, strict, status)
         if folder:
             status.update("saving")
-            made.folder = made.adapter.save_pretrained(folder)
+            with atomic_folder(folder, replace=force) as temporary:
+                made.adapter.save_pretrained(temporary)
+            made.folder = folder
         if target and pushing:
             status.update("sending")
             made.repo_id, made.commit = target.repo_id, pushing.send(made.adapter, target)
@@ -360,17 +363,24 @@ def _make_many(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         bar = progress.add_task("making adapters", total=len(texts))
-        for made in write_adapters(t2l, texts, output, settings, force):
-            rows.append({"description": made.description, "path": str(made.folder), "skipped": made.skipped})
-            progress.advance(bar)
+        try:
+            for made in write_adapters(t2l, texts, output, settings, force):
+                rows.append({"description": made.description, "path": str(made.folder), "skipped": made.skipped})
+                progress.advance(bar)
+        except KeyboardInterrupt:
+            err.print(
+                f"[yellow]Stopped:[/] {len(rows)} of {len(texts)} adapters are in {escape(str(output))}; the same "
+                "command makes the others"
+            )
+            raise
     seconds = time.perf_counter() - begin
     if as_json:
         print_json(rows)
         return
     skipped = sum(row["skipped"] for row in rows)
-    there = f", {skipped} existed already" if skipped else ""
+    there, made_now = f", {skipped} existed already" if skipped else "", len(rows) - skipped
     say(
-        f"[bold green]{len(rows) - skipped} adapters[/] in {escape(str(output))}{there}  "
+        f"[bold green]{made_now} adapter{'s' * (made_now != 1)}[/] in {escape(str(output))}{there}  "
         f"({size(t2l.adapter_bytes)} each; {seconds:.1f} s)"
     )
     for row in rows:
@@ -392,9 +402,10 @@ def _parse_shares(mix: str, count: int) -> list[float]:
         shares = [float(part) for part in mix.split(",")]
     except ValueError:
         shares = []
-    if count < 2 or len(shares) != count:
+    if count < 2 or len(shares) != count or not all(0 <= share < math.inf for share in shares) or not any(shares):
         raise typer.BadParameter(
-            f"{mix!r} for {count} descriptions: expected two or more descriptions and a share for each, such as 70,30",
+            f"{mix!r} for {count} description{'s' * (count != 1)}: expected two or more descriptions and a share for "
+            "each, such as 70,30, from 0 upwards and not all of them 0",
             param_hint="--mix",
         )
     return shares

@@ -135,7 +135,10 @@ def _check_source(adapter: str | None, do: str | None, examples: bool, model: st
 def _parse_labels(labels: Sequence[str] | None) -> list[str] | None:
     if not labels:
         return None
-    return [label.strip() for label in (labels[0].split(",") if len(labels) == 1 else labels)]
+    found = [label.strip() for label in (labels[0].split(",") if len(labels) == 1 else labels)]
+    if len(found) < 2:
+        raise typer.BadParameter(f"{labels[0]!r}: expected two or more, such as urgent,later", param_hint="--labels")
+    return found
 
 
 def _show_side_by_side(

@@ -74,7 +74,7 @@ def export_merged(
     adapter = fit_modules(adapter, model)
     _merge(adapter, model, dtype)
     keep_ends(model, tokenizer)
-    with atomic_folder(target) as folder:
+    with atomic_folder(target, replace=force) as folder:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(folder)
         source = Source.of(base_source(str(name)), revision=revision)

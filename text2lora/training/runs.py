@@ -309,6 +309,8 @@ def config_of_recipe(base: PreTrainedConfig, modules: Sequence[str], settings: M
         TrainingError: the settings, which a recipe has under `model`, cannot be used.
         CheckpointError: the modules cannot be used.
     """
+    if "target_modules" in settings:
+        raise TrainingError("recipe.model.target_modules cannot be set: use target_modules of the recipe itself")
     try:
         return Text2LoraConfig.from_base_config(base, modules, **settings)
     except CheckpointError as error:
@@ -471,15 +473,16 @@ def run_recon(recipe: ReconRecipe, target: Path, report: Report, resume: bool, f
     def make_config(first: LoraAdapter) -> Text2LoraConfig:
         name = recipe.base or first.spec.base_model_name_or_path or ""
         base = load_base(AutoConfig, name)
-        settings = {
-            "base_model_name_or_path": name,
-            "lora_r": first.spec.r,
-            "lora_alpha": float(first.spec.lora_alpha),
-            "use_rslora": first.spec.use_rslora,
-            "output_std": True,
-            "offset": True,
-        }
-        settings |= recipe.model | (one_hot_settings(names) if recipe.one_hot else {})
+        theirs: dict[str, Any] = {"lora_r": first.spec.r, "lora_alpha": float(first.spec.lora_alpha)}
+        theirs |= {"use_rslora": first.spec.use_rslora, "target_modules": list(first.spec.module_names)}
+        if wrong := [key for key, value in theirs.items() if recipe.model.get(key, value) != value]:
+            raise TrainingError(
+                f"recipe.model.{wrong[0]} is {recipe.model[wrong[0]]!r}: the adapters of the library have "
+                f"{theirs[wrong[0]]!r}, so leave it out"
+            )
+        settings: dict[str, Any] = {"base_model_name_or_path": name, "output_std": True, "offset": True}
+        settings |= theirs | recipe.model | (one_hot_settings(names) if recipe.one_hot else {})
+        del settings["target_modules"]
         return config_of_recipe(base, first.spec.module_names, settings)
 
     library, config = load_library(entries, make_config)

@@ -129,8 +129,13 @@ class TaskSet:
     def __post_init__(self) -> None:
         if not self.tasks:
             raise TaskError("there are no tasks: expected at least one")
-        if bare := [task.name for task in self.tasks if not task.descriptions or not task.examples]:
-            raise TaskError(f"the task {bare[0]!r} lacks descriptions or examples: expected at least one of each")
+        for task in self.tasks:
+            for what in ("descriptions", "examples"):
+                if not getattr(task, what):
+                    raise TaskError(
+                        f"the task {task.name!r} has no {what} to train on: expected at least one that differs from "
+                        "those that are held out for validation"
+                    )
         if not 0 <= self.definition_dropout <= 1:
             raise TaskError(f"definition_dropout is {self.definition_dropout:g}: expected a share from 0 to 1")
         self.descriptions = [text for task in self.tasks for text in task.descriptions]
