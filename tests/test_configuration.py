@@ -129,7 +129,7 @@ def test_no_weights_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"latent_sise": 64}, "'latent_sise' is not an attribute of a config: did you mean 'latent_size'"),
         ({"zzz": 64}, "'zzz' is not an attribute of a config: leave it out"),
-        ({"num_layers": 2}, "'num_layers' is derived from the base model"),
+        ({"num_layers": 2}, "'num_layers' is derived from the base model: leave it out"),
         ({"latent_size": 3}, "^latent_size is 3: expected a multiple of 4"),
         ({"lora_r": 0}, "^lora_r is 0: expected 1 or more"),
         ({"lora_r": "8"}, "'lora_r' expected int"),

@@ -193,3 +193,10 @@ def test_embeddings_equal_those_of_the_reference(shared: Path) -> None:
 def test_the_folder_above_an_encoder_is_told_the_one_in_it(make_config, encoder_dir: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has no config.json: did you mean '.*'\? Otherwise expected the folder"):
         TextEncoder.from_config(make_config(), encoder_dir.parent)
+
+
+def test_a_long_description_gets_one_warning_of_ours(t2l, capfd, caplog) -> None:
+    with caplog.at_level("WARNING"):
+        t2l.encoder.encode(["the city " * 3000])
+    assert [record.getMessage() for record in caplog.records if "sequence length" in record.getMessage()] == []
+    assert "sequence length" not in capfd.readouterr().err

@@ -538,3 +538,14 @@ def test_modes_are_found_without_a_moment_in_which_every_file_is_open(monkeypatc
     """Another thread's file would be readable by everybody."""
     monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the process's mask was changed"))
     assert _umask() >= 0
+
+
+def test_a_folder_that_may_not_be_written_leaves_nothing_beside_what_replaces_it(tmp_path: Path) -> None:
+    """Its files stayed there under a hidden name; for root, who may remove any file, they did not."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+    (tmp_path / "a").chmod(0o555)
+    with atomic_folder(tmp_path / "a") as folder:
+        (folder / "new").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["new"]

@@ -559,3 +559,12 @@ def test_saving_passes_its_options_on_to_the_push(make_model, tmp_path: Path, mo
     monkeypatch.setattr(Text2LoraModel, "push_to_hub", lambda self, **options: given.update(options))
     make_model().save_pretrained(tmp_path / "mine", push_to_hub=True, max_shard_size="1MB", token="x", private=True)
     assert given == {"repo_id": "mine", "max_shard_size": "1MB", "token": "x", "private": True, "eval_results": None}
+
+
+def test_autocast_changes_no_adapter(make_model) -> None:
+    """Adapters are the same bytes wherever they are made."""
+    t2l = make_model()
+    plain = t2l.generate_lora("the city")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = t2l.generate_lora("the city")
+    assert all(torch.equal(value, cast.weights[key]) for key, value in plain.weights.items())

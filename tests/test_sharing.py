@@ -264,3 +264,12 @@ def test_what_cannot_be_copied_is_one_line(base) -> None:
     base.stream = endless()
     with pytest.raises(CheckpointError, match=r"cannot be copied .*generate_lora\(...\).apply_to\(base\)"):
         share(base)
+
+
+def test_a_compiled_model_is_the_model_in_it(make_model, load_base, ids) -> None:
+    t2l = make_model()
+    expected = logits(t2l.generate_adapter("the city", load_base()), ids)
+    assert torch.equal(logits(t2l.generate_adapter("the city", torch.compile(load_base())), ids), expected)
+    model = t2l.generate_adapter("lower case", load_base())
+    assert t2l.generate_adapter("the city", torch.compile(model)) is model
+    assert torch.equal(logits(model, ids), expected)

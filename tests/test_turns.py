@@ -10,7 +10,13 @@ import warnings
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+)
 
 from text2lora import LoraAdapter, Text2LoraModel
 from text2lora.base import load_base_with_tokenizer
@@ -238,3 +244,12 @@ def test_greedy_is_greedy_whatever_a_base_asks_for(talker, chat, settings: dict)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert generate_answers(talker, chat, ["Duke", "a longer Duke"], 12) == ["Duke", "Duke"]
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path) -> None:
+    """transformers makes an empty one of nothing, which reads every text as no tokens."""
+    sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    config = Qwen3Config(**sizes, num_attention_heads=2, num_key_value_heads=2, head_dim=8)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    with pytest.raises(CheckpointError, match=r"base' (has no tokenizer|cannot be loaded)"):
+        load_base_with_tokenizer(str(tmp_path / "base"))

@@ -188,6 +188,7 @@ def test_wrong_tensors_are_listed(write: Callable[..., Path], state: object, mes
         ({"delta_w_scaling": 0}, {}, "delta_w_scaling is 0, expected a number above zero"),
         ({}, {"r": 4}, r"adapter_config\.json says r 4, but .*hypermod\.pt is for r 2"),
         ({}, {"target_modules": ["q_proj"]}, r"lists the target modules \['q_proj'\], but .* has heads for"),
+        ({"target_modules": ["k_proj"]}, {}, r"args\.yaml lists the target modules \['k_proj'\], but .* has heads for"),
         ({}, {"target_modules": "q_proj"}, "target_modules is 'q_proj': expected a list of names"),
         ({}, {"use_dora": True}, "not a plain LoRA adapter .use_dora is True"),
         ({}, {"peft_type": "VERA"}, "not a LoRA adapter of PEFT .peft_type 'VERA'"),
@@ -335,3 +336,20 @@ def test_a_checkpoint_saved_as_safetensors_is_refused(write: Callable[..., Path]
     save_file(tensors(), folder / "hypermod.safetensors")
     with pytest.raises(CheckpointError, match=r"has no hypermod\.pt"):
         Text2LoraModel.from_pretrained(folder)
+
+
+def test_a_file_of_an_old_pytorch_is_called_one(write: Callable[..., Path]) -> None:
+    folder = write()
+    state = torch.load(folder / "hypermod.pt", weights_only=True)
+    torch.save(state, folder / "hypermod.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match=r"is in the format of PyTorch before 1\.6: load it and save it again"):
+        Text2LoraModel.from_pretrained(folder)
+
+
+def test_a_base_in_a_folder_is_found_from_anywhere(write, tmp_path: Path, monkeypatch) -> None:
+    heads = {"num_attention_heads": 3, "num_key_value_heads": 2, "head_dim": 2}
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "vocab_size": 8}
+    Qwen3Config(**sizes, **heads).save_pretrained(tmp_path / "models" / "mine")
+    monkeypatch.chdir(tmp_path)
+    config = Text2LoraModel.from_pretrained(write(args={"model_dir": "models/mine"})).config
+    assert config.base_model_name_or_path == str(tmp_path / "models" / "mine")

@@ -257,7 +257,8 @@ class TextEncoder:
                 )  # fmt: skip
         inputs = self.tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(self.model.device)
         mask = inputs["attention_mask"]
-        output = self.model(**inputs, output_hidden_states=self.layers != [-1])
+        with torch.autocast(self.model.device.type, enabled=False):  # the same bits wherever it is called
+            output = self.model(**inputs, output_hidden_states=self.layers != [-1])
         hidden = [output.last_hidden_state] if self.layers == [-1] else [output.hidden_states[i] for i in self.layers]
         states = torch.cat(hidden, -1).float()  # [n, tokens, d]
         lengths = mask.sum(1)

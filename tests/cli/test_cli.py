@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import itertools
 import json
 import os
 import re
@@ -13,6 +14,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -22,11 +25,13 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
+from test_adapter import make_adapter
 from upstream_format import EMBEDDING, write_checkpoint
 
 from text2lora import LoraAdapter, Text2LoraModel, library_version
+from text2lora.batch import write_adapters
 from text2lora.cards import load_snippet
-from text2lora.cli import app, main
+from text2lora.cli import _is_interrupt, app, main
 from text2lora.cli.terminal import suggest
 from text2lora.encoder import TextEncoder
 from text2lora.files import size
@@ -619,3 +624,86 @@ def test_load_snippet_loads_that_base_and_that_adapter(base: str, folder: str) -
 )
 def test_sizes_are_for_people(num_bytes: int, text: str) -> None:
     assert size(num_bytes) == text
+
+
+@pytest.mark.parametrize("size", ["lora_r", "latent_size"])
+def test_a_config_of_a_wrong_size_ends_a_command(t2l_command, checkpoint_dir: Path, tmp_path: Path, size: str) -> None:
+    """The error was its own cause, and the search for Ctrl-C among the causes had no end."""
+    shutil.copytree(checkpoint_dir, tmp_path / "odd")
+    config = json.loads((tmp_path / "odd" / "config.json").read_text())
+    (tmp_path / "odd" / "config.json").write_text(json.dumps(config | {size: 0}))
+    done = t2l_command("info", "odd")
+    assert done.code == 1
+    assert f"{size} is 0: expected 1 or more" in done.err
+
+
+def test_causes_in_a_circle_are_no_interrupt() -> None:
+    one, two = ValueError("one"), ValueError("two")
+    one.__cause__, two.__cause__ = two, one
+    assert not _is_interrupt(one)
+    two.__cause__ = KeyboardInterrupt()
+    assert _is_interrupt(one)
+
+
+def test_what_may_not_be_read_is_one_line(t2l_command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", "con/adapter_config.json")
+
+    monkeypatch.setattr("text2lora.cli.adapters._facts", refuse)
+    done = t2l_command("info", "con")
+    assert (done.code, done.err) == (
+        1,
+        "Error: con/adapter_config.json cannot be used (Permission denied): check its permissions",
+    )
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_another_process_made_meanwhile_is_kept_without_force(
+    t2l_command, checkpoint_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    make, save = ["make", "the city", "-m", checkpoint_dir, "-o", "one"], LoraAdapter.save_pretrained
+
+    def save_late(adapter: LoraAdapter, folder: Path) -> Path:
+        other = replace(adapter, metadata={"description": "another"})
+        save(other, tmp_path / "one")
+        return save(adapter, folder)
+
+    monkeypatch.setattr(LoraAdapter, "save_pretrained", save_late)
+    done = t2l_command(*make, *(["--force"] if force else []))
+    found = LoraAdapter.from_pretrained(tmp_path / "one").metadata["description"]
+    assert (done.code, found) == ((0, "the city") if force else (1, "another"))
+    assert force or "one exists: choose another folder, or replace it with --force" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+def test_shares_of_a_mix_are_checked_before_anything_is_loaded(t2l_command) -> None:
+    for mix in ("0,0", "-1,2", "nan,1"):
+        done = t2l_command("make", "a", "b", f"--mix={mix}", "-m", "nowhere")
+        assert done.code == 2
+        assert "from 0 upwards" in " ".join(done.err.replace("│", "").split())
+
+
+def test_ctrl_c_says_how_far_many_adapters_are(t2l_command, checkpoint_dir: Path, tmp_path: Path, monkeypatch) -> None:
+    def stop(*args: object) -> Iterator[object]:
+        yield from itertools.islice(write_adapters(*args), 1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("text2lora.batch.write_adapters", stop)
+    done = t2l_command("make", "a", "b", "-m", checkpoint_dir, "-o", "many")
+    assert done.code == 130
+    assert "Stopped: 1 of 2 adapters are in many; the same command makes the others" in done.err
+
+
+def test_convert_names_another_encoder_in_the_checkpoint(
+    t2l_command, checkpoint_dir: Path, encoder_dir: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(encoder_dir, tmp_path / "encoder")
+    assert t2l_command("convert", checkpoint_dir, "converted", "--encoder", "encoder").code == 0
+    assert Text2LoraModel.from_pretrained(tmp_path / "converted").encoder_name == str(tmp_path / "encoder")
+
+
+def test_a_long_description_is_shortened_in_a_list(t2l_command, terminal, tmp_path: Path) -> None:
+    replace(make_adapter(), metadata={"description": "the city " * 3000}).save_pretrained(tmp_path / "long")
+    assert 200 < len(t2l_command("list").out) < 2000
+    (entry,) = json.loads(t2l_command("list", "--json").out)
+    assert len(entry["description"]) > 20_000

@@ -14,6 +14,7 @@ import pytest
 import text2lora
 from text2lora import LoraAdapter, Text2LoraModel
 from text2lora.cli.adapters import answer_table
+from text2lora.cli.chat import input_lines
 from text2lora.cli.run import _windows
 from text2lora.inference import without_loop
 
@@ -227,3 +228,9 @@ def test_list_shows_the_adapters_that_were_made_here(t2l_command, mine, t2l, ter
     assert "No adapters in" in t2l_command("list", "empty").out
     assert "empty is neither an adapter nor a checkpoint: expected a folder with" in t2l_command("info", "empty").err
     assert "is not a folder" in t2l_command("list", "nothing").err
+
+
+def test_lines_of_windows_are_those_of_unix(monkeypatch) -> None:
+    for ending in ("\n", "\r\n"):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"one{ending}two{ending}".encode()), newline=""))
+        assert list(input_lines(live=False)) == ["one", "two"]

@@ -233,3 +233,19 @@ def test_an_adapter_without_a_description_is_refused(library: Path, tmp_path: Pa
     LoraAdapter(adapter.weights, adapter.spec).save_pretrained(library / "adapter-1")
     with pytest.raises(TrainingError, match="adapter-1 has no description"):
         run_recipe(str(write_recipe(library)), tmp_path, [], silent)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lora_alpha=99", r"recipe\.model\.lora_alpha is 99: the adapters of the library have"),
+        ("lora_r=3", r"recipe\.model\.lora_r is 3: the adapters of the library have"),
+        ("use_rslora=false", r"recipe\.model\.use_rslora is False: the adapters of the library have True"),
+        ("target_modules=[q_proj]", r"recipe\.model\.target_modules is \['q_proj'\]: the adapters of the library"),
+    ],
+)
+def test_what_the_library_decides_is_no_setting(tiny_library: Path, tmp_path: Path, setting: str, message: str) -> None:
+    """Another strength than the library's was taken, and the adapters were as many times too strong."""
+    recipe = write_recipe(tiny_library)
+    with pytest.raises(TrainingError, match=message):
+        run_recipe(str(recipe), tmp_path / "runs", [f"model.{setting}"], lambda line: None)

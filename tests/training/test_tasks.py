@@ -347,3 +347,8 @@ def test_lines_of_one_task_add_up_to_its_wordings(tmp_path: Path) -> None:
     lines = [{"task": name, "descriptions": [text]} for name, text in (("a", "one"), ("b", "two"), ("a", "three"))]
     (tmp_path / "w.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert read_wordings(tmp_path / "w.jsonl") == (["a", "a", "b"], ["one", "three", "two"])
+
+
+def test_a_task_whose_examples_are_all_held_out_is_told_so() -> None:
+    with pytest.raises(TaskError, match=r"'odd' has no examples to train on: .* differs from those that are held out"):
+        TaskSet([Task("odd", ["a task"], [])])
