@@ -132,6 +132,7 @@ def test_no_weights_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"num_layers": 2}, "'num_layers' is derived from the base model: leave it out"),
         ({"latent_size": 3}, "^latent_size is 3: expected a multiple of 4"),
         ({"lora_r": 0}, "^lora_r is 0: expected 1 or more"),
+        ({"lora_alpha": 0.0}, "^lora_alpha is 0.0: expected a number above 0"),
         ({"lora_r": "8"}, "'lora_r' expected int"),
     ],
 )
@@ -167,6 +168,7 @@ def test_config_survives_a_file_with_the_order_of_its_modules(tmp_path) -> None:
         ({"encoder_pooling": "none"}, "does not go with encoder_pooling='none'"),
         ({"target_modules": ["q_proj"]}, "no shape or path for target module 'q_proj'"),
         ({"head": "huge"}, "head"),
+        ({"lora_alpha": 0.0}, "^lora_alpha is 0.0: expected a number above 0"),
         ({"lora_r": "8"}, "'lora_r' expected int, got str"),
         ({"num_layers": 0}, "num_layers is 0: expected 1 or more"),
         ({"lora_alpha": float("nan")}, "lora_alpha is nan: expected a number"),

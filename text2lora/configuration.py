@@ -152,8 +152,8 @@ class Text2LoraConfig(PreTrainedConfig):
                 f"task_encoder_width is {self.task_encoder_width}: expected a multiple of task_encoder_heads, which "
                 f"is {self.task_encoder_heads}"
             )
-        if not abs(self.lora_alpha) < math.inf:
-            raise CheckpointError(f"lora_alpha is {self.lora_alpha}: expected a number")
+        if not 0 < self.lora_alpha < math.inf:
+            raise CheckpointError(f"lora_alpha is {self.lora_alpha}: expected a number above 0")
         if not 0 <= self.dropout < 1:
             raise CheckpointError(f"dropout is {self.dropout}: expected a share from 0 to below 1")
 
