@@ -13,8 +13,8 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from text2lora import CheckpointError, LoraAdapter, Text2LoraConfig
+from text2lora.adapter import to_adapters
 from text2lora.injection import LoraInjector
-from text2lora.modeling import to_adapters
 from text2lora.targets import find_target_modules
 
 SIZES: dict[str, Any] = {

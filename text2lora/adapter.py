@@ -21,7 +21,7 @@ from text2lora.cards import adapter_card, card_metadata
 from text2lora.errors import CheckpointError, InvalidArgumentError, OutputError, shown
 from text2lora.files import atomic_folder, check_contents, check_path, first_line, size
 from text2lora.hub import ADAPTER_FILES, CARD_NAME, Source, load_fault
-from text2lora.lora import FLOAT_MAX, PEFT_PREFIX, Lora, LoraKey, LoraSpec
+from text2lora.lora import FLOAT_MAX, PEFT_PREFIX, Lora, LoraKey, LoraSpec, LoraWeights, spec_of, unstack
 from text2lora.names import public_name, without_paths
 from text2lora.push import PushTarget, push
 from text2lora.shards import find_in_shards
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
     from peft import PeftModel
     from transformers import PreTrainedModel
+
+    from text2lora.configuration import Text2LoraConfig
 
 CONFIG_NAME, WEIGHTS_NAME, _ = ADAPTER_FILES
 FACTORS = (".lora_A.weight", ".lora_B.weight")
@@ -264,6 +266,34 @@ class LoraAdapter(Lora):
         from text2lora.attach import attach
 
         return attach(self, model, adapter_name)
+
+
+def check_finite(weights: LoraWeights) -> LoraWeights:
+    """The hypernetwork's output, after a check.
+
+    Raises:
+        CheckpointError: it holds infinity or NaN.
+    """
+    if not all(factor.isfinite().all() for factors in weights.values() for factor in factors):
+        raise CheckpointError(
+            "the hypernetwork wrote NaN or infinite weights: its own weights or the task embeddings contain such "
+            "values, or are too large for its dtype"
+        )
+    return weights
+
+
+def to_adapters(
+    config: Text2LoraConfig, weights: LoraWeights, metadata: Sequence[Mapping[str, str]]
+) -> list[LoraAdapter]:
+    """LoRAs side by side as one `LoraAdapter` each, on the CPU; no tensor keeps the batch alive.
+
+    Args:
+        config: says where they belong and how strong they are.
+        weights: A [n, layers, r, in] and B [n, layers, out, r] by target module.
+        metadata: the metadata of each adapter.
+    """
+    spec, states = spec_of(config), unstack(config, weights, len(metadata))
+    return [LoraAdapter(state, spec, noted) for state, noted in zip(states, metadata, strict=True)]
 
 
 def _read_spec(config: Any, weights: Mapping[str, torch.Tensor], source: str) -> LoraSpec:

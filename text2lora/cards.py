@@ -7,13 +7,15 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from text2lora.bundled import BASES
 from text2lora.errors import CheckpointError, InvalidArgumentError, shown
 from text2lora.names import is_public, library_version, public_name
 
 if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
     from text2lora.configuration import Text2LoraConfig
     from text2lora.lora import LoraSpec
 
@@ -46,18 +48,49 @@ def adapter_card(spec: LoraSpec, metadata: Mapping[str, str], repo_id: str | Non
         metadata: the adapter's metadata; paths of this machine are not shown.
         repo_id: the adapter's repository.
     """
+    return _lora_card("adapter", "peft", spec, metadata, repo_id)
+
+
+def merged_card(spec: LoraSpec, metadata: Mapping[str, str]) -> str:
+    """The README of a base model with an adapter merged into it.
+
+    Args:
+        spec: the adapter's spec.
+        metadata: the adapter's metadata; paths of this machine are not shown.
+    """
+    return _lora_card("merged", "transformers", spec, metadata)
+
+
+def _lora_card(
+    template: Literal["adapter", "merged"],
+    library_name: str,
+    spec: LoraSpec,
+    metadata: Mapping[str, str],
+    repo_id: str | None = None,
+) -> str:
+    from huggingface_hub import ModelCardData
+
+    merged = template == "merged"
     base, on_hub = _base_for_card(spec.base_model_name_or_path)
+    metadata = {key: value if key == "description" else public_name(value) for key, value in metadata.items()}
+    tags = ["text2lora"] if merged else ["lora", "text2lora", *([f"base_model:adapter:{base}"] if on_hub else [])]
+    data: Any = ModelCardData(library_name=library_name, pipeline_tag="text-generation", tags=tags, text2lora=metadata)
+    if on_hub:
+        data.base_model, data.base_model_relation = base, "finetune" if merged else "adapter"
+    description = " ".join(metadata.get("description", "").split())
+    rows = {key.replace("_", " "): value for key, value in metadata.items() if key != "description"}
+    rows |= {"r": str(spec.r), "alpha": f"{spec.lora_alpha:g}", "rsLoRA": "yes" if spec.use_rslora else "no"}
+    rows |= {"target modules": ", ".join(spec.module_names)}
     loadable = base if on_hub or base in BASES else None
-    return _card_of_lora(
-        "adapter",
-        spec,
-        metadata,
-        relation="adapter",
-        library_name="peft",
-        tags=["lora", "text2lora"] + ([f"base_model:adapter:{base}"] if on_hub else []),
-        title="LoRA adapter",
+    return _render(
+        template,
+        data,
+        rows,
+        {"snippet": load_snippet(loadable, repo_id or "PATH_OR_REPO_OF_THIS_ADAPTER")},
+        title=description[:80] or ("Merged model" if merged else "LoRA adapter"),
+        base=base or "",
+        description=description,
         made_from=_made_from(metadata),
-        snippet=load_snippet(loadable, repo_id or "PATH_OR_REPO_OF_THIS_ADAPTER"),
     )
 
 
@@ -68,57 +101,14 @@ def _made_from(metadata: Mapping[str, str]) -> str:
     return f"{'a sentence and ' if metadata.get('description') else ''}{examples} by a hypernetwork"
 
 
-def merged_card(spec: LoraSpec, metadata: Mapping[str, str]) -> str:
-    """The README of a base model with an adapter merged into it.
+def _render(template: str, data: ModelCardData, rows: Mapping[str, str], code: Mapping[str, str], **texts: str) -> str:
+    """A card: its front matter, a table of rows, code as it is, and texts without markup."""
+    from huggingface_hub import ModelCard
 
-    Args:
-        spec: the adapter's spec.
-        metadata: the adapter's metadata; paths of this machine are not shown.
-    """
-    return _card_of_lora(
-        "merged",
-        spec,
-        metadata,
-        relation="finetune",
-        library_name="transformers",
-        tags=["text2lora"],
-        title="Merged model",
-    )
-
-
-def _card_of_lora(
-    template: str,
-    spec: LoraSpec,
-    metadata: Mapping[str, str],
-    *,
-    relation: str,
-    library_name: str,
-    tags: list[str],
-    title: str,
-    **fields: str,
-) -> str:
-    """What the cards of an adapter and of a merged model have in common."""
-    from huggingface_hub import ModelCard, ModelCardData
-
-    metadata = {key: value if key == "description" else public_name(value) for key, value in metadata.items()}
-    base, on_hub = _base_for_card(spec.base_model_name_or_path)
-    data: Any = ModelCardData(library_name=library_name, pipeline_tag="text-generation", tags=tags, text2lora=metadata)
-    if on_hub:
-        data.base_model, data.base_model_relation = base, relation
-    description = " ".join(metadata.get("description", "").split())
-    rows = {key.replace("_", " "): value for key, value in metadata.items() if key != "description"}
-    rows |= {"r": str(spec.r), "alpha": f"{spec.lora_alpha:g}", "rsLoRA": "yes" if spec.use_rslora else "no"}
-    rows |= {"target modules": ", ".join(spec.module_names)}
-    card = ModelCard.from_template(
-        data,
-        template_path=str(TEMPLATES / f"{template}.md"),
-        title=escape_markdown(description[:80]) or title,
-        description=escape_markdown(description),
-        base=escape_markdown(base or ""),
-        rows=[(escape_markdown(name), escape_markdown(value)) for name, value in rows.items()],
-        **fields,
-    )
-    return str(card)
+    escaped = {name: escape_markdown(text) for name, text in texts.items()}
+    table = [(escape_markdown(name), escape_markdown(value)) for name, value in rows.items()]
+    path = str(TEMPLATES / f"{template}.md")
+    return str(ModelCard.from_template(data, template_path=path, rows=table, **code, **escaped))
 
 
 def card_metadata(card: str) -> dict[str, str]:
@@ -156,7 +146,7 @@ def checkpoint_card(
     Raises:
         InvalidArgumentError: `eval_results` contains something other than numbers.
     """
-    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+    from huggingface_hub import EvalResult, ModelCardData
 
     title = repo_id.rpartition("/")[2] if repo_id else "text2lora checkpoint"
     base, on_hub = _base_for_card(config.base_model_name_or_path)
@@ -185,24 +175,8 @@ def checkpoint_card(
         "text2lora": library_version(),
     }
     rows |= {f"{task} {metric}".strip(): f"{value:g}" for task, metric, value in figures}
-    card = ModelCard.from_template(
-        data,
-        template_path=str(TEMPLATES / "checkpoint.md"),
-        title=escape_markdown(title),
-        base=escape_markdown(base or ""),
-        snippet=_checkpoint_snippet(repo_id or "PATH_OR_REPO_OF_THIS_CHECKPOINT"),
-        rows=[(escape_markdown(name), escape_markdown(value)) for name, value in rows.items()],
-    )
-    return str(card)
-
-
-def _checkpoint_snippet(name: str) -> str:
-    return (
-        "from text2lora import Text2LoraModel\n\n"
-        f"t2l = Text2LoraModel.from_pretrained({quoted(name)})\n"
-        'adapter = t2l.generate_lora("Answer in capital letters.")\n'
-        'adapter.save_pretrained("capitals")'
-    )
+    name = quoted(repo_id or "PATH_OR_REPO_OF_THIS_CHECKPOINT")
+    return _render("checkpoint", data, rows, {"name": name}, title=title, base=base or "")
 
 
 def _figures(given: object) -> list[tuple[str, str, float]]:

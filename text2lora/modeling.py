@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -16,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 
-from text2lora.adapter import LoraAdapter, check_scale
+from text2lora.adapter import LoraAdapter, check_finite, check_scale, to_adapters
 from text2lora.arguments import checked, load_options
 from text2lora.arithmetic import describe_sum, numbers
 from text2lora.base import context_length
@@ -30,7 +28,6 @@ from text2lora.digest import config_values, digest
 from text2lora.encoder import TextEncoder, check_description, check_descriptions, rescale
 from text2lora.errors import (
     CheckpointError,
-    DescriptionWarning,
     InvalidArgumentError,
     OutputError,
     Text2LoraError,
@@ -49,10 +46,11 @@ from text2lora.hub import (
     load_fault,
 )
 from text2lora.hypernetwork import TrunkHyperNetwork, build_hypernetwork
-from text2lora.lora import LoraWeights, spec_of, unstack
+from text2lora.lora import LoraWeights
 from text2lora.names import library_version, public_name, resolve_name, without_paths
 from text2lora.novelty import FILE_NAME as STATISTICS_FILE
-from text2lora.novelty import DescriptionStatistics, Novelty
+from text2lora.novelty import DescriptionStatistics, Novelty, warn_caller
+from text2lora.processor import align
 from text2lora.push import PushTarget, push
 from text2lora.task_encoder import SoftmaxTaskEncoder, TokenTaskEncoder, VectorQuantizedTaskEncoder
 from text2lora.upstream import find_upstream, read_upstream
@@ -164,7 +162,7 @@ class Text2LoraModel(PreTrainedModel):
         wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys") if info[kind]}
         if wrong:
             raise CheckpointError(f"the weights of {name!r} do not match its config: {wrong}")
-        _align(model)
+        align(model)
         model.config.name_or_path = name
         model._companions = Companions(source, encoder, base_model_kwargs)
         return (model, info) if output_loading_info else model  # type: ignore[return-value]  # as in transformers
@@ -472,7 +470,7 @@ class Text2LoraModel(PreTrainedModel):
         for row, result in tuned.items():
             if result.steps:
                 weights = {name: (a[None], b[None]) for name, (a, b) in result.weights.items()}
-                made[row] = self._adapters(_finite(weights), [metadata[row]], scale)[0]
+                made[row] = self._adapters(check_finite(weights), [metadata[row]], scale)[0]
         return made[0] if single else made
 
     def _check_request(
@@ -562,7 +560,7 @@ class Text2LoraModel(PreTrainedModel):
     def _latents(self, task_emb: torch.Tensor) -> torch.Tensor:
         """The task encoder's outputs [n, d] for many tasks."""
         parts = task_emb.split(self.tasks_per_pass)
-        copies = (part.to(self.device, self.dtype, copy=True) for part in parts)  # aligned, see `_align`
+        copies = (part.to(self.device, self.dtype, copy=True) for part in parts)  # aligned, see `align`
         with torch.autocast(self.device.type, enabled=False):  # an adapter has the same bits wherever it is made
             return torch.cat([self.hypernet.task_encoder(part) for part in copies])
 
@@ -574,7 +572,7 @@ class Text2LoraModel(PreTrainedModel):
         """
         for part in latents.split(self.tasks_per_pass):
             with torch.autocast(self.device.type, enabled=False):
-                made = _finite(self.hypernet.decode(part))
+                made = check_finite(self.hypernet.decode(part))
             yield made
 
     @torch.no_grad()  # in inference mode, nobody could train or change the weights
@@ -617,11 +615,11 @@ class Text2LoraModel(PreTrainedModel):
             task_emb = self.encoder.encode(checked)
             self._warn_far(checked, task_emb)
         self._check_task_emb(task_emb, len(checked))
-        made = self._mix(task_emb, shares)
-        return self._adapters(_finite(made), [{"description": describe_sum(checked, shares.tolist())}], scale)[0]
+        made = self.mix(task_emb, shares)
+        return self._adapters(check_finite(made), [{"description": describe_sum(checked, shares.tolist())}], scale)[0]
 
-    def _mix(self, task_emb: torch.Tensor, shares: torch.Tensor) -> LoraWeights:
-        """The LoRA from between task embeddings; see `interpolate`."""
+    def mix(self, task_emb: torch.Tensor, shares: torch.Tensor) -> LoraWeights:
+        """The LoRA from between task embeddings [n, d] or [n, tokens, d], by their shares [n]; see `interpolate`."""
         task_emb, shares = task_emb.to(self.device), shares.to(self.device)
         if self.config.task_encoder == "tokens":
             return self.hypernet.decode(shares.to(self.dtype)[None] @ self._latents(task_emb))
@@ -759,24 +757,15 @@ class Text2LoraModel(PreTrainedModel):
         return Function(self._companions.runner(self.config, self.device), adapter, labels, max_new_tokens, stop)
 
     def _warn_far(self, descriptions: Sequence[str], task_emb: torch.Tensor) -> None:
-        """Warn once a call, at the line of the caller outside of text2lora and torch."""
+        """Warn of descriptions that are unlike all training descriptions."""
         try:
             statistics = self.description_statistics
         except CheckpointError as error:  # adapters can be made without them
-            found = [f"how far the description is from the training descriptions is unknown: {error}"]
+            warn_caller([f"how far the description is from the training descriptions is unknown: {error}"])
         else:
-            if statistics is None:
-                return
-            novelties = (statistics.place(text, emb) for text, emb in zip(descriptions, task_emb, strict=True))
-            found = [novelty.warning for novelty in novelties if novelty.warning]
-        if not found:
-            return
-        others = len(found) - 1
-        more = f" (the same holds for {others} more description{'s' * (others > 1)})" if others else ""
-        level, frame = 1, sys._getframe()
-        while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("text2lora", "torch"):
-            level, frame = level + 1, frame.f_back
-        warnings.warn(found[0] + more, DescriptionWarning, stacklevel=level)
+            if statistics is not None:
+                novelties = (statistics.place(text, emb) for text, emb in zip(descriptions, task_emb, strict=True))
+                warn_caller([novelty.warning for novelty in novelties if novelty.warning])
 
     def _check_task_emb(self, task_emb: torch.Tensor, count: int | None = None) -> None:
         """Check that task embeddings are what the hypernetwork reads, and as many as `count`, if that is given."""
@@ -809,37 +798,9 @@ class Text2LoraModel(PreTrainedModel):
         return {key: value for key, value in source.items() if value}
 
 
-def _finite(weights: LoraWeights) -> LoraWeights:
-    """The hypernetwork's output.
-
-    Raises:
-        CheckpointError: it holds infinity or NaN.
-    """
-    if not all(factor.isfinite().all() for factors in weights.values() for factor in factors):
-        raise CheckpointError(
-            "the hypernetwork wrote NaN or infinite weights: its own weights or the task embeddings contain such "
-            "values, or are too large for its dtype"
-        )
-    return weights
-
-
 def _is_one(description: object) -> bool:
     """Whether a description is one, and not a list of them."""
     return isinstance(description, str | bytes) or not isinstance(description, Sequence)
-
-
-def to_adapters(
-    config: Text2LoraConfig, weights: LoraWeights, metadata: Sequence[Mapping[str, str]]
-) -> list[LoraAdapter]:
-    """LoRAs side by side as one `LoraAdapter` each, on the CPU; no tensor keeps the batch alive.
-
-    Args:
-        config: says where they belong and how strong they are.
-        weights: A [n, layers, r, in] and B [n, layers, out, r] by target module.
-        metadata: the metadata of each adapter.
-    """
-    spec, states = spec_of(config), unstack(config, weights, len(metadata))
-    return [LoraAdapter(state, spec, noted) for state, noted in zip(states, metadata, strict=True)]
 
 
 def _check_kind(source: Source, name: str) -> None:
@@ -864,16 +825,6 @@ def _what_failed(error: Exception, name: str, source: Source) -> str:
     cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
     reason = load_fault(cause or error, name, folder=Path(str(source.path), source.subfolder))
     return f"{name!r} is not a text2lora checkpoint that can be loaded ({reason}): {EXPECTED}"
-
-
-def _align(model: nn.Module) -> None:
-    """Move weights that a memory-mapped file left at odd addresses: there, CPU kernels sum in another order.
-
-    With it, a checkpoint gives the same bits whatever file format it was read from.
-    """
-    for parameter in model.parameters():
-        if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
-            parameter.data = parameter.data.clone()
 
 
 AutoConfig.register("text2lora", Text2LoraConfig)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from safetensors.torch import save
 
 from text2lora.arguments import checked
 from text2lora.encoder import TextEncoder
-from text2lora.errors import CheckpointError, InvalidArgumentError
+from text2lora.errors import CheckpointError, DescriptionWarning, InvalidArgumentError
 from text2lora.files import atomic_file
 
 FILE_NAME = "novelty.safetensors"
@@ -260,3 +262,15 @@ def _apart(one: float, two: float) -> tuple[str, str]:
 def _short(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 60 else f"{line[:59]}…"
+
+
+def warn_caller(found: Sequence[str]) -> None:
+    """Show the first of some warnings, if there are any, as of the line outside of text2lora and torch."""
+    if not found:
+        return
+    others = len(found) - 1
+    more = f" (the same holds for {others} more description{'s' * (others > 1)})" if others else ""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("text2lora", "torch"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(found[0] + more, DescriptionWarning, stacklevel=level)

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from text2lora.adapter import LoraAdapter
+from text2lora.adapter import LoraAdapter, to_adapters
 from text2lora.base import load_base
 from text2lora.configuration import Text2LoraConfig
 from text2lora.digest import digest
@@ -29,7 +29,7 @@ from text2lora.files import write_atomically
 from text2lora.hub import MARKERS
 from text2lora.language import Example, answer_form
 from text2lora.lora import stack
-from text2lora.modeling import Text2LoraModel, to_adapters
+from text2lora.modeling import Text2LoraModel
 from text2lora.names import slug
 from text2lora.training.data import Probe, TaskSource
 from text2lora.training.engine import EngineConfig, is_main_process
