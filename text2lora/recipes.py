@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ def run_recipe(
     overrides: list[str],
     report: Callable[[str], None] = print,
     resume: bool = False,
+    kinds: Mapping[str, Kind] = KINDS,
     force: bool = False,
 ) -> Path:
     """Run a recipe: the name of one that ships with the package, or a path.
@@ -78,6 +79,7 @@ def run_recipe(
         overrides: settings to change, as `KEY=VALUE`.
         report: receives progress, line by line.
         resume: whether to continue an interrupted run of this recipe in `output_dir`; a finished one stays as it is.
+        kinds: the kinds of recipes, by name; `examples/nano` has some of its own.
         force: whether to start again where there is a run already.
 
     Returns:
@@ -93,9 +95,9 @@ def run_recipe(
     path = find_recipe(name)
     data = read_recipe(path, overrides)
     kind = data.pop("kind", None)
-    if kind not in KINDS:
-        raise TrainingError(f"the recipe {path} is of kind {kind!r}: expected one of {', '.join(KINDS)}")
-    settings, runner = KINDS[kind]
+    if kind not in kinds:
+        raise TrainingError(f"the recipe {path} is of kind {kind!r}: expected one of {', '.join(kinds)}")
+    settings, runner = kinds[kind]
     recipe: Any = parse(settings, data)
     target = Path(output_dir) / path.stem
     resolved = {"kind": kind, **dataclasses.asdict(recipe)}
