@@ -215,3 +215,23 @@ def test_shards_resume_and_together_make_what_one_machine_makes(model, tmp_path:
     list(write_adapters(model, TEXTS, tmp_path / "all"))
     names = sorted(path.name for number in "12" for path in (tmp_path / number).glob("*"))
     assert names == sorted(path.name for path in (tmp_path / "all").iterdir())
+
+
+@pytest.mark.parametrize("name", ["d.csv", "d.json", "D.YAML", "d.json.gz"])
+def test_a_file_of_another_kind_is_not_read_as_lines(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('id,description\n1,"Return the city."\n')
+    with pytest.raises(OutputError, match="is not a file of lines: expected text with a description on each line"):
+        read_descriptions(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "D.JSONL", "d.ndjson"])
+def test_json_lines_are_known_by_any_of_their_endings(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"description": "Return the city."}\n')
+    assert read_descriptions(tmp_path / name) == ["Return the city."]
+
+
+def test_a_folder_without_weights_is_made_again(model, tmp_path: Path) -> None:
+    (first,) = write_adapters(model, ["the city"], tmp_path)
+    (first.folder / "adapter_model.safetensors").unlink()
+    assert [made.skipped for made in write_adapters(model, ["the city"], tmp_path)] == [False]
+    assert [made.skipped for made in write_adapters(model, ["the city"], tmp_path)] == [True]

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from text2lora import CheckpointError, InvalidDescriptionError, LoraAdapter, OutputError, Text2LoraModel
 from text2lora.batch import AdapterSettings, ShardWriter
 from text2lora.cli import app
-from text2lora.errors import InvalidInputError
+from text2lora.errors import InvalidArgumentError, InvalidInputError
 from text2lora.shards import KEY, Shard, find_shards
 
 TEXTS = ["upper case the city", "lower case", "the city, the city", "upper case the city!", "größer 🏙"]
@@ -226,3 +226,14 @@ def test_info_shows_an_adapter_out_of_a_shard(model, tmp_path: Path) -> None:
     missing = CliRunner().invoke(app, ["info", str(tmp_path / "many")])
     assert isinstance(missing.exception, CheckpointError)
     assert name in str(missing.exception)
+
+
+def test_dtypes_that_no_adapter_can_have_are_refused_as_in_folders(model, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="dtype is torch.int8: expected one of"):
+        AdapterSettings(dtype=torch.int8)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e3)
+    with pytest.raises(CheckpointError, match="too large for float16: choose bfloat16"):
+        ShardWriter(model, tmp_path / "out", AdapterSettings(dtype=torch.float16)).write(["the city"])
+    assert not list(tmp_path.rglob("*.safetensors"))

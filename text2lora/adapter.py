@@ -88,17 +88,14 @@ class LoraAdapter(Lora):
             InvalidArgumentError: the dtype or the device cannot be used.
             CheckpointError: a weight is too large for the dtype.
         """
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in DTYPES):
-            names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
-            raise InvalidArgumentError(f"dtype is {shown(dtype)}: expected one of torch's {names}")
+        check_dtype(dtype)
         try:
             weights = {key: value.to(device=device, dtype=dtype) for key, value in self.weights.items()}
         except (RuntimeError, TypeError, ValueError, AssertionError) as error:
             raise InvalidArgumentError(
                 f"device is {shown(device)}, which cannot be used: {first_line(error)}"
             ) from error
-        if dtype == torch.float16 and not all(value.isfinite().all() for value in weights.values()):
-            raise CheckpointError("a weight of this adapter is too large for float16: choose bfloat16")
+        check_fits(dtype, *weights.values())
         return dataclasses.replace(self, weights=weights)
 
     def scaled(self, scale: float) -> LoraAdapter:
@@ -332,6 +329,27 @@ def _left_out(selecting: dict[str, Any], paths: Sequence[str], source: str) -> l
     except (ValueError, TypeError, re.error) as error:
         reason = first_line(error)
         raise CheckpointError(f"{source} has an adapter_config.json that cannot be used: {reason}") from error
+
+
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """Refuse a dtype that no adapter can have; None stands for the one that it has.
+
+    Raises:
+        InvalidArgumentError: it is such a dtype.
+    """
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in DTYPES):
+        names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
+        raise InvalidArgumentError(f"dtype is {shown(dtype)}: expected one of torch's {names}")
+
+
+def check_fits(dtype: torch.dtype | None, *weights: torch.Tensor) -> None:
+    """Refuse weights that became infinite when they were converted to a dtype.
+
+    Raises:
+        CheckpointError: one of them did.
+    """
+    if dtype == torch.float16 and not all(value.isfinite().all() for value in weights):
+        raise CheckpointError("a weight of this adapter is too large for float16: choose bfloat16")
 
 
 def check_scale(scale: float) -> float:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from text2lora.adapter import CONFIG_NAME, LoraAdapter
+from text2lora.adapter import LoraAdapter, check_dtype, check_fits
 from text2lora.arguments import check_count, checked, checked_class
 from text2lora.digest import digest
 from text2lora.encoder import check_description
 from text2lora.errors import CheckpointError, InvalidArgumentError, InvalidDescriptionError, OutputError
 from text2lora.files import check_path, read_text
+from text2lora.hub import ADAPTER_FILES
 from text2lora.lora import spec_of
 from text2lora.names import slug
 from text2lora.shards import PATTERN, Shard, ShardFacts, find_shards, write_shard
@@ -26,6 +27,8 @@ from text2lora.shards import PATTERN, Shard, ShardFacts, find_shards, write_shar
 if TYPE_CHECKING:
     from text2lora.modeling import Text2LoraModel
 
+NO_LINES = (".json", ".csv", ".tsv", ".yaml", ".yml", ".parquet", ".xlsx", ".md", ".html", ".pdf", ".docx")
+"""Endings of files whose lines are no descriptions."""
 SHARD_BYTES = 2**28
 """Size of a shard's weights, where nothing else is asked for."""
 
@@ -38,6 +41,9 @@ class AdapterSettings:
     scale: float = 1.0
     dtype: torch.dtype | None = None
     fold_rslora: bool = False
+
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype)
 
 
 class WrittenAdapter(NamedTuple):
@@ -61,20 +67,26 @@ def folder_name(description: str, model: str, settings: AdapterSettings) -> str:
 
 @checked(OutputError)
 def read_descriptions(path: Path) -> list[str]:
-    """Read the descriptions in a file. Each line is a description, or in a `.jsonl` file, `{"description": ...}`. Blank
-    lines are skipped.
+    """Read the descriptions in a file. Each line is a description, or in a file of JSON lines (`.jsonl`, `.ndjson`),
+    `{"description": ...}`. Blank lines are skipped.
 
     Raises:
         InvalidDescriptionError: a line has no description that can be used; the message names the line.
-        OutputError: the file cannot be read.
+        OutputError: the file cannot be read, or has the ending of a table or document instead of lines.
     """
+    kind = path.name.lower().removesuffix(".gz")
+    if kind.endswith(NO_LINES):
+        raise OutputError(
+            f"{path} is not a file of lines: expected text with a description on each line, or JSON lines (.jsonl) "
+            'with a "description" in each'
+        )
     lines = read_text(path, OutputError).split("\n")  # splitlines would also cut at U+2028
     found = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)["description"] if path.suffix == ".jsonl" else line
+            row = json.loads(line)["description"] if kind.endswith((".jsonl", ".ndjson")) else line
             found.append(check_description(row))
         except InvalidDescriptionError as error:
             raise InvalidDescriptionError(f"{path} line {number}: {error}") from error
@@ -137,7 +149,7 @@ def write_adapters(
     texts = list(dict.fromkeys(check_description(text) for text in descriptions))
     decided = model.digest if texts else ""
     folders = {text: output_dir / folder_name(text, decided, settings) for text in texts}
-    there = [text for text in texts if not force and (folders[text] / CONFIG_NAME).is_file()]
+    there = [] if force else [t for t in texts if all((folders[t] / name).is_file() for name in ADAPTER_FILES[:2])]
     yield from (WrittenAdapter(text, folders[text], True) for text in there)
     waiting = [text for text in texts if text not in set(there)]
     for start in range(0, len(waiting), model.tasks_per_pass):
@@ -221,6 +233,8 @@ class ShardWriter:
             {module: tuple(factor.to("cpu", self.settings.dtype) for factor in pair) for module, pair in part.items()}
             for part in self.model.generate_stacked(texts)
         ]
+        for part in parts:
+            check_fits(self.settings.dtype, *(factor for pair in part.values() for factor in pair))
         weights = {
             module: (torch.cat([part[module][0] for part in parts]), torch.cat([part[module][1] for part in parts]))
             for module in parts[0]

@@ -615,10 +615,10 @@ class Text2LoraModel(PreTrainedModel):
             task_emb = self.encoder.encode(checked)
             self._warn_far(checked, task_emb)
         self._check_task_emb(task_emb, len(checked))
-        made = self.mix(task_emb, shares)
+        made = self._mix(task_emb, shares)
         return self._adapters(check_finite(made), [{"description": describe_sum(checked, shares.tolist())}], scale)[0]
 
-    def mix(self, task_emb: torch.Tensor, shares: torch.Tensor) -> LoraWeights:
+    def _mix(self, task_emb: torch.Tensor, shares: torch.Tensor) -> LoraWeights:
         """The LoRA from between task embeddings [n, d] or [n, tokens, d], by their shares [n]; see `interpolate`."""
         task_emb, shares = task_emb.to(self.device), shares.to(self.device)
         if self.config.task_encoder == "tokens":

@@ -91,7 +91,9 @@ def test_what_is_there_stays_without_force(t2l_command, folder: Path) -> None:
         (["gguf", "city", "--dtype", "int4"], 2, "'int4' is not one of"),
         (["gguf", "city", "--scale", "nan"], 1, "scale is nan"),
         (["gguf", "city", "--ollama", " "], 2, "expected an Ollama model"),
-        (["zip", "city", "-o", "city", "--force"], 1, "city is not a file"),
+        (["zip", "city", "-o", "city", "--force"], 1, "city does not end in .zip"),
+        (["gguf", "city", "-o", "city/adapter_model.safetensors", "--force"], 1, "does not end in .gguf"),
+        (["gguf", "city", "-o", "a.Modelfile", "--ollama", "x", "--force"], 1, "a.Modelfile does not end in .gguf"),
         (["zip"], 2, "Missing argument"),
     ],
 )

@@ -124,7 +124,10 @@ def test_tasks_are_those_that_training_and_the_check_read(tmp_path: Path) -> Non
 def test_what_counts_of_a_response_may_be_a_part(tmp_path: Path) -> None:
     rows = [{"prompt": "2+2", "response": "It is 4.", "answer": "4"}] * 2
     data = load_task(str(write(tmp_path / "my.jsonl", rows)), shots=1)
-    assert [(e.gold, e.target) for e in (*data.shots, *data.examples)] == [("4", "4"), ("4", "4")]
+    assert [(e.gold, e.target) for e in (*data.shots, *data.examples)] == [("4", "It is 4.")] * 2
+    assert data.task.judge("4", data.examples[0]).correct
+    assert data.task.judge("It is 4.", data.examples[0]).correct
+    assert not data.task.judge("It is 5.", data.examples[0]).correct
     (task,) = read_tasks(tmp_path / "my.jsonl", described=False)
     assert task.examples[0].without_definition() == ("2+2", "It is 4.")
 
@@ -173,3 +176,11 @@ def test_every_benchmark_of_the_paper_has_a_source() -> None:
     names = "arc_challenge arc_easy boolq gsm8k hellaswag openbookqa piqa winogrande humaneval mbpp".split()
     assert list(BENCHMARKS) == names
     assert all(task.source and "/" in task.source.path for task in BENCHMARKS.values())
+
+
+def test_answers_may_be_as_long_as_the_longest_of_their_task(tmp_path: Path) -> None:
+    long = " ".join(["word"] * 91)
+    write(tmp_path / "long.jsonl", [{"prompt": "2+2", "response": "4"}, {"prompt": "all", "response": long}])
+    assert load_task(str(tmp_path / "long.jsonl"), shots=0).task.max_new_tokens == len(long) // 2 + 16
+    write(tmp_path / "short.jsonl", [{"prompt": "2+2", "response": "4"}])
+    assert load_task(str(tmp_path / "short.jsonl"), shots=0).task.max_new_tokens == 64

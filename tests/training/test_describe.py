@@ -10,7 +10,7 @@ from chat_server import serve_chat
 from typer.testing import CliRunner
 
 from text2lora.cli import app
-from text2lora.errors import InvalidArgumentError, ServerError, TaskError
+from text2lora.errors import InvalidArgumentError, OutputError, ServerError, TaskError
 from text2lora.server import ChatClient
 from text2lora.training.describe import hold_out, local_chat, read_list, write_descriptions
 from text2lora.training.task_files import read_tasks
@@ -147,3 +147,18 @@ def test_a_busy_server_is_asked_again_and_a_refusal_is_said(monkeypatch: pytest.
         ChatClient("http://127.0.0.1:9", retries=0).models()
     with pytest.raises(ServerError, match="is not the address of a server"):
         ChatClient("localhost")
+
+
+def test_no_other_file_is_replaced_without_force(tmp_path: Path) -> None:
+    path, other = tmp_path / "loud.yaml", tmp_path / "notes.yaml"
+    path.write_text("examples: [[hello, HELLO], [bye, BYE]]\n")
+    other.write_text("keep: me\n")
+    with serve_chat(lambda body: ANSWERS[0]) as url:
+        command = ["describe", str(path), "-n", "2", "--server", url, "-o"]
+        for target, told in ((other, "exists"), (tmp_path / "a.jsonl", "would contain YAML")):
+            refused = CliRunner().invoke(app, [*command, str(target)])
+            assert isinstance(refused.exception, OutputError)
+            assert told in str(refused.exception)
+        assert other.read_text() == "keep: me\n"
+        assert CliRunner().invoke(app, [*command, str(other), "--force"]).exit_code == 0
+    assert read_tasks(other)[0].descriptions

@@ -352,3 +352,10 @@ def test_lines_of_one_task_add_up_to_its_wordings(tmp_path: Path) -> None:
 def test_a_task_whose_examples_are_all_held_out_is_told_so() -> None:
     with pytest.raises(TaskError, match=r"'odd' has no examples to train on: .* differs from those that are held out"):
         TaskSet([Task("odd", ["a task"], [])])
+
+
+def test_a_folder_may_hold_tasks_of_both_kinds(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("descriptions: [Say it loud]\nexamples: a-examples.jsonl\n")
+    (tmp_path / "a-examples.jsonl").write_text('{"prompt": "x", "response": "X"}\n')
+    (tmp_path / "b.jsonl").write_text(json.dumps({"name": "b", "descriptions": ["d"], "examples": [["y", "z"]]}))
+    assert [task.name for task in read_tasks(tmp_path)] == ["a", "b"]

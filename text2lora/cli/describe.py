@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from text2lora.cli.options import Device, Server, parse_device
+from text2lora.cli.options import Device, Force, Server, parse_device
 from text2lora.cli.terminal import err, quiet, result, say, suggest
 
 
@@ -24,6 +24,7 @@ def describe(
     ] = "",
     server: Server = None,
     device: Device = "auto",
+    force: Force = False,
     seed: Annotated[int, typer.Option(help="Random seed for sampling and for choosing the held-out descriptions.")] = 0,
 ) -> None:
     """Write varied descriptions of a task from its examples.
@@ -34,10 +35,10 @@ def describe(
     import yaml
 
     from text2lora.base import load_base_with_tokenizer
-    from text2lora.errors import TaskError
+    from text2lora.errors import OutputError, TaskError
     from text2lora.files import write_atomically
     from text2lora.training.describe import check_share, describe_task, local_chat, server_chat
-    from text2lora.training.task_files import read_tasks, task_to_dict
+    from text2lora.training.task_files import YAML, read_tasks, task_to_dict
 
     if not model and server is None:
         raise typer.BadParameter("name a chat model with --model, or a server with --server", param_hint="--model")
@@ -45,6 +46,10 @@ def describe(
     if others:
         raise TaskError(f"{task} contains {1 + len(others)} tasks: expected one")
     check_share(held_out)  # before anything is loaded
+    if output and output.suffix not in YAML:
+        raise OutputError(f"{output} would contain YAML: choose a name that ends in .yaml")
+    if output and output.exists() and not force and not (output.is_file() and output.samefile(task)):
+        raise OutputError(f"{output} exists: choose another name, or replace it with --force")
     if server is None:
         chat = local_chat(*load_base_with_tokenizer(model, device=parse_device(device)))
     else:

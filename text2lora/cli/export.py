@@ -50,9 +50,9 @@ def gguf(
     """
     if ollama is not None and not ollama.strip():
         raise typer.BadParameter("expected an Ollama model, such as llama3.1:8b-instruct-fp16", param_hint="--ollama")
-    target = _free(output or Path(f"{_name(adapter, subfolder)}.gguf"), force)
+    target = _free(output or Path(f"{_name(adapter, subfolder)}.gguf"), force, ".gguf")
     if ollama:
-        _free(target.with_suffix(".Modelfile"), force)
+        _free(target.with_suffix(".Modelfile"), force, ".Modelfile")
     quiet()
     from text2lora.export import export_gguf, write_modelfile
 
@@ -107,7 +107,7 @@ def zip_(
 
     Example: t2l export zip city -o city.zip
     """
-    target = _free(output or Path(f"{_name(adapter, subfolder)}.zip"), force)
+    target = _free(output or Path(f"{_name(adapter, subfolder)}.zip"), force, ".zip")
     quiet()
     from text2lora.export import export_zip
 
@@ -120,9 +120,12 @@ def _name(adapter: str, subfolder: str | None) -> str:
     return Path(adapter, subfolder or "").resolve().name
 
 
-def _free(path: Path, force: bool) -> Path:
+def _free(path: Path, force: bool, ending: str) -> Path:
+    """The file to write, after a check that nothing else is lost: not the adapter's own files, nor each other."""
     from text2lora.errors import OutputError
 
+    if path.suffix != ending:
+        raise OutputError(f"{path} does not end in {ending}: choose a name that does")
     if path.exists() and not force:
         raise OutputError(f"{path} exists: choose another name, or replace it with --force")
     return path

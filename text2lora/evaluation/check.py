@@ -233,7 +233,7 @@ def check_conditioning(
     reworded = [i for i in everyone if len(tasks[i].descriptions) > 1]
     report("descriptions")
     embs = _embed(model, tasks, reworded, seed)
-    average = model.mix(embs["matched"], torch.full((len(tasks),), 1 / len(tasks)))
+    average = model._mix(embs["matched"], torch.full((len(tasks),), 1 / len(tasks)))
     made: dict[str, ConditionScore] = {}
     for name in CONDITIONS:
         if not (chosen := reworded if name == "paraphrased" else everyone):

@@ -216,6 +216,11 @@ def score_equal(parsed: str, example: EvalItem) -> tuple[bool, str]:
     return parsed == example.gold, ""
 
 
+def score_own(parsed: str, example: EvalItem) -> tuple[bool, str]:
+    """Whether the answer is the part of the response that counts, or the whole response."""
+    return parsed in (example.gold, normalise(example.target)), ""
+
+
 def score_program(parsed: str, example: EvalItem) -> tuple[bool, str]:
     """Run the program with its tests, confined."""
     result = run_program(f"{parsed}\n\n{example.gold}\n")
@@ -308,7 +313,7 @@ def own_task(name: str) -> EvalTask:
     def example(row: Row) -> EvalItem:
         raise KeyError("prompt and answer are needed")
 
-    return EvalTask(name, example, parse_text, score_equal, max_new_tokens=64)
+    return EvalTask(name, example, parse_text, score_own, max_new_tokens=64)
 
 
 def _with_choice(name: str, example: Callable[[Row], EvalItem], *source: str | None) -> EvalTask:

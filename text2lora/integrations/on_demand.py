@@ -243,7 +243,7 @@ class AdaptersOnDemand:
     def _cache(self) -> AdapterCache:
         from text2lora.integrations.cache import AdapterCache
 
-        return AdapterCache(self.settings.cache_dir.expanduser(), int(self.settings.cache_gb * 1e9))
+        return AdapterCache(Path(self.settings.cache_dir).expanduser().absolute(), int(self.settings.cache_gb * 1e9))
 
     @cached_property
     def _digest(self) -> str:

@@ -5,6 +5,7 @@ See docs/how-to/many.md.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from text2lora import errors
 from text2lora.batch import AdapterSettings, ShardWriter
 from text2lora.bundled import DEFAULT
+from text2lora.encoder import check_description
 from text2lora.errors import CheckpointError, InvalidDescriptionError, MissingExtraError, shown
 from text2lora.installation import install_command
 from text2lora.modeling import Text2LoraModel
@@ -68,7 +70,7 @@ class AdapterMaker:
         Returns:
             The columns `description`, `adapter` (the name) and `shard` (its path or URL).
         """
-        texts = list(dict.fromkeys(str(text) for text in batch[COLUMN]))
+        texts = list(dict.fromkeys(check_description(text) for text in batch[COLUMN]))
         shard = self.writer.write(texts)
         names = [self.writer.name(text) for text in texts]
         return {COLUMN: texts, "adapter": names, "shard": [shard] * len(texts)}
@@ -111,6 +113,7 @@ def write_adapters(
         CheckpointError: the checkpoint cannot be loaded.
         OutputError: a shard cannot be written.
     """
+    output = output if "://" in str(output) else os.path.abspath(output)  # workers have folders of their own
     writer = ShardWriter(Text2LoraModel.from_pretrained(checkpoint, **options), output, settings)
     fewest, most = (actors, actors) if isinstance(actors, int) else actors
     if not 1 <= fewest <= most:

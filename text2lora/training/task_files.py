@@ -45,7 +45,8 @@ def read_tasks(path: Path, described: bool = True) -> list[Task]:
     """
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix in YAML)
-        found = found or sorted(p for p in path.iterdir() if p.name.endswith((".jsonl", ".jsonl.gz")))
+        lines = sorted(p for p in path.iterdir() if p.name.endswith((".jsonl", ".jsonl.gz")))
+        found += [p for p in lines if not found or _holds_tasks(p)]  # else it is the examples of a task in YAML
         if not found:
             raise TaskError(f"{path} holds no tasks: expected YAML or JSON lines files")
         return [task for file in found for task in read_tasks(file, described)]
@@ -63,6 +64,12 @@ def read_tasks(path: Path, described: bool = True) -> list[Task]:
         )
     name = re.sub(r"\.jsonl?(\.gz)?$", "", path.name)
     return [_task({"name": name, "examples": path.name}, path, name, described)]
+
+
+def _holds_tasks(path: Path) -> bool:
+    """Whether the first line of a file of JSON lines is a task, and not an example."""
+    rows = read_json_lines(path)
+    return bool(rows) and not _is_example(rows[0])
 
 
 def read_examples(path: Path) -> list[tuple[str, str]]:
