@@ -492,7 +492,7 @@ def test_a_config_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> No
         LoraAdapter.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("value", ["all-linear", r".*\.(q|v)_proj"])
+@pytest.mark.parametrize("value", ["all-linear", "All-Linear", r".*\.(q|v)_proj"])
 def test_modules_that_are_not_listed_are_those_of_the_weights(tmp_path: Path, value: object, load_base, ids) -> None:
     adapter = read_with(tmp_path, target_modules=value)
     assert adapter.spec.module_names == ("q_proj", "v_proj")
@@ -596,7 +596,7 @@ def test_unknown_options_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_card_keeps_addresses_and_hides_paths(tmp_path: Path) -> None:
-    noted = {"homepage": "https://example.com/a/b", "place": "/home/me/runs/x", "file": "file:///home/me/y"}
+    noted = {"homepage": "https://me:secret@example.com/a/b", "place": "/home/me/runs/x", "file": "file:///home/me/y"}
     adapter = make_adapter()
     LoraAdapter(adapter.weights, adapter.spec, noted).save_pretrained(tmp_path / "a")
     found = LoraAdapter.from_pretrained(tmp_path / "a").metadata

@@ -140,6 +140,9 @@ def test_what_does_not_go_together_is_refused() -> None:
 
 
 def test_a_string_is_not_a_list_of_weights(t2l) -> None:
+    for weights in (b"73", bytearray(b"73"), {"7": 1, "3": 2}, {7.0, 3.0}):
+        with pytest.raises(InvalidArgumentError, match="weights are "):
+            combine([make_adapter(0), make_adapter(1)], weights)
     with pytest.raises(InvalidArgumentError, match="weights are '73'"):
         combine([make_adapter(0), make_adapter(1)], "73")
     with pytest.raises(InvalidArgumentError, match="weights are '73'"):

@@ -208,3 +208,12 @@ def test_folders_of_a_config_are_absolute(base, tmp_path: Path, monkeypatch: pyt
     assert (config.base_model_name_or_path, config.encoder_name_or_path) == ("nano", "me/encoder")
     monkeypatch.setattr(base.config, "name_or_path", "models/base")
     assert Text2LoraConfig.from_base_config(base.config).base_model_name_or_path == str(tmp_path / "models" / "base")
+
+
+def test_the_error_of_a_wrong_setting_is_not_its_own_cause() -> None:
+    with pytest.raises(CheckpointError) as caught:
+        Text2LoraConfig.from_base_config(BASES["llama"], lora_r=0)
+    chain = [caught.value]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+        chain.append(cause)
+    assert cause is None

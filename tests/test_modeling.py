@@ -564,7 +564,9 @@ def test_saving_passes_its_options_on_to_the_push(make_model, tmp_path: Path, mo
 def test_autocast_changes_no_adapter(make_model) -> None:
     """Adapters are the same bytes wherever they are made."""
     t2l = make_model()
-    plain = t2l.generate_lora("the city")
+    plain, mixed = t2l.generate_lora("the city"), t2l.interpolate(["the city", "lower case"], [1, 2])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = t2l.generate_lora("the city")
-    assert all(torch.equal(value, cast.weights[key]) for key, value in plain.weights.items())
+        mixed_cast = t2l.interpolate(["the city", "lower case"], [1, 2])
+    for one, two in ((plain, cast), (mixed, mixed_cast)):
+        assert all(torch.equal(value, two.weights[key]) for key, value in one.weights.items())

@@ -229,7 +229,7 @@ def test_info_shows_an_adapter_out_of_a_shard(model, tmp_path: Path) -> None:
 
 
 def test_dtypes_that_no_adapter_can_have_are_refused_as_in_folders(model, tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match="dtype is torch.int8: expected one of"):
+    with pytest.raises(InvalidArgumentError, match=r"dtype is torch\.int8: expected one of"):
         AdapterSettings(dtype=torch.int8)
     with torch.no_grad():
         for parameter in model.parameters():

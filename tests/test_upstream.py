@@ -189,6 +189,7 @@ def test_wrong_tensors_are_listed(write: Callable[..., Path], state: object, mes
         ({}, {"r": 4}, r"adapter_config\.json says r 4, but .*hypermod\.pt is for r 2"),
         ({}, {"target_modules": ["q_proj"]}, r"lists the target modules \['q_proj'\], but .* has heads for"),
         ({"target_modules": ["k_proj"]}, {}, r"args\.yaml lists the target modules \['k_proj'\], but .* has heads for"),
+        ({"target_modules": ["q_proj", 1]}, {}, r"target_modules is \['q_proj', 1\], expected a list of names"),
         ({}, {"target_modules": "q_proj"}, "target_modules is 'q_proj': expected a list of names"),
         ({}, {"use_dora": True}, "not a plain LoRA adapter .use_dora is True"),
         ({}, {"peft_type": "VERA"}, "not a LoRA adapter of PEFT .peft_type 'VERA'"),

@@ -322,9 +322,10 @@ def _left_out(selecting: dict[str, Any], paths: Sequence[str], source: str) -> l
     from peft import LoraConfig
     from peft.tuners.tuners_utils import check_target_module_exists
 
-    all_linear = selecting["target_modules"] == "all-linear"
     try:
-        config = LoraConfig(**selecting | ({"target_modules": list(paths)} if all_linear else {}))
+        config = LoraConfig(**selecting)
+        if str(config.target_modules).lower() == "all-linear":  # all but the output layer
+            config.target_modules = {path for path in paths if path != "lm_head"}
         return [path for path in paths if not check_target_module_exists(config, path)]
     except (ValueError, TypeError, re.error) as error:
         reason = first_line(error)

@@ -145,15 +145,14 @@ def resolve_device(value: Any, name: str) -> str:
     """
     import torch
 
-    if value == "auto":
-        value = "cuda" if torch.cuda.is_available() else "cpu"
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if isinstance(value, str) and value == "auto" else value
     try:
-        return str(torch.empty(0, device=value).device)
+        return str(torch.empty(0, device=device).device)
     except Exception as error:  # which depends on the kind of device
         reason = first_line(error).partition(". ")[0]
         raise InvalidArgumentError(
-            f"{name} is {shown(value)}, which cannot be used here ({reason}): pass a device that this PyTorch sees, "
-            "such as 'cpu', or 'auto'"
+            f"{name} is {shown(device)}, which cannot be used here ({reason}): pass a device that this PyTorch sees, "
+            "such as 'cpu'"
         ) from error
 
 

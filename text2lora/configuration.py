@@ -28,7 +28,7 @@ def own_errors(cls: Config) -> Config:
         def call(*args: Any, **kwargs: Any) -> None:
             try:
                 method(*args, **kwargs)
-            except StrictDataclassError as error:  # a new one, since an error whose context is its effect has no end
+            except StrictDataclassError as error:  # its cause itself, raised again, would be its own cause
                 raise CheckpointError(" ".join(str(error.__cause__ or error).split())) from error
 
         return call

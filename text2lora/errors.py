@@ -26,6 +26,21 @@ class Text2LoraError(Exception):
         return " ".join(super().__str__().split())
 
 
+def causes(error: BaseException, contexts: bool = False) -> Iterator[BaseException]:
+    """An error and what caused it, one after another, each once: the causes of an error may be a circle.
+
+    Args:
+        error: the error.
+        contexts: whether an error without a cause was caused by the one that was handled when it was raised.
+    """
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        yield found
+        found = found.__cause__ or (found.__context__ if contexts else None)
+
+
 @contextlib.contextmanager
 def about(what: str, number: int, count: int = 0) -> Iterator[None]:
     """Lets an error of the block begin with which of several things it is about.

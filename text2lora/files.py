@@ -103,7 +103,7 @@ def atomic_folder(target: Path, replace: bool = True) -> Iterator[Path]:
 
     Args:
         target: the folder, which need not exist.
-        replace: whether to replace a folder with something in it, be it one that another process made meanwhile.
+        replace: whether to replace what is in the folder, also if another process wrote it inside the block.
 
     Raises:
         OutputError: the parent or the folder cannot be written, the target is the working directory or a mount point,
@@ -141,6 +141,8 @@ def atomic_folder(target: Path, replace: bool = True) -> Iterator[Path]:
 
 
 def _rename_to_new(folder: Path, place: Path, target: Path) -> None:
+    with contextlib.suppress(OSError):
+        place.rmdir()  # an empty folder, which Windows does not replace
     try:
         folder.rename(place)  # which fails where there is something, in the same instant
     except OSError as error:
@@ -152,10 +154,12 @@ def _rename_to_new(folder: Path, place: Path, target: Path) -> None:
 def _remove(folder: Path) -> None:
     """Remove a folder, also one in which nothing may be changed."""
     if folder.is_dir():
-        for path in (folder, *folder.rglob("*")):
-            if path.is_dir() and not path.is_symlink():
-                with contextlib.suppress(OSError):  # another user's
-                    path.chmod(0o700)
+        with contextlib.suppress(OSError):  # another user's
+            folder.chmod(0o700)
+            for parent, names, _ in os.walk(folder):
+                for name in names:
+                    if not os.path.islink(path := os.path.join(parent, name)):
+                        os.chmod(path, 0o700)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -175,6 +179,8 @@ def _own_faults(target: Path, temporary: Path) -> Iterator[None]:
     """Turns errors that come from writing `temporary` inside the block into an OutputError."""
     try:
         yield
+    except OutputError as error:  # of what is written inside of the temporary one, whose name says nothing to anybody
+        raise OutputError(str(error).replace(str(temporary), str(target))) from error
     except Text2LoraError:
         raise
     except (OSError, SafetensorError) as error:
@@ -233,7 +239,7 @@ def temporary_prefix(target: Path) -> str:
         _swept = target.parent, time.monotonic()
         for path in target.parent.glob(".*-t2l-*"):
             if _is_abandoned(path):
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path)
                 with contextlib.suppress(OSError):  # another process was quicker, or another user's in /tmp
                     path.unlink()
     return f".{target.name[:48]}-t2l-{_host()}-{os.getpid()}-"
@@ -339,9 +345,9 @@ def atomic_file(target: Path) -> Iterator[Path]:
     """
     with _refusals(target):
         if target.exists() and not target.is_file():  # a folder, or a device, which must not be replaced
-            raise OutputError(f"{target} is not a file: choose another name")
+            raise OutputError(f"{target} is not a file: choose another place")
         if _is_mount_point(target):
-            raise OutputError(f"{target} is a mount point, which cannot be replaced: choose another name")
+            raise OutputError(f"{target} is a mount point, which cannot be replaced: choose another place")
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=temporary_prefix(target), dir=target.parent)
         os.close(descriptor)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from text2lora.bundled import CHECKPOINTS, PACKAGED
-from text2lora.errors import CheckpointError, HubError, InvalidArgumentError, Text2LoraError, shown
+from text2lora.errors import CheckpointError, HubError, InvalidArgumentError, Text2LoraError, causes, shown
 from text2lora.files import check_path, check_subfolder, first_line
 from text2lora.names import is_local
 
@@ -196,9 +196,7 @@ def hub_fault(error: BaseException, name: str, revision: str | None = None) -> s
     import httpx2
     from huggingface_hub import constants, errors
 
-    chain = [error]
-    while (cause := chain[-1].__cause__) is not None:
-        chain.append(cause)
+    chain = list(causes(error))
 
     def first(*kinds: type[T]) -> T | None:
         return next((link for link in chain if isinstance(link, kinds)), None)

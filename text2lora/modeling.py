@@ -621,12 +621,13 @@ class Text2LoraModel(PreTrainedModel):
     def _mix(self, task_emb: torch.Tensor, shares: torch.Tensor) -> LoraWeights:
         """The LoRA from between task embeddings [n, d] or [n, tokens, d], by their shares [n]; see `interpolate`."""
         task_emb, shares = task_emb.to(self.device), shares.to(self.device)
-        if self.config.task_encoder == "tokens":
-            return self.hypernet.decode(shares.to(self.dtype)[None] @ self._latents(task_emb))
-        mean = shares @ task_emb
-        if self.config.encoder_normalize:
-            mean = rescale(mean, self.config.encoder_parts)
-        return self.hypernet(mean[None].to(self.dtype))
+        with torch.autocast(self.device.type, enabled=False):
+            if self.config.task_encoder == "tokens":
+                return self.hypernet.decode(shares.to(self.dtype)[None] @ self._latents(task_emb))
+            mean = shares @ task_emb
+            if self.config.encoder_normalize:
+                mean = rescale(mean, self.config.encoder_parts)
+            return self.hypernet(mean[None].to(self.dtype))
 
     @overload
     def novelty(self, description: str) -> Novelty | None: ...

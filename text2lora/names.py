@@ -69,7 +69,9 @@ def is_public(name: str) -> bool:
 def public_name(name: str) -> str:
     """A name for cards: only the last part of a path on this machine; any other name, or URL, is not changed."""
     is_url = re.match(r"(?!file:)[a-z][a-z0-9+.-]+://", name, re.IGNORECASE)
-    return ntpath.basename(ntpath.normpath(name)) if is_local(name) and not is_url else name
+    if is_url:
+        return re.sub(r"//[^/@]*@", "//", name)  # without a password
+    return ntpath.basename(ntpath.normpath(name)) if is_local(name) else name
 
 
 def absolute_name(name: str) -> str:

@@ -136,18 +136,19 @@ def _check_resumption(target: Path, recipe: type, settings: dict[str, Any], resu
         return
     try:
         begun = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(begun, dict):
+            raise ValueError("it holds no settings")
         if (kind := begun.pop("kind", None)) == settings["kind"]:
             begun = dataclasses.asdict(parse(recipe, begun))  # settings that an earlier version did not have: defaults
         begun = plain_settings({"kind": kind, **begun})
-    except (OSError, ValueError, TypeError, AttributeError, TrainingError) as error:
+    except (OSError, ValueError, AttributeError, TrainingError) as error:
         raise TrainingError(
             f"{path} cannot be read ({error}), so the settings of the run are unknown: start again in another folder"
         ) from error
     now = plain_settings(json.loads(json.dumps(settings)))
     changed = [key for key in begun | now if (key in begun, begun.get(key)) != (key in now, now.get(key))]
     if changed := [key for key in changed if not set(key.split(".")) & set(FREE)]:
-        values = [[repr(each[key]) if key in each else "unset" for each in (begun, now)] for key in changed[:4]]
-        was = ", ".join(f"{key} {old} (now {new})" for key, (old, new) in zip(changed, values, strict=False))
+        was = ", ".join(f"{k} {begun.get(k, 'unset')} (now {now.get(k, 'unset')})" for k in changed[:4])
         raise TrainingError(
             f"{target} was started with other settings: {was}: resume it with those, or start again in another folder"
         )

@@ -143,6 +143,8 @@ def _read_args(path: Path) -> UpstreamArgs:
     for name, known in (("encoder_type", TASK_ENCODERS), ("training_task", ("sft", "recon"))):
         if getattr(args, name) not in known:
             raise CheckpointError(f"{path}: {name} is {getattr(args, name)!r}, expected one of {', '.join(known)}")
+    if not all(isinstance(name, str) for name in args.target_modules):
+        raise CheckpointError(f"{path}: target_modules is {args.target_modules}, expected a list of names")
     if not args.delta_w_scaling > 0:
         raise CheckpointError(f"{path}: delta_w_scaling is {args.delta_w_scaling}, expected a number above zero")
     return args

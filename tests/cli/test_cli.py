@@ -35,6 +35,7 @@ from text2lora.cli import _is_interrupt, app, main
 from text2lora.cli.terminal import suggest
 from text2lora.encoder import TextEncoder
 from text2lora.files import size
+from text2lora.hub import hub_fault
 from text2lora.names import slug
 
 
@@ -637,10 +638,11 @@ def test_a_config_of_a_wrong_size_ends_a_command(t2l_command, checkpoint_dir: Pa
     assert f"{size} is 0: expected 1 or more" in done.err
 
 
-def test_causes_in_a_circle_are_no_interrupt() -> None:
+def test_causes_in_a_circle_end() -> None:
     one, two = ValueError("one"), ValueError("two")
     one.__cause__, two.__cause__ = two, one
     assert not _is_interrupt(one)
+    assert hub_fault(one, "x") is None
     two.__cause__ = KeyboardInterrupt()
     assert _is_interrupt(one)
 
@@ -655,6 +657,49 @@ def test_what_may_not_be_read_is_one_line(t2l_command, monkeypatch: pytest.Monke
         1,
         "Error: con/adapter_config.json cannot be used (Permission denied): check its permissions",
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device", "x"), "Error: x cannot be used (No space left on device)"),
+        (OSError(9, "Bad file descriptor", 99), "Error: [Errno 9] Bad file descriptor: 99"),
+    ],
+)
+def test_errors_of_the_system_are_one_line(t2l_command, monkeypatch, error: OSError, told: str) -> None:
+    def refuse(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr("text2lora.cli.adapters._facts", refuse)
+    assert t2l_command("info", "x")[::2] == (1, told)
+
+
+def test_a_checkpoint_that_another_process_made_meanwhile_is_kept(
+    t2l_command, checkpoint_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Text2LoraModel.save_pretrained
+
+    def save_late(model: Text2LoraModel, folder: Path) -> None:
+        shutil.copytree(checkpoint_dir, tmp_path / "one")
+        (tmp_path / "one" / "of-another-process").touch()
+        save(model, folder)
+
+    monkeypatch.setattr(Text2LoraModel, "save_pretrained", save_late)
+    done = t2l_command("convert", checkpoint_dir, "one")
+    assert (done.code, (tmp_path / "one" / "of-another-process").exists()) == (1, True)
+    assert "one exists: choose another folder" in done.err
+
+
+def test_a_failed_write_names_the_folder_that_was_asked_for(
+    t2l_command, checkpoint_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("text2lora.adapter.save_file", full)
+    done = t2l_command("make", "the city", "-m", checkpoint_dir, "-o", "one")
+    assert (done.code, done.err) == (1, "Error: one cannot be written (No space left on device): choose another place")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -700,6 +745,9 @@ def test_convert_names_another_encoder_in_the_checkpoint(
     shutil.copytree(encoder_dir, tmp_path / "encoder")
     assert t2l_command("convert", checkpoint_dir, "converted", "--encoder", "encoder").code == 0
     assert Text2LoraModel.from_pretrained(tmp_path / "converted").encoder_name == str(tmp_path / "encoder")
+    refused = t2l_command("convert", checkpoint_dir, "other", "--encoder", "encoder", "--push")
+    assert refused.code == 2
+    assert "nobody finds on the Hub" in " ".join(refused.err.replace("│", "").split())
 
 
 def test_a_long_description_is_shortened_in_a_list(t2l_command, terminal, tmp_path: Path) -> None:

@@ -110,10 +110,14 @@ def test_examples_alone_make_a_task(tmp_path: Path) -> None:
 
 
 def test_descriptions_without_spaces_differ_by_their_letters() -> None:
-    answers = ["用大写字母写出城市\n用大写字母写出城市。\n给出价格和商品名称"]
+    """Thai sentences consist of the same letters; two that say the same differ in a few."""
+    reply = "อ่านข้อความของลูกค้าแล้วตอบกลับอย่างสุภาพและเห็นอกเห็นใจ โดยอธิบายนโยบายการคืนสินค้าให้ชัดเจน"
+    films = "จำแนกรีวิวภาพยนตร์ว่าเป็นบวกหรือลบ แล้วตอบเพียงคำเดียวโดยไม่ต้องอธิบายเหตุผลเพิ่มเติมให้ผู้อ่านทราบ"
+    cities = "请仔细阅读下面这段文字并且用大写字母写出其中提到的那个城市的名称", "用小写字母写出城市"
+    answer = "\n".join([reply, films, cities[0], cities[0] + "吧", cities[1]])
     examples = [("a", "A"), ("b", "B")]
-    written = write_descriptions(examples, 2, lambda request, seed: answers[0], report=lambda line: None)
-    assert written == ["用大写字母写出城市", "给出价格和商品名称"]
+    written = write_descriptions(examples, 9, lambda request, seed: answer, report=lambda line: None)
+    assert written == [reply, films, *cities]
 
 
 def test_the_command_runs_a_model_on_the_device_that_it_is_given(tmp_path: Path, base_dir: Path) -> None:

@@ -248,6 +248,7 @@ def test_unknown_kinds_and_recipes_are_named(tmp_path: Path) -> None:
     ("name", "told"),
     [
         ("qwen3-0.6", "does not exist: did you mean 'qwen3-0.6b'?"),
+        (str(TEN_TASKS / "oracles"), f"does not exist: did you mean '{TEN_TASKS / 'oracles.yaml'}'?"),
         (str(TEN_TASKS / "recipe.yml"), f"does not exist: did you mean '{TEN_TASKS / 'recipe.yaml'}'?"),
         (str(TEN_TASKS), f"is a folder: expected a YAML file, such as {TEN_TASKS / 'recipe.yaml'}"),
     ],
@@ -281,7 +282,7 @@ def test_a_task_named_like_a_folder_of_the_run_is_refused(name: str) -> None:
             "sft",
             {"base": {"name": "nano"}, "tasks": [{"path": "a"}]},
             "tasks.0.path=b",
-            r"tasks\.0\.path 'a' \(now 'b'\)",
+            r"tasks\.0\.path a \(now b\)",
         ),
         ("lora", {"base": {"name": "nano"}, "tasks": []}, "lora_r=2", r"lora_r 8 \(now 2\)"),
         ("recon", {"model": {"dropout": 0.5}}, "model={}", r"model\.dropout 0\.5 \(now unset\)"),

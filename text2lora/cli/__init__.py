@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from typing import Annotated
@@ -85,8 +84,9 @@ def main() -> None:
         if not (fault or isinstance(error, Text2LoraError | OSError)):
             raise
         told = fault or " ".join(str(error).split())
-        if isinstance(error, OSError) and error.filename and not fault:
-            told = f"{os.fsdecode(error.filename)} cannot be used ({error.strerror}): check its permissions"
+        if isinstance(error, OSError) and isinstance(error.filename, str) and not fault:
+            hint = ": check its permissions" if isinstance(error, PermissionError) else ""
+            told = f"{error.filename} cannot be used ({error.strerror}){hint}"
         line = re.sub(r" \(\w+=True\)", "", told)  # for Python, beside the option
         stopped = isinstance(error, TrainingInterrupted)  # which is no fault
         told = escape(line[0].upper() + line[1:]) if stopped else f"[bold red]Error:[/] {escape(line)}"
@@ -94,12 +94,8 @@ def main() -> None:
         sys.exit(130 if stopped else 1)
 
 
-def _is_interrupt(error: BaseException | None) -> bool:
+def _is_interrupt(error: BaseException) -> bool:
     """Whether Ctrl-C is behind an error; what is interrupted in the middle of an import may raise one of its own."""
-    seen: set[int] = set()
-    while error and id(error) not in seen:  # the causes of an error may be a circle
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return False
+    from text2lora.errors import causes
+
+    return any(isinstance(each, KeyboardInterrupt) for each in causes(error, contexts=True))

@@ -43,14 +43,16 @@ def convert(
     from text2lora.errors import TaskError
     from text2lora.files import atomic_folder, check_output
     from text2lora.hub import CHECKPOINT_FILES
+    from text2lora.names import absolute_name, is_local
 
+    if push and encoder and is_local(encoder):
+        raise typer.BadParameter("is a folder here, which nobody finds on the Hub", param_hint="--encoder")
     pushing = opt.Pushing.of(push, repo_id, private, False, token, force)
     check_output(output, CHECKPOINT_FILES, "a checkpoint", force)
     torch_dtype = opt.parse_dtype(dtype)
     quiet()
     target = pushing.check(output.resolve().name, "checkpoint") if pushing else None
     from text2lora.modeling import Text2LoraModel
-    from text2lora.names import absolute_name
     from text2lora.novelty import measure_descriptions
     from text2lora.training.task_files import read_wordings
 

@@ -132,7 +132,7 @@ def evaluate(
             allow_code_execution=allow_code_execution,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
-            device=opt.parse_device(device),
+            device="cpu" if server else opt.parse_device(device),
             dtype=opt.parse_dtype(dtype),
             token=token,
             report=status.update,

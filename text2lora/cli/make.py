@@ -370,7 +370,7 @@ def _make_many(
         except KeyboardInterrupt:
             err.print(
                 f"[yellow]Stopped:[/] {len(rows)} of {len(texts)} adapters are in {escape(str(output))}; the same "
-                "command makes the others"
+                f"command{' without --force' * force} makes the others"
             )
             raise
     seconds = time.perf_counter() - begin

@@ -152,7 +152,11 @@ def read_list(answer: str) -> list[str]:
 
 
 def _words(text: str) -> frozenset[str]:
-    return frozenset(re.findall(rf"[{UNSPACED}]|[^\W{UNSPACED}]+", text.lower()))
+    """The words of a text, and every three neighbouring letters of what is written without spaces."""
+    found = re.findall(rf"[{UNSPACED}]+|[^\W{UNSPACED}]+", text.lower())
+    runs = [run for run in found if re.match(f"[{UNSPACED}]", run)]
+    parts = {run[i : i + 3] for run in runs for i in range(max(1, len(run) - 2))}
+    return frozenset(found).difference(runs) | parts
 
 
 def _same(one: frozenset[str], other: frozenset[str]) -> bool:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from text2lora.modeling import Text2LoraModel
 from text2lora.scoring import JUNK, TaskScore
 from text2lora.training.data import Probe
 from text2lora.training.hypernet import SCORE
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from text2lora.modeling import Text2LoraModel
 
 
 class Validation:
