@@ -248,7 +248,6 @@ def test_unknown_kinds_and_recipes_are_named(tmp_path: Path) -> None:
     ("name", "told"),
     [
         ("qwen3-0.6", "does not exist: did you mean 'qwen3-0.6b'?"),
-        (str(TEN_TASKS / "oracles"), f"does not exist: did you mean '{TEN_TASKS / 'oracles.yaml'}'?"),
         (str(TEN_TASKS / "recipe.yml"), f"does not exist: did you mean '{TEN_TASKS / 'recipe.yaml'}'?"),
         (str(TEN_TASKS), f"is a folder: expected a YAML file, such as {TEN_TASKS / 'recipe.yaml'}"),
     ],
@@ -256,6 +255,13 @@ def test_unknown_kinds_and_recipes_are_named(tmp_path: Path) -> None:
 def test_a_mistyped_recipe_is_told_the_nearest_one(tmp_path: Path, name: str, told: str) -> None:
     with pytest.raises(TrainingError, match=re.escape(told)):
         run_recipe(name, tmp_path, [], silent)
+
+
+def test_a_recipe_without_its_ending_is_told_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yml").touch()
+    with pytest.raises(TrainingError, match=r"did you mean 'mine\.yml'"):
+        run_recipe("mine", tmp_path, [], silent)
 
 
 @pytest.mark.parametrize("names", [("C++", "C#"), ("task_1", "Task 1"), ("same", "same")])
