@@ -522,6 +522,17 @@ def test_weights_that_peft_would_leave_out_are_refused(tmp_path: Path, fields: d
         read_with(tmp_path, **fields)
 
 
+def test_weights_that_the_spec_leaves_out_are_not_saved(tmp_path: Path) -> None:
+    """Nobody could read them."""
+    adapter = make_adapter()
+    less = replace(adapter, spec=replace(adapter.spec, target_modules=("q_proj",)))
+    with pytest.raises(
+        CheckpointError, match=r"weights for model\.layers\.0\.self_attn\.v_proj, but its spec does not"
+    ):
+        less.save_pretrained(tmp_path / "less")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_adapter_without_weights_is_refused(base, tmp_path: Path) -> None:
     nothing = replace(make_adapter(), weights={})
     with pytest.raises(CheckpointError, match="damaged"):

@@ -237,3 +237,11 @@ def test_dtypes_that_no_adapter_can_have_are_refused_as_in_folders(model, tmp_pa
     with pytest.raises(CheckpointError, match="too large for float16: choose bfloat16"):
         ShardWriter(model, tmp_path / "out", AdapterSettings(dtype=torch.float16)).write(["the city"])
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_damaged_shard_is_not_hidden(model, tmp_path: Path) -> None:
+    (path,) = write_all(ShardWriter(model, tmp_path / "many"), per_shard=9)
+    name = names(tmp_path / "many")[0]
+    Path(path).write_bytes(Path(path).read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="is not a complete shard"):
+        LoraAdapter.from_pretrained(tmp_path / "many", name)

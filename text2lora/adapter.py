@@ -21,7 +21,17 @@ from text2lora.cards import adapter_card, card_metadata
 from text2lora.errors import CheckpointError, InvalidArgumentError, OutputError, shown
 from text2lora.files import atomic_folder, check_contents, check_path, first_line, size
 from text2lora.hub import ADAPTER_FILES, CARD_NAME, Source, load_fault
-from text2lora.lora import FLOAT_MAX, PEFT_PREFIX, Lora, LoraKey, LoraSpec, LoraWeights, spec_of, unstack
+from text2lora.lora import (
+    FLOAT_MAX,
+    PEFT_PREFIX,
+    Lora,
+    LoraKey,
+    LoraSpec,
+    LoraWeights,
+    spec_of,
+    targeted_modules,
+    unstack,
+)
 from text2lora.names import public_name, without_paths
 from text2lora.push import PushTarget, push
 from text2lora.shards import find_in_shards
@@ -147,6 +157,12 @@ class LoraAdapter(Lora):
         if not isinstance(fold_rslora, bool):
             raise InvalidArgumentError(f"fold_rslora is {shown(fold_rslora)}: expected True or False")
         adapter = (self.folded() if fold_rslora else self).to(dtype, "cpu")
+        paths = adapter.module_paths
+        if odd := sorted(paths - set(targeted_modules(adapter.spec, paths))):
+            raise CheckpointError(
+                f"the adapter has weights for {odd[0]}, but its spec does not target this module: add it to the spec's "
+                "target_modules"
+            )
         target = Path(check_path(save_directory, OutputError))
         check_contents(target, ADAPTER_FILES, "an adapter")
         with atomic_folder(target) as folder:

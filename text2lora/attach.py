@@ -7,7 +7,7 @@ import dataclasses
 import re
 import threading
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +18,7 @@ from torch import nn
 from text2lora.base import base_source
 from text2lora.configuration import PLAIN_STARTS, Text2LoraConfig, find_unplain
 from text2lora.errors import CheckpointError, InvalidArgumentError, shown
-from text2lora.lora import Lora, LoraKey, LoraSpec, lora_key
+from text2lora.lora import Lora, LoraKey, lora_key, targeted_modules
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -144,7 +144,7 @@ def check_adapter_name(name: str) -> None:
 def _config(adapter: Lora, model: PreTrainedModel) -> Any:
     config, paths = adapter.spec.to_peft(), adapter.module_paths
     named = (p for p in dict(model.named_modules()) if ".lora_" not in p and not p.endswith(".base_layer"))
-    if set(_targeted(adapter.spec, named)) != paths:  # of a part of the model, or of some layers
+    if set(targeted_modules(adapter.spec, named)) != paths:  # of a part of the model, or of some layers
         config.target_modules = paths
     config.base_model_name_or_path = None  # PEFT would warn and put the model's path there; it is set at the end
     return config
@@ -217,7 +217,7 @@ def fit_modules(adapter: L, model: PreTrainedModel) -> L:
     if getattr(model, "name_or_path", None) in (base, base_source(base)):
         advice = f"this adapter does not fit {base}, the base model that it names", "try peft.PeftModel.from_pretrained"
     parts = {re.sub(r"\d+", "0", path) for path in paths}
-    extra = [p for p in _targeted(adapter.spec, modules) if p not in paths and re.sub(r"\d+", "0", p) in parts]
+    extra = [p for p in targeted_modules(adapter.spec, modules) if p not in paths and re.sub(r"\d+", "0", p) in parts]
     if extra:
         more = f" and {len(extra) - 1} other modules" if len(extra) > 1 else ""
         raise CheckpointError(f"{advice[0]}: it has no weights for {extra[0]}{more} of the given model; {advice[1]}")
@@ -233,12 +233,6 @@ def fit_modules(adapter: L, model: PreTrainedModel) -> L:
                 f"{advice[1]}"
             )
     return adapter
-
-
-def _targeted(spec: LoraSpec, paths: Iterable[str]) -> list[str]:
-    """The modules that PEFT finds by the target modules: ends of paths."""
-    ends = tuple(f".{target}" for target in spec.target_modules)
-    return [path for path in paths if f".{path}".endswith(ends)]
 
 
 def _present_name(path: str, model: PreTrainedModel) -> str:

@@ -336,12 +336,16 @@ class _TriedOut(Exception):
 
 
 @contextlib.contextmanager
-def atomic_file(target: Path) -> Iterator[Path]:
+def atomic_file(target: Path, replace: bool = True) -> Iterator[Path]:
     """A temporary sibling file that becomes `target` if the block succeeds, and is removed if it fails.
 
+    Args:
+        target: the file, which need not exist.
+        replace: whether to replace the file that is there, also if another process wrote it inside the block.
+
     Raises:
-        OutputError: the file cannot be written; an existing file is kept. Other errors inside the block are not
-            changed.
+        OutputError: the file cannot be written, or may not be replaced; an existing file is kept. Other errors inside
+            the block are not changed.
     """
     with _refusals(target):
         if target.exists() and not target.is_file():  # a folder, or a device, which must not be replaced
@@ -357,9 +361,21 @@ def atomic_file(target: Path) -> Iterator[Path]:
             yield temporary
         with _refusals(target):
             make_readable([temporary])  # mkstemp makes it private
-            os.replace(temporary, target)
+            if not replace:
+                _link_to_new(temporary, target)
+            else:
+                os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _link_to_new(temporary: Path, target: Path) -> None:
+    try:
+        os.link(temporary, target)  # which fails where there is a file, in the same instant
+    except FileExistsError as error:
+        raise OutputError(f"{target} exists: choose another name, or replace it with --force (force=True)") from error
+    except OSError:  # of a file system without links
+        os.rename(temporary, target)
 
 
 def file_system(path: str, kind: type[Text2LoraError]) -> tuple[AbstractFileSystem, str]:

@@ -127,6 +127,12 @@ class LoraSpec:
         return fields | {name: value for name, value in given.items() if value not in (None, False)}
 
 
+def targeted_modules(spec: LoraSpec, paths: Iterable[str]) -> list[str]:
+    """The modules, out of some paths, that PEFT finds by the target modules, which are ends of paths."""
+    ends = tuple(f".{target}" for target in spec.target_modules)
+    return [path for path in paths if f".{path}".endswith(ends)]
+
+
 @checked_class(InvalidArgumentError)
 @dataclass(frozen=True, repr=False, eq=False)
 class Lora:

@@ -165,6 +165,19 @@ def find_shards(folder: str | os.PathLike[str]) -> list[Shard]:
     Raises:
         CheckpointError: the folder cannot be listed.
     """
+
+    def attempt(found: tuple[str, int]) -> Shard | None:
+        try:
+            return Shard.open(*found)
+        except CheckpointError:
+            return None
+
+    with ThreadPoolExecutor(16) as pool:
+        return [shard for shard in pool.map(attempt, _list_shards(folder)) if shard]
+
+
+def _list_shards(folder: str | os.PathLike[str]) -> list[tuple[str, int]]:
+    """The paths or URLs of what has the name of a shard, with its size."""
     files, place = file_system(os.fspath(folder), CheckpointError)
     try:
         files.invalidate_cache()
@@ -174,16 +187,7 @@ def find_shards(folder: str | os.PathLike[str]) -> list[Shard]:
     except Exception as error:  # of any file system
         raise CheckpointError(f"{folder} cannot be listed ({first_line(error)})") from error
     sizes = {entry["name"].rpartition("/")[2]: entry["size"] for entry in listed if entry["type"] == "file"}
-    chosen = [name for name in sorted(sizes) if is_shard(name)]
-
-    def attempt(name: str) -> Shard | None:
-        try:
-            return Shard.open(f"{os.fspath(folder).rstrip('/')}/{name}", sizes[name])
-        except CheckpointError:
-            return None
-
-    with ThreadPoolExecutor(16) as pool:
-        return [shard for shard in pool.map(attempt, chosen) if shard]
+    return [(f"{os.fspath(folder).rstrip('/')}/{name}", sizes[name]) for name in sorted(sizes) if is_shard(name)]
 
 
 def find_in_shards(place: str, name: str | None) -> Shard | None:
@@ -194,7 +198,7 @@ def find_in_shards(place: str, name: str | None) -> Shard | None:
         name: the name of the LoRA.
 
     Raises:
-        CheckpointError: no name is given, or no shard in this place contains a LoRA of that name.
+        CheckpointError: no name is given, or no shard in this place contains a LoRA of that name; or one is damaged.
     """
     if is_shard(place):
         shards = [Shard.open(place)]
@@ -209,6 +213,9 @@ def find_in_shards(place: str, name: str | None) -> Shard | None:
     for shard in shards:
         if name in shard.facts.descriptions:
             return shard
+    if not is_shard(place):
+        for path, size in _list_shards(place):
+            Shard.open(path, size)  # a damaged one says so: the name may be in it
     known = [each for shard in shards[:1] for each in shard.facts.descriptions][:1]
     if not known:
         raise CheckpointError(f"{place} contains no shards of adapters")

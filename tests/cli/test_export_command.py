@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
-from text2lora import Text2LoraModel
+from text2lora import LoraAdapter, Text2LoraModel
 
 
 @pytest.fixture
@@ -103,3 +103,16 @@ def test_bad_calls_are_one_line_and_leave_nothing(t2l_command, folder: Path, wor
     assert result.code == code
     assert told in " ".join(result.err.replace("│", " ").split())
     assert names(folder) == ["city"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_that_another_process_made_meanwhile_is_kept(t2l_command, folder: Path, monkeypatch, force) -> None:
+    def write_late(adapter: LoraAdapter, path: Path) -> None:
+        Path("city.zip").write_text("another")
+        path.write_text("ours")
+
+    monkeypatch.setattr("text2lora.export.export_zip", write_late)
+    done = t2l_command("export", "zip", "city", *(["--force"] if force else []))
+    assert (done.code, Path("city.zip").read_text()) == ((0, "ours") if force else (1, "another"))
+    assert force or "city.zip exists: choose another name" in done.err
+    assert names(folder) == ["city", "city.zip"]

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from text2lora.cli import options as opt
 from text2lora.cli.terminal import App, err, quiet, result, say, suggest
-from text2lora.files import size
+from text2lora.files import atomic_file, size
 
 if TYPE_CHECKING:
     from text2lora.adapter import LoraAdapter
@@ -57,7 +57,8 @@ def gguf(
     from text2lora.export import export_gguf, write_modelfile
 
     with err.status("writing"):
-        export_gguf(_load(adapter, subfolder, scale), target, base=base, dtype=dtype)
+        with atomic_file(target, replace=force) as temporary:
+            export_gguf(_load(adapter, subfolder, scale), temporary, base=base, dtype=dtype)
         modelfile = write_modelfile(target, ollama) if ollama else None
     _written(target)
     if modelfile:
@@ -111,7 +112,8 @@ def zip_(
     quiet()
     from text2lora.export import export_zip
 
-    export_zip(_load(adapter, subfolder, scale), target)
+    with atomic_file(target, replace=force) as temporary:
+        export_zip(_load(adapter, subfolder, scale), temporary)
     _written(target)
     suggest("unzip", str(target), "-d", f"{target.stem}-unzipped")
 
