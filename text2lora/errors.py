@@ -87,7 +87,13 @@ class OutputError(Text2LoraError, OSError):
 
 
 class ServerError(Text2LoraError, OSError):
-    """A chat server that cannot be reached, or that answers with something else."""
+    """A chat server that cannot be reached, or that answers with something else.
+
+    Attributes:
+        status: the HTTP status of its refusal; None if it did not refuse.
+    """
+
+    status: int | None = None
 
 
 class HubError(Text2LoraError, OSError):

@@ -66,7 +66,7 @@ class ChatClient:
     def _ask(self, method: str, path: str, body: object) -> dict[str, Any]:
         import httpx2
 
-        reason = ""
+        reason, status = "", None
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(2 ** (attempt - 1))
@@ -77,7 +77,7 @@ class ChatClient:
             except httpx2.LocalProtocolError as error:  # it would show the key
                 raise ServerError(BAD_KEY) from error
             except httpx2.HTTPError as error:
-                reason = f"cannot be reached ({error or type(error).__name__})"
+                reason, status = f"cannot be reached ({error or type(error).__name__})", None
                 continue
             status = response.status_code
             reason = f"refuses {path} with status {status}: {' '.join(response.text.split())[:200]}"
@@ -91,4 +91,6 @@ class ChatClient:
                 return {}
             if status not in (408, 409, 425, 429) and status < 500:
                 break
-        raise ServerError(f"the server at {self.url} {reason}: check its address and the model's name")
+        refusal = ServerError(f"the server at {self.url} {reason}: check its address and the model's name")
+        refusal.status = status
+        raise refusal

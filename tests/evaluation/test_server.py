@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from chat_server import serve_chat
 
 from text2lora.errors import ServerError
 from text2lora.evaluation.backends import Request, ServerBackend
@@ -140,3 +141,20 @@ def test_what_cannot_work_is_said_at_once(server: Server, monkeypatch: pytest.Mo
     server.faults = [400]
     with pytest.raises(ServerError, match=r"status 400.*stumbled"):
         backend.answer([Request(("say hi",))], 4, ())
+
+
+def test_a_request_that_is_refused_is_not_answered_and_the_others_are() -> None:
+    """As a prompt that is too long for the model."""
+    requests = [Request((text,)) for text in ("short", "long " * 99)]
+
+    def answer(body: dict) -> str | int:
+        return 400 if len(body["messages"][-1]["content"]) > 99 else "yes"
+
+    with serve_chat(answer) as url:
+        backend = ServerBackend(url, "chat")
+        first, second = backend.answer(requests, 4, ())
+        with pytest.raises(ServerError, match="with status 400"):
+            backend.answer(requests[1:], 4, ())
+    assert (first.text, first.problem) == ("yes", "")
+    assert second.text == ""
+    assert "with status 400" in second.problem

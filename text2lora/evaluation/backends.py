@@ -154,6 +154,10 @@ class TransformersBackend:
         return "".join(shown) + f"{last}\n{request.prefill}"
 
 
+REFUSALS = (400, 413, 422)
+"""Statuses with which a server refuses a single request, for what is in it."""
+
+
 class ServerBackend:
     """A server that speaks OpenAI's chat completions, as vLLM does.
 
@@ -206,7 +210,11 @@ class ServerBackend:
 
     @checked(EvaluationError)
     def answer(self, requests: Sequence[Request], max_new_tokens: int, stop: Sequence[str]) -> list[Answer]:
-        """See `Backend`."""
+        """See `Backend`; a request that the server refuses, as one that is too long, is not answered.
+
+        Raises:
+            ServerError: the server does not answer, or refuses every request.
+        """
         check_count(max_new_tokens, "max_new_tokens")
 
         def one(request: Request) -> Answer:
@@ -216,9 +224,17 @@ class ServerBackend:
             if request.prefill:
                 messages.append({"role": "assistant", "content": request.prefill})
                 options |= {"add_generation_prompt": False, "continue_final_message": True}
-            text = self._server.chat(self._current, messages, **options)
             prompt = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+            try:
+                text = self._server.chat(self._current, messages, **options)
+            except ServerError as error:
+                if error.status not in REFUSALS:
+                    raise
+                return Answer(prompt, "", str(error))
             return Answer(prompt, text.removeprefix(request.prefill))
 
         with ThreadPoolExecutor(self.concurrency) as pool:
-            return list(pool.map(one, requests))
+            answers = list(pool.map(one, requests))
+        if answers and all(answer.problem for answer in answers):
+            raise ServerError(answers[0].problem)
+        return answers
