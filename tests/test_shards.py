@@ -220,12 +220,13 @@ def test_a_description_that_occurs_twice_has_one_row(model, tmp_path: Path) -> N
 
 
 def test_info_shows_an_adapter_out_of_a_shard(model, tmp_path: Path) -> None:
-    name = write_all(ShardWriter(model, tmp_path / "many")) and names(tmp_path / "many")[0]
+    write_all(writer := ShardWriter(model, tmp_path / "many"))
+    name = writer.name(TEXTS[0])
     shown = CliRunner().invoke(app, ["info", str(tmp_path / "many"), "--subfolder", name, "--json"])
     assert json.loads(shown.output)["description"] == TEXTS[0]
     missing = CliRunner().invoke(app, ["info", str(tmp_path / "many")])
     assert isinstance(missing.exception, CheckpointError)
-    assert name in str(missing.exception)
+    assert "name one as" in str(missing.exception)
 
 
 def test_dtypes_that_no_adapter_can_have_are_refused_as_in_folders(model, tmp_path: Path) -> None:
