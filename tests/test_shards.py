@@ -246,3 +246,9 @@ def test_a_damaged_shard_is_not_hidden(model, tmp_path: Path) -> None:
     Path(path).write_bytes(Path(path).read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="is not a complete shard"):
         LoraAdapter.from_pretrained(tmp_path / "many", name)
+
+
+def test_the_name_of_an_adapter_is_no_folder(model, tmp_path: Path) -> None:
+    write_all(writer := ShardWriter(model, tmp_path / "many"))
+    with pytest.raises(CheckpointError, match=r"does not exist: name the shards in .* as `subfolder`"):
+        LoraAdapter.from_pretrained(tmp_path / "many" / writer.name(TEXTS[0]))

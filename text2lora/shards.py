@@ -209,6 +209,9 @@ def find_in_shards(place: str, name: str | None) -> Shard | None:
     ):
         shards = find_shards(place)
     else:
+        folder, last = os.path.split(place)
+        if not os.path.exists(place) and os.path.isdir(folder) and any(map(is_shard, os.listdir(folder))):
+            raise CheckpointError(f"{place} does not exist: name the shards in {folder}, with {last!r} as `subfolder`")
         return None
     for shard in shards:
         if name in shard.facts.descriptions:
