@@ -100,6 +100,9 @@ def test_what_is_here_is_looked_at_before_the_hub_is_asked(
         ("Gib es zurück", "gib-es-zuruck-"),
         ("Straße", "strasse-"),
         ("nano", "nano-"),
+        ("CON", "con-"),
+        ("com1", "com1-"),
+        ("console", "console"),
         ("都市", "adapter-"),
     ],
 )

@@ -30,6 +30,10 @@ def resolve_name(name: str | os.PathLike[str], built_in: dict[str, Path]) -> str
     return str(built_in.get(name, name) if isinstance(name, str) else name)
 
 
+RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)\d")
+"""Names that no folder can have on Windows."""
+
+
 def slug(text: str) -> str:
     """A name for a folder or repository, made of a description's words and no built-in one.
 
@@ -37,7 +41,8 @@ def slug(text: str) -> str:
     """
     plain = unicodedata.normalize("NFKD", text.casefold())
     words = re.sub(r"[^a-z0-9]+", "-", re.sub(r"[\u0300-\u036f]", "", plain)).strip("-")
-    if words and len(words) <= 48 and text.isascii() and words not in CHECKPOINTS:
+    is_free = words not in CHECKPOINTS and not RESERVED.fullmatch(words)
+    if words and len(words) <= 48 and text.isascii() and is_free:
         return words
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]
     return f"{words[:41].rstrip('-') or 'adapter'}-{digest}"
