@@ -755,3 +755,10 @@ def test_a_long_description_is_shortened_in_a_list(t2l_command, terminal, tmp_pa
     assert 200 < len(t2l_command("list").out) < 2000
     (entry,) = json.loads(t2l_command("list", "--json").out)
     assert len(entry["description"]) > 20_000
+
+
+def test_an_adapter_whose_weights_are_cut_off_is_listed_as_damaged(t2l_command, tmp_path: Path) -> None:
+    weights = make_adapter().save_pretrained(tmp_path / "cut") / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    (entry,) = json.loads(t2l_command("list", "--json").out)
+    assert entry["error"] == "cannot be read: t2l info cut says why"

@@ -169,16 +169,20 @@ def list_adapters(
 
 def _entry(folder: Path) -> dict[str, Any]:
     """What a folder's files say of an adapter, without loading its weights."""
+    from safetensors import SafetensorError, safe_open
+
     weights, card = folder / "adapter_model.safetensors", folder / hub.CARD_NAME
     entry: dict[str, Any] = {"path": str(folder), "description": None, "base_model": None, "bytes": 0, "error": None}
     try:
         config = json.loads((folder / hub.MARKERS["adapter"]).read_text(encoding="utf-8"))
+        with safe_open(weights, "numpy"):  # refuses a file that is cut off
+            pass
         with weights.open("rb") as file:  # which begins with the length of its header
             entry["bytes"] = max(0, weights.stat().st_size - 8 - int.from_bytes(file.read(8), "little"))
         entry["base_model"] = config.get("base_model_name_or_path")
         if card.exists():
             metadata = card_metadata(card.read_text(encoding="utf-8", errors="replace"))
             entry["description"] = metadata.get("description")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, SafetensorError):
         entry["error"] = f"cannot be read: t2l info {shlex.quote(str(folder))} says why"
     return entry
