@@ -176,3 +176,20 @@ def test_a_full_disk_leaves_nothing(adapter: LoraAdapter, tmp_path: Path, monkey
     with pytest.raises(OutputError, match="No space left on device"):
         export_merged(adapter, tmp_path / "merged")
     assert not any(tmp_path.iterdir())
+
+
+def test_a_model_that_another_process_wrote_meanwhile_is_kept(
+    adapter: LoraAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = PreTrainedModel.save_pretrained
+
+    def save_late(model: PreTrainedModel, folder: Path, **options: object) -> None:
+        (tmp_path / "merged").mkdir()
+        (tmp_path / "merged" / "of-another-process").touch()
+        save(model, folder, **options)
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", save_late)
+    with pytest.raises(OutputError, match="merged exists: choose another folder"):
+        export_merged(adapter, tmp_path / "merged")
+    assert [path.name for path in (tmp_path / "merged").iterdir()] == ["of-another-process"]
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]

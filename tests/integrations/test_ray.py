@@ -65,7 +65,8 @@ def test_a_killed_process_loses_no_adapter_and_makes_none_twice(
 ) -> None:
     from text2lora.integrations import ray as ours
 
-    output, log = str(tmp_path / "adapters"), tmp_path / "log"
+    monkeypatch.chdir(tmp_path)  # where the processes of Ray are not
+    output, log = "adapters", tmp_path / "log"
     log.mkdir()
     monkeypatch.setattr(ours, "AdapterMaker", dying_maker(log))
     dataset = ray.data.from_items([{"description": text, "customer": i} for i, text in enumerate([*TEXTS, TEXTS[0]])])
@@ -99,3 +100,14 @@ def test_an_error_in_a_process_is_ours(cluster: None, checkpoint_dir: Path, tmp_
         write_adapters(TEXTS, str(tmp_path / "file" / "adapters"), str(checkpoint_dir), actors=1)
     with pytest.raises(InvalidDescriptionError, match=r"columns .*'text'.*expected 'description'"):
         write_adapters(ray.data.from_items([{"text": "a"}]), str(tmp_path), str(checkpoint_dir))
+
+
+def test_a_batch_with_something_else_than_descriptions_is_refused(checkpoint_dir: Path, tmp_path: Path) -> None:
+    """An adapter for "None" was made of a missing one."""
+    from text2lora.integrations.ray import AdapterMaker
+
+    make = AdapterMaker(str(checkpoint_dir), str(tmp_path / "out"))
+    for odd in (None, float("nan"), b"the city"):
+        with pytest.raises(InvalidDescriptionError, match="a description must be a string"):
+            make({"description": ["the city", odd]})
+    assert not (tmp_path / "out").exists()

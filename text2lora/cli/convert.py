@@ -28,7 +28,7 @@ def convert(
     ] = None,
     encoder: Annotated[
         str | None,
-        typer.Option(help="Text encoder to name in the checkpoint, instead of the one it was trained with."),
+        typer.Option(help="Folder or Hub id of another copy of the text encoder, to name in the new checkpoint."),
     ] = None,
     force: opt.Force = False,
     push: opt.Push = False,

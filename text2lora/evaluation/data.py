@@ -71,7 +71,7 @@ def load_tasks(name: str, data: Path | None = None, shots: int = 3, limit: int |
     for own in found:
         task = own_task(own.name)
         shown, held_out = ([_question(task, e) for e in examples] for examples in (own.examples, own.held_out_examples))
-        longest = max(len(question.target.encode()) for question in (*shown, *held_out))
+        longest = max((len(question.target.encode()) for question in (*shown, *held_out)), default=0)
         task = replace(task, max_new_tokens=max(task.max_new_tokens, longest // 2 + 16))  # more than its tokens
         tasks.append(_set_aside(task, held_out or shown, shown if held_out else [], shots, limit))
     return tasks
