@@ -184,9 +184,7 @@ def complete_ids(
         log_probs = torch.stack(watch.best, 1).tolist()
         for i, tokens, values in zip(rows, new, log_probs, strict=True):
             text, length = stops.read(tokenizer, tokens), len(stops.cut(tokens)) + 1
-            if text != tokenizer.decode(
-                tokens[: length - 1], skip_special_tokens=True
-            ):  # a text ended it; padding follows
+            if text != tokenizer.decode(tokens[: length - 1], skip_special_tokens=True):  # a stop text ended it
                 length = max(n for n in range(length) if n == 0 or tokens[n - 1] != inputs["pad_token_id"])
             answers[i] = Continuation(text, values[:length])
     return answers

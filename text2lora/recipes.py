@@ -93,12 +93,7 @@ def run_recipe(
     if resume and force:
         raise TrainingError("a run can be resumed or replaced, not both: choose --resume or --force")
     path = find_recipe(name)
-    data = read_recipe(path, overrides)
-    kind = data.pop("kind", None)
-    if kind not in kinds:
-        raise TrainingError(f"the recipe {path} is of kind {kind!r}: expected one of {', '.join(kinds)}")
-    settings, runner = kinds[kind]
-    recipe: Any = parse(settings, data)
+    kind, recipe = _parse_kind(path, overrides, kinds)
     target = Path(output_dir) / path.stem
     resolved = {"kind": kind, **dataclasses.asdict(recipe)}
     main, finished = is_main_process(), target / FINISHED_NAME
@@ -110,18 +105,27 @@ def run_recipe(
             f"{target} holds a finished run: choose another folder, or replace it with --force (force=True)"
         )
     if main:
-        _check_resumption(target, settings, resolved, resume)
+        _check_resumption(target, type(recipe), resolved, resume)
     if finished.is_file() and resume:
         report(f"{target} is finished already, so it stays as it is")
         return target
     if main:
         finished.unlink(missing_ok=True)
         write_atomically(target / RECIPE_NAME, json.dumps(resolved, indent=2) + "\n")
-    runner(recipe, target, report, resume, path.parent.resolve())
+    kinds[kind][1](recipe, target, report, resume, path.parent.resolve())
     if main:
         plot_training(target)
         finished.touch()
     return target
+
+
+def _parse_kind(path: Path, overrides: list[str], kinds: Mapping[str, Kind]) -> tuple[str, Any]:
+    """The kind of a recipe, and its settings."""
+    data = read_recipe(path, overrides)
+    kind = data.pop("kind", None)
+    if kind not in kinds:
+        raise TrainingError(f"the recipe {path} is of kind {kind!r}: expected one of {', '.join(kinds)}")
+    return kind, parse(kinds[kind][0], data)
 
 
 def _check_resumption(target: Path, recipe: type, settings: dict[str, Any], resume: bool) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
+from rich.status import Status
 
 from text2lora.cli import options as opt
 from text2lora.cli.terminal import err, quiet, result, say, suggest
+
+if TYPE_CHECKING:
+    from text2lora.modeling import Text2LoraModel
 
 
 def convert(
@@ -40,10 +44,9 @@ def convert(
 
     Example: t2l convert SakanaAI/text-to-lora gemma-t2l --subfolder trained_t2l/gemma_2b_t2l
     """
-    from text2lora.errors import TaskError
     from text2lora.files import atomic_folder, check_output
     from text2lora.hub import CHECKPOINT_FILES
-    from text2lora.names import absolute_name, is_local
+    from text2lora.names import is_local
 
     if push and encoder and is_local(encoder):
         raise typer.BadParameter("is a folder here, which nobody finds on the Hub", param_hint="--encoder")
@@ -52,23 +55,9 @@ def convert(
     torch_dtype = opt.parse_dtype(dtype)
     quiet()
     target = pushing.check(output.resolve().name, "checkpoint") if pushing else None
-    from text2lora.modeling import Text2LoraModel
-    from text2lora.novelty import measure_descriptions
-    from text2lora.training.task_files import read_wordings
-
-    names, texts = read_wordings(tasks) if tasks else ([], [])
+    options = {"subfolder": subfolder, "revision": revision, "token": token, "encoder": encoder}
     with err.status("loading the checkpoint") as status:
-        options = {"subfolder": subfolder, "revision": revision, "token": token, "encoder": encoder}
-        model = Text2LoraModel.from_pretrained(source, **options | ({"dtype": torch_dtype} if torch_dtype else {}))
-        if encoder:
-            status.update("loading the text encoder")
-            model.config.encoder_name_or_path = absolute_name(model.encoder.name)
-            model.config.encoder_revision = None
-        if tasks:
-            status.update("reading the descriptions")
-            if (statistics := measure_descriptions(model.encoder, texts, names)) is None:
-                raise TaskError(f"{tasks} has descriptions of fewer than two tasks: expected the training tasks")
-            model.description_statistics = statistics
+        model = _converted(source, options | ({"dtype": torch_dtype} if torch_dtype else {}), tasks, status)
         status.update("saving")
         with atomic_folder(output, replace=force) as folder:
             model.save_pretrained(folder)
@@ -81,3 +70,25 @@ def convert(
         say(f"[bold green]On the Hub[/] {escape(str(url))}")
     result(url or output)
     suggest("t2l", "make", "what the adapter should do", "--model", str(output))
+
+
+def _converted(source: str, options: dict[str, Any], tasks: Path | None, status: Status) -> Text2LoraModel:
+    """Load a checkpoint, with the name of the encoder that is given and the statistics of the tasks."""
+    from text2lora.errors import TaskError
+    from text2lora.modeling import Text2LoraModel
+    from text2lora.names import absolute_name
+    from text2lora.novelty import measure_descriptions
+    from text2lora.training.task_files import read_wordings
+
+    names, texts = read_wordings(tasks) if tasks else ([], [])
+    model = Text2LoraModel.from_pretrained(source, **options)
+    if options["encoder"]:
+        status.update("loading the text encoder")
+        model.config.encoder_name_or_path = absolute_name(model.encoder.name)
+        model.config.encoder_revision = None
+    if tasks:
+        status.update("reading the descriptions")
+        if (statistics := measure_descriptions(model.encoder, texts, names)) is None:
+            raise TaskError(f"{tasks} has descriptions of fewer than two tasks: expected the training tasks")
+        model.description_statistics = statistics
+    return model

@@ -233,7 +233,12 @@ def _show(report: dict[str, Any]) -> None:
     show_facts(facts)
     if report["broken"]:
         say(f"[bold red]Broken[/]: install the library again, {escape(install_command('', '--force-reinstall'))}")
-        return
+    else:
+        _advise(report)
+
+
+def _advise(report: dict[str, Any]) -> None:
+    """Say what to do next."""
     if not report["hub"]["reachable"]:
         say(
             "[dim]Other checkpoints and base models come from the Hub: check the network, the proxy and HF_ENDPOINT.[/]"

@@ -25,6 +25,7 @@ except ImportError as error:
     raise MissingExtraError(f"adapters on a cluster need Ray Data: {install_command('ray')}") from error
 
 COLUMN = "description"
+OUTPUT = (COLUMN, "adapter", "shard")
 
 
 class AdapterMaker:
@@ -73,7 +74,7 @@ class AdapterMaker:
         texts = list(dict.fromkeys(check_description(text) for text in batch[COLUMN]))
         shard = self.writer.write(texts)
         names = [self.writer.name(text) for text in texts]
-        return {COLUMN: texts, "adapter": names, "shard": [shard] * len(texts)}
+        return dict(zip(OUTPUT, (texts, names, [shard] * len(texts)), strict=True))
 
 
 def write_adapters(
@@ -122,8 +123,7 @@ def write_adapters(
         )
     parts = [pyarrow.table({COLUMN: part}) for part in writer.plan(_texts(descriptions), per_shard)]
     if not parts:
-        empty: list[str] = []
-        return ray.data.from_arrow(pyarrow.table({COLUMN: empty, "adapter": empty, "shard": empty}))
+        return ray.data.from_arrow(pyarrow.table({name: pyarrow.array([], "string") for name in OUTPUT}))
     made = ray.data.from_arrow(parts).map_batches(  # a block each, so that a shard's batch is always the same
         AdapterMaker,
         fn_constructor_args=[checkpoint, writer.output, writer.settings, writer.decided],

@@ -141,8 +141,7 @@ def fit(
     """
     fitting = _begin(module, config, output_dir, best, resume, accelerator)
     run, save_every, used = fitting.run, config.save_every or config.eval_every, 0.0
-    path = output_dir / METRICS
-    journal = Journal(path, report, accelerator, run, config.steps, config.minutes, config.log_every)
+    journal = Journal(output_dir / METRICS, report, accelerator, run, config.steps, config.minutes, config.log_every)
     with journal, _interruptions() as interrupted:
         while run.step < config.steps and used < 1:
             torch.manual_seed(step_rng(config.seed, run.step).getrandbits(63))  # of which the CPU reads 32 bits
@@ -157,12 +156,10 @@ def fit(
                 journal.validation(run.step, fitting.validate(validate))
             if not last and (stop or (save_every and run.step % save_every == 0)):
                 fitting.save(journal.seconds)
-                if stop:
-                    wait_for_all(accelerator)  # a launcher stops all processes when the first one exits
-                    done = f"{run.step} of {config.steps}"
-                    raise TrainingInterrupted(
-                        f"stopped at step {done} and saved: continue with the same command and --resume (resume=True)"
-                    )
+            if not last and stop:
+                wait_for_all(accelerator)  # a launcher stops all processes when the first one exits
+                done = f"stopped at step {run.step} of {config.steps} and saved"
+                raise TrainingInterrupted(f"{done}: continue with the same command and --resume (resume=True)")
     _finish(fitting, save, accelerator)
     return dict(run.figures)
 

@@ -26,15 +26,16 @@ def begin_run(engine: EngineConfig, seed: int, tasks: int, output_dir: Path, set
     """Seed torch, make the folder and start the engine, whose trackers show the settings.
 
     Raises:
-        TrainingError: there are fewer tasks per step than processes.
+        TrainingError: the processes cannot share the tasks of a step.
     """
     torch.manual_seed(seed)
     output_dir.mkdir(parents=True, exist_ok=True)
     accelerator = start_engine(engine, output_dir, settings)
-    if tasks < accelerator.num_processes:
-        raise TrainingError(
-            f"tasks is {tasks}: expected at least one for each of the {accelerator.num_processes} processes"
-        )
+    world = accelerator.num_processes
+    if tasks < world:
+        raise TrainingError(f"tasks is {tasks}: expected at least one for each of the {world} processes")
+    if engine.shard_base and tasks % world:  # all processes must run the base equally often
+        raise TrainingError(f"tasks is {tasks}: shard_base needs a multiple of {world}, the number of processes")
     return accelerator
 
 
