@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import random
 import signal
+from contextlib import closing
 from functools import partialmethod
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from text2lora import Text2LoraModel, TrainingError
 from text2lora.errors import TaskError
 from text2lora.injection import LoraInjector
 from text2lora.language import answer_loss, prompt_batch
-from text2lora.training.data import Probe
+from text2lora.training.data import Probe, TaskDraw
 from text2lora.training.engine import Ahead, EngineConfig, prepare_base, start_engine
 from text2lora.training.fit import FitConfig
 from text2lora.training.quantized import Int8Linear
@@ -145,10 +148,27 @@ def test_workers_leave_signals_to_the_training_and_hand_on_errors() -> None:
             raise TaskError("a response has 9 tokens")
         return step, *(signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT))
 
-    ahead = Ahead(prepare, 3, 1)
-    assert [ahead[0], ahead[1]] == [(0, signal.SIG_IGN, signal.SIG_IGN), (1, signal.SIG_IGN, signal.SIG_IGN)]
-    with pytest.raises(TaskError, match=r"^a response has 9 tokens$"):
-        ahead[2]
+    with closing(Ahead(prepare, 3, 1)) as ahead:
+        assert [ahead[0], ahead[1]] == [(0, signal.SIG_IGN, signal.SIG_IGN), (1, signal.SIG_IGN, signal.SIG_IGN)]
+        with pytest.raises(TaskError, match=r"^a response has 9 tokens$"):
+            ahead[2]
+
+
+class Failing:
+    """Tasks that cannot be drawn."""
+
+    descriptions = ("one",)
+
+    def draw(self, rng: random.Random, examples: int) -> TaskDraw:
+        raise TaskError("no tasks today")
+
+
+def test_workers_end_with_the_training_whatever_holds_its_error(make_model, base, tokenizer, tmp_path: Path) -> None:
+    config = SftConfig(tasks=1, engine=EngineConfig(device="cpu", workers=1))
+    with pytest.raises(TaskError, match="no tasks today") as kept:
+        train_sft(make_model(), base, tokenizer, Failing(), config, tmp_path, report=lambda line: None)
+    assert kept.tb is not None  # whose frames refer to everything that the training had
+    assert not multiprocessing.active_children()  # which Python would wait for at its exit
 
 
 def test_batches_that_workers_prepare_are_the_same(make_config, load_base, tokenizer, tmp_path: Path) -> None:

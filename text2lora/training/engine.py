@@ -9,7 +9,7 @@ import os
 import pickle
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -131,6 +131,8 @@ def plain_settings(settings: object, name: str = "") -> dict[str, Any]:
 class Ahead(Generic[T]):
     """What each step needs, by the step's number; steps are asked for in order.
 
+    `close` ends the workers. It has to be called: they ignore SIGTERM, with which Python ends processes at its exit.
+
     Args:
         prepare: What a step needs; a function of the step alone.
         steps: The number of steps.
@@ -139,12 +141,12 @@ class Ahead(Generic[T]):
 
     def __init__(self, prepare: Callable[[int], T], steps: int, workers: int):
         self._prepare, self._steps, self._workers = prepare, steps, workers
-        self._prepared: Iterator[T] | None = None
+        self._pickled: Any = None
 
     def __getitem__(self, step: int) -> T:
         if not self._workers:
             return self._prepare(step)
-        if self._prepared is None:
+        if self._pickled is None:
             if "fork" not in multiprocessing.get_all_start_methods():
                 raise TrainingError(f"workers is {self._workers}: expected 0, for this system cannot fork processes")
             loader = DataLoader(
@@ -158,11 +160,16 @@ class Ahead(Generic[T]):
                 multiprocessing_context="fork",
                 generator=torch.Generator(),  # leaves torch's own random numbers as they are
             )
-            self._prepared = map(pickle.loads, loader)
-        prepared = next(self._prepared)
+            self._pickled = iter(loader)
+        prepared: T | Exception = pickle.loads(next(self._pickled))
         if isinstance(prepared, Exception):
             raise prepared
         return prepared
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._pickled is not None:
+            self._pickled._shutdown_workers()  # torch calls it when nothing refers to them, as the frames of errors do
 
 
 @dataclass(frozen=True)

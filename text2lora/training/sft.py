@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -140,7 +140,8 @@ def train_sft(
         return measure()
 
     select = config.select != "last" and bool(probes)
-    return fit_and_save(model, step, config.fit, output_dir, validate, report, select, resume, accelerator)
+    with closing(data):
+        return fit_and_save(model, step, config.fit, output_dir, validate, report, select, resume, accelerator)
 
 
 class _Data(NamedTuple):
