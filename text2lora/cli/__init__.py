@@ -90,7 +90,7 @@ def main() -> None:
         line = re.sub(r" \(\w+=True\)", "", told)  # for Python, beside the option
         stopped = isinstance(error, TrainingInterrupted)  # which is no fault
         told = escape(line[0].upper() + line[1:]) if stopped else f"[bold red]Error:[/] {escape(line)}"
-        err.print(told, highlight=False)
+        err.print(told)
         sys.exit(130 if stopped else 1)
 
 

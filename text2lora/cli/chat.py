@@ -74,7 +74,7 @@ def chat(
             try:
                 _show_live(pair, line)
             except InvalidInputError as error:
-                err.print(f"[yellow]{escape(str(error))}[/]", highlight=False)
+                err.print(f"[yellow]{escape(str(error))}[/]")
             except KeyboardInterrupt:
                 if not sys.stdin.isatty():
                     raise
@@ -165,7 +165,7 @@ def input_lines(live: bool) -> Iterator[str]:
     for number, line in enumerate(sys.stdin):
         line = line.removeprefix("\ufeff") if not number else line  # of files from Windows
         if live:
-            out.print(f"[dim]>[/] {escape(line.rstrip())}", highlight=False)
+            out.print(f"[dim]>[/] {escape(line.rstrip())}")
         yield line.removesuffix("\n").removesuffix("\r")  # of files from Windows
 
 
@@ -181,7 +181,7 @@ def _answer_pipe(pair: Pair, as_json: bool) -> None:
             row: dict[str, Any] = {**pair.answer(line), "scale": pair.scale}
         except InvalidInputError as error:
             failed += 1
-            err.print(f"[yellow]Line {count}:[/] {escape(str(error))}", highlight=False)
+            err.print(f"[yellow]Line {count}:[/] {escape(str(error))}")
             row = {**dict.fromkeys(SIDES), "scale": pair.scale, "error": str(error)}
         if as_json:
             print_json({"input": line, **row})
@@ -195,13 +195,13 @@ def _answer_pipe(pair: Pair, as_json: bool) -> None:
 def _greet(pair: Pair) -> None:
     description = pair.lora.metadata.get("description")
     if description:
-        out.print(f"[bold green]Adapter[/] {escape(description)}", highlight=False)
+        out.print(f"[bold green]Adapter[/] {escape(description)}")
     turns = "each line is answered on its own" if not pair.remembers else "the models remember earlier lines"
-    out.print(f"[dim]{HELP}; {turns}[/]", highlight=False)
+    out.print(f"[dim]{HELP}; {turns}[/]")
     if known := BY_BASE.get(pair.lora.spec.base_model_name_or_path or ""):
-        out.print(f"[dim]{escape(known.reads)} For example: {escape(known.inputs[0])}[/]", highlight=False)
+        out.print(f"[dim]{escape(known.reads)} For example: {escape(known.inputs[0])}[/]")
         if known.note:
-            out.print(f"[dim]{escape(known.note)}[/]", highlight=False)
+            out.print(f"[dim]{escape(known.note)}[/]")
 
 
 def _obey(pair: Pair, line: str) -> None:
@@ -211,22 +211,18 @@ def _obey(pair: Pair, line: str) -> None:
         told = "The conversation is forgotten." if pair.remembers else "Each line is answered on its own already."
         err.print(f"[dim]{told}[/]")
     elif command == "/help":
-        err.print(f"[dim]{HELP}; to send a line that starts with /, put a space before it[/]", highlight=False)
+        err.print(f"[dim]{HELP}; to send a line that starts with /, put a space before it[/]")
     elif command == "/scale" and len(values) < 2:
         try:
             if values:
                 pair.rescale(float(values[0]))
         except ValueError:
-            err.print(
-                f"[yellow]The strength cannot be {escape(values[0])}: expected a number from 0 upwards[/]",
-                highlight=False,
-            )
-        err.print(f"[dim]scale {pair.scale:g}[/]", highlight=False)
+            err.print(f"[yellow]The strength cannot be {escape(values[0])}: expected a number from 0 upwards[/]")
+        err.print(f"[dim]scale {pair.scale:g}[/]")
     else:
         err.print(
             f"[yellow]Unknown command {escape(line)}. Try /scale N, /reset, /help or /quit. "
-            "To send it, put a space first.[/]",
-            highlight=False,
+            "To send it, put a space first.[/]"
         )
 
 

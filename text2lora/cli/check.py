@@ -56,9 +56,7 @@ def check(
         require_matplotlib()
         check_output(output, ("report.json", "conditions.png", "similarity.png"))
     with err.status("loading") as status:
-        model = Text2LoraModel.from_pretrained(
-            checkpoint, subfolder=subfolder or "", device_map=opt.parse_device(device)
-        )
+        model = Text2LoraModel.from_pretrained(checkpoint, subfolder=subfolder, device_map=opt.parse_device(device))
         chosen = load_check_tasks(tasks, model.config.base_model_name_or_path, examples)
         report = check_conditioning(
             model, model.load_base_model(), model.base_tokenizer, chosen, batch_size, report=status.update
@@ -85,10 +83,9 @@ def _tell(report: ConditioningReport) -> None:
     if found.pearson == found.pearson:
         out.print(
             "Correlation between the similarity of descriptions and that of their adapters, over "
-            f"{len(found.adapters):,} pairs of tasks: {found.pearson:.2f} (Pearson), {found.spearman:.2f} (Spearman)",
-            highlight=False,
+            f"{len(found.adapters):,} pairs of tasks: {found.pearson:.2f} (Pearson), {found.spearman:.2f} (Spearman)"
         )
-    out.print(f"[bold green]Verdict:[/] {report.verdict}", highlight=False)
+    out.print(f"[bold green]Verdict:[/] {report.verdict}")
 
 
 def condition_table(report: ConditioningReport) -> FoldedTable:

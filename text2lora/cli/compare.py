@@ -83,7 +83,7 @@ def _show(found: Comparison) -> None:
     heads = [wording.description or "" for wording in found.wordings]
     if out.is_terminal:
         for number, text in enumerate(heads, 1):
-            out.print(f"[bold]{number}[/] {escape(text)}", highlight=False)
+            out.print(f"[bold]{number}[/] {escape(text)}")
         heads = [str(number) for number in range(1, len(heads) + 1)]
     for wording in found.wordings:
         if wording.novelty and wording.novelty.warning:

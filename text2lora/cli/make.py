@@ -199,7 +199,7 @@ class _Made:
         proposed = self.commit is not None and self.commit.pr_url is not None and not self.folder
         if out.is_terminal and not proposed:  # there is nothing to load before a pull request is merged
             out.print("\nLoad it:\n")
-            out.print(indent(load_snippet(self.base, place), "  "), markup=False, highlight=False, soft_wrap=True)
+            out.print(indent(load_snippet(self.base, place), "  "), markup=False, soft_wrap=True)
             suggest("t2l", "run", place, sample_input(self.base))
 
 

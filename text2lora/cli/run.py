@@ -149,7 +149,7 @@ def _show_side_by_side(
     show(answer_table([{"input": i, "base": b, "adapter": a} for i, b, a in zip(inputs, before, after, strict=True)]))
     known = BY_BASE.get(function.adapter.spec.base(base)[0] or "")
     if known:
-        out.print(f"[dim]{escape(f'{known.reads} {known.note}')}[/]", highlight=False)
+        out.print(f"[dim]{escape(f'{known.reads} {known.note}')}[/]")
 
 
 def _answers(function: Function, texts: Sequence[str], batch_size: int) -> list[dict[str, Any]]:
@@ -193,7 +193,7 @@ def _answer_pipe(function: Function, batch_size: int, as_json: bool) -> None:
                     _print(line, next(answers), as_json)
                     continue
                 failed += 1
-                err.print(f"[yellow]Line {count}:[/] {escape(problem)}", highlight=False)
+                err.print(f"[yellow]Line {count}:[/] {escape(problem)}")
                 _print(line, {"answer": None, "error": problem}, as_json)
             size = sum(len(line.encode(errors="replace")) + 1 for line in lines)
             progress.update(bar, advance=size, lines=f"{count:,} lines")

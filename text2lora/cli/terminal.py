@@ -26,21 +26,21 @@ from text2lora.errors import DescriptionWarning
 class _Console(Console):
     """Breaks lines between words in a terminal, and not at all for a script; avoids Unicode if it is not supported."""
 
-    def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:
+    def print(self, *objects: Any, **options: Any) -> None:
         """Print, breaking lines between words only at a terminal."""
-        super().print(*objects, soft_wrap=not self.is_terminal if soft_wrap is None else soft_wrap, **options)
+        super().print(*objects, **{"soft_wrap": not self.is_terminal} | options)
 
     def status(self, status: RenderableType, **options: Any) -> Status:
         """Show a spinner that the console's encoding has."""
-        return super().status(status, **{"spinner": self.or_plain("dots", "line")} | options)
+        return super().status(status, spinner=self.or_plain("dots", "line"), **options)
 
     def or_plain(self, text: str, plain: str) -> str:
         """The first text if the console supports Unicode, or else the second."""
         return text if self.encoding.startswith("utf") else plain
 
 
-out = _Console()
-err = _Console(stderr=True)
+out = _Console(highlight=False)
+err = _Console(stderr=True, highlight=False)
 
 
 def use_any_encoding() -> None:
@@ -110,12 +110,12 @@ class App(typer.Typer):
 
 def say(message: str) -> None:
     """Print a line for people: in a terminal, or to standard error if a script reads the output."""
-    (out if out.is_terminal else err).print(message, highlight=False)
+    (out if out.is_terminal else err).print(message)
 
 
 def warn(message: str) -> None:
     """Print a warning for people."""
-    err.print(f"[bold yellow]Warning:[/] {escape(message)}", highlight=False)
+    err.print(f"[bold yellow]Warning:[/] {escape(message)}")
 
 
 def result(value: object) -> None:
@@ -154,7 +154,7 @@ def show(table: Table) -> None:
         heads = [f"[bold]{column.header}[/] " if column.header else "" for column in table.columns]
         for cells in zip(*(column.cells for column in table.columns), strict=True):
             lines = [f"{head}{cell}" for head, cell in zip(heads, cells, strict=True) if cell]
-            out.print(("\n" if table.show_header else " ").join(lines), highlight=False)
+            out.print(("\n" if table.show_header else " ").join(lines))
             out.print(end="\n" * table.show_header)
         return
     columns = [[*([column.header] if table.show_header else []), *column.cells] for column in table.columns]
@@ -173,7 +173,7 @@ def show_facts(facts: Mapping[str, str]) -> None:
 def suggest(*words: str) -> None:
     """The command that comes next, for people at a terminal; in one line, which can be copied."""
     if out.is_terminal:
-        out.print(f"\n[dim]Next: {escape(shlex.join(words))}[/]", highlight=False, soft_wrap=True)
+        out.print(f"\n[dim]Next: {escape(shlex.join(words))}[/]", soft_wrap=True)
 
 
 def quiet() -> None:

@@ -46,7 +46,7 @@ def train(
     def report(line: str) -> None:
         """Print a line, in the first process only."""
         if main:
-            err.print(line, highlight=False)
+            err.print(line)
 
     for recipe in recipes:
         folder = run_recipe(recipe, output, settings or [], report, resume, force=force)

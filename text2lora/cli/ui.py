@@ -69,5 +69,5 @@ def ui(
     with err.status(f"loading {names[0]}"):
         service.engine(names[0])
     with running(service, host, port, share, max_queue) as url:
-        out.print(f"[bold green]Open[/] {url}  (Ctrl-C stops it)", highlight=False)
+        out.print(f"[bold green]Open[/] {url}  (Ctrl-C stops it)")
         threading.Event().wait()
