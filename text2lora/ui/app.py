@@ -16,7 +16,7 @@ import gradio as gr
 from text2lora.errors import ServerError
 from text2lora.ui import render
 from text2lora.ui.handlers import Handlers, reporting
-from text2lora.ui.layout import Page, Updates, lay_out
+from text2lora.ui.layout import Page, Updates
 from text2lora.ui.service import Service
 
 STYLE = Path(__file__).with_name("style.css")
@@ -33,7 +33,7 @@ QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 def build(service: Service) -> gr.Blocks:
     """Build the page for a service."""
-    page = lay_out(service)
+    page = Page(service)
     with page.blocks:
         wiring = _Wiring(page, service)
         wiring.scrolling()
