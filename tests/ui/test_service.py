@@ -51,8 +51,8 @@ def test_chat_answers_as_peft_does_and_as_the_base_does(engine):
     records = [sample_record(kind, 7)[0] for kind in ("order", "invoice", "event")]
     before = generate_answers(nano, engine.model.base_tokenizer, records)
     made = engine.make([CITY])[0]
-    after = generate_answers(made.at(0.7).apply_to(nano), engine.model.base_tokenizer, records)
-    turns = [last(engine.chat(made.at(0.7), (), record)) for record in records]
+    after = generate_answers(made.adapter.scaled(0.7).apply_to(nano), engine.model.base_tokenizer, records)
+    turns = [last(engine.chat(made.adapter.scaled(0.7), (), record)) for record in records]
     assert turns == [Exchange(*row) for row in zip(records, before, after, strict=True)]
     assert before != after
 
@@ -202,7 +202,7 @@ def test_what_is_empty_or_too_long_is_refused(engine, call, error, reason):
 
 
 def test_an_adapter_at_a_scale_is_the_one_that_the_library_makes(engine, tmp_path):
-    engine.make([CITY])[0].at(0.5).save_pretrained(tmp_path / "page")
+    engine.make([CITY])[0].adapter.scaled(0.5).save_pretrained(tmp_path / "page")
     engine.model.generate_lora(CITY, scale=0.5).save_pretrained(tmp_path / "library")
     for file in (tmp_path / "page").iterdir():
         assert file.read_bytes() == (tmp_path / "library" / file.name).read_bytes()
@@ -212,7 +212,7 @@ def test_the_lines_of_python_make_the_same_adapter(engine):
     text = 'The "city", in\ncapitals — please 🙂\\'
     names: dict = {}
     exec(snippet("nano", text, 0.5), names)
-    made = engine.make([text])[0].at(0.5)
+    made = engine.make([text])[0].adapter.scaled(0.5)
     live = get_peft_model_state_dict(names["model"])
     assert live.keys() == made.weights.keys()
     assert all(torch.equal(live[key], weight) for key, weight in made.weights.items())

@@ -162,7 +162,7 @@ class Handlers:
 def _adapter(found: VisitorAdapter | None, scale: float) -> LoraAdapter:
     if found is None:
         raise InvalidInputError("there is no adapter yet: make one first")
-    return found.at(scale)
+    return found.adapter.scaled(scale)
 
 
 def reporting(handler: Callable[..., Updates], note: Any) -> Callable[..., Updates]:

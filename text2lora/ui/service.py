@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -74,10 +74,6 @@ class VisitorAdapter:
     def description(self) -> str:
         """The description that it was made from."""
         return self.adapter.metadata["description"]
-
-    def at(self, scale: float) -> LoraAdapter:
-        """The adapter at another scale, the same as `generate_lora` would make it."""
-        return self.adapter.scaled(scale)
 
 
 @dataclass(frozen=True)
@@ -261,9 +257,10 @@ class Engine:
 
     def _prompt(self, said: Sequence[tuple[str, str]], message: str) -> FittedPrompt:
         """The message with its history, without the oldest turns if they exceed the base's context."""
-        turns = [{"role": "user", "content": message}]
-        for asked, answered in reversed(said):
-            turns[:0] = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+        turns = []
+        for asked, answered in said:
+            turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+        turns.append({"role": "user", "content": message})
         return fit_turns(self._tokenizer, turns, context_length(self._base), self.limits.new_tokens)
 
 
@@ -337,7 +334,6 @@ class _Steps(BaseStreamer):
 
     def end(self) -> None:
         """Nothing is left to do at the end."""
-        pass
 
 
 class _Gone(StoppingCriteria):
@@ -353,11 +349,8 @@ class _Gone(StoppingCriteria):
 def _take(steps: SimpleQueue) -> list[torch.Tensor]:
     """All steps that have arrived, waiting for at least one; empty at the end. Raises an error that has arrived."""
     found = [steps.get()]
-    try:
-        while found[-1] is not None:
-            found.append(steps.get_nowait())
-    except Empty:
-        pass
+    while found[-1] is not None and not steps.empty():
+        found.append(steps.get())
     for item in found:
         if isinstance(item, Exception):
             raise item
