@@ -148,7 +148,6 @@ class _Made:
     encoder_seconds: float
     hypernetwork_seconds: float
     model: str
-    base: str | None
     scale: float
     folder: Path | None = None
     repo_id: str | None = None
@@ -167,7 +166,7 @@ class _Made:
             "bytes": self.adapter.num_bytes,
             "encoder_seconds": self.encoder_seconds,
             "hypernetwork_seconds": self.hypernetwork_seconds,
-            "base_model": self.base,
+            "base_model": self.adapter.spec.base_model_name_or_path,
             "model": self.model,
             "scale": self.scale,
             "novelty": None if self.novelties is None else [novelty.as_dict() for novelty in self.novelties],
@@ -182,7 +181,7 @@ class _Made:
 
     def tell(self) -> None:
         """Tell people what was made and how to load it, and a script where it is."""
-        place = str(self.folder or self.repo_id)
+        place, base = str(self.folder or self.repo_id), self.adapter.spec.base_model_name_or_path
         described = "description" in self.adapter.metadata
         seconds = f"{self.encoder_seconds * 1000:.0f} ms to read the description, " if described else ""
         seconds += f"{self.hypernetwork_seconds * 1000:.0f} ms to write"
@@ -199,8 +198,8 @@ class _Made:
         proposed = self.commit is not None and self.commit.pr_url is not None and not self.folder
         if out.is_terminal and not proposed:  # there is nothing to load before a pull request is merged
             out.print("\nLoad it:\n")
-            out.print(indent(load_snippet(self.base, place), "  "), markup=False, soft_wrap=True)
-            suggest("t2l", "run", place, sample_input(self.base))
+            out.print(indent(load_snippet(base, place), "  "), markup=False, soft_wrap=True)
+            suggest("t2l", "run", place, sample_input(base))
 
 
 def _make_one(
@@ -276,8 +275,7 @@ def _generate(
         adapter = _tune(t2l, texts, task_emb, examples, settings.scale, adapter, status)
     assert adapter is not None
     adapter = (adapter.folded() if settings.fold_rslora else adapter).to(dtype=settings.dtype)
-    names = t2l.config.name_or_path, t2l.config.base_model_name_or_path
-    return _Made(adapter, novelties, encoded - begin, seconds, *names, settings.scale)
+    return _Made(adapter, novelties, encoded - begin, seconds, t2l.config.name_or_path, settings.scale)
 
 
 def _tune(

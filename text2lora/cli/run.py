@@ -35,8 +35,6 @@ Labels = Annotated[
     list[str] | None,
     typer.Option(help="Allow only these answers, such as `urgent,later`; or repeat the option for each."),
 ]
-
-
 MaybeAdapter = Annotated[
     str | None,
     typer.Argument(
@@ -239,14 +237,11 @@ def _windows(size: int) -> Iterator[list[str]]:
         lines.put(None)
 
     threading.Thread(target=read, daemon=True).start()
-    line = lines.get()
-    while line is not None:
+    while (line := lines.get()) is not None:
         window = [line]
-        try:
+        with contextlib.suppress(Empty):
             while len(window) < size and (line := lines.get(timeout=PATIENCE)) is not None:
                 window.append(line)
-            ended = len(window) < size
-        except Empty:
-            ended = False
+        if line is None:
+            lines.put(None)  # which also ends the outer loop
         yield window
-        line = None if ended else lines.get()

@@ -53,7 +53,7 @@ def train(
         if main:
             say(f"[bold green]Trained[/] {escape(str(folder))}")
             result(folder)
-    if main and recipes:
+    if main:
         _suggest_for(folder)
 
 
