@@ -29,7 +29,6 @@ from text2lora.cli.terminal import App, err, use_any_encoding
 app = App(
     name="t2l",
     help='Turn a sentence into a LoRA adapter.\n\nExample: t2l make "Which city is mentioned?"',
-    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

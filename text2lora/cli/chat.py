@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import functools
 import io
 import sys
 from collections.abc import Callable, Iterator
@@ -56,10 +57,11 @@ def chat(
     from text2lora.turns import keeps_turns
 
     lora = LoraAdapter.from_pretrained(adapter, subfolder)
+    name, revision = lora.spec.base(base)
     with err.status("loading the base model"):
-        model, tokenizer = load_base_with_tokenizer(*lora.spec.base(base), opt.parse_device(device))
+        model, tokenizer = load_base_with_tokenizer(name, revision, opt.parse_device(device))
         pair = Pair(lora, lora.scaled(scale).apply_to(model), tokenizer, scale, max_new_tokens)
-    known = BY_BASE.get(lora.spec.base(base)[0] or "")
+    known = BY_BASE.get(name or "")
     pair.remembers = not fresh and not (known and known.single) and keeps_turns(tokenizer)
     if as_json or not out.is_terminal:
         _answer_pipe(pair, as_json)
@@ -126,7 +128,7 @@ class Pair:
             said = [*self.turns[side], {"role": "user", "content": line}]
             turns[side], text, _, room = fit_turns(self.tokenizer, said, context, self.max_new_tokens)
             with self.model.disable_adapter() if side == "base" else contextlib.nullcontext():
-                pieces = (lambda piece, side=side: on_text(side, piece)) if on_text else None
+                pieces = functools.partial(on_text, side) if on_text else None
                 (answer,) = complete(self.model, self.tokenizer, [text], room, on_text=pieces)
             answers[side] = answer.strip()
         if self.remembers:

@@ -52,15 +52,14 @@ def compare(
         t2l = Text2LoraModel.from_pretrained(model, subfolder=subfolder, device_map=opt.parse_device(device))
         name = t2l.config.base_model_name_or_path
         chosen = load_check_tasks(tasks, name, examples, described=False) if tasks else []
-        prompts = prompt or []
-        if not prompts and name in BY_BASE:
-            prompts = BY_BASE[name].inputs[:2]
+        known = BY_BASE.get(name or "")
+        prompts = prompt or (known.inputs[:2] if known else [])
         base, tokenizer = t2l.load_base_model(), t2l.base_tokenizer
         status.update("answering")
         found = compare_descriptions(t2l, base, tokenizer, descriptions, prompts, chosen, max_new_tokens)
         unrelated = None
-        if name in BY_BASE:
-            samples = BY_BASE[name].descriptions
+        if known:
+            samples = known.descriptions
             unrelated = cosine_range(t2l.generate_lora(samples, t2l.encoder.encode(samples)))
     if as_json:
         print_json(found.as_dict() | {"unrelated": unrelated}, indent=2)

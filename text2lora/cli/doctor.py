@@ -26,16 +26,21 @@ CORE = ("torch", "transformers", "peft", "huggingface_hub")
 FOR_DEVELOPERS = ("dev", "docs")
 
 
-def doctor(
-    as_json: AsJson = False,
-) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Show what this machine can run, and what to install for the rest. The exit code is 1 if text2lora is broken.
 
     Example: t2l doctor
     """
     with err.status("checking this machine"):
         broken = find_broken()
-        report = {"broken": broken, **_versions(), "extras": find_extras()}
+        report: dict[str, Any] = {
+            "broken": broken,
+            "text2lora": library_version(),
+            "python": platform.python_version(),
+            "platform": platform.platform(terse=True),
+            "packages": {name: _installed(name) for name in CORE},
+            "extras": find_extras(),
+        }
         if not broken:
             quiet()
             report |= {"device": find_device(), "proxies": proxies(), "hub": ask_hub(), "cache": measure_cache()}
@@ -95,15 +100,6 @@ def _installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _versions() -> dict[str, Any]:
-    return {
-        "text2lora": library_version(),
-        "python": platform.python_version(),
-        "platform": platform.platform(terse=True),
-        "packages": {name: _installed(name) for name in CORE},
-    }
 
 
 def find_device() -> dict[str, Any]:
