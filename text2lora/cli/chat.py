@@ -91,9 +91,6 @@ class Pair:
     Attributes:
         lora: the adapter as it was read.
         model: the base model with the adapter, at `scale`.
-        tokenizer: the base model's tokenizer.
-        scale: the strength of the adapter.
-        max_new_tokens: the longest answer, in tokens.
         remembers: whether the model also reads the earlier lines and answers.
         turns: what each side has read and written.
     """
@@ -109,9 +106,7 @@ class Pair:
     def answer(self, line: str, on_text: Callable[[str, str], None] | None = None) -> dict[str, str]:
         """The greedy answers of both sides, by side. The conversation grows only when both have answered.
 
-        Args:
-            line: what is said to both.
-            on_text: receives the side and a piece of its answer, as it is written.
+        While an answer is written, `on_text` receives the side and each piece.
 
         Raises:
             InvalidInputError: the line alone is longer than the model's context.

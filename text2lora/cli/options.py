@@ -145,11 +145,7 @@ class Pushing:
         return cls(repo_id, private, create_pr, token, force) if push else None
 
     def check(self, name: str, kind: Literal["adapter", "checkpoint"]) -> PushTarget:
-        """Find out whether the push can work, before anything is made.
-
-        Args:
-            name: The repository's name unless --repo-id gives one.
-            kind: What will be pushed.
+        """Find out whether the push can work, before anything is made. The name counts where --repo-id gives none.
 
         Raises:
             HubError: see `push_target`.

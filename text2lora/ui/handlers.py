@@ -32,12 +32,7 @@ class Asked(NamedTuple):
 
 
 class Handlers:
-    """The handlers of a page. Each visitor passes their own adapter and conversation.
-
-    Args:
-        page: The components that the handlers change.
-        service: Makes adapters and answers messages.
-    """
+    """The handlers of a page. Each visitor passes their own adapter and conversation."""
 
     def __init__(self, page: Page, service: Service):
         self.page, self.service = page, service

@@ -90,7 +90,6 @@ class ComparedAnswers:
     """Several descriptions, side by side.
 
     Attributes:
-        made: The adapters of the descriptions.
         cosines: The cosine between the delta W of each pair of adapters.
         unrelated: The smallest and largest cosine between adapters for different tasks, as a scale for `cosines`.
         answers: The answers so far, the base's first.
@@ -107,10 +106,6 @@ class Engine:
 
     The base is never changed: in each pass every row of the batch gets its own adapter, or none. One pass runs at a
     time.
-
-    Args:
-        model: The checkpoint.
-        limits: What each visitor may ask for.
 
     Raises:
         CheckpointError: the base model cannot be loaded.
@@ -129,11 +124,7 @@ class Engine:
     def make(
         self, descriptions: Sequence[str], examples: Sequence[Sequence[tuple[str, str]]] | None = None
     ) -> list[VisitorAdapter]:
-        """Make adapters from descriptions, in one pass.
-
-        Args:
-            descriptions: What the adapters should do.
-            examples: For each description, inputs with their right answers.
+        """Make adapters from descriptions, in one pass, and tune those that have examples: inputs with right answers.
 
         Raises:
             InvalidDescriptionError: a description is empty, too long or not a text.
