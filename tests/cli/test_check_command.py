@@ -40,11 +40,11 @@ def test_a_folder_with_something_else_stays_as_it_is(checkpoint_dir: Path, tasks
     pytest.importorskip("matplotlib")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    for command in (["check", str(checkpoint_dir), "--tasks", str(tasks)],):
-        for target, told in (("mine", "contains thesis.txt"), ("mine/thesis.txt", "is a file"), ("tasks.jsonl/x", "")):
-            result = CliRunner().invoke(app, [*command, "-o", str(tmp_path / target)])
-            assert isinstance(result.exception, OutputError)
-            assert told in str(result.exception)
+    command = ["check", str(checkpoint_dir), "--tasks", str(tasks)]
+    for target, told in (("mine", "contains thesis.txt"), ("mine/thesis.txt", "is a file"), ("tasks.jsonl/x", "")):
+        result = CliRunner().invoke(app, [*command, "-o", str(tmp_path / target)])
+        assert isinstance(result.exception, OutputError)
+        assert told in str(result.exception)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "tasks.jsonl"]
 

@@ -52,12 +52,11 @@ def convert(
         raise typer.BadParameter("is a folder here, which nobody finds on the Hub", param_hint="--encoder")
     pushing = opt.Pushing.of(push, repo_id, private, False, token, force)
     check_output(output, CHECKPOINT_FILES, "a checkpoint", force)
-    torch_dtype = opt.parse_dtype(dtype)
     quiet()
     target = pushing.check(output.resolve().name, "checkpoint") if pushing else None
     options = {"subfolder": subfolder, "revision": revision, "token": token, "encoder": encoder}
     with err.status("loading the checkpoint") as status:
-        model = _converted(source, options | ({"dtype": torch_dtype} if torch_dtype else {}), tasks, status)
+        model = _converted(source, options | ({"dtype": dtype} if dtype else {}), tasks, status)
         status.update("saving")
         with atomic_folder(output, replace=force) as folder:
             model.save_pretrained(folder)
