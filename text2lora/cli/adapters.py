@@ -88,35 +88,38 @@ def _facts(name: str, subfolder: str | None) -> dict[str, Any]:
     from text2lora.upstream import find_upstream
 
     path = resolve_name(name, CHECKPOINTS)
-    if find_in_shards(path, subfolder):
-        return _facts_of_adapter(LoraAdapter.from_pretrained(path, subfolder))
-    source = hub.Source.of(path, subfolder)
-    if not any(source.find(file) for file in (*hub.MARKERS.values(), hub.UPSTREAM_WEIGHTS)):
-        folder, markers = Path(path, source.subfolder), hub.MARKERS.values()
-        hint = next(filter(None, (hub.look_inside(folder, marker) for marker in markers)), "")
-        raise CheckpointError(
-            f"{name} is neither an adapter nor a checkpoint: {hint}expected a folder with {' or '.join(markers)}"
-        )
-    # the reference's checkpoints hold such a file too
-    if not source.find(hub.MARKERS["adapter"]) or find_upstream(source):
-        from text2lora.modeling import Text2LoraModel
-
-        t2l = Text2LoraModel.from_pretrained(name, subfolder=subfolder)
-        config = t2l.config
-        return {
-            "what": "text2lora checkpoint",
-            "base_model": config.base_model_name_or_path,
-            "encoder": config.encoder_name_or_path,
-            "task_encoder": config.task_encoder,
-            "head": config.head,
-            "parameters": t2l.num_parameters(),
-            "layers": config.num_layers,
-            "target_modules": config.target_modules,
-            "r": config.lora_r,
-            "alpha": config.lora_alpha,
-            "rslora": config.use_rslora,
-        }
+    if not find_in_shards(path, subfolder):
+        source = hub.Source.of(path, subfolder)
+        if not any(source.find(file) for file in (*hub.MARKERS.values(), hub.UPSTREAM_WEIGHTS)):
+            folder, markers = Path(path, source.subfolder), hub.MARKERS.values()
+            hint = next(filter(None, (hub.look_inside(folder, marker) for marker in markers)), "")
+            raise CheckpointError(
+                f"{name} is neither an adapter nor a checkpoint: {hint}expected a folder with {' or '.join(markers)}"
+            )
+        # the reference's checkpoints hold such a file too
+        if not source.find(hub.MARKERS["adapter"]) or find_upstream(source):
+            return _facts_of_checkpoint(name, subfolder)
     return _facts_of_adapter(LoraAdapter.from_pretrained(path, subfolder))
+
+
+def _facts_of_checkpoint(name: str, subfolder: str | None) -> dict[str, Any]:
+    from text2lora.modeling import Text2LoraModel
+
+    t2l = Text2LoraModel.from_pretrained(name, subfolder=subfolder)
+    config = t2l.config
+    return {
+        "what": "text2lora checkpoint",
+        "base_model": config.base_model_name_or_path,
+        "encoder": config.encoder_name_or_path,
+        "task_encoder": config.task_encoder,
+        "head": config.head,
+        "parameters": t2l.num_parameters(),
+        "layers": config.num_layers,
+        "target_modules": config.target_modules,
+        "r": config.lora_r,
+        "alpha": config.lora_alpha,
+        "rslora": config.use_rslora,
+    }
 
 
 def _facts_of_adapter(adapter: LoraAdapter) -> dict[str, Any]:

@@ -160,9 +160,8 @@ class Pushing:
         Raises:
             HubError: see `push_target`.
         """
-        private = self.private or None
         return made.push_to_hub(
-            target.repo_id, private=private, token=self.token, create_pr=self.create_pr, force=self.force
+            target.repo_id, private=self.private or None, token=self.token, create_pr=self.create_pr, force=self.force
         )
 
 
