@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from text2lora.adapter import CONFIG_NAME, WEIGHTS_NAME, LoraAdapter, check_dtype, check_fits
+from text2lora.adapter import LoraAdapter, check_dtype, check_fits
 from text2lora.arguments import check_count, checked, checked_class
 from text2lora.digest import digest
 from text2lora.encoder import check_description
 from text2lora.errors import CheckpointError, InvalidArgumentError, InvalidDescriptionError, OutputError
 from text2lora.files import check_path, read_text
+from text2lora.hub import is_adapter
 from text2lora.lora import spec_of
 from text2lora.names import slug
 from text2lora.shards import PATTERN, Shard, ShardFacts, find_shards, write_shard
@@ -148,13 +149,9 @@ def write_adapters(
     texts = list(dict.fromkeys(check_description(text) for text in descriptions))
     decided = model.digest if texts else ""
     folders = {text: output_dir / folder_name(text, decided, settings) for text in texts}
-    there = (
-        []
-        if force
-        else [t for t in texts if all((folders[t] / name).is_file() for name in (CONFIG_NAME, WEIGHTS_NAME))]
-    )
-    yield from (WrittenAdapter(text, folders[text], True) for text in there)
-    waiting = [text for text in texts if text not in set(there)]
+    there = set() if force else {text for text in texts if is_adapter(folders[text])}
+    yield from (WrittenAdapter(text, folders[text], True) for text in texts if text in there)
+    waiting = [text for text in texts if text not in there]
     for start in range(0, len(waiting), model.tasks_per_pass):
         chosen = waiting[start : start + model.tasks_per_pass]
         for text, adapter in zip(chosen, model.generate_lora(chosen, scale=settings.scale), strict=True):

@@ -325,6 +325,11 @@ def is_checkpoint(folder: Path) -> bool:
     return isinstance(config, dict) and config.get("model_type") == "text2lora"
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder contains a complete adapter."""
+    return all((folder / name).is_file() for name in ADAPTER_FILES[:2])
+
+
 def check_no_file(name: str) -> None:
     """Refuse the path of a file where a folder is expected.
 
@@ -343,7 +348,7 @@ def check_no_adapter(folder: Path) -> None:
     Raises:
         CheckpointError: the folder contains an adapter.
     """
-    if all((folder / name).is_file() for name in ADAPTER_FILES[:2]) and not is_checkpoint(folder):
+    if is_adapter(folder) and not is_checkpoint(folder):
         raise CheckpointError(f"{folder} is an adapter, not a checkpoint: `t2l run`, `t2l chat` and LoraAdapter use it")
 
 

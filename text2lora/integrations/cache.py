@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from text2lora.adapter import CONFIG_NAME, WEIGHTS_NAME, LoraAdapter
+from text2lora.adapter import WEIGHTS_NAME, LoraAdapter
 from text2lora.errors import LimitError, OutputError
+from text2lora.hub import is_adapter
 
 
 class Lease:
@@ -70,9 +71,9 @@ class AdapterCache:
         with self._written():
             lock = self._lock(name, fcntl.LOCK_SH)  # from here on no one evicts it
             try:
-                if not _is_whole(folder):
+                if not is_adapter(folder):
                     with self._alone(f".{name}"):
-                        if not _is_whole(folder):  # still, after another one may have made it
+                        if not is_adapter(folder):  # still, after another one may have made it
                             self._write(folder, make())
             except BaseException:
                 with lock, contextlib.suppress(OSError):
@@ -154,11 +155,6 @@ class AdapterCache:
                 file.close()
                 raise
             file.close()
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether nobody removed an adapter, or a part of it, since it was made."""
-    return (folder / CONFIG_NAME).is_file() and (folder / WEIGHTS_NAME).is_file()
 
 
 def _size(folder: Path) -> int:
