@@ -127,7 +127,6 @@ def check_adapter_name(name: str) -> None:
     """
     if (
         not isinstance(name, str)
-        or not name
         or "." in name
         or name in "lora_"
         or "lora_" in name
@@ -143,11 +142,15 @@ def check_adapter_name(name: str) -> None:
 
 def _config(adapter: Lora, model: PreTrainedModel) -> Any:
     config, paths = adapter.spec.to_peft(), adapter.module_paths
-    named = (p for p in dict(model.named_modules()) if ".lora_" not in p and not p.endswith(".base_layer"))
-    if set(targeted_modules(adapter.spec, named)) != paths:  # of a part of the model, or of some layers
+    if set(targeted_modules(adapter.spec, _own_modules(model))) != paths:  # of a part of the model, or of some layers
         config.target_modules = paths
     config.base_model_name_or_path = None  # PEFT would warn and put the model's path there; it is set at the end
     return config
+
+
+def _own_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that a model has without PEFT, by path; a LoRA layer stands for the one that it wraps."""
+    return {p: m for p, m in model.named_modules() if ".lora_" not in p and not p.endswith(".base_layer")}
 
 
 def _wrapper_of(model: PreTrainedModel) -> PeftModel | None:
@@ -203,8 +206,7 @@ def fit_modules(adapter: L, model: PreTrainedModel) -> L:
     Raises:
         CheckpointError: the adapter is damaged, or the model does not have its modules or shapes.
     """
-    modules = {p: m for p, m in model.named_modules() if ".lora_" not in p and not p.endswith(".base_layer")}
-    paths = adapter.module_paths
+    modules, paths = _own_modules(model), adapter.module_paths
     whole = {lora_key(path, factor) for path in paths for factor in "AB"} == adapter.weights.keys()
     r = adapter.spec.r
     if not paths or not whole or any(a.shape[0] != r or b.shape[1] != r for _, a, b in adapter.pairs()):
@@ -224,7 +226,7 @@ def fit_modules(adapter: L, model: PreTrainedModel) -> L:
     for key, weight in adapter.weights.items():
         path, factor = LoraKey.parse(key)
         module = modules.get(path)
-        size = None if module is None else _features(_unwrapped(module))[0 if factor == "A" else 1]
+        size = None if module is None else _features(module)[0 if factor == "A" else 1]
         given = weight.shape[1 if factor == "A" else 0]
         if size != given:
             found = "no such linear module" if size is None else f"{size} features"
@@ -257,18 +259,13 @@ def _rename(adapter: L, names: Mapping[str, str]) -> L:
     return dataclasses.replace(adapter, weights=weights, spec=spec)
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """A module without the LoRA layer around it."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-
-
 def _features(module: nn.Module) -> tuple[int | None, int | None]:
     """(in, out) features from the module's attributes, because the weights of a quantised module are packed."""
-    from peft.tuners.tuners_utils import _get_in_out_features
+    from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
     from transformers.pytorch_utils import Conv1D
 
+    if isinstance(module, BaseTunerLayer):
+        module = module.get_base_layer()
     if isinstance(module, nn.Linear | Conv1D) or hasattr(module, "in_features") or hasattr(module, "infeatures"):
         return _get_in_out_features(module)
     return None, None
