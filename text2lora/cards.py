@@ -88,7 +88,7 @@ def _lora_card(
         rows,
         {"snippet": load_snippet(loadable, repo_id or "PATH_OR_REPO_OF_THIS_ADAPTER")},
         title=description[:80] or ("Merged model" if merged else "LoRA adapter"),
-        base=base or "",
+        base=base,
         description=description,
         made_from=_made_from(metadata),
     )
@@ -176,7 +176,7 @@ def checkpoint_card(
     }
     rows |= {f"{task} {metric}".strip(): f"{value:g}" for task, metric, value in figures}
     name = quoted(repo_id or "PATH_OR_REPO_OF_THIS_CHECKPOINT")
-    return _render("checkpoint", data, rows, {"name": name}, title=title, base=base or "")
+    return _render("checkpoint", data, rows, {"name": name}, title=title, base=base)
 
 
 def _figures(given: object) -> list[tuple[str, str, float]]:
@@ -195,6 +195,7 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"^(\d*)([-+#=.)])", r"\1\\\2", line)  # what would begin a heading, a list or a rule
 
 
-def _base_for_card(name: str | None) -> tuple[str | None, bool]:
-    """The base model's name without paths of this machine, and whether the Hub can have it."""
-    return (public_name(name) if name else None), bool(name) and "/" in (name or "") and is_public(name or "")
+def _base_for_card(name: str | None) -> tuple[str, bool]:
+    """The base model's name without paths of this machine, and whether the Hub can have it; "" for none."""
+    name = name or ""
+    return public_name(name), "/" in name and is_public(name)
