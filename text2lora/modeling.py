@@ -497,9 +497,7 @@ class Text2LoraModel(PreTrainedModel):
     def _embed(self, texts: Sequence[str], examples: Sequence[Sequence[Pair]]) -> torch.Tensor:
         """The task embeddings of descriptions, or of the examples spelled out if there are no descriptions."""
         if all(texts):
-            task_emb = self.encoder.encode(texts)
-            self._warn_far(texts, task_emb)
-            return task_emb
+            return self._encode(texts)
         from text2lora.tuning import spell_out
 
         return self.encoder.encode([spell_out(pairs) for pairs in examples])
@@ -552,8 +550,7 @@ class Text2LoraModel(PreTrainedModel):
         checked = check_descriptions(descriptions)
         if not checked:
             return
-        task_emb = self.encoder.encode(checked)
-        self._warn_far(checked, task_emb)
+        task_emb = self._encode(checked)
         self._check_task_emb(task_emb, len(checked))
         yield from self._decode(self._latents(task_emb))
 
@@ -611,9 +608,7 @@ class Text2LoraModel(PreTrainedModel):
                 "descriptions, not all of them 0"
             )
         shares = (shares / shares.sum()).float()
-        if task_emb is None:
-            task_emb = self.encoder.encode(checked)
-            self._warn_far(checked, task_emb)
+        task_emb = self._encode(checked) if task_emb is None else task_emb
         self._check_task_emb(task_emb, len(checked))
         made = self._mix(task_emb, shares)
         return self._adapters(check_finite(made), [{"description": describe_sum(checked, shares.tolist())}], scale)[0]
@@ -656,8 +651,7 @@ class Text2LoraModel(PreTrainedModel):
         texts = check_descriptions([description] if single else description)
         if (statistics := self.description_statistics) is None:
             return None
-        if task_emb is None:
-            task_emb = self.encoder.encode(texts)
+        task_emb = self.encoder.encode(texts) if task_emb is None else task_emb
         self._check_task_emb(task_emb, len(texts))
         found = [statistics.place(text, emb) for text, emb in zip(texts, task_emb, strict=True)]
         return found[0] if single else found
@@ -757,8 +751,9 @@ class Text2LoraModel(PreTrainedModel):
         adapter = self._generate_one(description, scale, examples, on_step)
         return Function(self._companions.runner(self.config, self.device), adapter, labels, max_new_tokens, stop)
 
-    def _warn_far(self, descriptions: Sequence[str], task_emb: torch.Tensor) -> None:
-        """Warn of descriptions that are unlike all training descriptions."""
+    def _encode(self, descriptions: Sequence[str]) -> torch.Tensor:
+        """The task embeddings of descriptions, with a warning for those that are unlike all training descriptions."""
+        task_emb = self.encoder.encode(descriptions)
         try:
             statistics = self.description_statistics
         except CheckpointError as error:  # adapters can be made without them
@@ -767,6 +762,7 @@ class Text2LoraModel(PreTrainedModel):
             if statistics is not None:
                 novelties = (statistics.place(text, emb) for text, emb in zip(descriptions, task_emb, strict=True))
                 warn_caller([novelty.warning for novelty in novelties if novelty.warning])
+        return task_emb
 
     def _check_task_emb(self, task_emb: torch.Tensor, count: int | None = None) -> None:
         """Check that task embeddings are what the hypernetwork reads, and as many as `count`, if that is given."""
