@@ -16,7 +16,6 @@ from text2lora.encoder import TextEncoder
 from text2lora.errors import CheckpointError
 from text2lora.files import check_model_name, folder_state
 from text2lora.hub import Source
-from text2lora.names import public_name
 from text2lora.processor import widen
 from text2lora.turns import keep_ends
 
@@ -70,15 +69,6 @@ class Companions:
         encoder = self._encoder if self._is_given else None
         loaded = dict.fromkeys(("_base", "_fingerprint", "_tokenizer", "_runner"))
         return vars(self) | loaded | {"_encoder": encoder}
-
-    def origin(self, config: Text2LoraConfig) -> dict[str, str]:
-        """The checkpoint's name, subfolder and commit, for metadata; without those that it does not have."""
-        origin = {
-            "checkpoint": public_name(config.name_or_path or "unsaved"),
-            "checkpoint_subfolder": self.source.subfolder,
-            "checkpoint_commit": self.source.commit,
-        }
-        return {key: value for key, value in origin.items() if value}
 
     def encoder(self, config: Text2LoraConfig, device: torch.device) -> TextEncoder:
         """The text encoder."""

@@ -318,7 +318,13 @@ class Text2LoraModel(PreTrainedModel):
     @property
     def origin(self) -> dict[str, str]:
         """Where the checkpoint comes from, for metadata: its name, and its subfolder and commit if it has them."""
-        return self._companions.origin(self.config)
+        source = self._companions.source
+        origin = {
+            "checkpoint": public_name(self.config.name_or_path or "unsaved"),
+            "checkpoint_subfolder": source.subfolder,
+            "checkpoint_commit": source.commit,
+        }
+        return {key: value for key, value in origin.items() if value}
 
     @property
     def digest(self) -> str:
