@@ -298,13 +298,7 @@ def check_finite(weights: LoraWeights) -> LoraWeights:
 def to_adapters(
     config: Text2LoraConfig, weights: LoraWeights, metadata: Sequence[Mapping[str, str]]
 ) -> list[LoraAdapter]:
-    """LoRAs side by side as one `LoraAdapter` each, on the CPU; no tensor keeps the batch alive.
-
-    Args:
-        config: says where they belong and how strong they are.
-        weights: A [n, layers, r, in] and B [n, layers, out, r] by target module.
-        metadata: the metadata of each adapter.
-    """
+    """LoRAs side by side as one `LoraAdapter` each, on the CPU; no tensor keeps the batch alive."""
     spec, states = spec_of(config), unstack(config, weights, len(metadata))
     return [LoraAdapter(state, spec, noted) for state, noted in zip(states, metadata, strict=True)]
 

@@ -34,9 +34,6 @@ def checked(error: type[Text2LoraError]) -> Callable[[Callable[P, R]], Callable[
 
     A string is accepted for a `Path` and converted. Floats must be finite; integers must fit into 64 bits, and a bool
     does not count as one.
-
-    Args:
-        error: the error to raise.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

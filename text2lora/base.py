@@ -139,7 +139,7 @@ def load_base(auto_class: Any, name: str | None, revision: str | None = None, **
     Args:
         auto_class: `AutoConfig`, `AutoTokenizer` or `AutoModelForCausalLM`.
         name: the base model: a folder, a Hub id or a built-in name.
-        revision: a branch, tag or commit of the base model.
+        revision: a branch, tag or commit.
         **kwargs: options for the class's `from_pretrained`.
 
     Raises:
@@ -184,14 +184,8 @@ def load_base_with_tokenizer(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a base model in eval mode, and its tokenizer.
 
-    The model's `generate` also stops where the chat template ends an answer.
-
-    Args:
-        name: the base model: a folder, a Hub id or a built-in name.
-        revision: a branch, tag or commit of the base model.
-        device: the device of the base model.
-        dtype: the dtype of the weights; None is their own or, if that is slow here, float32.
-        **hub: options for the Hub: `token`, `cache_dir`, `local_files_only`.
+    The model's `generate` also stops where the chat template ends an answer. Without a dtype, its weights have their
+    own or, if that is slow here, float32.
 
     Raises:
         CheckpointError: see `load_base`.

@@ -57,10 +57,7 @@ class WrittenAdapter(NamedTuple):
 def folder_name(description: str, model: str, settings: AdapterSettings) -> str:
     """A readable and unique name for an adapter's folder: words, and a digest of everything that decides the adapter.
 
-    Args:
-        description: the adapter's description.
-        model: the digest of the model that makes it, `Text2LoraModel.digest`.
-        settings: how the adapter is written.
+    The model is given as its own digest, `Text2LoraModel.digest`.
     """
     return f"{slug(description)}-{digest([description, model, asdict(settings)])[:10]}"
 
@@ -104,11 +101,7 @@ def choose_shard(descriptions: Sequence[str], number: int, count: int) -> list[s
     """Choose the descriptions for one of several machines, so that each description belongs to exactly one.
 
     A description's shard depends only on its text, so you can sort the list or add to it without changing the split.
-
-    Args:
-        descriptions: all descriptions.
-        number: the number of the shard, from 1 to `count`.
-        count: the number of shards.
+    The shards are numbered from 1 to `count`.
     """
 
     def shard(text: str) -> int:

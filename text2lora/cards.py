@@ -43,21 +43,13 @@ def load_snippet(base: str | None, adapter: str) -> str:
 def adapter_card(spec: LoraSpec, metadata: Mapping[str, str], repo_id: str | None = None) -> str:
     """The README of an adapter, with the front matter that the Hub reads; `card_metadata` reads the metadata back.
 
-    Args:
-        spec: the adapter's spec.
-        metadata: the adapter's metadata; paths of this machine are not shown.
-        repo_id: the adapter's repository.
+    Paths of this machine are not shown.
     """
     return _lora_card("adapter", "peft", spec, metadata, repo_id)
 
 
 def merged_card(spec: LoraSpec, metadata: Mapping[str, str]) -> str:
-    """The README of a base model with an adapter merged into it.
-
-    Args:
-        spec: the adapter's spec.
-        metadata: the adapter's metadata; paths of this machine are not shown.
-    """
+    """The README of a base model with an adapter merged into it. Paths of this machine are not shown."""
     return _lora_card("merged", "transformers", spec, metadata)
 
 
@@ -135,13 +127,7 @@ def checkpoint_card(
     repo_id: str | None = None,
     eval_results: Mapping[str, float] | None = None,
 ) -> str:
-    """The README of a checkpoint, with the front matter that the Hub reads.
-
-    Args:
-        config: the checkpoint's config; paths of this machine are not shown.
-        num_parameters: the number of parameters of the hypernetwork.
-        repo_id: the checkpoint's repository.
-        eval_results: figures by `TASK/METRIC`, such as `gsm8k/accuracy`.
+    """The README of a checkpoint, with the front matter that the Hub reads. Paths of this machine are not shown.
 
     Raises:
         InvalidArgumentError: `eval_results` contains something other than numbers.

@@ -19,10 +19,7 @@ def digest(values: object, tensors: Mapping[str, torch.Tensor] | None = None) ->
 
     Each tensor enters by its CRC-32, which changes with every single weight and misses any other change once in four
     billion times. So a large text encoder is read at the speed of the memory, where SHA-256 would take seconds.
-
-    Args:
-        values: values that JSON can hold; other objects count as their text.
-        tensors: the tensors by name; their order does not matter.
+    Values that JSON cannot hold count as their text. The order of the tensors does not matter.
     """
     tensors = tensors or {}
     names = sorted(tensors)

@@ -99,11 +99,8 @@ def atomic_folder(target: Path, replace: bool = True) -> Iterator[Path]:
     If the process is killed, a new target is absent or complete. An existing target is unchanged or complete if the
     system can swap two folders in one step (Linux and macOS, on their own file systems); elsewhere it is absent for an
     instant, while the old folder is kept next to it, hidden. Leftovers of a killed process are removed by the next save
-    into the same parent, see `temporary_prefix`.
-
-    Args:
-        target: the folder, which need not exist.
-        replace: whether to replace what is in the folder, also if another process wrote it inside the block.
+    into the same parent, see `temporary_prefix`. Without `replace`, something that is there is an error, also if
+    another process wrote it inside the block.
 
     Raises:
         OutputError: the parent or the folder cannot be written, the target is the working directory or a mount point,
@@ -300,12 +297,7 @@ def check_output(target: Path, names: Iterable[str], what: str = "an earlier rep
 def check_contents(target: Path, names: Iterable[str], what: str) -> None:
     """Refuse a target that is a file, or a folder that contains something else than files of these names.
 
-    A README.md counts as one of them only if it is a card that text2lora wrote.
-
-    Args:
-        target: the folder, which need not exist.
-        names: the names of files, see `check_output`.
-        what: what these files are, for the message.
+    A README.md counts as one of them only if it is a card that text2lora wrote. See `check_output`.
 
     Raises:
         OutputError: the target is such a file or folder.
@@ -339,9 +331,7 @@ class _TriedOut(Exception):
 def atomic_file(target: Path, replace: bool = True) -> Iterator[Path]:
     """A temporary sibling file that becomes `target` if the block succeeds, and is removed if it fails.
 
-    Args:
-        target: the file, which need not exist.
-        replace: whether to replace the file that is there, also if another process wrote it inside the block.
+    Without `replace`, a file that is there is an error, also if another process wrote it inside the block.
 
     Raises:
         OutputError: the file cannot be written, or may not be replaced; an existing file is kept. Other errors inside
@@ -482,13 +472,8 @@ def _similar(path: Path) -> str:
 def parse_yaml(text: str, wrong: str, kind: type[Text2LoraError]) -> Any:
     """The values in a YAML text, of plain types only.
 
-    Args:
-        text: the text.
-        wrong: what to say of a text that is not YAML, before the reason.
-        kind: the error to raise.
-
     Raises:
-        Text2LoraError: of the given kind, if the text is not such YAML.
+        Text2LoraError: of the given kind, if the text is not such YAML; it begins with `wrong`.
     """
     import yaml
 

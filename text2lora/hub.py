@@ -60,12 +60,6 @@ class Source:
     ) -> Self:
         """Find the commit that a revision of a Hub repository points to now, so that all files come from it.
 
-        Args:
-            path: a folder or a Hub id.
-            subfolder: the folder of the files inside it.
-            revision: a branch, tag or commit; None is the default branch.
-            **hub: options for the Hub: `token`, `cache_dir`, `local_files_only`.
-
         Raises:
             CheckpointError: there is no such folder, subfolder, repository or revision, or it cannot be reached and is
                 not in the cache.
@@ -146,12 +140,7 @@ class Source:
 
 
 def find_commit(name: str, revision: str | None = None, **hub: Any) -> ResolvedRevision:
-    """The commit of a Hub repository that a revision points to now.
-
-    Args:
-        name: a Hub id, or something else that was given in place of one and that is not a folder.
-        revision: a branch, tag or commit; None is the default branch.
-        **hub: options for the Hub: `token`, `cache_dir`, `local_files_only`.
+    """The commit that a branch, tag or commit of a Hub repository points to now; None is the default branch.
 
     Raises:
         CheckpointError: there is no such repository or revision, or it cannot be reached and is not in the cache.
@@ -183,15 +172,9 @@ def hub_errors(
 
 
 def hub_fault(error: BaseException, name: str, revision: str | None = None) -> str | None:
-    """Explain an error from the Hub in one line that says what to do.
+    """Explain an error from the Hub in one line that says what to do; None if it does not come from the Hub.
 
-    Args:
-        error: what a client of the Hub raised; its causes count too, because transformers wraps the Hub's errors.
-        name: the repository.
-        revision: the requested revision.
-
-    Returns:
-        The explanation, or None if neither the error nor its causes come from the Hub.
+    Its causes count too, because transformers wraps the Hub's errors.
     """
     import httpx2
     from huggingface_hub import constants, errors
@@ -241,23 +224,15 @@ def hub_fault(error: BaseException, name: str, revision: str | None = None) -> s
 def load_fault(
     error: BaseException, name: str, revision: str | None = None, folder: str | os.PathLike[str] | None = None
 ) -> str:
-    """Explain in one line why a model or an adapter cannot be loaded.
-
-    Args:
-        error: the error that was raised.
-        name: the folder or repository of the model or adapter.
-        revision: the requested revision.
-        folder: the folder of its files, if that is not `name`.
-    """
+    """Explain in one line why a model or an adapter cannot be loaded, whose files are in `folder` or `name`."""
     place = Path(folder or name)
     return pointer_fault(place) or hub_fault(error, name, revision) or first_line(error)
 
 
 def pointer_fault(folder: Path) -> str | None:
-    """Explain that a file only says where Git LFS keeps the real one, as after a clone without Git LFS.
+    """Explain in one line that a file only says where Git LFS keeps the real one; None if no file in the folder does.
 
-    Returns:
-        One line; None if no file in the folder is such a pointer.
+    A clone without Git LFS leaves such pointers.
     """
     start = b"version https://git-lfs.github.com/spec/"
     for path in sorted(folder.glob("*")):

@@ -10,12 +10,7 @@ from urllib.request import url2pathname
 
 
 def install_command(extra: str = "", *options: str) -> str:
-    """The `pip install` of the library as it was installed: from a folder, a repository, a file or an index.
-
-    Args:
-        extra: one of the optional extras; an empty text is none of them.
-        *options: options for `pip install`.
-    """
+    """The `pip install` of the library as it was installed: from a folder, a repository, a file or an index."""
     name = f"text2lora[{extra}]" if extra else "text2lora"
     try:
         origin = json.loads(metadata.distribution("text2lora").read_text("direct_url.json") or "{}")

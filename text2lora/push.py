@@ -41,15 +41,7 @@ def push_target(
     create_pr: bool = False,
     force: bool = False,
 ) -> PushTarget:
-    """Find out whether a push can work, before anything is made or sent.
-
-    Args:
-        repo_id: the repository: `USER/NAME`, `ORGANIZATION/NAME`, or `NAME` for one of your own.
-        kind: what will be pushed.
-        token: a Hub token; None uses HF_TOKEN or the token from `hf auth login`.
-        revision: the branch to push to; None is the default branch.
-        create_pr: whether the push will be a pull request, which needs no write access.
-        force: whether to accept a repository that contains something else.
+    """Find out whether a `push` can work, before anything is made or sent.
 
     Raises:
         HubError: there is no valid token, you may not write there, the repository contains something else, or the Hub
@@ -95,13 +87,8 @@ def push_target(
 def check_description_of(target: PushTarget, description: str, token: bool | str | None = None) -> None:
     """Refuse a repository that is named after a description but contains the adapter of another one.
 
-    Args:
-        target: the repository.
-        description: the description of the adapter that will be pushed.
-        token: a Hub token.
-
     Raises:
-        HubError: the repository contains the adapter of another description.
+        HubError: it does.
     """
     if target.head is None:
         return

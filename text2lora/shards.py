@@ -65,11 +65,7 @@ class Shard:
 
     @classmethod
     def open(cls, path: str, size: int | None = None) -> Shard:
-        """Read the header of a shard.
-
-        Args:
-            path: the path or URL of the file.
-            size: the size of the file, if it is known.
+        """Read the header of a shard, from a path or URL; its size is looked up unless it is known.
 
         Raises:
             CheckpointError: there is no such file, or it is incomplete or not a shard.
@@ -141,11 +137,6 @@ class Shard:
 def write_shard(path: str, weights: LoraWeights, facts: ShardFacts) -> None:
     """Write LoRAs into a shard, completely or not at all. The same LoRAs give the same bytes.
 
-    Args:
-        path: the path or URL of the file.
-        weights: A [n, layers, r, in] and B [n, layers, out, r] by target module.
-        facts: what the shard says about the LoRAs.
-
     Raises:
         OutputError: the shard cannot be written.
     """
@@ -192,10 +183,6 @@ def _list_shards(folder: str | os.PathLike[str]) -> list[tuple[str, int]]:
 
 def find_in_shards(place: str, name: str | None) -> Shard | None:
     """Find the shard that contains a LoRA; None if the place is not a shard, a folder of shards or a URL.
-
-    Args:
-        place: a path, a URL or a Hub id.
-        name: the name of the LoRA.
 
     Raises:
         CheckpointError: no name is given, or no shard in this place contains a LoRA of that name; or one is damaged.

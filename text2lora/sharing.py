@@ -51,10 +51,7 @@ class SharedLoraModel(LoraModel):
 def apply_apart(adapter: LoraAdapter, model: PreTrainedModel | PeftModel, adapter_name: str = "default") -> PeftModel:
     """Attach an adapter as `LoraAdapter.apply_to` does, but leave a plain model as it is.
 
-    Args:
-        adapter: the adapter to attach.
-        model: a plain model, whose weights the result shares; a model with PEFT layers gets the adapter in place.
-        adapter_name: the adapter's name in the model, see `LoraAdapter.apply_to`.
+    The result shares the weights of a plain model. A model with PEFT layers gets the adapter in place.
 
     Raises:
         CheckpointError: see `LoraAdapter.apply_to`.
