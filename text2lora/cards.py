@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from text2lora.bundled import BASES
 from text2lora.errors import CheckpointError, InvalidArgumentError, shown
@@ -45,28 +45,22 @@ def adapter_card(spec: LoraSpec, metadata: Mapping[str, str], repo_id: str | Non
 
     Paths of this machine are not shown.
     """
-    return _lora_card("adapter", "peft", spec, metadata, repo_id)
+    return _lora_card(spec, metadata, repo_id)
 
 
 def merged_card(spec: LoraSpec, metadata: Mapping[str, str]) -> str:
     """The README of a base model with an adapter merged into it. Paths of this machine are not shown."""
-    return _lora_card("merged", "transformers", spec, metadata)
+    return _lora_card(spec, metadata, merged=True)
 
 
-def _lora_card(
-    template: Literal["adapter", "merged"],
-    library_name: str,
-    spec: LoraSpec,
-    metadata: Mapping[str, str],
-    repo_id: str | None = None,
-) -> str:
+def _lora_card(spec: LoraSpec, metadata: Mapping[str, str], repo_id: str | None = None, merged: bool = False) -> str:
     from huggingface_hub import ModelCardData
 
-    merged = template == "merged"
     base, on_hub = _base_for_card(spec.base_model_name_or_path)
     metadata = {key: value if key == "description" else public_name(value) for key, value in metadata.items()}
     tags = ["text2lora"] if merged else ["lora", "text2lora", *([f"base_model:adapter:{base}"] if on_hub else [])]
-    data: Any = ModelCardData(library_name=library_name, pipeline_tag="text-generation", tags=tags, text2lora=metadata)
+    library = "transformers" if merged else "peft"
+    data: Any = ModelCardData(library_name=library, pipeline_tag="text-generation", tags=tags, text2lora=metadata)
     if on_hub:
         data.base_model, data.base_model_relation = base, "finetune" if merged else "adapter"
     description = " ".join(metadata.get("description", "").split())
@@ -75,7 +69,7 @@ def _lora_card(
     rows |= {"target modules": ", ".join(spec.module_names)}
     loadable = base if on_hub or base in BASES else None
     return _render(
-        template,
+        "merged" if merged else "adapter",
         data,
         rows,
         {"snippet": load_snippet(loadable, repo_id or "PATH_OR_REPO_OF_THIS_ADAPTER")},
