@@ -226,12 +226,11 @@ class ShardWriter:
             {module: tuple(factor.to("cpu", self.settings.dtype) for factor in pair) for module, pair in part.items()}
             for part in self.model.generate_stacked(texts)
         ]
-        for part in parts:
-            check_fits(self.settings.dtype, *(factor for pair in part.values() for factor in pair))
         weights = {
             module: (torch.cat([part[module][0] for part in parts]), torch.cat([part[module][1] for part in parts]))
             for module in parts[0]
         }
+        check_fits(self.settings.dtype, *(factor for pair in weights.values() for factor in pair))
         like = LoraAdapter({}, spec_of(self.model.config)).scaled(self.settings.scale)
         if self.output.startswith("hf://"):  # to the Hub, where nobody finds a base by a path on this machine
             like = like.shareable()
