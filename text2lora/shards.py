@@ -206,11 +206,11 @@ def find_in_shards(place: str, name: str | None) -> Shard | None:
     if not is_shard(place):
         for path, size in _list_shards(place):
             Shard.open(path, size)  # a damaged one says so: the name may be in it
-    known = [each for shard in shards[:1] for each in shard.facts.descriptions][:1]
-    if not known:
+    known = next((each for shard in shards for each in shard.facts.descriptions), None)
+    if known is None:
         raise CheckpointError(f"{place} contains no shards of adapters")
     given = f"not {shown(name)}" if name else "and no name is given"
-    raise CheckpointError(f"{place} contains many adapters, {given}: name one as `subfolder`, such as {known[0]!r}")
+    raise CheckpointError(f"{place} contains many adapters, {given}: name one as `subfolder`, such as {known!r}")
 
 
 def is_shard(path: str) -> bool:
