@@ -308,8 +308,8 @@ def _read_spec(config: Any, weights: Mapping[str, torch.Tensor], source: str) ->
     given: dict[str, Any] = config if isinstance(config, dict) else {}
     paths = sorted({LoraKey.parse(key).path for key in weights})
     selecting = {name: given[name] for name in SELECTING if given.get(name) not in (None, [], "")}
-    plain = selecting.keys() == {SELECTING[0]} and not isinstance(selecting[SELECTING[0]], str)
-    pattern = SELECTING[0] in selecting and not plain  # a regular expression, `all-linear`, or some layers only
+    listed = [*selecting] == ["target_modules"] and not isinstance(selecting["target_modules"], str)
+    pattern = "target_modules" in selecting and not listed  # an expression, `all-linear`, or some layers only
     spec = LoraSpec.from_json(given, source, paths if pattern else None)
     if not spec.target_modules:
         raise CheckpointError(f"{source} has an adapter_config.json that cannot be used: target_modules is empty")
