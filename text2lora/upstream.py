@@ -205,7 +205,7 @@ def _derive_config(
     means = args.training_task == "recon" and args.factorized and args.pred_z_score
     if args.training_task == "recon" and args.pred_z_score and not args.factorized:
         raise CheckpointError(f"{files[ARGS_NAME]}: pred_z_score needs factorized; the reference refuses this too")
-    codebook = _codebook_of(files, args, tensors)
+    codebook_size = _codebook_size(files, args, tensors)
     discrete = args.encoder_type == "discrete"
     latent_size = args.hypernet_latent_size if discrete else tensors["mixer.4.weight"].shape[0]
     if latent_size != args.hypernet_latent_size or tensors["mlp3.4.weight"].shape[0] != args.head_in_size:
@@ -221,7 +221,7 @@ def _derive_config(
         **_encoder_settings(args, base),
         task_emb_size=tensors["task_encoder.mlp.0.weight"].shape[1],
         task_encoder=TASK_ENCODERS[args.encoder_type],
-        codebook_size=32 if codebook is None else len(codebook),
+        codebook_size=codebook_size,
         latent_size=latent_size,
         head_input_size=args.head_in_size,
         head=args.head,
@@ -267,10 +267,8 @@ def _modules_of(
     return modules
 
 
-def _codebook_of(
-    files: Mapping[str, Path], args: UpstreamArgs, tensors: Mapping[str, torch.Tensor]
-) -> torch.Tensor | None:
-    """A tensor with one row for each code of the task encoder; None if the task encoder has no codes."""
+def _codebook_size(files: Mapping[str, Path], args: UpstreamArgs, tensors: Mapping[str, torch.Tensor]) -> int:
+    """The number of codes of the task encoder, or the usual one if the task encoder has none."""
     weights = files[WEIGHTS_NAME]
     if args.encoder_type == "discrete" and args.hypernet_latent_size != 128:
         raise CheckpointError(
@@ -278,10 +276,11 @@ def _codebook_of(
             f"{args.hypernet_latent_size}; the reference cannot run this checkpoint either"
         )
     codes = {"softmax": "task_encoder.embed", "vq": "task_encoder.cluster_size", "discrete": "task_encoder.mlp.3.bias"}
-    codebook = tensors.get(codes.get(args.encoder_type, ""))
-    if args.encoder_type in codes and codebook is None:
-        raise CheckpointError(f"{weights} lacks {codes[args.encoder_type]}")
-    return codebook
+    if args.encoder_type not in codes:
+        return Text2LoraConfig.codebook_size
+    if (name := codes[args.encoder_type]) not in tensors:
+        raise CheckpointError(f"{weights} lacks {name}")
+    return len(tensors[name])
 
 
 def _encoder_settings(args: UpstreamArgs, base: str | None) -> dict[str, Any]:
