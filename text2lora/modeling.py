@@ -460,7 +460,7 @@ class Text2LoraModel(PreTrainedModel):
         """
         scale = check_scale(scale)
         single = task_emb is None and _is_one(description)
-        texts, pairs = self._check_request(description, task_emb, examples)
+        texts, pairs = self._check_request(description, task_emb, examples, single)
         if not texts:
             return []
         task_emb = self._embed(texts, pairs) if task_emb is None else task_emb
@@ -480,7 +480,7 @@ class Text2LoraModel(PreTrainedModel):
         return made[0] if single else made
 
     def _check_request(
-        self, description: str | Sequence[str] | None, task_emb: torch.Tensor | None, examples: Any
+        self, description: str | Sequence[str] | None, task_emb: torch.Tensor | None, examples: Any, single: bool
     ) -> tuple[list[str], list[list[Pair]]]:
         """The descriptions that are to be noted, each "" where there is none, and the examples of each."""
         given: Sequence[Any] = [description] if _is_one(description) else list(description or [])
@@ -491,7 +491,6 @@ class Text2LoraModel(PreTrainedModel):
         if examples is not None:
             from text2lora.tuning import check_example_lists
 
-            single = task_emb is None and _is_one(description)
             pairs = check_example_lists([examples] if single else examples, len(given))
         unsaid = task_emb is not None or (description is None and any(pairs))
         texts = []
