@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from text2lora.base import base_source
-from text2lora.configuration import PLAIN_STARTS, Text2LoraConfig, find_unplain
+from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import CheckpointError, InvalidArgumentError, shown
-from text2lora.lora import Lora, LoraKey, lora_key, targeted_modules
+from text2lora.lora import PLAIN_STARTS, Lora, LoraKey, find_unplain, lora_key, targeted_modules
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import field
 from typing import Any, Literal, Self, TypeVar
 
@@ -252,40 +252,3 @@ def check_reading(layers: Sequence[int], max_length: int, instruction: str | Non
             raise CheckpointError(
                 f"the encoder's instruction is {shown(instruction)}: expected a template with {{description}}"
             )
-
-
-WITHOUT_EFFECT = {
-    *("auto_mapping", "inference_mode", "peft_type", "peft_version", "task_type"),
-    *("base_model_name_or_path", "lora_alpha", "r", "revision", "use_rslora"),  # which are read
-    *("exclude_modules", "layers_pattern", "layers_to_transform", "target_modules"),  # the weights say where they are
-    *("corda_config", "eva_config", "loftq_config", "lora_ga_config"),  # `init_lora_weights` says whether they count
-    *("fan_in_fan_out", "lora_dropout", "megatron_core", "runtime_config"),  # of modules, training and the machine
-}
-"""Fields of `peft.LoraConfig` that change nothing of y = W x + scaling * B A x, once A and B are there."""
-
-PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
-"""Values of `init_lora_weights` that start A and B; all others change the base's weights, too."""
-
-
-@functools.cache
-def usual_lora_config() -> dict[str, Any]:
-    """PEFT's defaults."""
-    from peft import LoraConfig
-
-    return LoraConfig().to_dict()
-
-
-def find_unplain(lora_config: Mapping[str, Any]) -> str | None:
-    """The first field of a saved `peft.LoraConfig` that makes it more than A, B and one scaling, with its value.
-
-    A field that PEFT does not know, of a later version perhaps, counts unless it is empty.
-    """
-    usual = usual_lora_config()
-    for name, value in lora_config.items():
-        if name == "init_lora_weights":
-            is_plain = value in PLAIN_STARTS if isinstance(value, str | bool | None) else False
-        else:
-            is_plain = name in WITHOUT_EFFECT or value == usual.get(name) or not (value or usual.get(name))
-        if not is_plain:
-            return f"{name} is {str(value)[:60]!r}" if isinstance(value, str) else f"{name} is {str(value)[:60]}"
-    return None

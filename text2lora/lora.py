@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ import torch
 
 from text2lora.arguments import checked_class
 from text2lora.bundled import BASE_OF
-from text2lora.configuration import Text2LoraConfig, find_unplain
+from text2lora.configuration import Text2LoraConfig
 from text2lora.errors import CheckpointError, InvalidArgumentError, shown
 from text2lora.files import check_model_name
 
@@ -24,6 +25,18 @@ LoraWeights = dict[str, tuple[torch.Tensor, torch.Tensor]]
 """By target module: A [n, N, r, in] and B [n, N, out, r] of n adapters in N layers."""
 PEFT_PREFIX = "base_model.model."
 FLOAT_MAX = torch.finfo(torch.float32).max
+
+WITHOUT_EFFECT = {
+    *("auto_mapping", "inference_mode", "peft_type", "peft_version", "task_type"),
+    *("base_model_name_or_path", "lora_alpha", "r", "revision", "use_rslora"),  # which are read
+    *("exclude_modules", "layers_pattern", "layers_to_transform", "target_modules"),  # the weights say where they are
+    *("corda_config", "eva_config", "loftq_config", "lora_ga_config"),  # `init_lora_weights` says whether they count
+    *("fan_in_fan_out", "lora_dropout", "megatron_core", "runtime_config"),  # of modules, training and the machine
+}
+"""Fields of `peft.LoraConfig` that change nothing of y = W x + scaling * B A x, once A and B are there."""
+
+PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+"""Values of `init_lora_weights` that start A and B; all others change the base's weights, too."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +138,30 @@ class LoraSpec:
         }
         given = {"use_rslora": self.use_rslora, "revision": self.revision}
         return fields | {name: value for name, value in given.items() if value not in (None, False)}
+
+
+@functools.cache
+def _usual_lora_config() -> dict[str, Any]:
+    """PEFT's defaults."""
+    from peft import LoraConfig
+
+    return LoraConfig().to_dict()
+
+
+def find_unplain(lora_config: Mapping[str, Any]) -> str | None:
+    """The first field of a saved `peft.LoraConfig` that makes it more than A, B and one scaling, with its value.
+
+    A field that PEFT does not know, of a later version perhaps, counts unless it is empty.
+    """
+    usual = _usual_lora_config()
+    for name, value in lora_config.items():
+        if name == "init_lora_weights":
+            is_plain = isinstance(value, str | bool | None) and value in PLAIN_STARTS
+        else:
+            is_plain = name in WITHOUT_EFFECT or value == usual.get(name) or not (value or usual.get(name))
+        if not is_plain:
+            return f"{name} is {str(value)[:60]!r}" if isinstance(value, str) else f"{name} is {str(value)[:60]}"
+    return None
 
 
 def targeted_modules(spec: LoraSpec, paths: Iterable[str]) -> list[str]:
