@@ -62,8 +62,6 @@ def is_public(name: str) -> bool:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    if name in CHECKPOINTS or name in BASES:
-        return True
     try:
         validate_repo_id(name)
     except HFValidationError:
