@@ -34,7 +34,7 @@ from text2lora.errors import (
     about,
     shown,
 )
-from text2lora.files import check_path, check_subfolder, first_line, is_foreign_card, make_readable
+from text2lora.files import check_path, first_line, is_foreign_card, make_readable
 from text2lora.hub import (
     CARD_NAME,
     CHECKPOINT_FILES,
@@ -148,10 +148,10 @@ class Text2LoraModel(PreTrainedModel):
             InvalidArgumentError: there is no such option, dtype or device.
         """
         name = os.fspath(pretrained_model_name_or_path)
-        path, subfolder = resolve_name(pretrained_model_name_or_path, CHECKPOINTS), kwargs.get("subfolder")
-        check_no_adapter(Path(path, check_subfolder(subfolder)))
+        path = resolve_name(pretrained_model_name_or_path, CHECKPOINTS)
         hub = {option: kwargs[option] for option in HUB_OPTIONS if option in kwargs}
-        source = Source.of(path, subfolder, kwargs.get("revision"), **hub)
+        source = Source.of(path, kwargs.get("subfolder"), kwargs.get("revision"), **hub)
+        check_no_adapter(Path(path, source.subfolder))
         try:
             with load_options(kwargs):
                 model, info = cls._read(source, name, *args, **kwargs)
