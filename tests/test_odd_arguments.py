@@ -111,10 +111,6 @@ def works(model: Any) -> bool:
     return bool(model(torch.arange(5, 14)[None]).logits.isfinite().all())
 
 
-def is_embedding(result: object) -> bool:
-    return isinstance(result, torch.Tensor) and result.shape[-1] == 24 and bool(result.isfinite().all())
-
-
 def makes(model: Any) -> bool:
     model = model[0] if isinstance(model, tuple) else model
     return isinstance(model, Text2LoraModel) and finite(model.generate_lora("the city"))
