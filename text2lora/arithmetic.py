@@ -81,15 +81,11 @@ def cosine_matrix(adapters: Sequence[LoraAdapter]) -> torch.Tensor:
     """
     if not adapters:
         raise CheckpointError("no adapters were given: expected one or more")
-    first = adapters[0]
-    if any(_features(other) != _features(first) for other in adapters[1:]):
-        raise CheckpointError(
-            "these adapters have different modules or shapes: compare adapters of the same base model"
-        )
+    _check_modules(adapters, "compare")
     owner = torch.arange(len(adapters)).repeat_interleave(torch.tensor([adapter.spec.r for adapter in adapters]))
     scaling = torch.tensor([adapter.spec.scaling for adapter in adapters], dtype=torch.double)
     products = torch.zeros(len(adapters), len(adapters), dtype=torch.double)
-    for path, _, _ in first.pairs():
+    for path, _, _ in adapters[0].pairs():
         a = torch.cat([adapter.weights[lora_key(path, "A")].float() for adapter in adapters])  # [all ranks, in]
         b = torch.cat([adapter.weights[lora_key(path, "B")].float() for adapter in adapters], 1)
         gram = ((a @ a.T) * (b.T @ b)).double()  # [all ranks, all ranks]
@@ -139,10 +135,7 @@ def _check(adapters: Sequence[LoraAdapter], method: Method) -> None:
             raise CheckpointError(
                 f"these adapters are for {names[0]} and {names[1]}: combine adapters of the same base model"
             )
-        if _features(first) != _features(other):
-            raise CheckpointError(
-                "these adapters have different modules or shapes: combine adapters of the same base model"
-            )
+    _check_modules(adapters, "combine")
     ranks = sorted({adapter.spec.r for adapter in adapters})
     if method == "linear" and len(ranks) > 1:
         raise CheckpointError(
@@ -163,8 +156,12 @@ def _metadata(adapters: Sequence[LoraAdapter], weights: Sequence[float], method:
     return dict(sorted(found.items())) | made
 
 
-def _features(adapter: LoraAdapter) -> dict[str, tuple[int, int]]:
-    return {path: (a.shape[1], b.shape[0]) for path, a, b in adapter.pairs()}
+def _check_modules(adapters: Sequence[LoraAdapter], verb: str) -> None:
+    features = [{path: (a.shape[1], b.shape[0]) for path, a, b in adapter.pairs()} for adapter in adapters]
+    if any(found != features[0] for found in features):
+        raise CheckpointError(
+            f"these adapters have different modules or shapes: {verb} adapters of the same base model"
+        )
 
 
 def _cat(parts: Factors) -> tuple[torch.Tensor, torch.Tensor]:
