@@ -20,7 +20,7 @@ from text2lora.arguments import checked_class
 from text2lora.cards import adapter_card, card_metadata
 from text2lora.errors import CheckpointError, InvalidArgumentError, OutputError, shown
 from text2lora.files import atomic_folder, check_contents, check_path, first_line, size
-from text2lora.hub import ADAPTER_FILES, CARD_NAME, Source, load_fault
+from text2lora.hub import ADAPTER_FILES, CARD_NAME, Source, check_kind, load_fault
 from text2lora.lora import (
     FLOAT_MAX,
     PEFT_PREFIX,
@@ -243,6 +243,7 @@ class LoraAdapter(Lora):
             return cls(shard.read(name), facts.spec, {"description": facts.descriptions[name], **facts.metadata})
         hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         source = Source.of(directory, subfolder, revision, **hub)
+        check_kind(Path(directory, source.subfolder), "adapter")
         files = source.fetch((CONFIG_NAME, WEIGHTS_NAME))
         card = source.find(CARD_NAME)
         try:

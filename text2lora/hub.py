@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from text2lora.bundled import CHECKPOINTS, PACKAGED
 from text2lora.errors import CheckpointError, HubError, InvalidArgumentError, Text2LoraError, causes, shown
@@ -123,9 +123,6 @@ class Source:
         paths = {name: Path(source, self.subfolder, name) for name in names}
         for path in paths.values():
             if not path.is_file():
-                wanted = MARKERS["adapter"] in names and UPSTREAM_WEIGHTS not in names  # an adapter
-                if wanted and is_checkpoint(path.parent):
-                    raise CheckpointError(_no_adapter(str(path.parent)))
                 raise CheckpointError(
                     f"{path.parent} has no {path.name}: {look_inside(path.parent, path.name)}expected a folder with "
                     f"{' and '.join(names)}"
@@ -317,14 +314,16 @@ def check_no_file(name: str) -> None:
         raise CheckpointError(f"{name} is a file: pass {f'its folder, {folder!r}' if marked else 'a folder'}")
 
 
-def check_no_adapter(folder: Path) -> None:
-    """Refuse an adapter where a checkpoint is expected: transformers would load the adapter's base model.
+def check_kind(folder: Path, kind: Literal["adapter", "checkpoint"]) -> None:
+    """Refuse an adapter where a checkpoint is expected, whose base model transformers would load, and the reverse.
 
     Raises:
-        CheckpointError: the folder contains an adapter.
+        CheckpointError: the folder contains the other kind.
     """
-    if is_adapter(folder) and not is_checkpoint(folder):
+    if kind == "checkpoint" and is_adapter(folder) and not is_checkpoint(folder):
         raise CheckpointError(f"{folder} is an adapter, not a checkpoint: `t2l run`, `t2l chat` and LoraAdapter use it")
+    if kind == "adapter" and is_checkpoint(folder) and not is_adapter(folder):
+        raise CheckpointError(_no_adapter(str(folder)))
 
 
 def look_inside(folder: Path, name: str) -> str:

@@ -41,7 +41,7 @@ from text2lora.hub import (
     HUB_OPTIONS,
     MARKERS,
     Source,
-    check_no_adapter,
+    check_kind,
     hub_fault,
     load_fault,
 )
@@ -151,7 +151,7 @@ class Text2LoraModel(PreTrainedModel):
         path = resolve_name(pretrained_model_name_or_path, CHECKPOINTS)
         hub = {option: kwargs[option] for option in HUB_OPTIONS if option in kwargs}
         source = Source.of(path, kwargs.get("subfolder"), kwargs.get("revision"), **hub)
-        check_no_adapter(Path(path, source.subfolder))
+        check_kind(Path(path, source.subfolder), "checkpoint")
         try:
             with load_options(kwargs):
                 model, info = cls._read(source, name, *args, **kwargs)
