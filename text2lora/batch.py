@@ -139,7 +139,7 @@ def write_adapters(
         OutputError: a folder cannot be written.
     """
     settings = settings or AdapterSettings()
-    texts = list(dict.fromkeys(check_description(text) for text in descriptions))
+    texts = list(dict.fromkeys(map(check_description, descriptions)))
     decided = model.digest if texts else ""
     folders = {text: output_dir / folder_name(text, decided, settings) for text in texts}
     there = set() if force else {text for text in texts if is_adapter(folders[text])}
@@ -196,10 +196,10 @@ class ShardWriter:
             CheckpointError: the output cannot be listed.
         """
         if per_shard is None:
-            size = self.settings.dtype.itemsize if self.settings.dtype else self.model.dtype.itemsize
+            size = (self.settings.dtype or self.model.dtype).itemsize
             per_shard = max(1, SHARD_BYTES * self.model.dtype.itemsize // (self.model.adapter_bytes * size))
         check_count(per_shard, "per_shard")
-        texts = list(dict.fromkeys(check_description(text) for text in descriptions))
+        texts = list(dict.fromkeys(map(check_description, descriptions)))
         there = {name for shard in find_shards(self.output) for name in shard.facts.descriptions}
         waiting = [text for text in texts if self.name(text) not in there]
         return [waiting[start : start + per_shard] for start in range(0, len(waiting), per_shard)]
@@ -215,7 +215,7 @@ class ShardWriter:
             InvalidDescriptionError: there is no description, or see `check_description`.
             OutputError: it cannot be written.
         """
-        texts = list(dict.fromkeys(check_description(text) for text in descriptions))
+        texts = list(dict.fromkeys(map(check_description, descriptions)))
         if not texts:
             raise InvalidDescriptionError("a shard of no descriptions: expected at least one")
         names = [self.name(text) for text in texts]
