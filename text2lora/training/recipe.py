@@ -7,14 +7,12 @@ import dataclasses
 import difflib
 import math
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, dataclass_transform
 
-from huggingface_hub.dataclasses import strict, validated_field
-from huggingface_hub.errors import StrictDataclassFieldValidationError
-
+from text2lora.arguments import fits
 from text2lora.errors import TrainingError, shown
 from text2lora.files import parse_yaml, read_text
 
@@ -55,56 +53,41 @@ def _index(place: list[Any], key: str, override: str) -> int:
 
 def at_least(bound: float, default: float) -> Any:
     """A setting that is a number of at least `bound`; see `settings`."""
-
-    def check(value: float) -> None:
-        if not value >= bound:
-            raise ValueError(f"expected {bound:g} or more")
-
-    return validated_field(check, default=default)
+    return dataclasses.field(default=default, metadata={"range": (bound, math.inf), "text": f"{bound:g} or more"})
 
 
 def share(default: float) -> Any:
     """A setting that is a share from 0 to 1; see `settings`."""
-
-    def check(value: float) -> None:
-        if not 0 <= value <= 1:
-            raise ValueError("expected a share from 0 to 1")
-
-    return validated_field(check, default=default)
+    return dataclasses.field(default=default, metadata={"range": (0, 1), "text": "a share from 0 to 1"})
 
 
 @dataclass_transform(field_specifiers=(dataclasses.field, at_least, share))
 def settings(cls: type[T]) -> type[T]:
-    """Make a dataclass that checks each value when it is set, with `huggingface_hub.dataclasses.strict`.
+    """Make a dataclass that checks each value when it is set, and refuses it with a `TrainingError`.
 
     Annotations give the expected types (`Literal` for a choice), `at_least` and `share` the bounds; `__post_init__`
-    checks settings that depend on each other. Integers are accepted as floats. An invalid value raises a
-    `TrainingError` when it is set.
+    checks settings that depend on each other. Integers are accepted as floats.
     """
-    made = dataclasses.dataclass(cls)
+    made: Any = dataclasses.dataclass(cls)
     hints = typing.get_type_hints(cls)
-    for setting in dataclasses.fields(made):  # type: ignore[arg-type]
-        setting.type = hints[setting.name] = int | float if hints[setting.name] is float else hints[setting.name]
-    checked: Any = strict(made)
-    assign: Callable[[object, str, object], None] = checked.__setattr__
+    limits = {setting.name: setting.metadata for setting in dataclasses.fields(made) if setting.metadata}
 
-    def __setattr__(self: object, name: str, value: object) -> None:
-        number = hints.get(name) in (int, int | float)
-        if number and (isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value))):
-            raise TrainingError(f"{name} is {value!r}: expected {_expected(hints[name])}")
-        try:
-            assign(self, name, value)
-        except StrictDataclassFieldValidationError as error:
-            reason = str(error.__cause__)
-            if not isinstance(error.__cause__, ValueError):  # a wrong type, or none of the choices
-                choices = _expected(hints[name])
-                reason = f"{_nearest(value, hints[name])}expected {choices}"
-                if isinstance(value, bool) and ("str" in choices or "'" in choices):  # read from YAML
-                    reason += " (`yes`, `no`, `on` and `off` need quotes)"
-            raise TrainingError(f"{name} is {shown(value)}: {reason}") from error
+    def __setattr__(self: object, name: str, value: Any) -> None:
+        hint = hints.get(name, Any)
+        if not fits(value, hint):
+            expected = _expected(hint)
+            reason = f"{_nearest(value, hint)}expected {expected}"
+            if isinstance(value, bool) and ("str" in expected or "'" in expected):  # read from YAML
+                reason += " (`yes`, `no`, `on` and `off` need quotes)"
+            raise TrainingError(f"{name} is {shown(value)}: {reason}")
+        if name in limits:
+            least, most = limits[name]["range"]
+            if not least <= value <= most:
+                raise TrainingError(f"{name} is {shown(value)}: expected {limits[name]['text']}")
+        object.__setattr__(self, name, value)
 
-    checked.__setattr__ = __setattr__
-    return typing.cast("type[T]", checked)
+    made.__setattr__ = __setattr__
+    return typing.cast("type[T]", made)
 
 
 def _nearest(value: object, hint: Any) -> str:
@@ -119,7 +102,7 @@ def _nearest(value: object, hint: Any) -> str:
 def _expected(hint: Any) -> str:
     """The values that an annotation allows, in words: `int`, `a number`, `list of str`, `'a' or 'b'`."""
     inner = typing.get_args(hint)
-    if hint == int | float:
+    if hint is float:
         return "a number"
     if typing.get_origin(hint) is Literal:
         return " or ".join(filter(None, [", ".join(map(repr, inner[:-1])), repr(inner[-1])]))
