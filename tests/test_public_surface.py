@@ -46,6 +46,7 @@ LAYERS = [
     "language",
     "tuning",
     "confidence",
+    "together",
     "functions",
     "scoring",
     "companions",

@@ -7,10 +7,9 @@ import contextlib
 import copy
 import operator
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NoReturn, Self, overload
 from weakref import WeakValueDictionary
 
@@ -27,6 +26,7 @@ from text2lora.inference import complete_ids
 from text2lora.injection import factors_of, inject_rows, stack_factors
 from text2lora.language import answer_logits, check_text, fit_answers, prompt_batch
 from text2lora.sharing import fingerprint, is_changed
+from text2lora.together import Together
 from text2lora.turns import AnswerForm, FittedPrompt, batches_by_length, fit_turns
 
 TARGETS = 1024
@@ -162,7 +162,7 @@ class Function:
             InvalidInputError: see `__call__`.
         """
         _check_flag(with_confidence)
-        found = await asyncio.wrap_future(self._runner.submit(self._ask(text)))
+        found = await asyncio.wrap_future(self._runner.together.submit(self._ask(text)))
         return found if with_confidence else found.text
 
     @overload
@@ -275,9 +275,7 @@ def call_many(
     for number, (function, text) in enumerate(calls, 1):
         with about("text", number, len(calls)):
             questions.append(function._ask(text))
-    found: list[Answer] = _in_groups(
-        questions, lambda q: id(q.function._runner), lambda qs: qs[0].function._runner.answer(qs, size)
-    )
+    found: list[Answer] = _in_groups(questions, lambda q: id(q.function._runner), partial(_answer, batch_size=size))
     return found if with_confidence else [answer.text for answer in found]
 
 
@@ -293,8 +291,7 @@ class Runner:
         self.model, self.tokenizer = model.eval(), tokenizer
         self._fingerprint = fingerprint(model)
         self._lock = threading.Lock()  # of the model: adapters are on it for a batch
-        self._waiting: deque[tuple[Question, Future[Answer]]] = deque()
-        self._worker = ThreadPoolExecutor(1, "text2lora")
+        self.together = Together(_answer)  # which does not hold this runner, so that both go with the last function
 
     @property
     def is_changed(self) -> bool:
@@ -358,28 +355,6 @@ class Runner:
                 found[i] = Answer(*ranked[0], dict(ranked))
         return found
 
-    def submit(self, question: Question) -> Future[Answer]:
-        """Answer a question in this runner's thread, in a batch with what else is waiting by then."""
-        future: Future[Answer] = Future()
-        self._waiting.append((question, future))
-        self._worker.submit(self._answer_waiting)
-        return future
-
-    def _answer_waiting(self) -> None:
-        taken: list[tuple[Question, Future[Answer]]] = []
-        while self._waiting and len(taken) < 32:
-            question, future = self._waiting.popleft()
-            if future.set_running_or_notify_cancel():
-                taken.append((question, future))
-        try:
-            answers = self.answer([question for question, _ in taken])
-        except BaseException as error:
-            for _, future in taken:
-                future.set_exception(error)
-        else:
-            for (_, future), answer in zip(taken, answers, strict=True):
-                future.set_result(answer)
-
     @contextlib.contextmanager
     def _adapted(self, functions: Sequence[Function]) -> Iterator[None]:
         """The model for one batch, each row under the adapter of its function."""
@@ -391,6 +366,11 @@ class Runner:
         factors = stack_factors([function._factors for function in functions])
         with self._lock, inject_rows(self.model, factors):
             yield
+
+
+def _answer(questions: Sequence[Question], batch_size: int = 32) -> list[Answer]:
+    """The answers to questions for functions of one runner."""
+    return questions[0].function._runner.answer(questions, batch_size)
 
 
 def _in_groups(items: Sequence[Any], key: Callable[[Any], object], run: Callable[[list[Any]], list[Any]]) -> list[Any]:

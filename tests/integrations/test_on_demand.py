@@ -17,7 +17,8 @@ from text2lora import CheckpointError, InvalidDescriptionError, LoraAdapter, Tex
 from text2lora.bundled import BASES
 from text2lora.errors import LimitError, ServingError
 from text2lora.integrations import on_demand
-from text2lora.integrations.on_demand import AdaptersOnDemand, OnDemandSettings, RateLimit, Together
+from text2lora.integrations.on_demand import AdaptersOnDemand, OnDemandSettings, RateLimit
+from text2lora.together import Together
 
 
 @pytest.fixture

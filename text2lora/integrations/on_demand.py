@@ -7,15 +7,15 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 from text2lora.base import base_source
 from text2lora.errors import InvalidDescriptionError, LimitError, ServingError
+from text2lora.together import Together
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 MAX_CHARACTERS = 2000
 """The longest description."""
 VARIABLES = "T2L_VLLM_"
-
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -138,37 +136,6 @@ class RateLimit:
             self._taken.append(now)
 
 
-class Together(Generic[Made]):
-    """Makes one thing for each text; the texts of threads that call it at the same time are made in one batch.
-
-    Args:
-        make: makes a list of things from a list of texts; it is never called by two threads at once.
-    """
-
-    def __init__(self, make: Callable[[Sequence[str]], Sequence[Made]]):
-        self._make = make
-        self._waiting: deque[tuple[str, Future[Made]]] = deque()
-        self._making = threading.Lock()
-
-    def __call__(self, text: str) -> Made:
-        """The thing for a text. Whichever thread comes first makes those of all that wait."""
-        future: Future[Made] = Future()
-        self._waiting.append((text, future))
-        with self._making:
-            batch = [self._waiting.popleft() for _ in range(len(self._waiting))]  # others only add to it
-            if batch:
-                texts, futures = zip(*batch, strict=True)
-                try:
-                    made = self._make(texts)
-                except BaseException as error:
-                    for each in futures:
-                        each.set_exception(error)
-                else:
-                    for each, one in zip(futures, made, strict=True):
-                        each.set_result(one)
-        return future.result()
-
-
 class AdaptersOnDemand:
     """Makes the adapter of a description when it is first asked for, and keeps it on disk.
 
@@ -182,7 +149,7 @@ class AdaptersOnDemand:
         self.settings = settings
         self._limit = RateLimit(settings.rate)
         self._loading = threading.Lock()
-        self._generate = Together(lambda texts: self._model.generate_lora(list(texts)))
+        self._generate: Together[str, LoraAdapter] = Together(lambda texts: self._model.generate_lora(list(texts)))
 
     def lend(self, description: str, served_base: str) -> Lease:
         """Lend the adapter of a description, which stays on disk until the lease is released.

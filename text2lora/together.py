@@ -1,0 +1,55 @@
+"""Work that is asked for piece by piece and done in batches."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+Asked = TypeVar("Asked")
+Made = TypeVar("Made")
+
+LARGEST = 32
+"""The most things that are made at once."""
+
+
+class Together(Generic[Asked, Made]):
+    """Makes one thing for each that is asked for; what is asked for at the same time is made in one batch.
+
+    Args:
+        make: makes a list of things, one for each that is asked for; a thread of its own runs it, one batch at a time.
+    """
+
+    def __init__(self, make: Callable[[Sequence[Asked]], Sequence[Made]]):
+        self._make = make
+        self._waiting: deque[tuple[Asked, Future[Made]]] = deque()
+        self._worker = ThreadPoolExecutor(1, "text2lora")
+
+    def submit(self, asked: Asked) -> Future[Made]:
+        """Make a thing, in a batch with what else is waiting by then."""
+        future: Future[Made] = Future()
+        self._waiting.append((asked, future))
+        self._worker.submit(self._make_waiting)
+        return future
+
+    def __call__(self, asked: Asked) -> Made:
+        """Wait for the thing, or for the error of its batch."""
+        return self.submit(asked).result()
+
+    def _make_waiting(self) -> None:
+        taken: list[tuple[Asked, Future[Made]]] = []
+        while self._waiting and len(taken) < LARGEST:
+            asked, future = self._waiting.popleft()
+            if future.set_running_or_notify_cancel():
+                taken.append((asked, future))
+        if not taken:  # an earlier batch had it
+            return
+        try:
+            made = self._make([asked for asked, _ in taken])
+        except BaseException as error:
+            for _, future in taken:
+                future.set_exception(error)
+        else:
+            for (_, future), one in zip(taken, made, strict=True):
+                future.set_result(one)
