@@ -307,7 +307,7 @@ class Runner:
                 runner = _RUNNERS[key] = make()
             return runner
 
-    def answer(self, questions: Sequence[Question], batch_size: int = 32) -> list[Answer]:
+    def answer(self, questions: Sequence[Question], batch_size: int) -> list[Answer]:
         """The answers to questions, in their order."""
 
         def alike(some: Sequence[Question]) -> list[Answer]:
@@ -335,7 +335,7 @@ class Runner:
         )
 
     @torch.inference_mode()
-    def score(self, questions: Sequence[Question], batch_size: int = 32) -> list[Answer]:
+    def score(self, questions: Sequence[Question], batch_size: int) -> list[Answer]:
         """The most likely label under each question, with the probability of each; all have the same labels."""
         if not questions:
             return []
@@ -349,8 +349,7 @@ class Runner:
             with self._adapted([questions[i].function for i in rows]):
                 logits, targets = answer_logits(self.model, batch)
             each = -torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").double()
-            sums = each.new_zeros(len(examples)).index_add_(0, batch.owners, each)
-            for i, values in zip(rows, sums.view(len(rows), -1).softmax(1).tolist(), strict=True):
+            for i, values in zip(rows, batch.sums(each).view(len(rows), -1).softmax(1).tolist(), strict=True):
                 ranked = sorted(zip(labels, values, strict=True), key=operator.itemgetter(1), reverse=True)
                 found[i] = Answer(*ranked[0], dict(ranked))
         return found

@@ -77,6 +77,10 @@ class AnswerBatch:
         """[answers]: the number of tokens of each answer."""
         return self.owners.bincount()
 
+    def sums(self, values: torch.Tensor) -> torch.Tensor:
+        """The sums [answers] of values of the answer tokens [targets], over each answer."""
+        return values.new_zeros(len(self.lengths)).index_add(0, self.owners, values)
+
     @property
     def labels(self) -> torch.Tensor:
         """[targets]: the answer tokens."""
@@ -163,7 +167,7 @@ def count_matches(logits: torch.Tensor, batch: AnswerBatch) -> torch.Tensor:
         batch: the answers, with their prompts.
     """
     wrong = logits.argmax(-1) != batch.labels
-    return torch.zeros_like(batch.lengths).index_add_(0, batch.owners, wrong.to(batch.lengths.dtype)) == 0
+    return batch.sums(wrong.long()) == 0
 
 
 def answer_form(tokenizer: PreTrainedTokenizerBase) -> AnswerForm:

@@ -61,8 +61,7 @@ def score_examples(
             with injector.inject(weights):
                 logits, labels = answer_logits(base, batch)
             matches = count_matches(logits, batch).view(len(chosen), -1)
-            losses = torch.zeros_like(batch.is_target, dtype=torch.float32)
-            losses[batch.is_target] = F.cross_entropy(logits.float(), labels, reduction="none")
-            sums = losses.sum(1).view(len(chosen), -1).sum(1) / batch.is_target.sum(1).view(len(chosen), -1).sum(1)
-            results |= zip(chosen, map(TaskScore, matches.cpu(), sums.tolist()), strict=True)
+            sums = batch.sums(F.cross_entropy(logits.float(), labels, reduction="none")).view(len(chosen), -1)
+            losses = sums.sum(1) / batch.lengths.view(len(chosen), -1).sum(1)
+            results |= zip(chosen, map(TaskScore, matches.cpu(), losses.tolist()), strict=True)
     return [results[i] for i in range(len(examples))]
