@@ -20,7 +20,7 @@ from text2lora.encoder import check_description
 from text2lora.errors import CheckpointError, InvalidArgumentError, InvalidDescriptionError, OutputError
 from text2lora.files import check_path, read_text
 from text2lora.hub import is_adapter
-from text2lora.lora import spec_of
+from text2lora.lora import concatenate, map_factors, spec_of
 from text2lora.names import slug
 from text2lora.shards import PATTERN, Shard, ShardFacts, find_shards, write_shard
 
@@ -223,13 +223,10 @@ class ShardWriter:
         with contextlib.suppress(CheckpointError):  # there is none yet, or no whole one
             return Shard.open(path).path
         parts = [
-            {module: tuple(factor.to("cpu", self.settings.dtype) for factor in pair) for module, pair in part.items()}
+            map_factors(lambda factor: factor.to("cpu", self.settings.dtype), part)
             for part in self.model.generate_stacked(texts)
         ]
-        weights = {
-            module: (torch.cat([part[module][0] for part in parts]), torch.cat([part[module][1] for part in parts]))
-            for module in parts[0]
-        }
+        weights = concatenate(parts)
         check_fits(self.settings.dtype, *(factor for pair in weights.values() for factor in pair))
         like = LoraAdapter({}, spec_of(self.model.config)).scaled(self.settings.scale)
         if self.output.startswith("hf://"):  # to the Hub, where nobody finds a base by a path on this machine

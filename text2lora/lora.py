@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -230,6 +230,19 @@ def layer_keys(config: Text2LoraConfig, module: str, factor: str) -> list[str]:
     """PEFT's keys of a target module's A or B, layer by layer."""
     path = config.module_paths[module]
     return [lora_key(path.format(layer=layer), factor) for layer in range(config.num_layers)]
+
+
+def map_factors(change: Callable[[torch.Tensor], torch.Tensor], weights: LoraWeights) -> LoraWeights:
+    """Stacked LoRAs whose every A and B was changed in the same way."""
+    return {name: (change(a), change(b)) for name, (a, b) in weights.items()}
+
+
+def concatenate(parts: Sequence[LoraWeights]) -> LoraWeights:
+    """Several stacks of LoRAs as one, in their order."""
+    return {
+        name: (torch.cat([part[name][0] for part in parts]), torch.cat([part[name][1] for part in parts]))
+        for name in parts[0]
+    }
 
 
 def unstack(config: Text2LoraConfig, weights: LoraWeights, count: int) -> list[dict[str, torch.Tensor]]:

@@ -12,6 +12,7 @@ example and those of the adapter that saw all together, and never fewer of the f
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -26,7 +27,7 @@ from text2lora.errors import InvalidInputError, about, shown
 from text2lora.hypernetwork import HyperNetwork
 from text2lora.injection import LoraInjector
 from text2lora.language import AnswerBatch, answer_logits, check_text, count_matches, fit_answers, prompt_batch
-from text2lora.lora import LoraWeights
+from text2lora.lora import LoraWeights, concatenate, map_factors
 
 Pair = tuple[str, str]
 """An input and its right answer."""
@@ -185,10 +186,9 @@ class _Task:
         rows = folds + 1
         self.latents = latent.expand(rows, -1).clone().requires_grad_()
 
-        def zeros(factor: torch.Tensor) -> torch.Tensor:
-            return factor.new_zeros(rows, *factor.shape[1:], dtype=torch.float32).requires_grad_()
-
-        self.offsets: LoraWeights = {name: (zeros(a), zeros(b)) for name, (a, b) in like.items()}
+        self.offsets = map_factors(
+            lambda factor: factor.new_zeros(rows, *factor.shape[1:], dtype=torch.float32).requires_grad_(), like
+        )
         part = torch.arange(count, device=latent.device) % max(folds, 1)
         left_out = torch.stack([part == fold for fold in range(folds)] + [torch.zeros_like(part, dtype=torch.bool)])
         self.trains = ~left_out
@@ -221,7 +221,7 @@ class _Task:
             self.last_gain = step, loss
         if fit < self.start and count >= self.before and (total, -loss) > (self.total, -self.loss):
             self.after, self.total, self.loss, self.steps = count, total, loss, step
-            self.weights = {name: (a[-1].detach().clone(), b[-1].detach().clone()) for name, (a, b) in weights.items()}
+            self.weights = map_factors(lambda factor: factor[-1].detach().clone(), weights)
         enough = bool(right[-1].all()) and (step == 0 or len(self.examples) == 1)
         self.done = enough or step == STEPS or step - self.last_gain[0] >= PATIENCE
 
@@ -254,15 +254,14 @@ def tune(
         raise InvalidInputError(f"on_step is {shown(on_step)}: expected a function of two numbers")
     like = hypernet.decode(latents[:1])
     numbers = (FOLDS + 1) * sum(factor.numel() for factor in chain.from_iterable(like.values()))
-    size = max(1, NUMBERS // numbers)
+    size, dtype = max(1, NUMBERS // numbers), next(hypernet.parameters()).dtype
     for start in range(0, len(latents), size):
         given = zip(latents[start : start + size].float(), examples[start : start + size], strict=True)
         with torch.inference_mode(False), torch.enable_grad():
             tasks = [_Task(latent.clone(), like, pairs) for latent, pairs in given]
             _tune(tasks, hypernet, base, tokenizer, on_step)
-        dtype = next(hypernet.parameters()).dtype
         for task in tasks:
-            weights = {name: (a.to(dtype), b.to(dtype)) for name, (a, b) in task.weights.items()}
+            weights = map_factors(lambda factor: factor.to(dtype), task.weights)
             yield Tuned(weights, len(task.examples), task.steps, task.before, task.after)
 
 
@@ -303,9 +302,9 @@ class _Pass:
         tuned = [parameter for task in self.tasks for parameter in task.parameters]
         latents = torch.cat([task.latents for task in self.tasks])
         weights = hypernet.decode(latents.to(next(hypernet.parameters()).dtype))
+        offsets = concatenate([task.offsets for task in self.tasks])
         for name, (a, b) in weights.items():
-            offsets = zip(*(task.offsets[name] for task in self.tasks), strict=True)
-            a_offset, b_offset = (torch.cat(parts) for parts in offsets)
+            a_offset, b_offset = offsets[name]
             weights[name] = a + a_offset, b + b_offset
         with injector.inject(weights):
             logits, labels = answer_logits(base, self.batch)
@@ -319,7 +318,7 @@ class _Pass:
         start = 0
         for task in self.tasks:
             rows = slice(start, start := start + len(task.latents))
-            own = {name: (a[rows], b[rows]) for name, (a, b) in weights.items()}
+            own = map_factors(operator.itemgetter(rows), weights)
             task.judge(step, right[rows], losses.detach()[rows], own)
             if task.done:
                 for parameter in task.parameters:

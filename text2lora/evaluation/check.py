@@ -19,7 +19,7 @@ from text2lora.errors import EvaluationError, shown
 from text2lora.evaluation.metrics import Estimate, pearson, percentile_interval, resample, spearman
 from text2lora.injection import LoraInjector
 from text2lora.language import Example
-from text2lora.lora import LoraWeights
+from text2lora.lora import LoraWeights, map_factors
 from text2lora.modeling import Text2LoraModel
 from text2lora.novelty import mean_over_tokens
 from text2lora.scoring import JUNK, TaskScore, score_examples
@@ -310,7 +310,7 @@ def _explained(losses: dict[str, torch.Tensor], seed: int) -> tuple[Interval, In
 def _repeat(weights: LoraWeights, task_emb: torch.Tensor) -> LoraWeights:
     """One LoRA for every task, whatever its embedding."""
     n = len(task_emb)
-    return {name: (a.expand(n, *a.shape[1:]), b.expand(n, *b.shape[1:])) for name, (a, b) in weights.items()}
+    return map_factors(lambda factor: factor.expand(n, *factor.shape[1:]), weights)
 
 
 def _similarities(

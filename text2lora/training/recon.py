@@ -15,7 +15,7 @@ from text2lora.arguments import checked
 from text2lora.configuration import Text2LoraConfig
 from text2lora.encoder import check_description
 from text2lora.errors import CheckpointError, TrainingError
-from text2lora.lora import LoraWeights, layer_keys, stack
+from text2lora.lora import LoraWeights, concatenate, layer_keys, map_factors, stack
 from text2lora.modeling import Text2LoraModel
 from text2lora.names import distinct_names
 from text2lora.training.data import DescriptionBank, perturb
@@ -64,7 +64,7 @@ class AdapterLibrary:
     def rows(self, chosen: Sequence[int]) -> LoraWeights:
         """Return the weights of some adapters."""
         index = torch.tensor(chosen)
-        return {name: (a[index], b[index]) for name, (a, b) in self.weights.items()}
+        return map_factors(lambda factor: factor[index], self.weights)
 
 
 def load_library(
@@ -283,7 +283,7 @@ class _Step:
         rows = [self.first[i] + rng.randrange(len(self.library.descriptions[i])) for i in chosen]
         share = slice(self.accelerator.process_index, None, world)
         task_emb, mine = perturb(self.bank[rows], config.noise, config.token_dropout)[share], chosen[share]
-        wanted = {name: (a.to(device), b.to(device)) for name, (a, b) in self.library.rows(mine).items()}
+        wanted = map_factors(lambda factor: factor.to(device), self.library.rows(mine))
         with self.accelerator.autocast():
             made = self.forward(task_emb.to(device))
         if config.objective == "delta":
@@ -333,13 +333,10 @@ def _validation(
         for split, task_emb in embedded.items():
             owners = [i for i, _ in splits[split]]
             others = _others(owners)
-            made = [_cpu(model(part)) for part in task_emb.split(16)]
-            whole = {
-                name: (torch.cat([part[name][0] for part in made]), torch.cat([part[name][1] for part in made]))
-                for name in made[0]
-            }
+            parts = [map_factors(lambda factor: factor.float().cpu(), model(part)) for part in task_emb.split(16)]
+            made = AdapterLibrary([], concatenate(parts), [], [])
             for condition, rows in (("", list(range(len(owners)))), (" (shuffled)", others)):
-                have = {name: (a[rows], b[rows]) for name, (a, b) in whole.items()}
+                have = made.rows(rows)
                 wanted = library.rows(owners)
                 error = (squared_error(have, wanted).clamp_min(0) / sizes[owners]).sqrt()
                 norms = (inner_product(have, have) * sizes[owners]).sqrt().clamp_min(1e-12)
@@ -353,10 +350,6 @@ def _validation(
         return figures
 
     return validate
-
-
-def _cpu(weights: LoraWeights) -> LoraWeights:
-    return {name: (a.float().cpu(), b.float().cpu()) for name, (a, b) in weights.items()}
 
 
 def _others(owners: Sequence[int]) -> list[int]:

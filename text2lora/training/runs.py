@@ -28,7 +28,7 @@ from text2lora.errors import CheckpointError, InvalidInputError, MissingExtraErr
 from text2lora.files import write_atomically
 from text2lora.hub import MARKERS
 from text2lora.language import Example, answer_form
-from text2lora.lora import stack
+from text2lora.lora import LoraWeights, map_factors, stack
 from text2lora.modeling import Text2LoraModel
 from text2lora.names import slug
 from text2lora.training.data import Probe, TaskSource
@@ -343,8 +343,8 @@ def set_offset(model: Text2LoraModel, adapter: LoraAdapter, trained: bool = True
             f"offset_from has a LoRA of strength {adapter.spec.scaling:g}: expected {config.lora_scaling:g}, from r, "
             "lora_alpha and use_rslora"
         )
-    offsets = {name: (hypernet.offset_a[name], hypernet.offset_b[name]) for name in hypernet.shapes}
-    empty = {name: (a[None].detach(), b[None].detach()) for name, (a, b) in offsets.items()}
+    offsets: LoraWeights = {name: (hypernet.offset_a[name], hypernet.offset_b[name]) for name in hypernet.shapes}
+    empty = map_factors(lambda factor: factor[None].detach(), offsets)
     expected = to_adapters(config, empty, [{}])[0].weights
     shapes = [{key: tuple(value.shape) for key, value in weights.items()} for weights in (adapter.weights, expected)]
     if shapes[0] != shapes[1]:

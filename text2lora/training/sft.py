@@ -17,7 +17,7 @@ from text2lora.arguments import checked
 from text2lora.errors import TrainingError
 from text2lora.injection import LoraInjector
 from text2lora.language import AnswerBatch, answer_loss, prompt_batch
-from text2lora.lora import LoraWeights
+from text2lora.lora import LoraWeights, map_factors
 from text2lora.modeling import Text2LoraModel
 from text2lora.scoring import score_examples
 from text2lora.training.data import DescriptionBank, Probe, TaskDraw, TaskSource, perturb
@@ -230,10 +230,7 @@ class _Step:
     ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
         """The loss of a micro-batch, and its gradients with respect to the generated weights of its tasks."""
         config = self.config
-        leaves = {
-            name: (a[part].detach().requires_grad_(), b[part].detach().requires_grad_())
-            for name, (a, b) in weights.items()
-        }
+        leaves = map_factors(lambda factor: factor[part].detach().requires_grad_(), weights)
         with self.injector.inject(leaves), _neftune(self.base, config.neftune):
             with self.accelerator.autocast():
                 loss = answer_loss(self.base, batch, config.weighting, config.label_smoothing) / units
