@@ -27,7 +27,7 @@ from text2lora.errors import InvalidInputError, about, shown
 from text2lora.hypernetwork import HyperNetwork
 from text2lora.injection import LoraInjector
 from text2lora.language import AnswerBatch, answer_logits, check_text, count_matches, fit_answers, prompt_batch
-from text2lora.lora import LoraWeights, concatenate, map_factors
+from text2lora.lora import LoraWeights, map_factors
 
 Pair = tuple[str, str]
 """An input and its right answer."""
@@ -302,9 +302,9 @@ class _Pass:
         tuned = [parameter for task in self.tasks for parameter in task.parameters]
         latents = torch.cat([task.latents for task in self.tasks])
         weights = hypernet.decode(latents.to(next(hypernet.parameters()).dtype))
-        offsets = concatenate([task.offsets for task in self.tasks])
         for name, (a, b) in weights.items():
-            a_offset, b_offset = offsets[name]
+            offsets = zip(*(task.offsets[name] for task in self.tasks), strict=True)
+            a_offset, b_offset = (torch.cat(parts) for parts in offsets)
             weights[name] = a + a_offset, b + b_offset
         with injector.inject(weights):
             logits, labels = answer_logits(base, self.batch)

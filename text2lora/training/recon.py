@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -334,9 +335,9 @@ def _validation(
             owners = [i for i, _ in splits[split]]
             others = _others(owners)
             parts = [map_factors(lambda factor: factor.float().cpu(), model(part)) for part in task_emb.split(16)]
-            made = AdapterLibrary([], concatenate(parts), [], [])
+            made = concatenate(parts)
             for condition, rows in (("", list(range(len(owners)))), (" (shuffled)", others)):
-                have = made.rows(rows)
+                have = map_factors(operator.itemgetter(rows), made)
                 wanted = library.rows(owners)
                 error = (squared_error(have, wanted).clamp_min(0) / sizes[owners]).sqrt()
                 norms = (inner_product(have, have) * sizes[owners]).sqrt().clamp_min(1e-12)
