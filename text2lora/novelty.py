@@ -7,7 +7,7 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -211,9 +211,15 @@ def measure_descriptions(
         raise CheckpointError(f"{len(descriptions)} descriptions have {len(tasks)} tasks: expected one task for each")
     if len(set(tasks)) < 2:
         return None
+    return summarise_some(lambda rows: encoder.encode([descriptions[row] for row in rows]), tasks)
+
+
+def summarise_some(
+    embed: Callable[[Sequence[int]], torch.Tensor], tasks: Sequence[str]
+) -> DescriptionStatistics | None:
+    """`summarise` the descriptions that `choose_descriptions` chooses; `embed` returns their embeddings by number."""
     rows = choose_descriptions(tasks)
-    chosen = [descriptions[row] for row in rows]
-    vectors = [mean_over_tokens(encoder.encode(chosen[i : i + 256])).cpu() for i in range(0, len(chosen), 256)]
+    vectors = [mean_over_tokens(embed(rows[i : i + 256])).cpu() for i in range(0, len(rows), 256)]
     return summarise(torch.cat(vectors), [tasks[row] for row in rows])
 
 

@@ -16,7 +16,6 @@ from text2lora.digest import digest
 from text2lora.encoder import TextEncoder
 from text2lora.files import atomic_file
 from text2lora.language import Example
-from text2lora.novelty import DescriptionStatistics, choose_descriptions, mean_over_tokens, summarise
 
 BLOCK = 4096
 """The number of descriptions that are sorted by length and embedded together."""
@@ -91,16 +90,6 @@ class DescriptionBank:
             return self._states[torch.as_tensor(rows)].float()
         picked = [self._states[self._starts[i] : self._starts[i] + self._lengths[i]].float() for i in rows]
         return torch.nn.utils.rnn.pad_sequence(picked, batch_first=True)
-
-    def summarise(self, task_names: Sequence[str]) -> DescriptionStatistics | None:
-        """Compute statistics of the descriptions, for a checkpoint.
-
-        Args:
-            task_names: The name of each description's task.
-        """
-        rows = choose_descriptions(task_names)
-        vectors = [mean_over_tokens(self[rows[start : start + 512]]) for start in range(0, len(rows), 512)]
-        return summarise(torch.cat(vectors), [task_names[row] for row in rows])
 
 
 def _narrow(states: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 
 from text2lora.errors import TrainingError
 from text2lora.modeling import Text2LoraModel
+from text2lora.novelty import summarise_some
 from text2lora.training.data import DescriptionBank
 from text2lora.training.engine import EngineConfig, start_engine
 from text2lora.training.fit import FitConfig, StepResult, fit
@@ -59,8 +60,8 @@ def embed_descriptions(
     with accelerator.main_process_first():
         bank = DescriptionBank(model.encoder, descriptions, cache)
     model.calibration = None  # that of a checkpoint that is trained further was fitted to its old weights
-    known = task_names and not model.config.one_hot_tasks
-    model.description_statistics = bank.summarise(task_names) if task_names and known else None
+    names = None if model.config.one_hot_tasks else task_names
+    model.description_statistics = summarise_some(bank.__getitem__, names) if names else None
     return bank
 
 
