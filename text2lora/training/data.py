@@ -107,6 +107,18 @@ def _cache_key(cache: Path) -> str | None:
         return None
 
 
+def find_others(tasks: Sequence[object]) -> list[int]:
+    """For each row the next one of another task, from half the list further on; the row itself if there is none.
+
+    The rows of a task are neighbours, so that half the list away is mostly another task.
+    """
+    count, found = len(tasks), []
+    for row in range(count):
+        places = ((row + count // 2 + i) % count for i in range(count))
+        found.append(next((place for place in places if tasks[place] != tasks[row]), row))
+    return found
+
+
 def perturb(task_emb: torch.Tensor, noise: float, token_dropout: float) -> torch.Tensor:
     """Perturb task embeddings in training: add Gaussian noise to each feature and drop whole tokens.
 

@@ -19,7 +19,7 @@ from text2lora.errors import CheckpointError, TrainingError
 from text2lora.lora import LoraWeights, concatenate, layer_keys, map_factors, stack
 from text2lora.modeling import Text2LoraModel
 from text2lora.names import distinct_names
-from text2lora.training.data import DescriptionBank, perturb
+from text2lora.training.data import DescriptionBank, find_others, perturb
 from text2lora.training.engine import EngineConfig
 from text2lora.training.fit import FitConfig, StepResult, step_rng
 from text2lora.training.hypernet import SCORE, begin_run, embed_descriptions, fit_and_save
@@ -333,7 +333,7 @@ def _validation(
         figures: dict[str, float] = {}
         for split, task_emb in embedded.items():
             owners = [i for i, _ in splits[split]]
-            others = _others(owners)
+            others = find_others(owners)
             parts = [map_factors(lambda factor: factor.float().cpu(), model(part)) for part in task_emb.split(16)]
             made = concatenate(parts)
             for condition, rows in (("", list(range(len(owners)))), (" (shuffled)", others)):
@@ -351,12 +351,3 @@ def _validation(
         return figures
 
     return validate
-
-
-def _others(owners: Sequence[int]) -> list[int]:
-    """For each row the row of another adapter, half the list further on or after; the row itself if there is none."""
-    count, found = len(owners), []
-    for row in range(count):
-        places = [(row + count // 2 + i) % count for i in range(count)]
-        found.append(next((place for place in places if owners[place] != owners[row]), row))
-    return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from text2lora.scoring import JUNK, TaskScore
-from text2lora.training.data import Probe
+from text2lora.training.data import Probe, find_others
 from text2lora.training.hypernet import SCORE
 
 if TYPE_CHECKING:
@@ -100,14 +100,12 @@ class Validation:
 
 def _others(probes: Mapping[str, Sequence[Probe]]) -> dict[str, list[tuple[str, int]]]:
     """For each probe of a split, the split and row of a probe of another task, from its own split if possible."""
+    everywhere = [(split, row) for split, chosen in probes.items() for row in range(len(chosen))]
     found: dict[str, list[tuple[str, int]]] = {}
     for split, chosen in probes.items():
-        # half the list away, because the descriptions of a task are next to each other
-        places = [(split, (i + len(chosen) // 2) % len(chosen)) for i in range(len(chosen))]
-        places += [(other, i) for other in probes if other != split for i in range(len(probes[other]))]
-        found[split] = []
+        found[split] = [(split, row) for row in find_others([probe.examples for probe in chosen])]
         for row, probe in enumerate(chosen):
-            order = places[row : len(chosen)] + places[:row] + places[len(chosen) :]
-            differ = (place for place in order if probes[place[0]][place[1]].examples != probe.examples)
-            found[split].append(next(differ, (split, row)))
+            if found[split][row] == (split, row):
+                elsewhere = (place for place in everywhere if probes[place[0]][place[1]].examples != probe.examples)
+                found[split][row] = next(elsewhere, (split, row))
     return found
