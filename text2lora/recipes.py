@@ -13,6 +13,7 @@ from typing import Any
 from text2lora.arguments import checked
 from text2lora.errors import TrainingError
 from text2lora.files import write_atomically
+from text2lora.training import fit
 from text2lora.training.engine import is_main_process, plain_settings
 from text2lora.training.plot import plot_training
 from text2lora.training.recipe import parse, read_recipe
@@ -34,8 +35,8 @@ KINDS: dict[str, Kind] = {
 RECIPE_NAME = "recipe.json"
 FINISHED_NAME = "finished"
 """An empty file that a run leaves in its folder when it has ended."""
-FREE = ("log_every", "save_every", "keep", "buckets", "engine")
-"""Settings that may change when a run is resumed: its steps stay the same."""
+FREE = {*fit.FREE, "buckets", "engine"}
+"""Settings of a recipe that may change when a run is resumed."""
 
 
 def find_recipe(name: str | os.PathLike[str]) -> Path:
@@ -151,7 +152,7 @@ def _check_resumption(target: Path, recipe: type, settings: dict[str, Any], resu
         ) from error
     now = plain_settings(json.loads(json.dumps(settings)))
     changed = [key for key in begun | now if (key in begun, begun.get(key)) != (key in now, now.get(key))]
-    if changed := [key for key in changed if not set(key.split(".")) & set(FREE)]:
+    if changed := [key for key in changed if not FREE & set(key.split("."))]:
         was = ", ".join(f"{k} {begun.get(k, 'unset')} (now {now.get(k, 'unset')})" for k in changed[:4])
         raise TrainingError(
             f"{target} was started with other settings: {was}: resume it with those, or start again in another folder"

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 METRICS = "metrics.jsonl"
+FREE = ("log_every", "save_every", "keep")
+"""Settings that may change when a run is resumed: its steps stay the same."""
 
 
 @settings
@@ -265,7 +267,7 @@ def _begin(
     output_dir.mkdir(parents=True, exist_ok=True)
     main = accelerator is None or accelerator.is_main_process
     optimizers = build_optimizers(module, config.lr, config.adamw_lr, config.weight_decay)
-    settings = {key: value for key, value in asdict(config).items() if key not in ("log_every", "save_every", "keep")}
+    settings = {key: value for key, value in asdict(config).items() if key not in FREE}
     path, metrics = find_state(output_dir), output_dir / METRICS
     if path is None:
         run = RunState(0, math.nan, 0.0, None, settings)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from text2lora.training.fit import METRICS
+
 
 def plot_training(output_dir: Path) -> Path | None:
     """Draw loss and validation figures of `metrics.jsonl` over the steps.
@@ -17,7 +19,7 @@ def plot_training(output_dir: Path) -> Path | None:
         from matplotlib.lines import Line2D
     except ImportError:
         return None
-    log = output_dir / "metrics.jsonl"
+    log = output_dir / METRICS
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}  # by panel and curve
     for row in rows:
