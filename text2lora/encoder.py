@@ -220,7 +220,9 @@ class TextEncoder:
         texts = check_descriptions(descriptions)
         check_count(batch_size, "batch_size")
         if not texts:
-            return self._nothing()
+            return torch.empty(
+                (0, 0, self.size) if self.pooling == "none" else (0, self.size), device=self.model.device
+            )
         if self.full_stop:
             texts = [f"{text}." if text[-1].isalpha() else text for text in texts]
         if self.instruction:
@@ -237,10 +239,6 @@ class TextEncoder:
     def size(self) -> int:
         """The number of features of an embedding, d."""
         return len(self.layers) * int(self.model.config.get_text_config().hidden_size)
-
-    def _nothing(self) -> torch.Tensor:
-        """What the embeddings of no descriptions are."""
-        return torch.empty((0, 0, self.size) if self.pooling == "none" else (0, self.size), device=self.model.device)
 
     def _encode_batch(self, texts: list[str]) -> list[torch.Tensor]:
         with _TOKENIZING:

@@ -59,8 +59,8 @@ class LoraInjector:
             yield
 
 
-def factors_of(adapter: Lora, device: torch.device | str | None = None) -> Factors:
-    """An adapter as `inject_rows` takes it, with one row, on a device; None leaves it where it is."""
+def factors_of(adapter: Lora, device: torch.device) -> Factors:
+    """An adapter as `inject_rows` takes it, with one row, on a device."""
     made = {}
     for path, a, b in adapter.pairs():
         made[path] = a.to(device).mT[None], (adapter.spec.scaling * b.to(device)).mT[None]

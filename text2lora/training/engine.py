@@ -155,7 +155,6 @@ class Ahead(Generic[T]):
                 sampler=range(step, self._steps),
                 num_workers=self._workers,
                 prefetch_factor=AHEAD,
-                collate_fn=_as_it_is,
                 worker_init_fn=_leave_signals,
                 multiprocessing_context="fork",
                 generator=torch.Generator(),  # leaves torch's own random numbers as they are
@@ -183,10 +182,6 @@ class _ByStep(Dataset[bytes]):
             return pickle.dumps(self.prepare(step))
         except Text2LoraError as error:
             return pickle.dumps(error)
-
-
-def _as_it_is(prepared: Any) -> Any:
-    return prepared
 
 
 def _leave_signals(worker: int) -> None:

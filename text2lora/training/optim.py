@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -34,12 +34,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]  # without the closure, which nothing here needs
         """Update all parameters that have a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group in self.param_groups:
             lr = group["lr"]
             for parameter in group["params"]:
@@ -52,7 +48,6 @@ class Muon(torch.optim.Optimizer):
                 update = orthogonalise(parameter.grad.lerp(buffer, MOMENTUM))
                 parameter.mul_(1 - lr * group["weight_decay"])
                 parameter.add_(update, alpha=-lr * (0.2 * max(parameter.shape) ** 0.5))
-        return loss
 
 
 def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
