@@ -115,11 +115,9 @@ class Calibration:
 
 
 def fit_logistic(inputs: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Weights [k] and bias of a logistic regression, with a little weight decay on the standardised inputs.
+    """Weights [k] and bias of a logistic regression of `right` [n] on the inputs [n, k].
 
-    Args:
-        inputs: [n, k].
-        right: [n], true or false.
+    There is a little weight decay on the standardised inputs.
     """
     targets, scale = right.double(), inputs.double().std(0).clamp_min(1e-6)
     standard = inputs.double() / scale
@@ -145,12 +143,7 @@ def features(log_probs: Sequence[float]) -> tuple[float, float, float]:
 
 
 def confidence(log_probs: Sequence[float], calibration: Calibration | None) -> float:
-    """How likely an answer is to be right; without a calibration, the probability that the model gives to it.
-
-    Args:
-        log_probs: the log probabilities of the answer's tokens, including the end.
-        calibration: the calibration, fitted on answers of adapters of the same checkpoint.
-    """
+    """How likely an answer is to be right; without a calibration, the probability that the model gives to it."""
     return calibration.confidence(log_probs) if calibration else math.exp(math.fsum(log_probs))
 
 

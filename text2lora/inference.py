@@ -142,18 +142,9 @@ def complete_ids(
 ) -> list[Continuation]:
     """`complete` of texts that are tokens already, with the probabilities of what is written.
 
-    Texts of a batch that begin alike, for example with the same system message, have their beginning read once.
-
-    Args:
-        model: see `complete`.
-        tokenizer: see `complete`.
-        ids: the tokens of each text.
-        max_new_tokens: see `complete`.
-        batch_size: see `complete`.
-        stop: see `complete`.
-        on_text: see `complete`.
-        within: what a batch runs in, given which of the texts are its rows: there, each can get an adapter of its own.
-        owners: the adapter of each text, or what stands for it; None if all texts have the same.
+    Texts of a batch that begin alike, for example with the same system message, have their beginning read once. A batch
+    runs in `within`, given which of the texts are its rows: there, each can get an adapter of its own. `owners` has the
+    adapter of each text, or what stands for it; None if all texts have the same.
     """
     check_count(max_new_tokens, "max_new_tokens")
     check_count(batch_size, "batch_size")
@@ -228,12 +219,7 @@ def generate(
 ) -> torch.Tensor:
     """Greedy tokens [n, longest + new] of a batch, up to and with what ends each answer.
 
-    Args:
-        model: as in `complete`.
-        tokenizer: the base model's tokenizer.
-        inputs: see `pad_left`.
-        stops: see `Stops`.
-        **options: options for the model's `generate`, such as `max_new_tokens`.
+    The options are those of the model's `generate`, such as `max_new_tokens`.
     """
     ends: dict[str, Any] = {"eos_token_id": list(stops.ids) or None}
     ends |= {"stop_strings": list(stops.texts), "tokenizer": tokenizer} if stops.texts else {}
@@ -286,13 +272,9 @@ class Batch(TypedDict):
 def pad_left(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], device: torch.device, shared: int = 0
 ) -> Batch:
-    """Token ids as a batch, padded on the left; the tokenizer's own settings stay, since threads may share it.
+    """Token ids as a batch, padded on the left, or behind the `shared` tokens with which all rows begin.
 
-    Args:
-        tokenizer: the base model's tokenizer.
-        rows: the token ids of each text.
-        device: the device of the batch.
-        shared: the number of tokens with which all rows begin, and behind which the padding goes.
+    The tokenizer's own settings stay, since threads may share it.
     """
     pad = padding_id(tokenizer)
     width = max(len(row) for row in rows)

@@ -91,9 +91,7 @@ def stack_factors(rows: Sequence[Factors]) -> Factors:
 def inject_rows(model: nn.Module, factors: Factors) -> Iterator[None]:
     """Within the block, a batch of n * k rows passes through the n adapters of `factors`, k neighbouring rows each.
 
-    Args:
-        model: the base model; it is not changed, and no other thread may use it inside the block.
-        factors: the factors of n adapters, see `stack_factors`.
+    The base model is not changed, and no other thread may use it inside the block.
     """
     with _added((model.get_submodule(path), down, up) for path, (down, up) in factors.items()):
         yield

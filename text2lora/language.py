@@ -141,13 +141,8 @@ def answer_loss(
 ) -> torch.Tensor:
     """Cross-entropy, summed over the answer tokens (`token`) or over the means of the answers (`answer`).
 
-    With `answer`, a yes or no counts as much as a line of text.
-
-    Args:
-        model: the base model.
-        batch: the answers, with their prompts.
-        weighting: `token` or `answer`.
-        label_smoothing: share of each label that is spread over the vocabulary (Szegedy et al. 2016).
+    With `answer`, a yes or no counts as much as a line of text. Label smoothing is the share of each label that is
+    spread over the vocabulary (Szegedy et al. 2016).
     """
     logits, labels = answer_logits(model, batch)
     losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
@@ -159,12 +154,8 @@ def answer_loss(
 def count_matches(logits: torch.Tensor, batch: AnswerBatch) -> torch.Tensor:
     """Whether greedy decoding gives each answer, end token included; one boolean per answer, in reading order.
 
-    One forward pass over the gold text: greedy decoding gives the gold answer if and only if each of its tokens is
-    the most likely one after the gold tokens before it.
-
-    Args:
-        logits: the logits [targets, vocabulary] of the answer tokens, see `answer_logits`.
-        batch: the answers, with their prompts.
+    One forward pass over the gold text gives the logits [targets, vocabulary], see `answer_logits`: greedy decoding
+    gives the gold answer if and only if each of its tokens is the most likely one after the gold tokens before it.
     """
     wrong = logits.argmax(-1) != batch.labels
     return batch.sums(wrong.long()) == 0

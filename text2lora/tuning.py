@@ -149,12 +149,7 @@ def check_example_lists(examples: object, count: int) -> list[list[Pair]]:
 
 
 def check_lengths(examples: Sequence[Sequence[Pair]], tokenizer: PreTrainedTokenizerBase, context: int | None) -> None:
-    """Refuse examples that a base model cannot read.
-
-    Args:
-        examples: the examples of each description.
-        tokenizer: the base model's tokenizer.
-        context: the number of tokens that the base model can read and write; None for no limit.
+    """Refuse examples that a base model with a context of so many tokens, or without a limit, cannot read.
 
     Raises:
         InvalidInputError: an input and its answer are too long.

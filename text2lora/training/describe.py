@@ -46,15 +46,7 @@ def describe_task(
     seed: int = 0,
     report: Callable[[str], None] = print,
 ) -> Task:
-    """Add descriptions to a task, written by a chat model from its examples.
-
-    Args:
-        task: The task; what it has is kept.
-        count: The number of descriptions to write.
-        chat: The chat model.
-        held_out: The share of them that training does not see.
-        seed: The seed of the sampling and of the held-out share.
-        report: A function that receives one line for each request.
+    """Add descriptions to those of a task; see `write_descriptions`. Training does not see the share `held_out`.
 
     Raises:
         TaskError: the task has no examples, or the model writes nothing usable.

@@ -79,10 +79,7 @@ def is_main_process() -> bool:
 def start_engine(config: EngineConfig, output_dir: Path, settings: object = None) -> Accelerator:
     """Create the accelerator of this process and start its trackers, whose files go into `output_dir`.
 
-    Args:
-        config: Where and how training runs.
-        output_dir: The folder for the trackers' files.
-        settings: The settings of the run, a dataclass, which the trackers show as its hyper-parameters.
+    They show the settings of the run, a dataclass, as its hyper-parameters.
 
     Raises:
         MissingExtraError: a tracker is not installed.

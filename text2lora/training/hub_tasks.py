@@ -55,11 +55,7 @@ class HubTasks:
 
 
 def load_hub_tasks(source: HubTasks, folder: Path = Path()) -> list[Task]:
-    """Read tasks from data sets, with the `datasets` library.
-
-    Args:
-        source: The data sets and how to read them.
-        folder: The folder in which relative paths are looked up first; see `locate`.
+    """Read tasks from data sets, with the `datasets` library; relative paths are looked up as by `locate`.
 
     Raises:
         TaskError: a data set cannot be loaded, lacks a column, or has no descriptions.

@@ -49,12 +49,8 @@ def embed_descriptions(
 ) -> DescriptionBank:
     """Move the model to its device, embed the descriptions of all tasks there, and give the model their statistics.
 
-    Args:
-        model: The model, which is trained.
-        descriptions: The descriptions.
-        task_names: The name of each description's task; None if they are unknown, so that there are no statistics.
-        cache: A file that stores the embeddings for the next run.
-        accelerator: The accelerator; if there is a cache, its other processes read what the first one embedded.
+    Without the name of each description's task there are no statistics. If there is a cache, a file, the first process
+    writes the embeddings to it, and the others read them.
     """
     model.to(accelerator.device)  # before it loads its encoder there, too
     with accelerator.main_process_first():
@@ -78,16 +74,8 @@ def fit_and_save(
 ) -> dict[str, float]:
     """Run `fit`, write the checkpoint with the figures of the weights that are kept, and return those.
 
-    Args:
-        model: The model, which is trained in place.
-        backward: See `fit`.
-        config: How to optimise.
-        output_dir: The folder for the checkpoint and `metrics.jsonl`.
-        validate: See `fit`; with `select`, its figures include `SCORE`.
-        report: A function that receives progress, line by line.
-        select: Whether to keep the weights with the highest score in place of the last ones.
-        resume: Whether to continue an interrupted run.
-        accelerator: The accelerator, which ends here.
+    With `select`, those are the weights with the highest `SCORE`, one of the figures of `validate`; otherwise, the last
+    ones. The accelerator ends here.
 
     Raises:
         TrainingError: training fails (see `fit`).

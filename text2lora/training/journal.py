@@ -64,15 +64,7 @@ class Journal(AbstractContextManager["Journal"]):
         return self.seconds / 60 / self._minutes if self._minutes else 0.0
 
     def step(self, done: int, loss: float, grad_norm: float, tokens: int, last: bool) -> None:
-        """Report a step.
-
-        Args:
-            done: The number of completed steps.
-            loss: The running mean of the loss.
-            grad_norm: The norm of the gradient.
-            tokens: The number of tokens that passed through the base in this step.
-            last: Whether the run ends with it.
-        """
+        """Report a step: `done` counts all steps so far, `loss` is its running mean, `tokens` are of this step."""
         self._tokens += tokens
         took = time.monotonic() - self._started
         speed = self._tokens / took

@@ -69,13 +69,9 @@ def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
 def build_optimizers(
     module: nn.Module, lr: float, adamw_lr: float, weight_decay: float = 0.0
 ) -> list[torch.optim.Optimizer]:
-    """Build optimisers: Muon for hidden matrices, AdamW for all other parameters.
+    """Build optimisers: Muon for hidden matrices, with decoupled weight decay, AdamW for all other parameters.
 
-    Args:
-        module: The module whose parameters that require a gradient are optimised.
-        lr: The learning rate of the matrices; 0 gives all parameters to AdamW.
-        adamw_lr: The learning rate of embeddings, gains and biases.
-        weight_decay: Decoupled weight decay, for the matrices only.
+    If `lr` is 0, AdamW trains the matrices, too.
     """
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []

@@ -31,11 +31,7 @@ class PythonTasks:
 
 
 def make_tasks(source: PythonTasks, folder: Path = Path()) -> list[Task] | TaskSource:
-    """Run the file and call the function or class that the source names.
-
-    Args:
-        source: The file, the name and the arguments.
-        folder: The folder in which a relative path is looked up first; see `locate`.
+    """Run the file and call the function or class that the source names; its path is looked up as by `locate`.
 
     Raises:
         TrainingError: the file or the name does not exist, the code raises an error, or it returns something else.

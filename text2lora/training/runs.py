@@ -160,11 +160,7 @@ def load_base_of_recipe(spec: BaseSpec) -> tuple[PreTrainedModel, PreTrainedToke
 def check_inputs(target: Path, resume: bool, values: object, tensors: Mapping[str, torch.Tensor]) -> None:
     """Refuse to resume a run if its tasks, base or library have changed, even if their names are the same.
 
-    Args:
-        target: The run's folder, which stores a digest of them.
-        resume: Whether to continue an existing run.
-        values: What the run learns from, apart from tensors.
-        tensors: The weights it learns from.
+    Its folder `target` stores a digest of the values and weights that it learns from.
 
     Raises:
         TrainingError: something has changed.

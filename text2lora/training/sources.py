@@ -22,9 +22,7 @@ def source_kind(entry: object) -> type[TaskFiles] | type[HubTasks] | type[Python
 def load_sources(sources: list, folder: Path = Path()) -> list[Task] | TaskSource:
     """Load the tasks of all sources of a recipe, or its only source if that draws its own examples.
 
-    Args:
-        sources: Mappings with the keys of `TaskFiles`, `HubTasks` or `PythonTasks`.
-        folder: The folder in which relative paths are looked up first.
+    Sources are mappings with the keys of `TaskFiles`, `HubTasks` or `PythonTasks`; paths are looked up as by `locate`.
     """
     if not sources:
         raise TrainingError("the recipe names no tasks: expected a list of sources, such as `- path: tasks`")
