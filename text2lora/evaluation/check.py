@@ -16,7 +16,7 @@ from text2lora.arguments import check_count, checked, checked_class
 from text2lora.arithmetic import cosine_matrix
 from text2lora.base import context_length
 from text2lora.errors import EvaluationError, shown
-from text2lora.evaluation.metrics import Estimate, pearson, percentile_interval, resample, spearman
+from text2lora.evaluation.metrics import Estimate, bootstrap_tasks, pearson, percentile_interval, resample, spearman
 from text2lora.injection import LoraInjector
 from text2lora.language import Example
 from text2lora.lora import LoraWeights, map_factors
@@ -283,14 +283,10 @@ def _condition(name: str, found: Sequence[TaskScore | None], seed: int) -> Condi
     losses = [nan if score is None else score.loss for score in found]
     matches = [nan if score is None else score.matches.double().mean().item() for score in found]
     samples = sum(len(score.matches) for score in found if score is not None)
-    picks = resample(len(found), seed)
-
-    def estimate(values: list[float]) -> Estimate:
-        by_task = torch.tensor(values, dtype=torch.double)
-        low, high = percentile_interval(by_task[picks].nanmean(1))
-        return Estimate(by_task.nanmean().item(), low, high, int((~by_task.isnan()).sum()), samples)
-
-    return ConditionScore(name, estimate(losses), estimate(matches), losses, matches)
+    loss, match = (
+        bootstrap_tasks(torch.tensor(values, dtype=torch.double), samples, seed) for values in (losses, matches)
+    )
+    return ConditionScore(name, loss, match, losses, matches)
 
 
 def _explained(losses: dict[str, torch.Tensor], seed: int) -> tuple[Interval, Interval | None]:

@@ -28,9 +28,13 @@ def bootstrap(scores: Sequence[torch.Tensor], seed: int = 0) -> Estimate:
         scores: the scores (0 or 1) of each task's samples.
         seed: the random seed.
     """
-    means = torch.stack([s.double().mean() for s in scores])
-    low, high = percentile_interval(means[resample(len(means), seed)].mean(1))
-    return Estimate(means.mean().item(), low, high, len(scores), sum(len(s) for s in scores))
+    return bootstrap_tasks(torch.stack([s.double().mean() for s in scores]), sum(len(s) for s in scores), seed)
+
+
+def bootstrap_tasks(means: torch.Tensor, samples: int, seed: int = 0) -> Estimate:
+    """`bootstrap` of the mean of each task's samples, [tasks]; nan stands for a task that was not measured."""
+    low, high = percentile_interval(means[resample(len(means), seed)].nanmean(1))
+    return Estimate(means.nanmean().item(), low, high, int((~means.isnan()).sum()), samples)
 
 
 def resample(count: int, seed: int = 0) -> torch.Tensor:
