@@ -125,15 +125,15 @@ def local_rows(name: str, data: Path) -> tuple[list[Row], list[Row]]:
         raise EvaluationError(f"{data} does not exist: expected a file or a folder of JSON lines")
     files = sorted(path for path in data.iterdir() if path.name.endswith(ENDINGS)) if data.is_dir() else [data]
     for path in files:
-        first = next(iter(read_json_lines(path, EvaluationError)), None)
-        if _is_bundle(first):
-            for row in read_json_lines(path, EvaluationError):
+        rows = read_json_lines(path, EvaluationError)
+        if rows and _is_bundle(rows[0]):
+            for row in rows:
                 if _is_bundle(row) and _plain(row["name"]) == _plain(name):
                     return list(row["test"]), list(row.get("train", []))
         elif path == data or _plain(_stem(path)) == _plain(name):
             beside = [other for other in files if _plain(_stem(other)) == _plain(f"{name}.train")]
-            demonstrations = list(read_json_lines(beside[0], EvaluationError)) if beside else []
-            return list(read_json_lines(path, EvaluationError)), demonstrations
+            demonstrations = read_json_lines(beside[0], EvaluationError) if beside else []
+            return rows, demonstrations
     raise EvaluationError(f"{data} has no {name}: expected {name}.jsonl in it, or a line with that name")
 
 
