@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import statistics
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from measuring import markdown, medians, rounds
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
@@ -99,22 +100,20 @@ def main() -> None:
     answers = function.many(texts)
     if other := llama_cpp(function.adapter, t2l.config.base_model_name_or_path or ""):
         ways["llama.cpp, one by one"] = lambda: [other(text) for text in texts]
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    same = dict.fromkeys(ways, 0)
-    for turn in range(options.rounds + 1):
-        for name, way in ways.items():
-            begin = time.perf_counter()
-            found = way()
-            if turn:  # the first one warms up
-                seconds[name].append(time.perf_counter() - begin)
-            same[name] = sum(one == answer for one, answer in zip(found, answers, strict=True))
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    found: dict[str, list[str]] = {}
+
+    def run(name: str) -> None:
+        found[name] = ways[name]()
+
+    times = dict(zip(ways, medians(rounds([partial(run, name) for name in ways], options.rounds)), strict=True))
     print(f"{options.model}, {len(texts)} inputs, {torch.get_num_threads()} thread(s)")
     print(f"a second function: {second * 1000:.0f} ms\n")
-    print("| | ms per input | times as fast as generate, one by one | the same answers |\n|---|---|---|---|")
-    for name, median in medians.items():
-        ratio = medians["generate, one by one"] / median
-        print(f"| {name} | {median / len(texts) * 1000:.1f} | {ratio:.2f} | {same[name]} of {len(texts)} |")
+    rows = [["", "ms per input", "times as fast as generate, one by one", "the same answers"]]
+    for name, seconds in times.items():
+        ratio = times["generate, one by one"] / seconds
+        same = sum(one == answer for one, answer in zip(found[name], answers, strict=True))
+        rows.append([name, f"{seconds / len(texts) * 1000:.1f}", f"{ratio:.2f}", f"{same} of {len(texts)}"])
+    print(markdown(rows))
 
 
 if __name__ == "__main__":

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import argparse
 import random
-import statistics
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from measuring import markdown, peak_of, size
+from measuring import markdown, medians, peak_of, rounds, size
 from torch import nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -164,25 +162,16 @@ def time_step(shape: StepShape, repeat: int = 5) -> StepCosts:
     step, cuda = make_step(shape), shape.device.startswith("cuda")
     square = torch.randn(2048, 2048, device=shape.device)
 
-    def timed(call: Callable[[], object]) -> float:
-        if cuda:
-            torch.cuda.synchronize()
-        begin = time.perf_counter()
+    def finish(call: Callable[[], object]) -> None:
         call()
         if cuda:
             torch.cuda.synchronize()
-        return time.perf_counter() - begin
 
     calls: dict[str, Callable[[], object]] = {way: partial(step, way) for way in WAYS}
     calls["product"] = lambda: square @ square
     calls["data"] = make_batch(shape)
-    for call in calls.values():
-        call()
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeat):
-        for name, call in calls.items():
-            seconds[name].append(timed(call))
-    median = {name: statistics.median(taken) for name, taken in seconds.items()}
+    taken = rounds([partial(finish, call) for call in calls.values()], repeat)
+    median = dict(zip(calls, medians(taken), strict=True))
     memory = {way: _step_memory(shape, way) for way in WAYS}
     kv = max(1, shape.hidden // 256) * 64
     width = shape.hidden * (2 * shape.hidden + 2 * kv + 3 * (shape.hidden * 11 // 4))  # weights of a layer
