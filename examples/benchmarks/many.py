@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-from measuring import markdown, size
+from measuring import markdown
 
 from text2lora.batch import ShardWriter
+from text2lora.files import size
 from text2lora.modeling import Text2LoraModel
 
 

@@ -60,11 +60,6 @@ def medians(taken: list[list[float]]) -> list[float]:
     return [statistics.median(seconds) for seconds in zip(*taken, strict=True)]
 
 
-def size(num_bytes: int) -> str:
-    """A size for people: 152 MB."""
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{max(0, num_bytes) / 1e6:.0f} MB"
-
-
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """A table whose first row is its head."""
     return "\n".join(_lines(rows))

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import torch
 from generation import shape_config
-from measuring import markdown, peak_of, size
+from measuring import markdown, peak_of
 from transformers import AutoTokenizer, GteConfig, GteModel
 
 from text2lora.base import packaged_model
 from text2lora.errors import MissingExtraError
+from text2lora.files import size
 from text2lora.installation import install_command
 from text2lora.modeling import Text2LoraModel
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from measuring import markdown, medians, peak_of, rounds, size
+from measuring import markdown, medians, peak_of, rounds
 
+from text2lora.files import size
 from text2lora.training.recon import squared_error
 
 
@@ -65,7 +66,8 @@ def time_recon(batch: int = 8, layers: int = 8, hidden: int = 2048, r: int = 8, 
         )
         for way in calls
     }
-    return ReconCosts(ours, naive, memory["ours"] - memory["nothing"], memory["naive"] - memory["nothing"])
+    extra = {way: max(0, memory[way] - memory["nothing"]) for way in ("ours", "naive")}
+    return ReconCosts(ours, naive, extra["ours"], extra["naive"])
 
 
 def main() -> None:

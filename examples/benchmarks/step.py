@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from measuring import markdown, medians, peak_of, rounds, size
+from measuring import markdown, medians, peak_of, rounds
 from torch import nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from text2lora.bundled import BASES
 from text2lora.configuration import Text2LoraConfig
+from text2lora.files import size
 from text2lora.injection import LoraInjector
 from text2lora.language import AnswerBatch, prompt_batch
 from text2lora.lora import LoraWeights
@@ -182,8 +183,8 @@ def time_step(shape: StepShape, repeat: int = 5) -> StepCosts:
         ours=median["ours"],
         per_token=median["per token"],
         data=median["data"],
-        ours_memory=memory["ours"] - memory["base"],
-        per_token_memory=memory["per token"] - memory["base"],
+        ours_memory=max(0, memory["ours"] - memory["base"]),
+        per_token_memory=max(0, memory["per token"] - memory["base"]),
         flops=shape.layers * tokens * (2 * 2 * width + 3 * attention),
         peak_flops=2 * 2048**3 / median["product"],
     )
