@@ -1,4 +1,4 @@
-"""Puts what `train.py` trained into the package: weights in bfloat16, which are loaded in float32, and the curves.
+"""Puts what `train.py` trained into the package.
 
 python examples/nano/bundle.py runs
 """
@@ -10,8 +10,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from prepare import write_tasks
+from release import write_model
 from train import BASELINES
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -33,17 +33,9 @@ def write(model: PreTrainedModel, source: Path, target: Path, extras: Sequence[s
     with atomic_folder(target) as folder:
         if model.can_generate():
             model.generation_config.update(max_new_tokens=64, do_sample=False)
-        model.to(torch.bfloat16).save_pretrained(folder)
-        (folder / "README.md").unlink(missing_ok=True)  # the card is one for base and checkpoint, beside them
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"dtype": "float32"}
-        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_model(model, parts(source), folder)
         for extra in extras:
             (folder / extra).write_bytes((source / extra).read_bytes())
-        with (folder / "metrics.jsonl").open("w", encoding="utf-8") as log:
-            for part in parts(source):
-                recipe = json.loads((part / "recipe.json").read_text(encoding="utf-8"))
-                log.write(json.dumps({"recipe": part.name, **recipe}) + "\n")
-                log.write((part / "metrics.jsonl").read_text(encoding="utf-8"))
 
 
 def bundle(runs: Path) -> None:

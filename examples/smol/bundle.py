@@ -1,4 +1,4 @@
-"""Puts a trained smol into the package: weights in bfloat16, which are loaded in float32, and how they were trained.
+"""Puts a trained smol into the package.
 
 python examples/smol/bundle.py runs/smol-1 runs/smol
 """
@@ -6,32 +6,25 @@ python examples/smol/bundle.py runs/smol-1 runs/smol
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from pathlib import Path
-
-import torch
 
 from text2lora import Text2LoraModel
 from text2lora.bundled import CHECKPOINTS
 from text2lora.files import atomic_folder
+
+sys.path.append(str(Path(__file__).parents[1] / "nano"))
+from release import write_model
 
 LIMIT = 24_000_000
 """Bytes of the config and the weights in the package."""
 
 
 def bundle(runs: list[Path], target: Path) -> None:
-    """Write the checkpoint of the last run, with the settings and figures of all runs that led to it."""
+    """Write the checkpoint of the last run, see `write_model`."""
     model = Text2LoraModel.from_pretrained(runs[-1])
     with atomic_folder(target) as folder:
-        model.to(torch.bfloat16).save_pretrained(folder)
-        (folder / "README.md").unlink()  # the card in the folder above says more
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"dtype": "float32"}
-        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        with (folder / "metrics.jsonl").open("w", encoding="utf-8") as log:
-            for run in runs:
-                recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
-                log.write(json.dumps({"recipe": run.name, **recipe}) + "\n")
-                log.write((run / "metrics.jsonl").read_text(encoding="utf-8"))
+        write_model(model, runs, folder)
         size = sum((folder / name).stat().st_size for name in ("config.json", "model.safetensors"))
         if size > LIMIT:
             raise SystemExit(f"the checkpoint has {size:,} bytes: expected {LIMIT:,} at most")
