@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from catalogue import TASKS, UNSEEN, Task
 from corpus import TaskSampler, sample_example
 from wording import describe
 
+from text2lora.files import read_json_lines
 from text2lora.nano import sample_record
 from text2lora.training.data import Probe, TaskDraw
 
@@ -72,8 +72,7 @@ def evaluation_examples(task: Task, count: int, first_seed: int = 0) -> list[tup
 
 def read_split(name: str) -> list[tuple[str, str]]:
     """Task names and descriptions of a split such as `dev_seen`; an empty name where a line has no task (junk)."""
-    rows = [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [(row.get("task", ""), row["description"]) for row in rows]
+    return [(row.get("task", ""), row["description"]) for row in read_json_lines(DATA / f"{name}.jsonl")]
 
 
 def split_tasks(name: str, records: int) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,6 @@ A task stands where the mean of its training wordings is; the mean of all wordin
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from text2lora import TextEncoder
 from text2lora.base import load_base
+from text2lora.files import read_json_lines
 
 DESCRIPTIONS = Path(__file__).parents[1] / "function-vectors/descriptions.jsonl"
 MINILM, SMOLLM2 = "sentence-transformers/all-MiniLM-L6-v2", "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -39,7 +39,7 @@ def share_of_nearest(known: torch.Tensor, tasks: torch.Tensor, unseen: torch.Ten
 
 
 def main() -> None:
-    rows = [json.loads(line) for line in DESCRIPTIONS.read_text(encoding="utf-8").splitlines()]
+    rows = read_json_lines(DESCRIPTIONS)
     texts = {key: [(i, text) for i, row in enumerate(rows) for text in row[key]] for key in rows[0] if key != "name"}
     known, unseen = texts["descriptions"], texts["held_out_descriptions"]
     tasks, own = (torch.tensor([task for task, _ in pairs]) for pairs in (known, unseen))

@@ -14,7 +14,6 @@ for evaluation alone.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import random
 import re
@@ -28,6 +27,8 @@ from typing import Any
 import yaml
 from tasks import SPLITS, WORDINGS, Maker, Pair, Task, place
 from written import drop_twins, read_written
+
+from text2lora.files import atomic_file, read_json_lines
 
 HERE = Path(__file__).parent
 LONGEST = 220
@@ -46,10 +47,7 @@ GIVEN = 240
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSON lines file, gzipped or not; none of a file that is not there."""
-    if not path.exists():
-        return []
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    return [json.loads(line) for line in content.decode("utf-8").split("\n") if line.strip()]
+    return read_json_lines(path) if path.exists() else []
 
 
 def read_pairs(path: Path) -> dict[str, dict[str, Any]]:
@@ -189,11 +187,8 @@ def unseen_row(task: Task) -> dict[str, Any]:
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    partial.replace(path)
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def drop_evaluated(tasks: Iterable[Task], data: Path, report: Any) -> None:

@@ -21,6 +21,8 @@ from typing import Any
 from public import bigbench, facts, rules, sets, utterances, words
 from public.core import FEWEST, Repository, Source, SourceError, Task, checked
 
+from text2lora.files import atomic_file
+
 Reader = Callable[..., Iterator[Task]]
 READERS: dict[str, list[tuple[Reader, tuple[Repository, ...]]]] = {
     "real_tasks": [
@@ -46,9 +48,8 @@ REPOSITORIES = list(dict.fromkeys(r for readers in READERS.values() for _, own i
 def write_tasks(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     """The rows as gzipped JSON lines, whole or not at all, the same bytes for the same rows."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in sorted(rows, key=lambda row: row["name"]))
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))
-    partial.replace(path)
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))
 
 
 def read_tasks(name: str, folder: Path, report: Callable[[str], None] = print) -> list[dict[str, Any]]:

@@ -7,12 +7,13 @@ teaches the hypernetwork to obey the description.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tasks import SPLITS, Pair, Task, place, slug
+
+from text2lora.files import read_json_lines
 
 HELD_OUT_WORDINGS = 2
 EVALUATED = 8
@@ -26,8 +27,7 @@ def read_written(folder: Path) -> dict[str, list[Task]]:
     """The tasks of each domain, by `AREA: domain`. A text that is held out is held out of all tasks of its domain."""
     found: dict[str, list[Task]] = {}
     for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            domain = json.loads(line)
+        for domain in read_json_lines(path):
             own = found.setdefault(f"{path.stem}: {domain['domain']}", [])
             records = sorted(domain["records"], key=lambda record: place(record[0]))
             size = len(records) // EVALUATED
@@ -64,16 +64,13 @@ def drop_twins(written: Sequence[Task], unseen: Iterable[Sequence[str]], report:
     encoder = TextEncoder(load_base(AutoModel, ENCODER), load_base(AutoTokenizer, ENCODER))
 
     def embed(texts: Sequence[str]) -> torch.Tensor:
-        rows = [encoder.encode(texts[start : start + 512]) for start in range(0, len(texts), 512)]
-        return torch.nn.functional.normalize(torch.cat(rows), dim=-1)
+        return torch.nn.functional.normalize(encoder.encode(texts), dim=-1)
 
     known = embed([text for texts in unseen for text in texts])
-    kept = []
-    rows = iter(embed([text for task in written for text in (*task.wordings, *task.held_out)]) @ known.T)
-    for task in written:
-        own = [next(rows) for _ in (*task.wordings, *task.held_out)]
-        if max(float(row.max()) for row in own) < TWINS:
-            kept.append(task)
+    said = [[*task.wordings, *task.held_out] for task in written]
+    nearest = (embed([text for texts in said for text in texts]) @ known.T).amax(1)  # to a text of an unseen task
+    each = nearest.split([len(texts) for texts in said])
+    kept = [task for task, own in zip(written, each, strict=True) if own.max() < TWINS]
     if len(kept) < len(written):
         report(
             f"left out of training, for an unseen task resembles them: {len(written) - len(kept)} of {len(written)} "
