@@ -25,6 +25,10 @@ class Detail(NamedTuple):
     exact_match: float
 
 
+Score = tuple[str, str, str, torch.Tensor]
+"""The group, the task and the text of a description, and whether each answer under it was right."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A line of the table: its name, its figure, and what the figure is made of."""
@@ -34,8 +38,8 @@ class Row:
     details: list[Detail]
 
 
-def make_row(name: str, scores: Sequence[tuple[str, str, str, torch.Tensor]]) -> Row:
-    """A line from the scores of each description: its group, task and text, and whether each answer was right.
+def make_row(name: str, scores: Sequence[Score]) -> Row:
+    """A line from the scores of each description.
 
     The figure is the mean over tasks; a task's descriptions weigh the same. Its interval resamples tasks.
     """

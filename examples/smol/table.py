@@ -30,7 +30,7 @@ from text2lora.training.task_files import read_tasks
 from text2lora.training.tasks import Task
 
 sys.path.append(str(Path(__file__).parents[1] / "nano"))
-from results import Row, as_markdown, make_row, write_results
+from results import Row, Score, as_markdown, make_row, write_results
 
 Case = tuple[Task, str]
 """A task and one of its descriptions."""
@@ -54,18 +54,16 @@ class Table:
         self.tokenizer = load_base(AutoTokenizer, name)
         self.injector = LoraInjector(self.base, model.config)
 
-    def row(
+    def scores(
         self,
-        name: str,
         cases: Sequence[Case],
         texts: Sequence[str] | None = None,
         prompt: Callable[[Task, str, str], str | list[dict[str, str]]] | None = None,
         weights: Callable[[torch.Tensor], LoraWeights] | None = None,
-    ) -> Row:
-        """A line of the table.
+    ) -> list[Score]:
+        """What a line of the table is made of, see `make_row`.
 
         Args:
-            name: of the line.
             cases: the tasks to score, and their descriptions.
             texts: descriptions to make the adapters from; None for the base alone, unless `weights` are given.
             prompt: what to write in place of the input, from task, description and input.
@@ -84,10 +82,9 @@ class Table:
             task_emb = self.model.encoder.encode(list(texts))
         elif weights is not None:
             task_emb = torch.zeros(len(cases), self.model.config.task_emb_size)
-        adapters = (weights or self.model) if task_emb is not None else None
         order = sorted(range(len(cases)), key=lambda i: max(len(str(p)) for p, _ in groups[i]))  # little padding
         scores = score_examples(
-            adapters,
+            weights or self.model,
             None if task_emb is None else task_emb[order],
             [groups[i] for i in order],
             self.injector,
@@ -97,8 +94,10 @@ class Table:
             pack=True,
         )
         matches = [score.matches for _, score in sorted(zip(order, scores, strict=True), key=lambda pair: pair[0])]
-        named = [(self.families.get(task.name, ""), task.name, text) for task, text in cases]
-        return make_row(name, [(*place, found) for place, found in zip(named, matches, strict=True)])
+        return [
+            (self.families.get(task.name, ""), task.name, text, found)
+            for (task, text), found in zip(cases, matches, strict=True)
+        ]
 
     def fixed(self, folder: Path) -> Callable[[torch.Tensor], LoraWeights]:
         """One LoRA for whatever is asked."""
@@ -137,37 +136,30 @@ def make_table(table: Table, cases: dict[str, list[Case]], multitask: Path | Non
     """All lines; those of one LoRA for all tasks and of a LoRA per task only where such adapters are given."""
     rows: list[Row] = []
 
-    def add(row: Row) -> None:
-        rows.append(row)
-        print(as_markdown([row]).splitlines()[-1], flush=True)
+    def add(name: str, scores: Sequence[Score]) -> None:
+        rows.append(make_row(name, scores))
+        print(as_markdown(rows[-1:]).splitlines()[-1], flush=True)
 
     for kind, found in cases.items():
         first = list({task.name: (task, text) for task, text in reversed(found)}.values())[::-1]
-        add(table.row(f"base, {kind}", first))
-        add(table.row(f"base, description in the prompt, {kind}", found, prompt=with_description))
-        add(table.row(f"base, 4 demonstrations, {kind}", first, prompt=with_demonstrations))
+        add(f"base, {kind}", table.scores(first))
+        add(f"base, description in the prompt, {kind}", table.scores(found, prompt=with_description))
+        add(f"base, 4 demonstrations, {kind}", table.scores(first, prompt=with_demonstrations))
         if multitask:
-            add(table.row(f"one LoRA for all tasks, {kind}", first, weights=table.fixed(multitask)))
-        add(table.row(f"text2lora, {kind}, unseen wording", found, [text for _, text in found]))
-        add(table.row(f"another task's description, {kind}", found, others(found)))
-        add(table.row(f"junk as description, {kind}", first, [JUNK[i % len(JUNK)] for i in range(len(first))]))
+            add(f"one LoRA for all tasks, {kind}", table.scores(first, weights=table.fixed(multitask)))
+        add(f"text2lora, {kind}, unseen wording", table.scores(found, [text for _, text in found]))
+        add(f"another task's description, {kind}", table.scores(found, others(found)))
+        add(f"junk as description, {kind}", table.scores(first, [JUNK[i % len(JUNK)] for i in range(len(first))]))
         trained = [
             case for case in found if oracles and (oracles / slug(case[0].name) / "adapter_config.json").is_file()
         ]
         if oracles and trained:
             own = list({task.name: (task, "") for task, _ in trained}.values())
-            parts = [table.row("", [case], weights=table.fixed(oracles / slug(case[0].name))) for case in own]
-            add(Row(f"a LoRA trained per task, {len(own)} {kind}", *_joined(parts)))
+            parts = [table.scores([case], weights=table.fixed(oracles / slug(case[0].name))) for case in own]
+            add(f"a LoRA trained per task, {len(own)} {kind}", [score for part in parts for score in part])
             texts = [text for _, text in trained]
-            add(table.row(f"text2lora on those {len(own)} {kind}, unseen wording", trained, texts))
+            add(f"text2lora on those {len(own)} {kind}, unseen wording", table.scores(trained, texts))
     return rows
-
-
-def _joined(parts: Sequence[Row]) -> tuple:
-    details = [detail for part in parts for detail in part.details]
-    scores = [(d.group, d.task, d.description, torch.tensor([d.exact_match])) for d in details]
-    row = make_row("", scores)
-    return row.estimate._replace(samples=sum(part.estimate.samples for part in parts)), details
 
 
 def main() -> None:
