@@ -117,7 +117,7 @@ def judge(model: Text2LoraModel, cases: Sequence[Case], max_new_tokens: int = 48
     return found
 
 
-def write(calls: Sequence[tuple[Function, str]], batch_size: int = 32) -> list[tuple[str, list[float]]]:
+def write(calls: Sequence[tuple[Function, str]]) -> list[tuple[str, list[float]]]:
     """Answers, with the log probabilities of their tokens."""
     questions = [function._ask(text) for function, text in calls]
     runner = calls[0][0]._runner
@@ -126,7 +126,6 @@ def write(calls: Sequence[tuple[Function, str]], batch_size: int = 32) -> list[t
         runner.tokenizer,
         [question.prompt.ids for question in questions],
         calls[0][0].max_new_tokens,
-        batch_size,
         within=lambda rows: runner._adapted([calls[row][0] for row in rows]),
     )
     return [(one.text.strip(), one.log_probs) for one in found]
@@ -134,12 +133,7 @@ def write(calls: Sequence[tuple[Function, str]], batch_size: int = 32) -> list[t
 
 def size_of(function: Function) -> float:
     """Root of the summed squares of an adapter's updates of the weights."""
-    weights = function.adapter.weights
-    total = 0.0
-    for key, b in weights.items():
-        if ".lora_B." in key:
-            a = weights[key.replace(".lora_B.", ".lora_A.")]
-            total += float(((b.T @ b) * (a @ a.T)).sum())
+    total = sum(float(((b.T @ b) * (a @ a.T)).sum()) for _, a, b in function.adapter.pairs())
     return math.sqrt(total) * function.adapter.spec.scaling
 
 

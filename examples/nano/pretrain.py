@@ -13,7 +13,7 @@ from catalogue import TASKS, UNSEEN, header
 from corpus import GROUP_WEIGHTS, PretrainingDocuments, sample_example
 from documents import AnswerCollator, exact_match
 from tokenizer import ANSWER, END, RECORD, build_tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from text2lora.language import answer_loss
 from text2lora.nano import sample_record
@@ -47,12 +47,12 @@ class BaseConfig:
     fit: FitConfig = field(default_factory=FitConfig)
 
 
-def build_base(config: BaseConfig, vocab_size: int, bos: int, eos: int, pad: int) -> LlamaForCausalLM:
+def build_base(config: BaseConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A Llama of the configured size with fresh weights."""
     heads = config.hidden_size // config.head_dim
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=vocab_size,
+            vocab_size=len(tokenizer),
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
             num_hidden_layers=config.num_layers,
@@ -60,9 +60,9 @@ def build_base(config: BaseConfig, vocab_size: int, bos: int, eos: int, pad: int
             num_key_value_heads=heads,
             max_position_embeddings=1024,
             tie_word_embeddings=True,
-            bos_token_id=bos,
-            eos_token_id=eos,
-            pad_token_id=pad,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
     )
 
@@ -92,9 +92,7 @@ def pretrain_base(
     """Train the nano base, a fresh one or `model`, and save it, with its tokenizer, to `output_dir`."""
     torch.manual_seed(config.fit.seed)
     tokenizer = build_tokenizer()
-    if model is None:
-        marks = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
-        model = build_base(config, len(tokenizer), *marks)
+    model = model or build_base(config, tokenizer)
     collate = AnswerCollator(tokenizer, ANSWER, END)
     documents = PretrainingDocuments(config.queries, config.headed, config.shots, config.groups)
 
