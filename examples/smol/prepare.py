@@ -248,7 +248,7 @@ def prepare(
     maker = Maker(given, {task.name: task for task in own}, seed)
     kinds = [
         [replace(t, wordings=maker.voices.vary(t.wordings, maker.rng(f"voices {t.name}"), count)) for t in tasks]
-        for tasks, count in ((given.values(), WORDINGS), (own, WORDINGS // 2))
+        for tasks, count in ((given.values(), WORDINGS["train"]), (own, WORDINGS["train"] // 2))
     ]
     kinds.append(maker.make())
     train = [task for tasks in kinds for task in tasks]

@@ -21,7 +21,8 @@ from operations import ONE_WORD, POOLS, THEN, Operation, in_tones, on_lists, on_
 
 Pair = tuple[str, str]
 SPLITS = ("train", "dev", "test")
-WORDINGS, HELD_OUT_WORDINGS = 20, 4
+WORDINGS = {"train": 20, "held_out": 4}
+"""Descriptions of a made task, at most."""
 FEWEST = {"train": 12, "dev": 3, "test": 3}
 """Pairs of a made task; with fewer it isn't made."""
 MOST = {"train": 120, "dev": 24, "test": 24}
@@ -79,18 +80,21 @@ class Voices:
         self.words = read_words("voices")
 
     def say(
-        self, patterns: Sequence[str], values: Callable[[random.Random], Mapping[str, str]], rng: random.Random,
-        count: int, kind: str = "train",
-    ) -> list[str]:  # fmt: skip
-        """So many different descriptions: each pattern once before any comes again.
+        self,
+        patterns: Sequence[str],
+        values: Callable[[random.Random], Mapping[str, str]],
+        rng: random.Random,
+        kind: str,
+    ) -> list[str]:
+        """Different descriptions, as many as `WORDINGS` of a kind: each pattern once before any comes again.
 
         Args:
             patterns: see `fill`.
             values: draws what is filled in.
             rng: of all choices.
-            count: of descriptions; fewer where the patterns do not give so many.
             kind: `train`, with slips of the pen, or `held_out`.
         """
+        count = WORDINGS[kind]
         found: dict[str, None] = {}
         queue: list[str] = []
         for _ in range(count * 8):
@@ -245,19 +249,19 @@ class Maker:
         rng = self.rng(name)
         words = read_words("yes_or_no")
 
-        def texts(kind: str, clauses: Sequence[tuple[str, str]], count: int) -> list[str]:
+        def texts(kind: str, clauses: Sequence[tuple[str, str]]) -> list[str]:
             def values(rng: random.Random) -> dict[str, str]:
                 clause, question = rng.choice(list(clauses))
                 return {"cond": clause, "question": question, "yes": yes, "no": no}
 
-            return self.voices.say(words[kind], values, rng, count, kind)
+            return self.voices.say(words[kind], values, rng, kind)
 
         return Task(
             name,
             family,
             condition.pairs(yes, no, rng),
-            texts("train", condition.clauses, WORDINGS),
-            texts("held_out", condition.held_out_clauses, HELD_OUT_WORDINGS),
+            texts("train", condition.clauses),
+            texts("held_out", condition.held_out_clauses),
         )
 
     def questions(self, conditions: Sequence[Condition], count: int) -> list[Task]:
@@ -328,7 +332,7 @@ class Maker:
             for split in SPLITS
         }
 
-        def texts(kind: str, count: int) -> list[str]:
+        def texts(kind: str) -> list[str]:
             few = slice(2) if kind == "train" else slice(2, None)
 
             def values(rng: random.Random) -> dict[str, str]:
@@ -344,11 +348,9 @@ class Maker:
                 joined = rng.choice((", ", "; ", ", and ")).join(rules)
                 return {"list": listed(names), "both": listed(names, "and"), "rules": joined, "input": what}
 
-            return self.voices.say(words["renamed" if renamed else "own"][kind], values, rng, count, kind)
+            return self.voices.say(words["renamed" if renamed else "own"][kind], values, rng, kind)
 
-        return Task(
-            title, "choice", kept, texts("train", WORDINGS), texts("held_out", HELD_OUT_WORDINGS), [*answers.values()]
-        )
+        return Task(title, "choice", kept, texts("train"), texts("held_out"), [*answers.values()])
 
     # -- forms ------------------------------------------------------------------------------------------------------
 
@@ -389,7 +391,7 @@ class Maker:
         if sum(change(a) != a for a in answers) < 0.5 * len(answers):
             return None
 
-        def texts(kind: str, count: int) -> list[str]:
+        def texts(kind: str) -> list[str]:
             clauses = words["held_out"] if kind == "held_out" else [*words["after"], *words.get("before", [])]
             said = self.plain.get(task.name, (task.wordings, task.held_out))[kind == "held_out"]
 
@@ -401,9 +403,9 @@ class Maker:
             patterns = [
                 c if "{task}" in c else f"{{open}} {c}" if c.startswith("and ") else f"{{ended}} {c}" for c in clauses
             ]
-            return self.voices.say(patterns, values, self.rng(f"{name} {kind}"), count, kind)
+            return self.voices.say(patterns, values, self.rng(f"{name} {kind}"), kind)
 
-        return Task(name, family, pairs, texts("train", WORDINGS), texts("held_out", HELD_OUT_WORDINGS))
+        return Task(name, family, pairs, texts("train"), texts("held_out"))
 
     def recodings(self, tasks: Mapping[str, Task], count: int) -> list[Task]:
         """Tasks with two to four answers, and a code for each answer."""
@@ -418,7 +420,7 @@ class Maker:
         name = f"{task.name}_as_{'_'.join(map(slug, code.values()))}"
         pairs = {split: [(prompt, code[answer]) for prompt, answer in task.pairs[split]] for split in SPLITS}
 
-        def texts(kind: str, count: int) -> list[str]:
+        def texts(kind: str) -> list[str]:
             said = task.held_out if kind == "held_out" else task.wordings
 
             def values(rng: random.Random) -> dict[str, str]:
@@ -429,10 +431,9 @@ class Maker:
                 ended = text if text[-1] in ".!?:)" else f"{text}."
                 return {"ended": ended, "rules": rng.choice((", ", "; ", ", and ")).join(rules)}
 
-            return self.voices.say(words[kind], values, self.rng(f"{name} {kind}"), count, kind)
+            return self.voices.say(words[kind], values, self.rng(f"{name} {kind}"), kind)
 
-        wordings, held_out = texts("train", WORDINGS), texts("held_out", HELD_OUT_WORDINGS)
-        return Task(name, "written, code", pairs, wordings, held_out, [*code.values()])
+        return Task(name, "written, code", pairs, texts("train"), texts("held_out"), [*code.values()])
 
     # -- operations -------------------------------------------------------------------------------------------------
 
@@ -478,14 +479,14 @@ class Maker:
         def values(rng: random.Random) -> dict[str, str]:
             return {name: rng.choice(list(ways)) for name, ways in operation.values.items()}
 
-        def texts_of(kind: str, count: int) -> list[str]:
-            return self.voices.say(words[kind], values, rng, count, kind)
+        def texts_of(kind: str) -> list[str]:
+            return self.voices.say(words[kind], values, rng, kind)
 
         name = f"{operation.family}_{operation.name}"
         own = self.rng(f"{name} plain")
         train, held_out = ([fill(capitalised(p), values(own)) for p in words[k]] for k in ("train", "held_out"))
         self.plain[name] = (train, held_out)
-        return Task(name, operation.family, pairs, texts_of("train", WORDINGS), texts_of("held_out", HELD_OUT_WORDINGS))
+        return Task(name, operation.family, pairs, texts_of("train"), texts_of("held_out"))
 
     def compositions(self, operations: Sequence[Task], count: int) -> list[Task]:
         """One operation after another, on the word that the first one finds."""
@@ -514,11 +515,8 @@ class Maker:
 
             title = f"tone_sorry_about_{name}"
             rng = self.rng(title)
-            said = {
-                kind: self.voices.say(words[kind], values, rng, count, kind)
-                for kind, count in (("train", WORDINGS), ("held_out", HELD_OUT_WORDINGS))
-            }
-            found.append(Task(title, "tone", pairs, said["train"], said["held_out"]))
+            train, held_out = (self.voices.say(words[kind], values, rng, kind) for kind in WORDINGS)
+            found.append(Task(title, "tone", pairs, train, held_out))
         return found
 
 
