@@ -13,7 +13,7 @@ import pytest
 from text2lora.errors import EvaluationError
 from text2lora.evaluation import sandbox
 from text2lora.evaluation.sandbox import CodeLimits, check_sandbox, confined, run_program
-from text2lora.evaluation.sandbox.bubblewrap import Bubblewrap, wrapping
+from text2lora.evaluation.sandbox.bubblewrap import find_bubblewrap
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are confined on Linux only")
 
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are c
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each attempt is made under the filter of system calls alone, and in namespaces of its own as well."""
     if request.param == "seccomp":
-        monkeypatch.setattr(sandbox, "wrapping", lambda: None)
-    elif wrapping() is None:
+        monkeypatch.setattr(sandbox, "find_bubblewrap", lambda: None)
+    elif find_bubblewrap() is None:
         pytest.skip("bubblewrap is not installed, or may not make namespaces here")
     check_sandbox.cache_clear()
     return request.param
@@ -153,11 +153,11 @@ def test_a_failure_of_bubblewrap_is_no_verdict(monkeypatch: pytest.MonkeyPatch, 
     broken = tmp_path / "bwrap"
     broken.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
     broken.chmod(0o755)
-    monkeypatch.setattr(sandbox, "wrapping", lambda: Bubblewrap(str(broken)))
+    monkeypatch.setattr(sandbox, "find_bubblewrap", lambda: str(broken))
     with pytest.raises(EvaluationError, match=r"cannot be confined here .*No permissions to create new namespace"):
         run_program("print(1)")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert wrapping.__wrapped__() is None
+    assert find_bubblewrap.__wrapped__() is None
 
 
 def test_environment_is_clean(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from text2lora.errors import EvaluationError
 from text2lora.evaluation.sandbox import confined
-from text2lora.evaluation.sandbox.bubblewrap import wrapping
+from text2lora.evaluation.sandbox.bubblewrap import find_bubblewrap, wrapped
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ def run_program(source: str, limits: CodeLimits | None = None) -> CodeResult:
         (folder / "program.py").write_text(source, encoding="utf-8", errors="replace")
         (folder / "work").mkdir()
         sizes = [str(value) for value in (limits.memory, limits.seconds, limits.output)]
-        wrapper = wrapping()
+        bwrap = find_bubblewrap()
         with (folder / "output").open("w+b") as output:
             process = subprocess.Popen(
                 [
-                    *(wrapper.command([name, confined.__file__], str(folder / "work")) if wrapper else []),
+                    *(wrapped(bwrap, [name, confined.__file__], str(folder / "work")) if bwrap else []),
                     *(sys.executable, "-P", "-s", "-B", confined.__file__, str(folder / "program.py"), *sizes),
                 ],
                 stdin=subprocess.PIPE,
@@ -101,9 +101,9 @@ def run_program(source: str, limits: CodeLimits | None = None) -> CodeResult:
     last = said.splitlines()[-1][:200] if said else ""
     last = re.sub(r"0x[0-9a-f]{4,}", "0x...", last.replace(name, ""))  # what differs from run to run
     code = process.returncode
-    if wrapper and code > 128:
+    if bwrap and code > 128:
         code = 128 - code  # as bubblewrap tells that a signal ended the program
-    if wrapper and code == 1 and said.startswith("bwrap: "):
+    if bwrap and code == 1 and said.startswith("bwrap: "):
         raise EvaluationError(f"generated code cannot be confined here ({last}), so it was not run")
     if code == confined.CANNOT_CONFINE:
         raise EvaluationError(
