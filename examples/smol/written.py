@@ -48,13 +48,7 @@ def _pairs(records: Iterable[Sequence[str | None]], column: int) -> list[Pair]:
 
 
 def drop_twins(written: Sequence[Task], unseen: Iterable[Sequence[str]], report: Callable[[str], None]) -> list[Task]:
-    """Leave out the tasks that say much the same as a task that no training should see.
-
-    Args:
-        written: The tasks.
-        unseen: The descriptions of each unseen task.
-        report: Receives how many tasks are left out.
-    """
+    """Leave out the tasks that say much the same as an unseen task, given the descriptions of each of these."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 

@@ -150,8 +150,8 @@ class TransformersBackend:
         if self.chat:
             return as_turn(self.tokenizer, request.messages()) + request.prefill
         *before, last = request.turns
-        shown = [f"{user}\n{answer}\n\n" for user, answer in zip(before[::2], before[1::2], strict=True)]
-        return "".join(shown) + f"{last}\n{request.prefill}"
+        earlier = [f"{user}\n{answer}\n\n" for user, answer in zip(before[::2], before[1::2], strict=True)]
+        return "".join(earlier) + f"{last}\n{request.prefill}"
 
 
 REFUSALS = (400, 413, 422)

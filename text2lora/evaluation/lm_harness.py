@@ -21,11 +21,9 @@ HARNESS_PREFIX = "lm_eval:"
 
 
 def find_tasks(names: Sequence[str], include: Path | None = None) -> Any:
-    """The library's task manager, after a check that it has these tasks.
+    """The library's task manager, after a check that it has these tasks and groups, such as `hellaswag`.
 
-    Args:
-        names: the names of tasks and groups, such as `hellaswag`.
-        include: a folder with definitions of more tasks.
+    `include` is a folder with definitions of more tasks.
 
     Raises:
         MissingExtraError: the library is not installed.
@@ -58,16 +56,7 @@ def evaluate_with_lm_eval(
     """Ask the questions of its tasks in all conditions; the base stays loaded and adapters are swapped in place.
 
     A task's score is its first metric, through its first filter. A group gives one task for each of its members. The
-    description comes before the first question.
-
-    Args:
-        backend: the model with its adapters.
-        manager: the task manager from `find_tasks`.
-        names: the names of its tasks and groups.
-        conditions: the conditions, which are run in this order.
-        limit: use only this many questions of each task, from the beginning.
-        seed: the random seed for the choice of demonstrations.
-        report: receives a line before each condition.
+    description comes before the first question. The seed is that of the choice of demonstrations.
 
     Raises:
         EvaluationError: a task's data cannot be read, it runs code, or it has no score for each question.

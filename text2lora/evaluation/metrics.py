@@ -22,12 +22,7 @@ class Estimate(NamedTuple):
 
 
 def bootstrap(scores: Sequence[torch.Tensor], seed: int = 0) -> Estimate:
-    """Mean over tasks of the mean over a task's samples, with a percentile interval that resamples whole tasks.
-
-    Args:
-        scores: the scores (0 or 1) of each task's samples.
-        seed: the random seed.
-    """
+    """Mean over tasks of the mean over a task's samples, with a percentile interval that resamples whole tasks."""
     return bootstrap_tasks(torch.stack([s.double().mean() for s in scores]), sum(len(s) for s in scores), seed)
 
 

@@ -109,11 +109,7 @@ class OnDemandSettings:
 
 
 class RateLimit:
-    """Limits how much happens in any minute.
-
-    Args:
-        per_minute: the most that may happen in a minute.
-    """
+    """Limits how much happens in any minute."""
 
     def __init__(self, per_minute: int):
         self.per_minute = per_minute
@@ -140,9 +136,6 @@ class AdaptersOnDemand:
     """Makes the adapter of a description when it is first asked for, and keeps it on disk.
 
     Checkpoint, encoder and cache are opened when first needed. Threads may share the object.
-
-    Args:
-        settings: the settings of the server.
     """
 
     def __init__(self, settings: OnDemandSettings):
@@ -153,10 +146,6 @@ class AdaptersOnDemand:
 
     def lend(self, description: str, served_base: str) -> Lease:
         """Lend the adapter of a description, which stays on disk until the lease is released.
-
-        Args:
-            description: what the adapter should do.
-            served_base: the model that the server runs.
 
         Raises:
             InvalidDescriptionError: the description cannot be used (see `check_description`), is too long, or is unlike

@@ -42,11 +42,7 @@ class _Lent(LoRARequest, weakref=True):  # type: ignore[call-arg]  # an option o
 
 
 class Text2LoraResolver(LoRAResolver):
-    """Finds an adapter for every name that begins with `t2l:`.
-
-    Args:
-        settings: the settings with which adapters are made.
-    """
+    """Finds an adapter for every name that begins with `t2l:`."""
 
     def __init__(self, settings: OnDemandSettings):
         self.adapters = AdaptersOnDemand(settings)

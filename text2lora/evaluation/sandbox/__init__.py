@@ -59,10 +59,6 @@ def run_program(source: str, limits: CodeLimits | None = None) -> CodeResult:
     The process gets an empty temporary folder, a clean environment and no input. A program that is not Python, or that
     asks for more than this module allows, fails.
 
-    Args:
-        source: the program, in Python.
-        limits: what the program may use; by default, `CodeLimits()`.
-
     Raises:
         EvaluationError: the system cannot confine a process, so the program was not run.
     """
