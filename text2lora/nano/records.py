@@ -54,10 +54,6 @@ def _date(rng: random.Random) -> dict[str, str]:
     }
 
 
-def _weekday(date: dict[str, str]) -> dict[str, str]:
-    return {"weekday": datetime.date.fromisoformat(date["iso_date"]).strftime("%A")}
-
-
 def _time(rng: random.Random) -> dict[str, str]:
     hour = f"{rng.randrange(24):02d}"
     return {"hour": hour, "time": f"{hour}:{rng.randrange(60):02d}"}
@@ -76,21 +72,11 @@ def _price(rng: random.Random) -> dict[str, str]:
     return {"price": f"{10 ** rng.uniform(0.75, 2.7):.2f}"}
 
 
-def _quantity(rng: random.Random) -> dict[str, str]:
-    return {"quantity": str(rng.randint(1, 40))}
-
-
 def _order(rng: random.Random) -> dict[str, str]:
     number = {"id": f"{rng.choice('ABCDEFGHKMPRSX')}{rng.randrange(1000, 10000)}"}
-    return (
-        number
-        | _person(rng)
-        | _city(rng)
-        | _quantity(rng)
-        | {"item": rng.choice(WORDS["items"])}
-        | _price(rng)
-        | _date(rng)
-    )
+    customer = _person(rng) | _city(rng)
+    goods = {"quantity": str(rng.randint(1, 40)), "item": rng.choice(WORDS["items"])}
+    return number | customer | goods | _price(rng) | _date(rng)
 
 
 def _ticket(rng: random.Random) -> dict[str, str]:
@@ -107,7 +93,8 @@ def _contact(rng: random.Random) -> dict[str, str]:
 
 def _event(rng: random.Random) -> dict[str, str]:
     date = _date(rng)
-    return _person(rng) | _city(rng) | date | _weekday(date) | _time(rng)
+    weekday = datetime.date.fromisoformat(date["iso_date"]).strftime("%A")
+    return _person(rng) | _city(rng) | date | {"weekday": weekday} | _time(rng)
 
 
 def _log(rng: random.Random) -> dict[str, str]:
