@@ -51,14 +51,18 @@ class EvalReport:
 
     def summary(self) -> list[dict[str, Any]]:
         """The figures as flat rows."""
-        rows, adapters = [], {condition.name: condition.adapter for condition in self.conditions}
-        for figure in self.figures:
-            row: dict[str, Any] = {"condition": figure.condition, "adapter": adapters.get(figure.condition)}
-            row |= {"task": figure.task, "n": figure.accuracy.samples}
-            row |= _flat("accuracy", figure.accuracy)
-            row |= _flat("difference", figure.difference)
-            rows.append(row)
-        return rows
+        adapters = {condition.name: condition.adapter for condition in self.conditions}
+        return [
+            {
+                "condition": figure.condition,
+                "adapter": adapters.get(figure.condition),
+                "task": figure.task,
+                "n": figure.accuracy.samples,
+                **_flat("accuracy", figure.accuracy),
+                **_flat("difference", figure.difference),
+            }
+            for figure in self.figures
+        ]
 
     def to_json(self) -> str:
         """Figures, and every prompt, output and verdict."""
