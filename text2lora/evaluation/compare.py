@@ -103,15 +103,14 @@ def compare_descriptions(
         raise InvalidInputError("a prompt is empty: pass the text to answer")
     model.eval()
     injector = LoraInjector(base.eval(), model.config)
+    examples = [task.examples for task in tasks]
     task_emb = model.encoder.encode(texts)
     novelties: Sequence[Novelty | None] = model.novelty(texts, task_emb) or [None] * len(texts)
 
     def wording(row: int | None) -> Wording:
         emb = None if row is None else task_emb[row : row + 1]
         each = None if emb is None else emb.expand(len(tasks), *emb.shape[1:])
-        examples = [task.examples for task in tasks]
-        limit = context_length(base)
-        scores = score_examples(model, each, examples, injector, base, tokenizer, max_length=limit)
+        scores = score_examples(model, each, examples, injector, base, tokenizer, max_length=context_length(base))
         with injector.inject({} if emb is None else model(emb)):
             answers = generate_answers(base, tokenizer, prompts, max_new_tokens) if prompts else []
         text, novelty = (None, None) if row is None else (texts[row], novelties[row])
