@@ -137,24 +137,29 @@ def _describe_value(task: Task, rng: random.Random) -> str:
             return by_opening()
         return _pick(rng, what["imperative_openings"]).format(imp=imperative)
 
-    def by_free_form() -> str:
-        pools = [words["free_transforms"].get(task.transform, [])] if task.transform != "plain" else []
-        pools += [words["free_wraps"].get(task.wrap, [])] if task.wrap != "none" else []
-        if not pools:
-            return _fill(_pick(rng, words["free_plain"]), what, noun, key, rng)
-        rng.shuffle(pools)
-        if len(pools) == 2:  # the sentence says one of the two, the noun or a tail the other
-            other = words["transforms"][task.transform] if pools[0] is words["free_wraps"].get(task.wrap) else None
-            other = other or words["wraps"][task.wrap]
-            tail = _pick(rng, other["adverbs" if rng.random() < 0.5 else "imperatives"]).format(f=key)
-            return _append(_fill(_pick(rng, pools[0]), what, noun, key, rng), tail)
-        return _fill(_pick(rng, pools[0]), what, noun, key, rng)
-
     ways: list[tuple[Callable[[], str], float]] = [
         (by_noun, 2.5), (by_imperative, 1.5), (by_adjective, 0.8), (by_verb, 1), (by_clause, 1.2), (by_question, 1.7),
-        (by_key, 0.8), (by_opening, 2.5), (by_imperative_opening, 1.5), (by_free_form, 3.5),
+        (by_key, 0.8), (by_opening, 2.5), (by_imperative_opening, 1.5),
+        (lambda: _free_form(task, what, noun, rng), 3.5),
     ]  # fmt: skip
     return rng.choices([way for way, _ in ways], [weight for _, weight in ways])[0]()
+
+
+def _free_form(task: Task, what: Phrases, noun: str, rng: random.Random) -> str:
+    """A free sentence for the form. Where that has two parts, it says one of them, and a tail the other."""
+    words, key = lexicon(), task.what[0]
+    forms = []  # free sentences, and the phrases that say the same
+    if task.transform != "plain":
+        forms.append((words["free_transforms"].get(task.transform, []), words["transforms"][task.transform]))
+    if task.wrap != "none":
+        forms.append((words["free_wraps"].get(task.wrap, []), words["wraps"][task.wrap]))
+    if not forms:
+        return _fill(_pick(rng, words["free_plain"]), what, noun, key, rng)
+    rng.shuffle(forms)
+    tail = ""
+    if len(forms) == 2:
+        tail = _pick(rng, forms[1][1]["adverbs" if rng.random() < 0.5 else "imperatives"]).format(f=key)
+    return _append(_fill(_pick(rng, forms[0][0]), what, noun, key, rng), tail)
 
 
 def _fill(template: str, what: Phrases, noun: str, key: str, rng: random.Random) -> str:
