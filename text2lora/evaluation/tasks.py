@@ -316,24 +316,26 @@ def own_task(name: str) -> EvalTask:
     return EvalTask(name, example, parse_text, score_own, max_new_tokens=64)
 
 
-def _with_choice(name: str, example: Callable[[Row], EvalItem], *source: str | None) -> EvalTask:
-    return EvalTask(name, example, parse_choice, score_equal, HubSource(*source))  # type: ignore[arg-type]
+def _with_choice(name: str, example: Callable[[Row], EvalItem], source: HubSource) -> EvalTask:
+    return EvalTask(name, example, parse_choice, score_equal, source)
 
 
 BENCHMARKS: dict[str, EvalTask] = {
     task.name: task
     for task in (
-        _with_choice("arc_challenge", _arc, "allenai/ai2_arc", "ARC-Challenge", "test", "train"),
-        _with_choice("arc_easy", _arc, "allenai/ai2_arc", "ARC-Easy", "test", "train"),
-        _with_choice("boolq", _boolq, "google/boolq", None, "validation", "train"),
+        _with_choice("arc_challenge", _arc, HubSource("allenai/ai2_arc", "ARC-Challenge", "test", "train")),
+        _with_choice("arc_easy", _arc, HubSource("allenai/ai2_arc", "ARC-Easy", "test", "train")),
+        _with_choice("boolq", _boolq, HubSource("google/boolq", None, "validation", "train")),
         EvalTask(
             "gsm8k", _gsm8k, parse_number, score_equal, HubSource("openai/gsm8k", "main", "test", "train"),
             max_new_tokens=512, prefill=STEPS, stop=("\nQuestion:", "\nQ:"),
         ),
-        _with_choice("hellaswag", _hellaswag, "Rowan/hellaswag", None, "validation", "train"),
-        _with_choice("openbookqa", _arc, "allenai/openbookqa", "main", "test", "train"),
-        _with_choice("piqa", _piqa, "baber/piqa", None, "validation", "train"),
-        _with_choice("winogrande", _winogrande, "allenai/winogrande", "winogrande_xl", "validation", "train"),
+        _with_choice("hellaswag", _hellaswag, HubSource("Rowan/hellaswag", None, "validation", "train")),
+        _with_choice("openbookqa", _arc, HubSource("allenai/openbookqa", "main", "test", "train")),
+        _with_choice("piqa", _piqa, HubSource("baber/piqa", None, "validation", "train")),
+        _with_choice(
+            "winogrande", _winogrande, HubSource("allenai/winogrande", "winogrande_xl", "validation", "train")
+        ),
         EvalTask(
             "humaneval", _humaneval, parse_code, score_program, HubSource("openai/openai_humaneval", None, "test"),
             max_new_tokens=768, runs_code=True,
