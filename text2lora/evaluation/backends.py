@@ -130,7 +130,8 @@ class TransformersBackend:
         context = context_length(self.model)
         problems = {}
         for i, text in enumerate(texts):
-            count = len(self._ids(text)) + max_new_tokens
+            ids = self.tokenizer(text, add_special_tokens=not self.chat, verbose=False)["input_ids"]
+            count = len(ids) + max_new_tokens
             if context and count > context:
                 problems[i] = f"prompt and answer need {count} tokens, the model has {context}"
         asked = [i for i in range(len(texts)) if i not in problems]
@@ -139,10 +140,6 @@ class TransformersBackend:
         )
         answers = dict(zip(asked, said, strict=True))
         return [Answer(text, answers.get(i, ""), problems.get(i, "")) for i, text in enumerate(texts)]
-
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=not self.chat, verbose=False)["input_ids"]
-        return ids
 
     @checked(EvaluationError)
     def render(self, request: Request) -> str:
