@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
+
+from measuring import medians
 
 IMPORTS = "import torch; from transformers import PreTrainedModel, AutoTokenizer"
 
@@ -33,8 +34,8 @@ def time_start(repeat: int = 5) -> Start:
         make = ["t2l", "make", "Return the city in capitals.", "--model", "nano", "--force"]
         make += ["--output", str(Path(folder, "adapter"))]
         codes = [f"import sys; sys.argv = {make}; from text2lora.cli import main; main()", IMPORTS]
-        rounds = [Start(*map(_processor_seconds, codes)) for _ in range(repeat + 1)][1:]
-    return Start(*(statistics.median(taken) for taken in zip(*rounds, strict=True)))
+        rounds = [[_processor_seconds(code) for code in codes] for _ in range(repeat + 1)][1:]
+    return Start(*medians(rounds))
 
 
 def _processor_seconds(code: str) -> float:
