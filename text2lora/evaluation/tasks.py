@@ -223,8 +223,7 @@ def score_own(parsed: str, example: EvalItem) -> tuple[bool, str]:
 
 def score_program(parsed: str, example: EvalItem) -> tuple[bool, str]:
     """Run the program with its tests, confined."""
-    result = run_program(f"{parsed}\n\n{example.gold}\n")
-    return result.passed, result.reason
+    return run_program(f"{parsed}\n\n{example.gold}\n")
 
 
 # ---- Questions

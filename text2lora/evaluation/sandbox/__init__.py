@@ -22,6 +22,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from text2lora.errors import EvaluationError
 from text2lora.evaluation.sandbox import confined
@@ -45,8 +46,7 @@ class CodeLimits:
     output: int = 1 << 20
 
 
-@dataclass(frozen=True)
-class CodeResult:
+class CodeResult(NamedTuple):
     """Whether a program ran to its end without an exception, and if not, why, in one line."""
 
     passed: bool
