@@ -228,9 +228,17 @@ class TextEncoder:
         if self.instruction:
             texts = [self.instruction.format(description=text) for text in texts]
         rows: list[torch.Tensor] = [torch.empty(0)] * len(texts)
+        too_long: list[int] = []
         for chosen in batches_by_length(texts, batch_size):
-            for i, row in zip(chosen, self._encode_batch([texts[i] for i in chosen]), strict=True):
+            ids = self._tokenize([texts[i] for i in chosen], too_long)
+            for i, row in zip(chosen, self._encode_batch(ids), strict=True):
                 rows[i] = row
+        if too_long:
+            which = "the description has" if len(texts) == 1 else f"{len(too_long)} of {len(texts)} descriptions have"
+            logger.warning(
+                "%s more tokens (up to %d) than the encoder reads (%d): what is beyond is ignored",
+                which, max(too_long), self.max_length,
+            )  # fmt: skip
         if self.pooling == "none":
             return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return torch.stack(rows)
@@ -240,19 +248,19 @@ class TextEncoder:
         """The number of features of an embedding, d."""
         return len(self.layers) * int(self.model.config.get_text_config().hidden_size)
 
-    def _encode_batch(self, texts: list[str]) -> list[torch.Tensor]:
+    def _tokenize(self, texts: list[str], too_long: list[int]) -> list[list[int]]:
+        """The tokens of texts, cut to what the encoder reads; the whole lengths of those cut go into `too_long`."""
+        most = self.max_length
         with _TOKENIZING:
-            ids = self.tokenizer(texts, truncation=True, max_length=self.max_length, return_overflowing_tokens=False)[
-                "input_ids"
-            ]
-            full = [len(self.tokenizer(t, verbose=False)["input_ids"]) if len(row) >= self.max_length else 0
-                    for t, row in zip(texts, ids, strict=True)]  # fmt: skip
-        for length in full:
-            if length > self.max_length:
-                logger.warning(
-                    "a description of %d tokens was cut to the encoder's %d: %d tokens at its end are ignored",
-                    length, self.max_length, length - self.max_length,
-                )  # fmt: skip
+            ids: list[list[int]] = self.tokenizer(
+                texts, truncation=True, max_length=most, return_overflowing_tokens=False
+            )["input_ids"]
+            full = [text for text, row in zip(texts, ids, strict=True) if len(row) >= most]
+            lengths = [len(self.tokenizer(text, verbose=False)["input_ids"]) for text in full]
+        too_long += [length for length in lengths if length > most]
+        return ids
+
+    def _encode_batch(self, ids: list[list[int]]) -> list[torch.Tensor]:
         inputs = self.tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(self.model.device)
         mask = inputs["attention_mask"]
         with torch.autocast(self.model.device.type, enabled=False):  # the same bits wherever it is called
