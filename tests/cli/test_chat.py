@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -172,6 +173,16 @@ def test_terminal_shows_sides_and_what_comes_next(say, terminal) -> None:
     assert "[bold]x" in result.out
     assert result.out.split().index("base") < result.out.split().index("adapter")
     assert result.out.splitlines()[-1] == "Next: t2l export zip mine"
+
+
+def test_nothing_is_said_of_a_base_that_another_one_replaces(
+    t2l_command, say, adapter: LoraAdapter, base_dir: Path, tmp_path: Path, terminal
+) -> None:
+    spec = dataclasses.replace(adapter.spec, base_model_name_or_path="nano")
+    dataclasses.replace(adapter, spec=spec).save_pretrained(tmp_path / "mine")
+    result = say("x\n", "--base", base_dir)
+    assert result.code == 0, result.err
+    assert "For example" not in result.out  # an order that only nano reads
 
 
 def test_what_is_no_adapter_is_one_line(t2l_command) -> None:

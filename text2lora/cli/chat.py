@@ -20,7 +20,7 @@ from text2lora.cli import options as opt
 from text2lora.cli.adapters import answer_table
 from text2lora.cli.terminal import FoldedTable, err, inside, out, print_json, quiet, show, suggest
 from text2lora.errors import InvalidInputError
-from text2lora.samples import BY_BASE
+from text2lora.samples import BY_BASE, Samples
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -66,7 +66,7 @@ def chat(
     if as_json or not out.is_terminal:
         _answer_pipe(pair, as_json)
         return
-    _greet(pair)
+    _greet(pair, known)
     for line in input_lines(live=True):
         if line.split()[:1] == ["/quit"] or line in ("exit", "quit"):
             break
@@ -189,13 +189,14 @@ def _answer_pipe(pair: Pair, as_json: bool) -> None:
         raise InvalidInputError(f"{failed} of {count} lines have no answer: see the warnings above")
 
 
-def _greet(pair: Pair) -> None:
+def _greet(pair: Pair, known: Samples | None) -> None:
+    """Say what the adapter is for, and what is known of the base model that it is on."""
     description = pair.lora.metadata.get("description")
     if description:
         out.print(f"[bold green]Adapter[/] {escape(description)}")
     turns = "each line is answered on its own" if not pair.remembers else "the models remember earlier lines"
     out.print(f"[dim]{HELP}; {turns}[/]")
-    if known := BY_BASE.get(pair.lora.spec.base_model_name_or_path or ""):
+    if known:
         out.print(f"[dim]{escape(known.reads)} For example: {escape(known.inputs[0])}[/]")
         if known.note:
             out.print(f"[dim]{escape(known.note)}[/]")
