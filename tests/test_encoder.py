@@ -103,12 +103,9 @@ def test_a_text_too_long_is_cut_with_a_warning(encoder_dir: Path, monkeypatch: p
     assert encoder.encode(["a b c d e f"]).shape[1] == 8  # with [CLS] and [SEP]: exactly as long
     assert warnings == []
     assert encoder.encode(["a b c d e f g h i"]).shape[1] == 8
-    assert (
-        warnings.pop()
-        == "the description has more tokens (up to 11) than the encoder reads (8): what is beyond is ignored"
-    )
+    assert warnings.pop() == "the description has 11 tokens: the encoder reads 8 and ignores what follows"
     encoder.encode(["a b c d e f g h i", "a", "a b c d e f g h i j"] * 50)
-    told = "100 of 150 descriptions have more tokens (up to 12) than the encoder reads (8): what is beyond is ignored"
+    told = "100 of 150 descriptions are too long, with up to 12 tokens: the encoder reads 8 and ignores what follows"
     assert warnings == [told]  # and not a line for each
 
 

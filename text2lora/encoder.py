@@ -234,11 +234,10 @@ class TextEncoder:
             for i, row in zip(chosen, self._encode_batch(ids), strict=True):
                 rows[i] = row
         if too_long:
-            which = "the description has" if len(texts) == 1 else f"{len(too_long)} of {len(texts)} descriptions have"
-            logger.warning(
-                "%s more tokens (up to %d) than the encoder reads (%d): what is beyond is ignored",
-                which, max(too_long), self.max_length,
-            )  # fmt: skip
+            told = f"the description has {too_long[0]} tokens"
+            if len(texts) > 1:
+                told = f"{len(too_long)} of {len(texts)} descriptions are too long, with up to {max(too_long)} tokens"
+            logger.warning("%s: the encoder reads %d and ignores what follows", told, self.max_length)
         if self.pooling == "none":
             return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return torch.stack(rows)

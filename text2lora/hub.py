@@ -221,7 +221,7 @@ def hub_fault(error: BaseException, name: str, revision: str | None = None) -> s
 def load_fault(
     error: BaseException, name: str, revision: str | None = None, folder: str | os.PathLike[str] | None = None
 ) -> str:
-    """Explain in one line why a model or an adapter cannot be loaded, whose files are in `folder` or `name`."""
+    """Explain in one line why a model or an adapter cannot be loaded. Its files are in `folder`, or else in `name`."""
     place = Path(folder or name)
     return pointer_fault(place) or hub_fault(error, name, revision) or first_line(error)
 
@@ -315,7 +315,9 @@ def check_no_file(name: str) -> None:
 
 
 def check_kind(folder: Path, kind: Literal["adapter", "checkpoint"]) -> None:
-    """Refuse an adapter where a checkpoint is expected, whose base model transformers would load, and the reverse.
+    """Refuse an adapter where a checkpoint is expected, and a checkpoint where an adapter is.
+
+    Without it, transformers would load the base model of an adapter.
 
     Raises:
         CheckpointError: the folder contains the other kind.

@@ -88,7 +88,7 @@ def check_description_of(target: PushTarget, description: str, token: bool | str
     """Refuse a repository that is named after a description but contains the adapter of another one.
 
     Raises:
-        HubError: it does.
+        HubError: the repository contains the adapter of another description.
     """
     if target.head is None:
         return

@@ -64,7 +64,12 @@ BY_BASE = {"nano": NANO, BASE_OF["smol"]: SMOL}
 
 
 def for_any_text(room: int | None, remembers: bool) -> Samples:
-    """Samples for a general base model, which reads `room` tokens, and the earlier turns of a conversation or not."""
+    """Samples for a general base model.
+
+    Args:
+        room: the longest input in tokens; None is without limit.
+        remembers: whether the model reads earlier turns of the conversation too.
+    """
     return Samples(
         [
             "Solve the problem step by step and end with the answer.",

@@ -41,7 +41,7 @@ class BaseConfig:
     queries: int = 10
     headed: int = 3
     shots: int = 4
-    groups: dict[str, int | float] = field(default_factory=dict)
+    groups: dict[str, float] = field(default_factory=dict)
     weighting: Literal["token", "answer"] = "token"
     start_from: str = ""
     fit: FitConfig = field(default_factory=FitConfig)

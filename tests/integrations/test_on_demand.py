@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +16,6 @@ from text2lora.bundled import BASES
 from text2lora.errors import LimitError, ServingError
 from text2lora.integrations import on_demand
 from text2lora.integrations.on_demand import AdaptersOnDemand, OnDemandSettings, RateLimit
-from text2lora.together import Together
 
 
 @pytest.fixture
@@ -122,33 +119,6 @@ def test_many_at_once_make_each_adapter_once(settings, base_dir: Path, monkeypat
         leases = list(pool.map(lambda i: adapters.lend(f"task {i % 3}", str(base_dir)), range(24)))
     assert sorted(made) == ["task 0", "task 1", "task 2"]
     assert len({lease.folder for lease in leases}) == 3
-
-
-def test_descriptions_that_arrive_together_are_made_in_one_batch() -> None:
-    begun, go_on = threading.Event(), threading.Event()
-    batches: list[list[str]] = []
-
-    def make(texts: Sequence[str]) -> list[str]:
-        batches.append(sorted(texts))
-        begun.set()
-        assert go_on.wait(60)
-        if "bad" in texts:
-            raise CheckpointError("the weights are infinite")
-        return [text.upper() for text in texts]
-
-    together = Together(make)
-    with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(together, "a")
-        assert begun.wait(60)
-        others = [pool.submit(together, text) for text in "bcd"]
-        while len(together._waiting) < len(others):
-            time.sleep(0.01)
-        go_on.set()
-        assert [future.result() for future in (first, *others)] == ["A", "B", "C", "D"]
-        assert batches == [["a"], ["b", "c", "d"]]
-        with pytest.raises(CheckpointError, match="infinite"):
-            together("bad")
-        assert together("e") == "E"
 
 
 def test_another_base_is_refused(settings, base_dir: Path) -> None:

@@ -27,7 +27,7 @@ def begin_run(engine: EngineConfig, seed: int, tasks: int, output_dir: Path, set
     """Seed torch, make the folder and start the engine, whose trackers show the settings.
 
     Raises:
-        TrainingError: the processes cannot share the tasks of a step.
+        TrainingError: there are fewer tasks per step than processes.
     """
     torch.manual_seed(seed)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -35,8 +35,6 @@ def begin_run(engine: EngineConfig, seed: int, tasks: int, output_dir: Path, set
     world = accelerator.num_processes
     if tasks < world:
         raise TrainingError(f"tasks is {tasks}: expected at least one for each of the {world} processes")
-    if engine.shard_base and tasks % world:  # all processes must run the base equally often
-        raise TrainingError(f"tasks is {tasks}: shard_base needs a multiple of {world}, the number of processes")
     return accelerator
 
 

@@ -64,7 +64,10 @@ class Journal(AbstractContextManager["Journal"]):
         return self.seconds / 60 / self._minutes if self._minutes else 0.0
 
     def step(self, done: int, loss: float, grad_norm: float, tokens: int, last: bool) -> None:
-        """Report a step: `done` counts all steps so far, `loss` is its running mean, `tokens` are of this step."""
+        """Report a step, of which `last` says whether it ends the run.
+
+        `done` counts all steps so far, `loss` is the running mean of the loss, and `tokens` are those of this step.
+        """
         self._tokens += tokens
         took = time.monotonic() - self._started
         speed = self._tokens / took

@@ -75,7 +75,8 @@ def settings(cls: type[T]) -> type[T]:
     def __setattr__(self: object, name: str, value: Any) -> None:
         hint = hints.get(name, Any)
         if not fits(value, hint):
-            expected = _expected(hint)
+            huge = type(value) is int and hint is int
+            expected = "a whole number of at most 64 bits" if huge else _expected(hint)
             reason = f"{_nearest(value, hint)}expected {expected}"
             if isinstance(value, bool) and ("str" in expected or "'" in expected):  # read from YAML
                 reason += " (`yes`, `no`, `on` and `off` need quotes)"

@@ -121,12 +121,15 @@ def train_sft(
         TrainingError: there are fewer tasks per step than processes, or training fails (see `fit`).
     """
     accelerator = begin_run(config.engine, config.fit.seed, config.tasks, output_dir, settings or config)
+    world = accelerator.num_processes
+    if config.engine.shard_base and config.tasks % world:  # all processes must run the base equally often
+        raise TrainingError(f"tasks is {config.tasks}: shard_base needs a multiple of {world}, the number of processes")
     base = prepare_base(base, config.engine, accelerator)
     injector = LoraInjector(base, model.config)
     if accelerator.is_main_process:
         report(f"embedding {len(tasks.descriptions)} descriptions")
     bank = embed_descriptions(model, tasks.descriptions, getattr(tasks, "task_names", None), cache, accelerator)
-    own = slice(accelerator.process_index, None, accelerator.num_processes)
+    own = slice(accelerator.process_index, None, world)
     data = Ahead(_Reader(tasks, tokenizer, base, config, own), config.fit.steps, config.engine.workers)
     step = _Step(accelerator.prepare_model(model), base, injector, data, bank, config, accelerator, own)
     reading: dict[str, Any] = {"max_length": config.max_length, "pack": config.pack}
