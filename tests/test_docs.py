@@ -2,7 +2,9 @@
 
 import ast
 import contextlib
+import inspect
 import io
+import pydoc
 import re
 import runpy
 import shlex
@@ -108,8 +110,21 @@ def blocks(page: Path, language: str) -> list[str]:
 @pytest.mark.parametrize("page", [p for p in PAGES if p.parent != ROOT], ids=lambda p: p.stem)
 def test_code_fits_into_the_page_on_a_small_laptop(page):
     """At 1,280 pixels there is room for 93 characters; the rest would be cut off."""
-    lines = [line for _, code in FENCE.findall(page.read_text(encoding="utf-8")) for line in code.splitlines()]
-    assert [line for line in lines if len(line) > 93] == []
+    assert too_long(page.read_text(encoding="utf-8")) == []
+
+
+def too_long(text: str) -> list[str]:
+    return [line for _, code in FENCE.findall(text) for line in code.splitlines() if len(line) > 93]
+
+
+def test_code_of_docstrings_fits_into_the_page_too():
+    names = re.findall(r"^::: ([\w.]+)", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.M)
+    found = [pydoc.locate(name) for name in names]
+    members = [each for owner in found for name, each in inspect.getmembers(owner) if not name.startswith("_")]
+    ours = [each for each in members if str(getattr(each, "__module__", "")).startswith("text2lora")]
+    texts = [inspect.getdoc(each) or "" for each in (*found, *ours)]
+    assert sum("```python" in text for text in texts) > 5
+    assert [line for text in texts for line in too_long(text)] == []
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python") and p not in SHOWN], ids=lambda p: p.name)

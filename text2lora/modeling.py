@@ -435,7 +435,8 @@ class Text2LoraModel(PreTrainedModel):
         how many steps were taken and what they changed.
 
         ```python
-        t2l.generate_lora("Return the city.", examples=[("ship to Oslo today", "Oslo"), ("flights to Rome", "Rome")])
+        examples = [("ship to Oslo today", "Oslo"), ("flights to Rome", "Rome")]
+        t2l.generate_lora("Return the city.", examples=examples)
         ```
 
         Args:
@@ -681,7 +682,7 @@ class Text2LoraModel(PreTrainedModel):
         city = t2l.generate_adapter("Return the city.")
         price = t2l.generate_adapter("Return the price.")  # city still answers with the city
         t2l.generate_adapter("Return the item.", city)  # city answers with the item from now on
-        t2l.generate_adapter("Return the name.", city, adapter_name="name")  # and holds a second adapter, now active
+        t2l.generate_adapter("Return the name.", city, "name")  # and has a second, active adapter
         ```
 
         `merge_and_unload` and `unload` return a plain model with its own weights. To merge without a second copy of the

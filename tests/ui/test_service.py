@@ -18,6 +18,7 @@ from text2lora.inference import complete, generate_answers
 from text2lora.nano import sample_record
 from text2lora.novelty import Neighbour, Novelty
 from text2lora.turns import as_turn
+from text2lora.ui.handlers import Handlers
 from text2lora.ui.render import made_card
 from text2lora.ui.service import Engine, Exchange, Limits, Service, VisitorAdapter, snippet, split_name
 
@@ -217,6 +218,12 @@ def test_the_lines_of_python_make_the_same_adapter(engine):
     assert live.keys() == made.weights.keys()
     assert all(torch.equal(live[key], weight) for key, weight in made.weights.items())
     assert names["model"].peft_config["default"].lora_alpha == made.spec.lora_alpha
+
+
+@pytest.mark.parametrize("text", ["", " ", "a\0b"])
+def test_the_lines_of_python_run_whatever_was_refused(service, text):
+    shown = Handlers(SimpleNamespace(), service).write_code("nano", None, 1, text)
+    assert shown == snippet("nano", service.engine("nano").samples.descriptions[0], 1)
 
 
 def test_a_folder_in_a_repository_follows_its_id(checkpoint_dir):

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from text2lora.adapter import LoraAdapter
-from text2lora.errors import InvalidInputError, Text2LoraError
+from text2lora.encoder import check_description
+from text2lora.errors import InvalidDescriptionError, InvalidInputError, Text2LoraError
 from text2lora.export import export_zip
 from text2lora.names import slug
 from text2lora.ui import render
@@ -150,8 +151,13 @@ class Handlers:
         yield {self.page.push_note: render.note("done", "Pushed to", url)}
 
     def write_code(self, name: str, found: VisitorAdapter | None, scale: float, text: str) -> str:
-        """Write the Python code that makes the same adapter."""
-        return snippet(name, found.description, scale, found.examples) if found else snippet(name, text, scale)
+        """Write the Python code that makes the same adapter, or that of the text, or else that of a sample."""
+        if found:
+            return snippet(name, found.description, scale, found.examples)
+        try:
+            return snippet(name, check_description(text), scale)
+        except InvalidDescriptionError:  # which Python refuses as the page does
+            return snippet(name, self.service.engine(name).samples.descriptions[0], scale)
 
 
 def _adapter(found: VisitorAdapter | None, scale: float) -> LoraAdapter:
