@@ -35,7 +35,7 @@ from text2lora.training.task_files import locate
 
 HERE = Path(__file__).parent
 BASELINES = HERE / "baselines"
-ORDER = "nano-base-1 nano-1 nano-base-2 nano-base-3 nano-base nano-2 nano-3 nano nano-baselines".split()
+ORDER = "nano-base-1 nano-1 nano-base-2 nano-base-3 nano-base nano-2 nano-3 nano-4 nano nano-baselines".split()
 Report = Callable[[str], None]
 
 

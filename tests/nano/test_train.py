@@ -60,7 +60,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_recipe_goes_on_from_the_run_that_it_starts_from(runs: Path) -> None:
     bases = ["nano-base-1", "nano-base-2", "nano-base-3", "nano-base"]
-    for first, second in [*itertools.pairwise(bases), *itertools.pairwise(["nano-1", "nano-2", "nano-3", "nano"])]:
+    for first, second in [
+        *itertools.pairwise(bases),
+        *itertools.pairwise(["nano-1", "nano-2", "nano-3", "nano-4", "nano"]),
+    ]:
         before, after = (load_file(runs / name / "model.safetensors") for name in (first, second))
         assert before.keys() == after.keys()
         changes = [(before[key] - after[key]).abs().max().item() for key in before]
@@ -92,16 +95,16 @@ def test_what_was_trained_is_put_into_the_package(runs: Path, tmp_path: Path, mo
             or folder == "base"
         )  # which has one layer here
     rows = [json.loads(line) for line in (tmp_path / "checkpoint/metrics.jsonl").read_text().splitlines()]
-    assert [row["recipe"] for row in rows if "recipe" in row] == ["nano-1", "nano-2", "nano-3", "nano"]
+    assert [row["recipe"] for row in rows if "recipe" in row] == ["nano-1", "nano-2", "nano-3", "nano-4", "nano"]
     assert (tmp_path / "baselines" / "oracles.safetensors").is_file()
 
 
-def test_only_the_last_part_of_the_hypernetwork_reads_new_descriptions() -> None:
+def test_the_last_two_parts_of_the_hypernetwork_read_new_descriptions() -> None:
     folder = Path(bundle.__file__).parent / "recipes"
-    parts = [read_recipe(folder / f"{name}.yaml") for name in ("nano-1", "nano-2", "nano-3", "nano")]
+    parts = [read_recipe(folder / f"{name}.yaml") for name in ("nano-1", "nano-2", "nano-3", "nano-4", "nano")]
     arguments = [part["tasks"][0]["arguments"] for part in parts]
     assert all(part["per_group"] == arguments[0]["per_group"] for part in arguments)
-    assert [part.get("seed", 0) for part in arguments] == [0, 0, 0, 1]
+    assert [part.get("seed", 0) for part in arguments] == [0, 0, 0, 1, 2]
 
 
 def test_training_is_the_same_twice(tmp_path: Path) -> None:
@@ -115,7 +118,7 @@ def test_training_is_the_same_twice(tmp_path: Path) -> None:
 def test_the_bundled_curves_name_every_part_in_order() -> None:
     for folder, parts in (
         (BASES["nano"], ["nano-base-1", "nano-base-2", "nano-base-3", "nano-base"]),
-        (CHECKPOINTS["nano"], ["nano-1", "nano-2", "nano-3", "nano"]),
+        (CHECKPOINTS["nano"], ["nano-1", "nano-2", "nano-3", "nano-4", "nano"]),
     ):
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert [row["recipe"] for row in rows if "recipe" in row] == parts

@@ -180,7 +180,7 @@ def test_compare_shows_answers_and_how_alike_the_adapters_are(engine):
     assert found.cosines[0][1] == found.cosines[1][0] > found.cosines[0][2]
     least, most = found.unrelated
     assert -1 < least < most < found.cosines[0][1]
-    assert found.made[0].novelty.nearest[0].task == "city/upper"
+    assert found.made[0].novelty.nearest[0].task.startswith("city/")
 
 
 @pytest.mark.parametrize(
