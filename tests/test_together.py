@@ -57,3 +57,13 @@ def test_descriptions_that_arrive_together_are_made_in_one_batch() -> None:
         with pytest.raises(CheckpointError, match="infinite"):
             together("bad")
         assert together("e") == "E"
+
+
+def test_more_than_one_batch_holds_waits_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text2lora.together.LARGEST", 2)
+    sizes: list[int] = []
+    together = Together(lambda texts: sizes.append(len(texts)) or [text.upper() for text in texts])
+    waiting = [together._wait_for(text) for text in "abcd"]
+    assert together("e") == "E"
+    assert [future.result(0) for future in waiting] == ["A", "B", "C", "D"]
+    assert sizes == [2, 2, 1]
