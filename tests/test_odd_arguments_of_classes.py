@@ -127,10 +127,13 @@ def class_rows(world: World, server: str) -> dict[str, Row]:
         "confidence.Calibration": Row(
             Calibration, dict(vars(calibration)), lambda made: is_confidence(made.confidence([-1.0]))
         ),
+        "confidence.Calibration.after_tuning": Row(
+            calibration.after_tuning, {"share": 0.5}, lambda made: is_confidence(made.confidence([-1.0]))
+        ),
         "confidence.Calibration.confidence": Row(calibration.confidence, {"log_probs": [-1.0, -2.0]}, is_confidence),
         "confidence.Calibration.fit": Row(
             Calibration.fit,
-            {"log_probs": [[-0.1], [-0.2], [-4.0]], "right": [True, True, False]},
+            {"log_probs": [[-0.1], [-0.2], [-4.0]], "right": [True, True, False], "left_out": [None, 1.0, 0.0]},
             lambda made: is_confidence(made.confidence([-1.0])),
         ),
         "confidence.Calibration.load": Row(Calibration.load, {"path": calibration.save(world.folder)}),

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import text2lora
 from text2lora import LoraAdapter, Text2LoraModel, tuning
 from text2lora.cli import app
+from text2lora.confidence import Calibration, carried_calibration
 from text2lora.errors import InvalidArgumentError, InvalidDescriptionError, InvalidInputError, TaskError
 from text2lora.nano import sample_record
 from text2lora.training.task_files import read_examples
@@ -120,6 +121,15 @@ def test_examples_may_be_written_as_in_files(t2l, slowly) -> None:
     written = [{"prompt": EXAMPLES[0][0], "answer": EXAMPLES[0][1]}, {"prompt": "x", "response": "yes", "answer": "y"}]
     pairs = [EXAMPLES[0], ("x", "yes")]
     assert same(t2l.generate_lora("the city", examples=written), t2l.generate_lora("the city", examples=pairs))
+
+
+def test_an_adapter_carries_what_its_left_out_examples_say_of_its_answers(t2l, monkeypatch, slowly) -> None:
+    calibration = Calibration(total=0.5, mean=0.25, least=0.125, bias=1.0, tuned=-2.0, left_out=3.0)
+    monkeypatch.setattr(type(t2l), "calibration", calibration)
+    plain, one, tuned = t2l.generate_lora(3 * ["the city"], examples=[[], EXAMPLES[:1], EXAMPLES])
+    right = int(tuned.metadata["left_out_correct_after"].split()[0])
+    assert carried_calibration(plain.metadata) == carried_calibration(one.metadata) == calibration
+    assert carried_calibration(tuned.metadata) == calibration.after_tuning(right / len(EXAMPLES))
 
 
 def test_no_examples_leave_the_adapter_to_the_description(t2l) -> None:

@@ -17,6 +17,9 @@ from text2lora.files import first_line, read_text, write_atomically
 
 FILE_NAME = "confidence.json"
 
+AFTER_TUNING = ("tuned", "left_out")
+"""The numbers that only adapters tuned on examples need; without them, such an adapter is judged as any other."""
+
 
 @checked_class(CheckpointError)
 @dataclass(frozen=True)
@@ -28,12 +31,31 @@ class Calibration:
         mean: the weight of their mean.
         least: the weight of the least of them.
         bias: the score of an answer that the model is sure of.
+        tuned: what is added to the score for an adapter that was tuned on examples.
+        left_out: the weight of the share of left-out examples that such an adapter answers right.
     """
 
     total: float
     mean: float
     least: float
     bias: float
+    tuned: float = 0.0
+    left_out: float = 0.0
+
+    @checked(InvalidInputError)
+    def after_tuning(self, share: float) -> Calibration:
+        """The calibration of an adapter that was tuned on examples, which has nothing left to add.
+
+        Args:
+            share: the share of the left-out examples that the adapter answers right, from 0 to 1.
+
+        Raises:
+            InvalidInputError: the share is not such a number.
+        """
+        if not 0 <= share <= 1:
+            raise InvalidInputError(f"the share is {shown(share)}: expected a number from 0 to 1")
+        bias = self.bias + self.tuned + self.left_out * share
+        return Calibration(self.total, self.mean, self.least, float(f"{bias:.6g}"))
 
     def confidence(self, log_probs: Sequence[float]) -> float:
         """How likely an answer is to be right, from 0 to 1.
@@ -51,7 +73,7 @@ class Calibration:
         return 1 / (1 + math.exp(-max(-700.0, min(700.0, score))))
 
     def __str__(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps({name: value for name, value in asdict(self).items() if value or name not in AFTER_TUNING})
 
     @classmethod
     def parse(cls, text: str) -> Calibration:
@@ -95,23 +117,38 @@ class Calibration:
 
     @classmethod
     @checked(InvalidInputError)
-    def fit(cls, log_probs: Sequence[Sequence[float]], right: Sequence[bool]) -> Calibration:
+    def fit(
+        cls,
+        log_probs: Sequence[Sequence[float]],
+        right: Sequence[bool],
+        left_out: Sequence[float | None] | None = None,
+    ) -> Calibration:
         """Fit a calibration to answers that are known to be right or wrong.
 
         Args:
             log_probs: the log probabilities of the tokens of each answer.
             right: whether each answer is right.
+            left_out: for each answer, the share of left-out examples that its adapter answers right; None for an
+                adapter that was not tuned on examples. Without it, none was.
 
         Raises:
             InvalidInputError: there are fewer than two answers, or not one of them for each of the others.
             CheckpointError: no calibration fits them.
         """
-        if len(log_probs) != len(right) or len(right) < 2:
+        shares = [None] * len(right) if left_out is None else left_out
+        if not len(log_probs) == len(right) == len(shares) or len(right) < 2:
             raise InvalidInputError(
-                f"{len(log_probs)} answers, of which {len(right)} are known to be right or wrong: expected two or more"
+                f"{len(log_probs)} answers, of which {len(right)} are known to be right or wrong, and {len(shares)} "
+                "shares of left-out examples: expected two or more, and as many of each"
             )
-        weights, bias = fit_logistic(torch.tensor([features(values) for values in log_probs]), torch.tensor(right))
-        return cls(*(float(f"{value:.6g}") for value in (*weights.tolist(), bias)))
+        rows = [
+            (*features(values), float(share is not None), share or 0.0)
+            for values, share in zip(log_probs, shares, strict=True)
+        ]
+        used = slice(None) if any(row[3] for row in rows) else slice(3)
+        weights, bias = fit_logistic(torch.tensor(rows, dtype=torch.float64)[:, used], torch.tensor(right))
+        total, mean, least, *after = weights.tolist()
+        return cls(*(float(f"{value:.6g}") for value in (total, mean, least, bias, *after)))
 
 
 def fit_logistic(inputs: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, float]:

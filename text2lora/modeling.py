@@ -471,6 +471,8 @@ class Text2LoraModel(PreTrainedModel):
         tuned = dict(self._tune(latents, pairs, base_model, on_step) if any(pairs) else ())
         for row, result in tuned.items():
             metadata[row] |= result.as_metadata()
+            if self.calibration and result.share is not None:
+                metadata[row]["confidence"] = str(self.calibration.after_tuning(result.share))
         made: list[LoraAdapter] = []
         for weights in self._decode(latents):
             made += self._adapters(weights, metadata[len(made) : len(made) + self.tasks_per_pass], scale)
@@ -786,7 +788,7 @@ class Text2LoraModel(PreTrainedModel):
 
     def _adapters(self, weights: LoraWeights, metadata: Sequence[Mapping[str, str]], scale: float) -> list[LoraAdapter]:
         """The hypernetwork's output as one adapter per task."""
-        noted = [{**own, **self.provenance()} for own in metadata]
+        noted = [{**own, **self.provenance(), **own} for own in metadata]  # in this order, and what is its own stays
         return [adapter.scaled(scale) for adapter in to_adapters(self.config, weights, noted)]
 
     def provenance(self, scale: float = 1.0) -> dict[str, str]:

@@ -79,6 +79,11 @@ class Tuned:
     before: int = 0
     after: int = 0
 
+    @property
+    def share(self) -> float | None:
+        """The share of the left-out examples that the adapter answers right; None if no example was left out."""
+        return self.after / self.examples if self.examples > 1 else None
+
     def as_metadata(self) -> dict[str, str]:
         """The figures as an adapter's metadata."""
         if not self.examples:

@@ -21,24 +21,42 @@ import torch
 from catalogue import TASKS
 from source import FIRST_SEED, evaluation_examples, read_split
 
+import text2lora
 from text2lora import Text2LoraModel
 from text2lora.confidence import Calibration, confidence, features, fit_logistic
 from text2lora.functions import Function
 from text2lora.inference import complete_ids
+from text2lora.injection import LoraInjector
+from text2lora.scoring import score_examples
+from text2lora.training.data import perturb
 from text2lora.training.task_files import read_tasks
+from text2lora.tuning import Pair
 
 SCALE = 0.75
 """Of the weaker adapter that an adapter has to agree with."""
+COPIES = 8
+"""Adapters that are made of each description as training sees it, with noise and without some of its tokens."""
+DROPOUT = 0.1
+"""The share of tokens that are left out, and the standard deviation of the noise."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A description of a task that is seen or unseen, with inputs and the right answers."""
+    """A description of a task that is seen or unseen, with inputs and the right answers.
+
+    Attributes:
+        kind: `seen` or `unseen`.
+        task: its name.
+        description: one of its wordings.
+        examples: inputs and right answers to judge.
+        shown: others, which an adapter is tuned on.
+    """
 
     kind: str
     task: str
     description: str
-    examples: list[tuple[str, str]]
+    examples: list[Pair]
+    shown: list[Pair]
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,7 @@ class Judged:
         norm: of the adapter's update of the weights.
         weaker: whether the adapter at three quarters of its strength gives the same answer.
         others: the share of the task's other wordings whose adapters give the same answer; 0.5 if there are none.
+        dropout: the mean log probability of its tokens under adapters of the description with noise and dropout.
     """
 
     right: bool
@@ -60,30 +79,42 @@ class Judged:
     norm: float
     weaker: bool
     others: float
+    dropout: float
 
     @property
     def all(self) -> list[float]:
         """Everything but the other wordings, which a function does not have."""
-        return [*features(self.log_probs), self.similarity, self.norm, self.weaker]
+        return [*features(self.log_probs), self.similarity, self.norm, self.weaker, self.dropout]
 
 
-def read_cases(split: str, records: int) -> list[Case]:
-    """The descriptions of a split of nano, with records that no training saw."""
-    return [
-        Case(kind, task, text, evaluation_examples(TASKS[task], records, FIRST_SEED))
-        for kind in ("seen", "unseen")
-        for task, text in read_split(f"{split}_{kind}")
-    ]
+@dataclass(frozen=True)
+class Tuned:
+    """An answer of an adapter that was tuned on examples, and the share of left-out ones that the adapter got right."""
+
+    right: bool
+    log_probs: list[float]
+    left_out: float
 
 
-def read_smol(folder: Path, tasks: int, records: int) -> list[Case]:
+def read_cases(split: str, records: int, shown: int) -> list[Case]:
+    """The descriptions of a split of nano, with records that no training saw, and so many more to show."""
+    cases = []
+    for kind in ("seen", "unseen"):
+        for task, text in read_split(f"{split}_{kind}"):
+            pairs = evaluation_examples(TASKS[task], records + shown, FIRST_SEED)
+            cases.append(Case(kind, task, text, pairs[:records], pairs[records:]))
+    return cases
+
+
+def read_smol(folder: Path, tasks: int, records: int, shown: int) -> list[Case]:
     """Two wordings of some tasks of smol, half of them of kinds that training saw."""
     cases = []
     for kind in ("seen", "unseen"):
         found = [task for task in read_tasks(folder / f"dev_{kind}.jsonl") if len(task.held_out_examples) >= records]
         for task in random.Random("confidence").sample(found, min(len(found), tasks // 2)):
-            pairs = [example.without_definition() for example in task.held_out_examples[:records]]
-            cases += [Case(kind, task.name, text, [(str(i), o) for i, o in pairs]) for text in task.descriptions[:2]]
+            given = [*task.held_out_examples, *task.examples][: records + shown]
+            pairs = [(str(asked), answer) for asked, answer in (example.without_definition() for example in given)]
+            cases += [Case(kind, task.name, text, pairs[:records], pairs[records:]) for text in task.descriptions[:2]]
     return cases
 
 
@@ -96,12 +127,13 @@ def judge(model: Text2LoraModel, cases: Sequence[Case], max_new_tokens: int = 48
     answers = write([(functions[i], text) for i, text in places])
     again = write([(weaker[i], text) for i, text in places])
     said = {(cases[i].description, text): answer for (i, text), (answer, _) in zip(places, answers, strict=True)}
+    dropout = under_dropout(model, cases, [answer for answer, _ in answers])
     novelties = model.novelty(descriptions) or []
     wordings: dict[str, list[str]] = {}
     for case in cases:
         wordings.setdefault(case.task, []).append(case.description)
     found = []
-    for (i, text), (answer, log_probs), (second, _) in zip(places, answers, again, strict=True):
+    for (i, text), (answer, log_probs), (second, _), value in zip(places, answers, again, dropout, strict=True):
         case = cases[i]
         agree = [said[other, text] == answer for other in wordings[case.task] if other != case.description]
         found.append(
@@ -112,9 +144,26 @@ def judge(model: Text2LoraModel, cases: Sequence[Case], max_new_tokens: int = 48
                 size_of(functions[i]),
                 second == answer,
                 sum(agree) / len(agree) if agree else 0.5,
+                value,
             )
         )
     return found
+
+
+def judge_tuned(model: Text2LoraModel, cases: Sequence[Case], max_new_tokens: int = 48) -> list[Tuned]:
+    """Answers under adapters that were tuned on the examples that each description comes with."""
+    adapters = model.generate_lora([case.description for case in cases], examples=[case.shown for case in cases])
+    calls, shares = [], []
+    for case, adapter in zip(cases, adapters, strict=True):
+        function = text2lora.function(adapter, max_new_tokens=max_new_tokens)
+        calls += [(function, text) for text, _ in case.examples]
+        right, _, count = adapter.metadata["left_out_correct_after"].split()  # such as "3 of 4"
+        shares += [int(right) / int(count)] * len(case.examples)
+    expected = [answer.strip() for case in cases for _, answer in case.examples]
+    return [
+        Tuned(said == answer, log_probs, share)
+        for (said, log_probs), answer, share in zip(write(calls), expected, shares, strict=True)
+    ]
 
 
 def write(calls: Sequence[tuple[Function, str]]) -> list[tuple[str, list[float]]]:
@@ -129,6 +178,22 @@ def write(calls: Sequence[tuple[Function, str]]) -> list[tuple[str, list[float]]
         within=lambda rows: runner._adapted([calls[row][0] for row in rows]),
     )
     return [(one.text.strip(), one.log_probs) for one in found]
+
+
+def under_dropout(model: Text2LoraModel, cases: Sequence[Case], answers: Sequence[str]) -> list[float]:
+    """The mean log probability of each answer's tokens under adapters of perturbed descriptions, over all of them."""
+    torch.manual_seed(0)
+    base = model.load_base_model().eval().requires_grad_(False)
+    injector, left = LoraInjector(base, model.config), iter(answers)
+    found: list[float] = []
+    for case in cases:
+        pairs = [(text, next(left)) for text, _ in case.examples]
+        copies = model.encoder.encode([case.description]).float().repeat_interleave(COPIES, 0)
+        task_emb = perturb(copies, DROPOUT, DROPOUT).repeat(len(pairs), *[1] * (copies.ndim - 1))
+        each = [[pair] for pair in pairs for _ in range(COPIES)]
+        scores = score_examples(model, task_emb, each, injector, base, model.base_tokenizer)
+        found += (-torch.tensor([score.loss for score in scores]).view(-1, COPIES).mean(1)).tolist()
+    return found
 
 
 def size_of(function: Function) -> float:
@@ -180,48 +245,72 @@ def out_of_fold(inputs: Sequence[Sequence[float]], right: Sequence[bool], tasks:
     return found.tolist()
 
 
-def make_table(cases: Sequence[Case], judged: Sequence[Judged], calibration: Calibration | None) -> list[list[str]]:
-    """A row for each candidate.
+Candidates = dict[str, tuple[Sequence[float], bool]]
+"""What might say how certain each answer is, by name, and whether these numbers are meant as probabilities."""
 
-    Args:
-        cases: the descriptions.
-        judged: the answers, in the order of the cases.
-        calibration: what to score; None fits one on half of the tasks for the other half.
-    """
-    tasks = [case.task for case in cases for _ in case.examples]
-    kinds = [case.kind for case in cases for _ in case.examples]
-    right = [one.right for one in judged]
-    total = [sum(one.log_probs) for one in judged]
-    calibrated = (
-        [confidence(one.log_probs, calibration) for one in judged]
-        if calibration
-        else out_of_fold([list(features(one.log_probs)) for one in judged], right, tasks)
-    )
-    candidates: dict[str, list[float]] = {
-        "distance of the description": [one.similarity for one in judged],
-        "size of the adapter's update": [-one.norm for one in judged],
-        "agreement with the adapter at 3/4 strength": [one.weaker for one in judged],
-        "agreement with the adapters of other wordings": [one.others for one in judged],
-        "probability of the answer": [math.exp(value) for value in total],
-        "mean log probability of its tokens": [math.exp(features(one.log_probs)[1]) for one in judged],
-        "least probability of its tokens": [math.exp(features(one.log_probs)[2]) for one in judged],
-        "calibrated: the last three": calibrated,
+
+def candidates_of(judged: Sequence[Judged], tasks: Sequence[str], calibration: Calibration | None) -> Candidates:
+    """What might tell right from wrong answers; without a calibration, one is fitted on half of the tasks at a time."""
+    right, known = [one.right for one in judged], [features(one.log_probs) for one in judged]
+    found: Candidates = {
+        "distance of the description": ([one.similarity for one in judged], False),
+        "size of the adapter's update": ([-one.norm for one in judged], False),
+        "agreement with the adapter at 3/4 strength": ([one.weaker for one in judged], False),
+        "agreement with the adapters of other wordings": ([one.others for one in judged], False),
+        "probability of the answer": ([math.exp(total) for total, _, _ in known], True),
+        "mean log probability of its tokens": ([math.exp(mean) for _, mean, _ in known], True),
+        "least probability of its tokens": ([math.exp(least) for *_, least in known], True),
+        "mean log probability under dropout": ([math.exp(one.dropout) for one in judged], True),
     }
     if calibration is None:
-        candidates["calibrated: all but the other wordings"] = out_of_fold([one.all for one in judged], right, tasks)
+        more = {
+            "calibrated: and under dropout": [
+                [*values, one.dropout] for values, one in zip(known, judged, strict=True)
+            ],
+            "calibrated: all but the other wordings": [one.all for one in judged],
+        }
+        found |= {name: (out_of_fold(inputs, right, tasks), True) for name, inputs in more.items()}
+        certain = out_of_fold([list(values) for values in known], right, tasks)
+    else:
+        certain = [confidence(one.log_probs, calibration) for one in judged]
+    return found | {"calibrated": (certain, True)}
+
+
+def candidates_of_tuned(tuned: Sequence[Tuned], tasks: Sequence[str], calibration: Calibration | None) -> Candidates:
+    """The same of adapters that were tuned on examples, of which some were left out in turn."""
+    right = [one.right for one in tuned]
+    found: Candidates = {
+        "left-out examples that are answered right": ([one.left_out for one in tuned], False),
+        "probability of the answer": ([math.exp(features(one.log_probs)[0]) for one in tuned], True),
+    }
+    if calibration is None:
+        inputs = [[*features(one.log_probs), one.left_out] for one in tuned]
+        return found | {"calibrated": (out_of_fold(inputs, right, tasks), True)}
+    alone = [confidence(one.log_probs, calibration) for one in tuned]
+    both = [confidence(one.log_probs, calibration.after_tuning(one.left_out)) for one in tuned]
+    return found | {"calibrated, without the left-out examples": (alone, True), "calibrated": (both, True)}
+
+
+def make_table(candidates: Candidates, right: Sequence[bool], kinds: Sequence[str]) -> list[list[str]]:
+    """A row for each candidate, and for the last one on each kind of tasks."""
     rows = [["Certainty from", "Error", "Error at 80 %", "Ratio", "Calibration error"]]
 
-    def add(name: str, values: list[float], of: list[bool], probable: bool) -> None:
+    def add(name: str, values: Sequence[float], of: Sequence[bool], probable: bool) -> None:
         error, kept = error_at(values, of, 1), error_at(values, of, 0.8)
         gap = f"{calibration_error(values, of):.3f}" if probable else ""
         rows.append([name, f"{error:.3f}", f"{kept:.3f}", f"{kept / max(error, 1e-9):.2f}", gap])
 
-    for name, values in candidates.items():
-        add(name, values, right, "prob" in name or "calibrated" in name)
+    for name, (values, probable) in candidates.items():
+        add(name, values, right, probable)
     for kind in dict.fromkeys(kinds):
         places = [i for i, one in enumerate(kinds) if one == kind]
-        add(f"calibrated, {kind} tasks", [calibrated[i] for i in places], [right[i] for i in places], True)
+        add(f"{name}, {kind} tasks", [values[i] for i in places], [right[i] for i in places], probable)
     return rows
+
+
+def show(rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, whose first row is its head."""
+    print("\n".join(f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]), flush=True)
 
 
 def main() -> None:
@@ -235,19 +324,37 @@ def main() -> None:
         "--tasks", type=int, default=40, help="number of tasks from --data, half of them of unseen kinds (default: 40)"
     )
     parser.add_argument("--records", type=int, default=4, help="number of records for each description (default: 4)")
+    parser.add_argument(
+        "--examples",
+        type=int,
+        default=4,
+        help="number of further records that adapters are tuned on for the second table, 2 or more; 0 leaves it out "
+        "(default: 4)",
+    )
     parser.add_argument("--write", type=Path, help="folder of the checkpoint to write the calibration into")
     options = parser.parse_args()
     model = Text2LoraModel.from_pretrained(options.model)
     cases = (
-        read_smol(options.data, options.tasks, options.records)
+        read_smol(options.data, options.tasks, options.records, options.examples)
         if options.data
-        else read_cases(options.split, options.records)
+        else read_cases(options.split, options.records, options.examples)
     )
+    tasks = [case.task for case in cases for _ in case.examples]
+    kinds = [case.kind for case in cases for _ in case.examples]
+    calibration = model.calibration if options.split == "test" else None
     judged = judge(model, cases)
-    rows = make_table(cases, judged, model.calibration if options.split == "test" else None)
-    print("\n".join(f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]))
+    table = make_table(candidates_of(judged, tasks, calibration), [one.right for one in judged], kinds)
+    show(table)
+    tuned = judge_tuned(model, cases) if options.examples else []
+    if tuned:
+        print(f"\nAfter tuning on {options.examples} examples:\n")
+        table = make_table(candidates_of_tuned(tuned, tasks, calibration), [one.right for one in tuned], kinds)
+        show(table)
     if options.write:
-        Calibration.fit([one.log_probs for one in judged], [one.right for one in judged]).save(options.write)
+        answers = [*judged, *tuned]
+        shares = [None] * len(judged) + [one.left_out for one in tuned]
+        fitted = Calibration.fit([one.log_probs for one in answers], [one.right for one in answers], shares)
+        fitted.save(options.write)
 
 
 if __name__ == "__main__":

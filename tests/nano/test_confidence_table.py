@@ -28,7 +28,7 @@ def test_calibration_error_is_the_distance_of_confidence_and_accuracy() -> None:
 
 
 def test_the_table_judges_the_answers_of_functions(monkeypatch, capsys, tmp_path) -> None:
-    cases = confidence.read_cases("dev", 2)
+    cases = confidence.read_cases("dev", 2, 2)
     chosen = [*cases[:3], *cases[-3:]]
     model = Text2LoraModel.from_pretrained("nano")
     judged = confidence.judge(model, chosen)
@@ -40,9 +40,13 @@ def test_the_table_judges_the_answers_of_functions(monkeypatch, capsys, tmp_path
     assert [one.confidence for one in found] == pytest.approx(carried, rel=1e-3)
     monkeypatch.setattr(confidence, "read_cases", lambda *args: chosen)
     monkeypatch.setattr(confidence, "judge", lambda *args: judged)
+    tuned = confidence.judge_tuned(model, chosen)
+    assert len(tuned) == len(judged)
+    monkeypatch.setattr(confidence, "judge_tuned", lambda *args: tuned)
     monkeypatch.setattr(sys, "argv", ["confidence", "--write", str(tmp_path)])
     confidence.main()
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(table) == 2 + 11
+    assert len(table) == (2 + 13) + (2 + 5)
     assert len({line.count("|") for line in table}) == 1
-    assert Calibration.load(tmp_path / "confidence.json")
+    fitted = Calibration.load(tmp_path / "confidence.json")
+    assert fitted.after_tuning(1).bias == pytest.approx(fitted.bias + fitted.tuned + fitted.left_out, rel=1e-4)
