@@ -14,6 +14,7 @@ from text2lora.arguments import checked
 from text2lora.errors import TrainingError
 from text2lora.files import write_atomically
 from text2lora.training import fit
+from text2lora.training.average import AverageRecipe, run_average
 from text2lora.training.engine import is_main_process, plain_settings
 from text2lora.training.plot import plot_training
 from text2lora.training.recipe import parse, read_recipe
@@ -29,6 +30,7 @@ KINDS: dict[str, Kind] = {
     "sft": (SftRecipe, run_sft),
     "recon": (ReconRecipe, run_recon),
     "lora": (LoraRecipe, run_lora),
+    "average": (AverageRecipe, run_average),
 }
 
 

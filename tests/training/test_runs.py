@@ -22,6 +22,7 @@ from typer.testing import CliRunner, Result
 
 from text2lora import LoraAdapter, Text2LoraConfig, Text2LoraModel, base_model_path
 from text2lora.cli import app
+from text2lora.confidence import Calibration
 from text2lora.errors import CheckpointError, InvalidDescriptionError, MissingExtraError, Text2LoraError, TrainingError
 from text2lora.language import prompt_batch
 from text2lora.recipes import FOLDER, KINDS, run_recipe
@@ -239,7 +240,7 @@ def test_what_is_wrong_with_a_recipe_is_said(tmp_path: Path, settings: list[str]
 
 def test_unknown_kinds_and_recipes_are_named(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["train", str(TEN_TASKS / "recipe.yaml"), "--set", "kind=dpo", "-o", str(tmp_path)])
-    assert "is of kind 'dpo': expected one of sft, recon, lora" in str(done.exception)
+    assert "is of kind 'dpo': expected one of sft, recon, lora, average" in str(done.exception)
     with pytest.raises(TrainingError, match=r"the recipe 'qwen' does not exist: expected .*qwen3-4b"):
         run_recipe("qwen", tmp_path, [], silent)
 
@@ -446,3 +447,34 @@ def test_the_tutorials_tasks_do_not_share_records() -> None:
     assert all(len(task.examples) == 40 and len(task.held_out_descriptions) == 2 for task in tasks)
     prompts = [example.prompt for task in tasks for example in task.examples]
     assert len(set(prompts)) == len(prompts)
+
+
+def test_checkpoints_are_averaged(checkpoint_dir: Path, tmp_path: Path) -> None:
+    first = Text2LoraModel.from_pretrained(checkpoint_dir)
+    second = copy.deepcopy(first)
+    with torch.no_grad():
+        for parameter in second.parameters():
+            parameter.add_(1)
+    second.calibration = Calibration(1.0, 0.0, 0.0, 0.0)
+    second.to(torch.bfloat16).save_pretrained(tmp_path / "second")
+    recipe = tmp_path / "mean.yaml"
+    recipe.write_text(f"kind: average\ncheckpoints: [{checkpoint_dir}, second]\n")
+    lines: list[str] = []
+    folder = run_recipe(str(recipe), tmp_path / "runs", [], lines.append)
+    mean = Text2LoraModel.from_pretrained(folder)
+    again = Text2LoraModel.from_pretrained(tmp_path / "second").float().state_dict()
+    for name, value in mean.state_dict().items():
+        torch.testing.assert_close(value, (first.state_dict()[name] + again[name]) / 2)
+    assert mean.calibration is None  # which was fitted to other weights
+    assert lines == ["averaged 2 checkpoints"]
+
+
+def test_checkpoints_of_other_sizes_are_not_averaged(checkpoint_dir: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mean.yaml"
+    recipe.write_text(f"kind: average\ncheckpoints: [nano, {checkpoint_dir}]\n")
+    with pytest.raises(TrainingError, match=r"^nano has \w+ .*: expected checkpoints with the same config$"):
+        run_recipe(str(recipe), tmp_path, [], silent)
+    assert not (tmp_path / "mean" / "config.json").exists()
+    recipe.write_text("kind: average\ncheckpoints: [nano]\n")
+    with pytest.raises(TrainingError, match="has 1 entries: expected two or more to average"):
+        run_recipe(str(recipe), tmp_path, [], silent)

@@ -33,7 +33,8 @@ def train(
     ] = False,
     force: opt.Force = False,
 ) -> None:
-    """Run a training recipe: for a hypernetwork (kind `sft` or `recon`), or for LoRAs without one (kind `lora`).
+    """Run a training recipe: for a hypernetwork (kind `sft` or `recon`), for LoRAs without one (kind `lora`), or for
+    the mean of checkpoints (kind `average`).
 
     Example: t2l train examples/ten-tasks/recipe.yaml --set sft.fit.steps=200
     """
