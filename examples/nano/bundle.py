@@ -23,9 +23,10 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def parts(run: Path) -> list[Path]:
-    """The runs that led to one, each started from the one before."""
-    first = json.loads((run / "recipe.json").read_text(encoding="utf-8")).get("start_from")
-    return [*(parts(run.parent / Path(first).name) if first else []), run]
+    """The runs that led to one, each started from the one before; a mean follows the last one that goes into it."""
+    recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    before = recipe["checkpoints"][-1] if "checkpoints" in recipe else recipe.get("start_from")
+    return [*(parts(run.parent / Path(before).name) if before else []), run]
 
 
 def write(model: PreTrainedModel, source: Path, target: Path, extras: Sequence[str] = ()) -> None:

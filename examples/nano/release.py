@@ -20,4 +20,5 @@ def write_model(model: PreTrainedModel, runs: Sequence[Path], folder: Path) -> N
         for run in runs:
             recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
             log.write(json.dumps({"recipe": run.name, **recipe}) + "\n")
-            log.write((run / "metrics.jsonl").read_text(encoding="utf-8"))
+            if (run / "metrics.jsonl").is_file():  # which a mean of others has not
+                log.write((run / "metrics.jsonl").read_text(encoding="utf-8"))

@@ -3,7 +3,7 @@
     python examples/nano/train.py                 # all recipes, in their order, into runs/
     python examples/nano/train.py nano-base-1 --set fit.steps=100
 
-Recipes of the kind `sft` run as `t2l train` runs them. The kinds `base` and `baselines` exist only here.
+Recipes of the kinds `sft` and `average` run as `t2l train` runs them. The kinds `base` and `baselines` exist only here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ from text2lora.training.task_files import locate
 
 HERE = Path(__file__).parent
 BASELINES = HERE / "baselines"
-ORDER = "nano-base-1 nano-1 nano-base-2 nano-base-3 nano-base nano-2 nano-3 nano-4 nano nano-baselines".split()
+BASE_PARTS = ["nano-base-1", "nano-base-2", "nano-base-3", "nano-base"]
+PARTS = [f"nano-{number}" for number in range(1, 7)]
+ORDER = [BASE_PARTS[0], PARTS[0], *BASE_PARTS[1:], *PARTS[1:], "nano", "nano-baselines"]
 Report = Callable[[str], None]
 
 
@@ -109,6 +111,7 @@ def run_baselines(recipe: BaselinesRecipe, target: Path, report: Report, resume:
 
 OWN_KINDS: dict[str, Kind] = {
     "sft": KINDS["sft"],
+    "average": KINDS["average"],
     "base": (BaseConfig, run_base),
     "baselines": (BaselinesRecipe, run_baselines),
 }

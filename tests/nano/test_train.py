@@ -10,7 +10,7 @@ import bundle
 import pytest
 import torch
 from safetensors.torch import load_file
-from train import ORDER, train
+from train import BASE_PARTS, ORDER, PARTS, train
 
 from text2lora import Text2LoraModel
 from text2lora.bundled import BASES, CHECKPOINTS
@@ -31,7 +31,12 @@ HYPERNETWORK = [
     "sft.tasks=2",
     "sft.fit.steps=1",
 ]
-FIRST = [*HYPERNETWORK, "model.encoder_max_length=8"]
+SETTINGS = dict.fromkeys(BASE_PARTS, MORE) | {
+    "nano-base-1": BASE,
+    "nano-1": [*HYPERNETWORK, "model.encoder_max_length=8"],
+    "nano": [],
+    "nano-baselines": ["oracles=2", "fit.steps=1"],
+}
 
 
 pytestmark = pytest.mark.usefixtures("no_picture")
@@ -50,24 +55,22 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr("text2lora.recipes.plot_training", lambda folder: None)
         patch.chdir(folder)
         for name in ORDER:
-            settings = BASE if name == "nano-base-1" else MORE if name.startswith("nano-base-") else HYPERNETWORK
-            settings = {"nano-base": MORE, "nano-1": FIRST, "nano-baselines": ["oracles=2", "fit.steps=1"]}.get(
-                name, settings
-            )
-            train(name, Path("runs"), settings, silent)
+            train(name, Path("runs"), SETTINGS.get(name, HYPERNETWORK), silent)
     return folder / "runs"
 
 
 def test_a_recipe_goes_on_from_the_run_that_it_starts_from(runs: Path) -> None:
-    bases = ["nano-base-1", "nano-base-2", "nano-base-3", "nano-base"]
-    for first, second in [
-        *itertools.pairwise(bases),
-        *itertools.pairwise(["nano-1", "nano-2", "nano-3", "nano-4", "nano"]),
-    ]:
+    for first, second in [*itertools.pairwise(BASE_PARTS), *itertools.pairwise(PARTS)]:
         before, after = (load_file(runs / name / "model.safetensors") for name in (first, second))
         assert before.keys() == after.keys()
         changes = [(before[key] - after[key]).abs().max().item() for key in before]
         assert 0 < max(changes) < 0.1  # a step away, not made anew
+
+
+def test_the_checkpoint_is_the_mean_of_the_last_parts(runs: Path) -> None:
+    four, five, six, mean = (load_file(runs / name / "model.safetensors") for name in (*PARTS[-3:], "nano"))
+    for key, value in mean.items():
+        torch.testing.assert_close(value, (four[key] + five[key] + 2 * six[key]) / 4)
 
 
 def test_the_checkpoint_names_the_bundled_base(runs: Path) -> None:
@@ -95,16 +98,16 @@ def test_what_was_trained_is_put_into_the_package(runs: Path, tmp_path: Path, mo
             or folder == "base"
         )  # which has one layer here
     rows = [json.loads(line) for line in (tmp_path / "checkpoint/metrics.jsonl").read_text().splitlines()]
-    assert [row["recipe"] for row in rows if "recipe" in row] == ["nano-1", "nano-2", "nano-3", "nano-4", "nano"]
+    assert [row["recipe"] for row in rows if "recipe" in row] == [*PARTS, "nano"]
     assert (tmp_path / "baselines" / "oracles.safetensors").is_file()
 
 
-def test_the_last_two_parts_of_the_hypernetwork_read_new_descriptions() -> None:
+def test_the_last_three_parts_of_the_hypernetwork_read_new_descriptions() -> None:
     folder = Path(bundle.__file__).parent / "recipes"
-    parts = [read_recipe(folder / f"{name}.yaml") for name in ("nano-1", "nano-2", "nano-3", "nano-4", "nano")]
+    parts = [read_recipe(folder / f"{name}.yaml") for name in PARTS]
     arguments = [part["tasks"][0]["arguments"] for part in parts]
-    assert all(part["per_group"] == arguments[0]["per_group"] for part in arguments)
-    assert [part.get("seed", 0) for part in arguments] == [0, 0, 0, 1, 2]
+    assert all(part["per_group"] == arguments[0]["per_group"] for part in arguments[:-1])
+    assert [part.get("seed", 0) for part in arguments] == [0, 0, 0, 1, 2, 3]
 
 
 def test_training_is_the_same_twice(tmp_path: Path) -> None:
@@ -117,8 +120,8 @@ def test_training_is_the_same_twice(tmp_path: Path) -> None:
 
 def test_the_bundled_curves_name_every_part_in_order() -> None:
     for folder, parts in (
-        (BASES["nano"], ["nano-base-1", "nano-base-2", "nano-base-3", "nano-base"]),
-        (CHECKPOINTS["nano"], ["nano-1", "nano-2", "nano-3", "nano-4", "nano"]),
+        (BASES["nano"], BASE_PARTS),
+        (CHECKPOINTS["nano"], [*PARTS, "nano"]),
     ):
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert [row["recipe"] for row in rows if "recipe" in row] == parts
