@@ -188,7 +188,7 @@ def test_recipes_and_tasks_are_understood(page, tmp_path):
             recipe = parse(kind, data)
             for number, entry in enumerate(getattr(recipe, "tasks", [])):
                 parse(source_kind(entry), entry, f"tasks[{number}]")
-            if recipe.model:
+            if getattr(recipe, "model", None):
                 Text2LoraConfig(**recipe.model)
         else:
             (tmp_path / "task.yaml").write_text(code)
