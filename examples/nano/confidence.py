@@ -2,7 +2,7 @@
 
     python examples/nano/confidence.py --write text2lora/nano/checkpoint
     python examples/nano/confidence.py --split test
-    python examples/nano/confidence.py --model smol --data runs/smol
+    python examples/nano/confidence.py --model smol --data runs/smol --examples 0
 
 The calibration is fitted on the development split. `error at 80 %` is the error among the 80 % of the answers that a
 candidate is most certain of; `calibration error` is the mean distance between confidence and accuracy in ten bins.
