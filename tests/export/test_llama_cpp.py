@@ -126,18 +126,23 @@ def test_quantised_files_answer_nearly_as_float32_does(nano: Nano, tmp_path: Pat
 def test_rows_in_the_order_of_transformers_would_be_noticed(
     nano: Nano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    strong = nano.adapters[0].scaled(3)  # as they are, nano's adapters change what is attended to but little
+    right = export_gguf(strong, tmp_path / "right.gguf")
     monkeypatch.setattr(export_module, "PERMUTED", ())
-    files = [export_gguf(adapter, tmp_path / f"{i}.gguf") for i, adapter in enumerate(nano.adapters)]
-    found = nano.in_llama_cpp(*files)
-    assert found != nano.peft  # on some records: nano's adapters change what is attended to but little
+    wrong = export_gguf(strong, tmp_path / "wrong.gguf")
+    found = nano.in_llama_cpp(right, wrong)
+    assert found[0] == nano.answers(strong) != found[1]
 
 
 def test_rslora_that_is_not_folded_would_be_noticed(
     nano: Nano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    strong = nano.adapters[1].scaled(3)
+    right = export_gguf(strong, tmp_path / "right.gguf")
     monkeypatch.setattr(LoraAdapter, "folded", lambda adapter: adapter)
-    file = export_gguf(nano.adapters[1], tmp_path / "initials.gguf")
-    assert nano.in_llama_cpp(file) != [nano.peft[1]]
+    wrong = export_gguf(strong, tmp_path / "wrong.gguf")
+    found = nano.in_llama_cpp(right, wrong)
+    assert found[0] == nano.answers(strong) != found[1]
 
 
 @pytest.fixture(scope="module", params=sorted(ARCHITECTURES))

@@ -471,7 +471,7 @@ def test_checkpoints_are_averaged(checkpoint_dir: Path, tmp_path: Path) -> None:
 
 def test_checkpoints_of_other_sizes_are_not_averaged(checkpoint_dir: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "mean.yaml"
-    recipe.write_text(f"kind: average\ncheckpoints: [nano, {checkpoint_dir}]\n")
+    recipe.write_text(f"kind: average\ncheckpoints: [{checkpoint_dir}, nano]\n")
     with pytest.raises(TrainingError, match=r"^nano has \w+ .*: expected checkpoints with the same config$"):
         run_recipe(str(recipe), tmp_path, [], silent)
     assert not (tmp_path / "mean" / "config.json").exists()
