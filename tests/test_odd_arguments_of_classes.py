@@ -26,6 +26,7 @@ from text2lora.evaluation.backends import Answer, Request, ServerBackend, Transf
 from text2lora.evaluation.check import CheckTask
 from text2lora.evaluation.harness import Sample, make_conditions, summarise
 from text2lora.evaluation.report import EvalReport
+from text2lora.training.average import AverageRecipe
 from text2lora.training.engine import EngineConfig
 from text2lora.training.fit import FitConfig
 from text2lora.training.recon import ReconConfig
@@ -177,6 +178,7 @@ def class_rows(world: World, server: str) -> dict[str, Row]:
         "training.engine.EngineConfig": settings_of(EngineConfig),
         "training.fit.FitConfig": settings_of(FitConfig),
         "training.recon.ReconConfig": settings_of(ReconConfig),
+        "training.average.AverageRecipe": settings_of(AverageRecipe, checkpoints=["nano", "nano"]),
         "training.runs.LoraRecipe": settings_of(LoraRecipe, **recipe),
         "training.runs.ReconRecipe": settings_of(ReconRecipe),
         "training.runs.SftRecipe": settings_of(SftRecipe, **recipe),

@@ -32,7 +32,7 @@ class AverageRecipe:
 
     def __post_init__(self) -> None:
         if len(self.checkpoints) < 2:
-            raise TrainingError(f"checkpoints has {len(self.checkpoints)} entries: expected two or more to average")
+            raise TrainingError(f"checkpoints is {self.checkpoints}: expected two or more to average")
 
 
 @torch.no_grad()
